@@ -1,0 +1,11 @@
+//! Volume, Segment, Disk and Client as sans-IO state machines, the messages between them, and
+//! (feature `runtime`) the actix shells that carry out what they decide.
+//!
+//! **Invariant:** without the feature `runtime` nothing here knows a clock, a thread, a socket
+//! or a file.
+
+pub mod client;
+pub mod disk;
+pub mod messages;
+pub mod segment;
+pub mod volume;

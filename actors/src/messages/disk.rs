@@ -1,0 +1,221 @@
+//! The protocol with Disk machines: journal replicas and fragments.
+
+use bincode::{Decode, Encode};
+use model::ids::{Epoch, FragmentKey, Incarnation, Position, Seq, Version, VolumeId};
+use model::journal::{Checkpoint, RecordHead, SealReport};
+use model::store::FragmentMeta;
+
+/// Sent by a Volume machine (journal) or a Segment machine (fragments) to a disk. Every
+/// request names the disk's life that it is meant for; another life answers
+/// [`DiskReply::WrongIncarnation`].
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum DiskRequest {
+    /// By an owner: be a replica of this journal from now on. The replica first makes sure by
+    /// a linearizable read of its own that `epoch` is current (R2), then persists. Answered
+    /// by [`DiskReply::Joined`], `Fenced` or `Busy` (the read was not to be had). A replica
+    /// that exists already answers `Joined` with what it has.
+    Join {
+        /// Addressed life.
+        incarnation: Incarnation,
+        /// The volume.
+        volume: VolumeId,
+        /// The owner's epoch.
+        epoch: Epoch,
+        /// The journal configuration that names this replica.
+        version: Version,
+    },
+    /// By an owner: append records after `prev` (Raft's log matching), learn what is
+    /// committed and what may be trimmed, and grant a lease. With no records it is a renewal
+    /// or a probe. The payload is the records' payloads, one after the other. Answered by
+    /// `Appended`, `Mismatch`, `Fenced`, `Unknown`, `Damaged` or `Busy`.
+    Append {
+        /// Addressed life.
+        incarnation: Incarnation,
+        /// The volume.
+        volume: VolumeId,
+        /// The owner's epoch.
+        epoch: Epoch,
+        /// The record before the first.
+        prev: Position,
+        /// The records, with dense seqs.
+        records: Vec<RecordHead>,
+        /// All up to here is committed.
+        committed: Position,
+        /// All up to here may be dropped: a committed checkpoint covers it (R3).
+        trim: Position,
+        /// Whether a lease is asked for.
+        lease: bool,
+    },
+    /// By an owner, to a replica whose log ends before `base` (R9): forget the log, start at
+    /// `base` with this committed checkpoint, atomically and durably. The payload is the
+    /// checkpoint record's payload. Answered by `Appended` (with `last = base`) or as Append.
+    Reset {
+        /// Addressed life.
+        incarnation: Incarnation,
+        /// The volume.
+        volume: VolumeId,
+        /// The owner's epoch.
+        epoch: Epoch,
+        /// The new log's base.
+        base: Position,
+        /// Position of the checkpoint's record.
+        at: Position,
+        /// The checkpoint.
+        checkpoint: Checkpoint,
+    },
+    /// By a new owner: promise `epoch`, and once no lower epoch's lease runs any more, say
+    /// what the log holds. Answered by `Sealed`, `Fenced`, `Unknown` or `Damaged`.
+    Seal {
+        /// Addressed life.
+        incarnation: Incarnation,
+        /// The volume.
+        volume: VolumeId,
+        /// The new owner's epoch.
+        epoch: Epoch,
+    },
+    /// By an owner that sealed this replica: read records from `from` on, at most about
+    /// `bytes_max` of payload, at least one record if there is one. Answered by `Fetched`,
+    /// `Fenced`, `Unknown` or `Damaged`.
+    Fetch {
+        /// Addressed life.
+        incarnation: Incarnation,
+        /// The volume.
+        volume: VolumeId,
+        /// The owner's epoch.
+        epoch: Epoch,
+        /// The first record.
+        from: Seq,
+        /// Payload bound.
+        bytes_max: u32,
+    },
+    /// By an owner that stops: the lease ends now; final for its epoch (R7). Answered by
+    /// `Released`.
+    Release {
+        /// Addressed life.
+        incarnation: Incarnation,
+        /// The volume.
+        volume: VolumeId,
+        /// The owner's epoch.
+        epoch: Epoch,
+    },
+    /// By a Segment machine: store a fragment durably. The payload is its bytes. Answered by
+    /// `Stored`, `Full`, `Conflict` or `Busy`.
+    Put(PutFragment),
+    /// By a Segment machine: read ranges of a fragment. Answered by `Data` (payload: the good
+    /// ranges' bytes, one after the other), `NotFound` or `Busy`.
+    Get {
+        /// Addressed life.
+        incarnation: Incarnation,
+        /// The fragment.
+        key: FragmentKey,
+        /// (offset, length) pairs in bytes, multiples of the block size, at most 1024.
+        ranges: Vec<(u32, u32)>,
+    },
+    /// By a Segment machine: delete fragments (R15). Answered by `Deleted` or `Busy`.
+    Delete {
+        /// Addressed life.
+        incarnation: Incarnation,
+        /// The fragments.
+        keys: Vec<FragmentKey>,
+    },
+    /// By the owner's audit (R16): which fragments of this volume are there? Answered by
+    /// `Keys`.
+    List {
+        /// Addressed life.
+        incarnation: Incarnation,
+        /// The volume.
+        volume: VolumeId,
+        /// Exclusive start.
+        after: Option<FragmentKey>,
+        /// How many at most.
+        limit: u32,
+    },
+}
+
+/// A fragment to be stored.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct PutFragment {
+    /// Addressed life.
+    pub incarnation: Incarnation,
+    /// Its name.
+    pub key: FragmentKey,
+    /// Its description.
+    pub meta: FragmentMeta,
+    /// [`model::store::block_sum`] of each of its blocks.
+    pub sums: Vec<u32>,
+}
+
+/// A fragment that a disk holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct FragmentAt {
+    /// Its name.
+    pub key: FragmentKey,
+    /// Its description.
+    pub meta: FragmentMeta,
+}
+
+/// A disk's answer.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum DiskReply {
+    /// To `Join`: durable.
+    Joined {
+        /// What the replica holds (a new one: base and last are zero).
+        report: SealReport,
+    },
+    /// To `Append` and `Reset`: all up to `last` is durable here, in the sender's epoch.
+    Appended {
+        /// The log's last position, after this request.
+        last: Position,
+        /// Whether the lease was granted (the owner counts it from before it asked).
+        leased: bool,
+    },
+    /// To `Append`: there is no record `prev`. The owner steps back to `last` or before.
+    Mismatch {
+        /// The log's base: the owner may not go below (R9).
+        base: Position,
+        /// The log's last position.
+        last: Position,
+    },
+    /// To `Seal`: promised, and no lease of a lower epoch runs any more.
+    Sealed(SealReport),
+    /// To `Fetch`. The payload is the records' payloads, one after the other.
+    Fetched {
+        /// The records; empty if there are none from there on.
+        records: Vec<RecordHead>,
+    },
+    /// To `Release`.
+    Released,
+    /// A higher epoch was promised: the sender is no longer the owner.
+    Fenced {
+        /// The promise.
+        promised: Epoch,
+    },
+    /// No replica of that volume here: counts for nothing (R2).
+    Unknown,
+    /// The replica lost synced bytes (R8): it promised, but its log counts for nothing until
+    /// refilled from `Reset` on.
+    Damaged,
+    /// The request was meant for another life of this disk.
+    WrongIncarnation,
+    /// To `Put`: durable.
+    Stored,
+    /// To `Put`: no space.
+    Full,
+    /// To `Put`: the key is taken by other bytes.
+    Conflict,
+    /// To `Get`.
+    Data {
+        /// The fragment's description.
+        meta: FragmentMeta,
+        /// For each range asked for, whether its bytes are in the payload (else damaged).
+        good: Vec<bool>,
+    },
+    /// To `Get`: no such fragment here.
+    NotFound,
+    /// To `Delete`: durable.
+    Deleted,
+    /// To `List`.
+    Keys(Vec<FragmentAt>),
+    /// A queue is full, or the device failed; nothing was done. Try again, or elsewhere.
+    Busy,
+}

@@ -1,0 +1,1 @@
+//! Erasure codes over sites and block checksums; pure.

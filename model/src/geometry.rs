@@ -1,0 +1,151 @@
+//! Erasure codes as geometries: how many fragments, which are data, which site holds which.
+
+use std::fmt;
+use std::str::FromStr;
+
+use bincode::{Decode, Encode};
+use thiserror::Error;
+
+use crate::ids::{SiteId, Slot};
+
+/// At most this many fragments a segment.
+pub const SLOTS_MAX: u8 = 64;
+
+/// Upper bound of a segment's data, before coding.
+pub const SEGMENT_BYTES_MAX: usize = 4 << 20;
+
+/// A segment's erasure code.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Decode)]
+pub enum Code {
+    /// `rs:k+m`: flat Reed-Solomon over all sites, at most m fragments a site.
+    Rs {
+        /// Data fragments.
+        k: u8,
+        /// Parity fragments.
+        m: u8,
+    },
+    /// `geo:k+m` over `sites` sites: sites - 1 data columns and one XOR column, each coded
+    /// k+m within its site. Slots are numbered column by column: column c holds slots
+    /// `c * (k + m) .. (c + 1) * (k + m)`, its k data (or XOR) fragments first.
+    Geo {
+        /// Inner data fragments a site.
+        k: u8,
+        /// Inner parity fragments a site.
+        m: u8,
+        /// Number of sites (columns), at least 2.
+        sites: u8,
+    },
+}
+
+impl Code {
+    /// The code of index segments, whatever the volume's (R25).
+    pub const INDEX: Self = Self::Rs { k: 2, m: 4 };
+
+    /// Fragments a segment.
+    #[must_use]
+    pub fn slots(self) -> u8 {
+        match self {
+            Self::Rs { k, m } => k + m,
+            Self::Geo { k, m, sites } => (k + m) * sites,
+        }
+    }
+
+    /// Into how many equal data fragments a segment's data is cut.
+    #[must_use]
+    pub fn data_fragments(self) -> u8 {
+        match self {
+            Self::Rs { k, .. } => k,
+            Self::Geo { k, sites, .. } => k * (sites - 1),
+        }
+    }
+
+    /// The slot that holds data fragment `i` (systematic).
+    ///
+    /// # Panics
+    /// If `i` is not a data fragment of this code.
+    #[must_use]
+    pub fn data_slot(self, i: u8) -> Slot {
+        assert!(i < self.data_fragments());
+        match self {
+            Self::Rs { .. } => Slot(i),
+            Self::Geo { k, m, .. } => Slot(i / k * (k + m) + i % k),
+        }
+    }
+
+    /// How many fragments one site may hold: the loss of a whole site stays decodable.
+    #[must_use]
+    pub fn slots_per_site_max(self) -> u8 {
+        match self {
+            Self::Rs { m, .. } => m,
+            Self::Geo { k, m, .. } => k + m,
+        }
+    }
+
+    /// Bytes stored per byte of data, times 1000.
+    #[must_use]
+    pub fn overhead_permille(self) -> u32 {
+        u32::from(self.slots()) * 1000 / u32::from(self.data_fragments())
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rs { k, m } => write!(f, "rs:{k}+{m}"),
+            Self::Geo { k, m, .. } => write!(f, "geo:{k}+{m}"),
+        }
+    }
+}
+
+/// A code's name does not parse.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("'{0}' is no code: write rs:K+M (such as rs:4+2) or geo:K+M (such as geo:2+1)")]
+pub struct CodeParseError(String);
+
+/// Parses `rs:4+2` and `geo:2+1`; the latter for three sites (see [`Code::over_sites`]).
+impl FromStr for Code {
+    type Err = CodeParseError;
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let fail = || CodeParseError(s.to_owned());
+        let (family, widths) = s.split_once(':').ok_or_else(fail)?;
+        let (k, m) = widths.split_once('+').ok_or_else(fail)?;
+        let k: u8 = k.parse().map_err(|_| fail())?;
+        let m: u8 = m.parse().map_err(|_| fail())?;
+        let in_range = (1..=32).contains(&k) && (1..=16).contains(&m);
+        match family {
+            "rs" if in_range => Ok(Self::Rs { k, m }),
+            "geo" if in_range && (k + m) * 3 <= SLOTS_MAX => Ok(Self::Geo { k, m, sites: 3 }),
+            _ => Err(fail()),
+        }
+    }
+}
+
+impl Code {
+    /// The same code over another number of sites (only `geo` cares).
+    #[must_use]
+    pub fn over_sites(self, sites: u8) -> Self {
+        match self {
+            Self::Geo { k, m, .. } => Self::Geo { k, m, sites },
+            rs @ Self::Rs { .. } => rs,
+        }
+    }
+}
+
+/// A pool: the segments of one geometry share one spread table. Another size or another set
+/// of sites is another pool (R23).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Decode)]
+pub struct Pool {
+    /// The code.
+    pub code: Code,
+    /// The site that was away when the pool was made, and holds nothing of it (R26).
+    pub without: Option<SiteId>,
+}
+
+impl fmt::Display for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.without {
+            None => write!(f, "{}", self.code),
+            Some(site) => write!(f, "{} without {site}", self.code),
+        }
+    }
+}

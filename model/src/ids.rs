@@ -1,0 +1,162 @@
+//! Newtypes for every id. No id of the fabric travels as a bare integer.
+
+use std::fmt;
+
+use bincode::{Decode, Encode};
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident($inner:ty), $prefix:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Encode, Decode)]
+        pub struct $name(pub $inner);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($prefix, "{}"), self.0)
+            }
+        }
+    };
+}
+
+id!(/// A data center. Names (`a`, `b`) live in the global placement group.
+    SiteId(u8), "site-");
+id!(/// One `atoll` process on a host.
+    NodeId(u16), "node-");
+id!(/// One directory or device that a node manages; unique in the fabric.
+    DiskId(u32), "disk-");
+id!(/// A disk's life: drawn at random when a directory is formatted, so that an emptied or
+    /// swapped disk is never taken for the old one (R2).
+    Incarnation(u64), "inc-");
+id!(/// One life of a node's process; drawn at its start.
+    Boot(u64), "boot-");
+id!(/// A virtual disk.
+    VolumeId(u32), "vol-");
+id!(/// Fencing number of an ownership, one counter a volume, raised only by a committed entry of
+    /// the global placement group. The high 16 bits are the generation (R11).
+    Epoch(u64), "e");
+id!(/// Sequence number of a journal record, dense within a volume across epochs.
+    Seq(u64), "s");
+id!(/// Version of a table or a configuration.
+    Version(u64), "v");
+id!(/// A fragment's place in its segment: data first, then parity.
+    Slot(u8), "slot-");
+id!(/// A row of a spread table.
+    Row(u16), "row-");
+id!(/// Index of a 4 KiB block in a volume.
+    BlockNo(u64), "block-");
+id!(/// Correlates a reply with its request; unique within the requesting machine's life.
+    RequestId(u64), "r");
+id!(/// One front end's client of one volume, unique within the node's life.
+    ClientId(u64), "client-");
+
+impl Epoch {
+    /// The epoch after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl Seq {
+    /// The sequence number after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl Version {
+    /// The version after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// Names one journal record. The order is Raft's: higher epoch first, then longer log.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Encode, Decode)]
+pub struct Position {
+    /// Epoch of the owner that made the record.
+    pub epoch: Epoch,
+    /// Its place in the log.
+    pub seq: Seq,
+}
+
+impl Position {
+    /// Before every record.
+    pub const ZERO: Self = Self { epoch: Epoch(0), seq: Seq(0) };
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.epoch, self.seq)
+    }
+}
+
+/// A client session: the position of its committed `Open` record (R10).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Decode)]
+pub struct SessionId(pub Position);
+
+/// A disk in one of its lives. Configurations name these, never a bare [`DiskId`] (R2).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Decode)]
+pub struct DiskRef {
+    /// Which disk.
+    pub disk: DiskId,
+    /// Which of its lives.
+    pub incarnation: Incarnation,
+}
+
+impl fmt::Display for DiskRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.disk)
+    }
+}
+
+/// A segment: unique without coordination, never reused (R1).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Decode)]
+pub struct SegmentId {
+    /// The volume that it belongs to.
+    pub volume: VolumeId,
+    /// The epoch of the owner that closed it.
+    pub epoch: Epoch,
+    /// That owner's counter; continues over epochs, so that among segments which a root
+    /// reaches it is unique by itself.
+    pub counter: u32,
+}
+
+impl fmt::Display for SegmentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.volume, self.epoch, self.counter)
+    }
+}
+
+/// One erasure-coded piece of a segment.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Decode)]
+pub struct FragmentKey {
+    /// The segment.
+    pub segment: SegmentId,
+    /// The piece.
+    pub slot: Slot,
+}
+
+/// Which machine of a node a message is for, or from.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Decode)]
+pub enum Actor {
+    /// The owner of a volume.
+    Volume(VolumeId),
+    /// The Segment machine beside a volume's owner.
+    Segment(VolumeId),
+    /// A disk.
+    Disk(DiskId),
+    /// A front end's client.
+    Client(ClientId),
+}
+
+/// An actor on a node: remote and local ones are addressed alike.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Decode)]
+pub struct Endpoint {
+    /// The node.
+    pub node: NodeId,
+    /// The machine on it.
+    pub actor: Actor,
+}

@@ -1,0 +1,220 @@
+//! Where things are: volumes' records, nodes, disks and spread tables, as every node sees
+//! them. Built by raft-meta from the groups' committed states; read by everyone.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use bincode::{Decode, Encode};
+
+use crate::geometry::{Code, Pool};
+use crate::ids::{Boot, DiskId, DiskRef, Epoch, NodeId, Row, SegmentId, SiteId, Slot, Version, VolumeId};
+use crate::journal::Checkpoint;
+
+/// Which disks hold a volume's journal: one in each of 3 sites (R6).
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct JournalConfig {
+    /// Raised by every committed change and cancel.
+    pub version: Version,
+    /// The replicas.
+    pub replicas: Vec<DiskRef>,
+    /// A replica set that is being changed to; acknowledgements and leases need both (R5).
+    pub next: Option<Vec<DiskRef>>,
+}
+
+impl JournalConfig {
+    /// How many of `replicas` an acknowledgement needs (R5): 2 of 3, 2 of 2, 1 of 1.
+    #[must_use]
+    pub fn ack_quorum(replicas: usize) -> usize {
+        match replicas {
+            0 | 1 => replicas,
+            n => n / 2 + 1,
+        }
+    }
+
+    /// How many of `replicas` a seal needs (R5): so that any seal set meets any
+    /// acknowledgement set: 2 of 3, 1 of 2, 1 of 1.
+    #[must_use]
+    pub fn seal_quorum(replicas: usize) -> usize {
+        replicas + 1 - Self::ack_quorum(replicas)
+    }
+}
+
+/// Who serves a volume.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Owner {
+    /// The node.
+    pub node: NodeId,
+    /// The node's life that claimed it; `None` while it was only assigned.
+    pub boot: Option<Boot>,
+}
+
+/// A volume as the global placement group knows it.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct VolumeRecord {
+    /// Its id.
+    pub id: VolumeId,
+    /// Its name: the export's name.
+    pub name: String,
+    /// Logical size in bytes, a multiple of the block size.
+    pub size_bytes: u64,
+    /// The code of its data segments.
+    pub code: Code,
+    /// Its home site.
+    pub home: SiteId,
+    /// The current epoch.
+    pub epoch: Epoch,
+    /// Who serves it; `None` if nobody does and nobody need to (clean).
+    pub owner: Option<Owner>,
+    /// Its journal.
+    pub journal: JournalConfig,
+    /// The last published checkpoint: a backstop (R3).
+    pub checkpoint: Checkpoint,
+    /// Whether the checkpoint is all there is: the owner ended cleanly in this epoch (R3).
+    pub clean: bool,
+    /// Whether it was deleted: a tombstone (R16).
+    pub deleted: bool,
+}
+
+/// Whether a site, node or disk takes part.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Presence {
+    /// It serves.
+    Up,
+    /// Found dead by detection; a committed decision.
+    Down,
+    /// Removed for good.
+    Gone,
+}
+
+/// A site.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Site {
+    /// Its name.
+    pub name: String,
+    /// Whether it takes part.
+    pub presence: Presence,
+}
+
+/// A node.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Its site.
+    pub site: SiteId,
+    /// Where its QUIC endpoint listens.
+    pub address: SocketAddr,
+    /// Where its NBD server listens.
+    pub nbd: SocketAddr,
+    /// Whether it takes part.
+    pub presence: Presence,
+}
+
+/// A disk.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Disk {
+    /// Its current life.
+    pub at: DiskRef,
+    /// Its node.
+    pub node: NodeId,
+    /// Its capacity in bytes.
+    pub capacity_bytes: u64,
+    /// Whether it takes part.
+    pub presence: Presence,
+}
+
+/// The spread table of a pool: row x slot -> disk.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct SpreadTable {
+    /// Number of rows; never changes (R23).
+    pub rows: u16,
+    /// Disk of (row, slot) at `row * slots + slot`; `None` where none is assigned.
+    pub disks: Vec<Option<DiskRef>>,
+    /// Slots per row.
+    pub slots: u8,
+}
+
+impl SpreadTable {
+    /// The row of a segment: no per-segment metadata anywhere.
+    #[must_use]
+    pub fn row(&self, segment: SegmentId) -> Row {
+        let mut h = (u64::from(segment.volume.0) << 32 | u64::from(segment.counter))
+            ^ segment.epoch.0.rotate_left(40);
+        // splitmix64's finalizer: every input bit reaches every row bit.
+        h = (h ^ (h >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        h = (h ^ (h >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        h ^= h >> 31;
+        let rows = u64::from(self.rows.max(1));
+        Row(u16::try_from(h % rows).expect("below a u16"))
+    }
+
+    /// The disk of one slot of a row.
+    #[must_use]
+    pub fn disk(&self, row: Row, slot: Slot) -> Option<DiskRef> {
+        let i = usize::from(row.0) * usize::from(self.slots) + usize::from(slot.0);
+        self.disks.get(i).copied().flatten()
+    }
+}
+
+/// The whole placement, as a node knows it now. Versions only grow.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct View {
+    /// The global group's applied index, then the sum of the site groups': orders views.
+    pub version: Version,
+    /// Sites.
+    pub sites: BTreeMap<SiteId, Site>,
+    /// Nodes.
+    pub nodes: BTreeMap<NodeId, Node>,
+    /// Disks.
+    pub disks: BTreeMap<DiskId, Disk>,
+    /// Spread tables, complete ones only.
+    pub pools: BTreeMap<Pool, SpreadTable>,
+    /// Volumes.
+    pub volumes: BTreeMap<VolumeId, VolumeRecord>,
+}
+
+impl View {
+    /// The node that has this disk in this life.
+    #[must_use]
+    pub fn node_of(&self, at: DiskRef) -> Option<NodeId> {
+        let disk = self.disks.get(&at.disk)?;
+        (disk.at == at).then_some(disk.node)
+    }
+
+    /// The site of a disk.
+    #[must_use]
+    pub fn site_of(&self, disk: DiskId) -> Option<SiteId> {
+        let node = self.disks.get(&disk)?.node;
+        Some(self.nodes.get(&node)?.site)
+    }
+
+    /// The site that is away by a committed decision, if exactly one is.
+    #[must_use]
+    pub fn away(&self) -> Option<SiteId> {
+        let mut down = self.sites.iter().filter(|(_, s)| s.presence == Presence::Down);
+        match (down.next(), down.next()) {
+            (Some((id, _)), None) => Some(*id),
+            _ => None,
+        }
+    }
+
+    /// The pool that new segments of a code go to: with a site away, the pool made of those
+    /// that are left (R26), once it has a table.
+    #[must_use]
+    pub fn pool_for(&self, code: Code) -> Option<Pool> {
+        if let Some(away) = self.away() {
+            let of_left = |p: &&Pool| p.without == Some(away);
+            if let Some(pool) = self.pools.keys().find(of_left) {
+                return Some(*pool);
+            }
+        }
+        let pool = Pool { code, without: None };
+        self.pools.contains_key(&pool).then_some(pool)
+    }
+
+    /// A volume by its name.
+    #[must_use]
+    pub fn volume_named(&self, name: &str) -> Option<&VolumeRecord> {
+        self.volumes.values().find(|v| v.name == name && !v.deleted)
+    }
+}

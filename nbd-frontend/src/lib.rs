@@ -1,0 +1,1 @@
+//! NBD server: protocol session (pure) and TCP server (feature server).

@@ -1,0 +1,1 @@
+//! Site group and global placement group as deterministic state machines on raft-rs.

@@ -1,0 +1,1 @@
+//! Deterministic simulator: world, clock, network, disks, workload, oracle.

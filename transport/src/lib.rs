@@ -1,0 +1,1 @@
+//! Envelope and framing (pure); QUIC between sites under mutual TLS (feature net).

@@ -1,0 +1,2 @@
+//! One command surface.
+fn main() {}
