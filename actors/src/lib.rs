@@ -6,6 +6,11 @@
 
 pub mod client;
 pub mod disk;
+pub mod host;
 pub mod messages;
+pub mod planted;
 pub mod segment;
 pub mod volume;
+
+#[cfg(feature = "runtime")]
+pub mod runtime;

@@ -1,1 +1,18 @@
-//! Deterministic simulator: world, clock, network, disks, workload, oracle.
+//! The deterministic simulator: whole fabrics (the machines that production runs, over
+//! simulated files and a simulated network) on one seed, in one thread, on virtual time,
+//! under faults, with an oracle of what clients were promised.
+//!
+//! A seed decides everything: the same seed gives the same trace hash. A run has a safety
+//! phase under faults, then a liveness phase without them, in which everything must be
+//! served again.
+
+pub mod faults;
+pub mod network;
+pub mod node;
+pub mod oracle;
+pub mod queue;
+pub mod rng;
+pub mod run;
+pub mod trace;
+pub mod workload;
+pub mod world;

@@ -1,1 +1,611 @@
-//! (under construction)
+//! The Disk machine: the journal replicas of many volumes on one journal, and fragments.
+//!
+//! It answers [`DiskRequest`]s and drives a store ([`model::store`]). What it may promise is
+//! what is durable: state in memory runs ahead of the disk by what is queued, and a reply
+//! leaves once all that it rests on is durable (see `batch.rs`). Any device error ends it for
+//! good: after a failed fdatasync nobody knows what the disk holds (R8).
+//!
+//! Files: `journal.rs` appends and resets, `seal.rs` seals, joins and leases, `reads.rs` what
+//! needs the journal read, `replica.rs` and `log.rs` one volume's state, `entry.rs` the on-disk
+//! headers, `recovery.rs` their replay, `batch.rs` group commit, `files.rs` and `mover.rs` the
+//! recycling of files, `fragments.rs` the fragments.
+//!
+//! **Invariant:** a request is answered once at most, and nothing is answered `Appended`,
+//! `Sealed`, `Joined` or `Stored` after the device failed.
+
+mod api;
+mod batch;
+mod config;
+mod entry;
+mod files;
+mod fragments;
+mod journal;
+mod log;
+mod mover;
+mod reads;
+mod recovery;
+mod replica;
+mod seal;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use model::ids::{Actor, DiskRef, Endpoint, Epoch, Incarnation, NodeId, RequestId, Seq, VolumeId};
+use model::machine::Machine;
+use model::meta::MetaToken;
+use model::payload::Payload;
+use model::store::{DeviceError, FileNo, JournalDone, JournalOp, OpId, ScanVerdict, ScannedEntry};
+use model::time::Time;
+
+use crate::messages::{DiskReply, DiskRequest, PutFragment};
+use batch::{Batch, Batcher, Subject};
+use entry::{DISK_MARK, Entry};
+use files::{ENTRY_OVERHEAD_BYTES, Files};
+use fragments::Fragments;
+use log::Slot;
+use reads::Reading;
+use replica::Replica;
+use seal::Joining;
+
+pub use api::{DiskEffect, DiskInput, DiskStats, ReplicaStats};
+pub use config::{
+    APPEND_BYTES_MAX, DiskConfig, FETCH_BYTES_MAX, KEYS_MAX, RANGES_MAX, RECORDS_MAX,
+    TABLE_BYTES_MAX,
+};
+
+/// Which bound a request counts against.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Class {
+    Append,
+    Control,
+    Fragment,
+}
+
+/// Who gets an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Asker {
+    to: Endpoint,
+    id: RequestId,
+    class: Class,
+}
+
+/// The answer to a Seal or a Join that is to be given.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Report {
+    asker: Asker,
+    volume: VolumeId,
+    epoch: Epoch,
+    join: bool,
+}
+
+/// Why an owner's request goes no further.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Refuse {
+    Unknown,
+    Fenced(Epoch),
+    Busy,
+}
+
+impl From<Refuse> for DiskReply {
+    fn from(refuse: Refuse) -> Self {
+        match refuse {
+            Refuse::Unknown => Self::Unknown,
+            Refuse::Fenced(promised) => Self::Fenced { promised },
+            Refuse::Busy => Self::Busy,
+        }
+    }
+}
+
+/// What happens once something is durable, or a lease ran out.
+#[derive(Debug)]
+pub(crate) enum After {
+    /// A reply that rests on it.
+    Reply { asker: Asker, reply: DiskReply },
+    /// Say what the log holds.
+    Report(Report),
+    /// Read records.
+    Fetch {
+        asker: Asker,
+        volume: VolumeId,
+        epoch: Epoch,
+        from: Seq,
+        bytes_max: u32,
+    },
+}
+
+impl After {
+    fn asker(&self) -> Asker {
+        match self {
+            Self::Reply { asker, .. } | Self::Fetch { asker, .. } => *asker,
+            Self::Report(report) => report.asker,
+        }
+    }
+}
+
+/// What a timer is for.
+#[derive(Debug)]
+enum Timer {
+    /// A lease ran out.
+    Lease(Report),
+    /// A Join has waited long enough.
+    Join(MetaToken),
+}
+
+/// The Disk machine.
+#[derive(Debug)]
+pub struct Disk {
+    config: DiskConfig,
+    at: DiskRef,
+    node: NodeId,
+    started: Time,
+    replicas: BTreeMap<VolumeId, Replica>,
+    batcher: Batcher,
+    files: Files,
+    reads: BTreeMap<OpId, Reading>,
+    joins: BTreeMap<MetaToken, Joining>,
+    timers: BTreeMap<(Time, u64), Timer>,
+    /// Replicas that want a fresh `State` entry.
+    restate: BTreeSet<VolumeId>,
+    /// Whether copying forward may have something new to look at.
+    look_for_moves: bool,
+    moved_bytes: u64,
+    fragments: Fragments,
+    appends: usize,
+    controls: usize,
+    /// R8: the journal lost synced bytes once. A replica that should exist but does not may
+    /// have been among them.
+    damaged: bool,
+    damaged_mark: Slot,
+    last_op: u64,
+    last_token: u64,
+    last_timer: u64,
+    retired: bool,
+}
+
+impl Disk {
+    /// A disk's machine from what opening its journal found. Call [`Machine::tick`] soon:
+    /// [`Machine::next_deadline`] says so if there is something to write at once.
+    #[must_use]
+    pub fn recover(
+        config: DiskConfig,
+        at: DiskRef,
+        node: NodeId,
+        now: Time,
+        scan: Vec<ScannedEntry>,
+        verdict: ScanVerdict,
+    ) -> Self {
+        let oldest = scan.iter().map(|e| e.at.file).min();
+        let newest = scan.iter().map(|e| e.at.file).max();
+        let recovered = recovery::replay(scan);
+        let credit = config.move_credit_bytes_max;
+        let mut batcher = Batcher::new(config.batch_bytes_max, config.batch_entries_max);
+        let mut files = Files::new(oldest.unwrap_or(FileNo(0)), newest, credit);
+        // R7: it forgot what leases it granted; each has run out after one term from now.
+        let wait_until = now + config.lease_term + config.lease_margin;
+        let mut replicas = BTreeMap::new();
+        for (volume, found) in recovered.replicas {
+            let replica = Replica::found(volume, found, wait_until, &mut batcher);
+            for file in replica.files() {
+                files.need(file, volume);
+            }
+            replicas.insert(volume, replica);
+        }
+        let mut disk = Self {
+            config,
+            at,
+            node,
+            started: now,
+            replicas,
+            batcher,
+            files,
+            reads: BTreeMap::new(),
+            joins: BTreeMap::new(),
+            timers: BTreeMap::new(),
+            restate: BTreeSet::new(),
+            look_for_moves: true,
+            moved_bytes: 0,
+            fragments: Fragments::new(config.fragments_max, config.fragment_bytes_max),
+            appends: 0,
+            controls: 0,
+            damaged: recovered.damaged_mark.is_some(),
+            damaged_mark: Slot::default(),
+            last_op: 0,
+            last_token: 0,
+            last_timer: 0,
+            retired: false,
+        };
+        if let Some(mark) = recovered.damaged_mark {
+            disk.files.need(mark.file, DISK_MARK);
+            disk.damaged_mark.at = Some(mark);
+        }
+        disk.note_damage(verdict, &recovered.broken);
+        disk
+    }
+
+    /// R8: makes damage durable first of all, whatever a later scan makes of the same files.
+    fn note_damage(&mut self, verdict: ScanVerdict, broken: &[VolumeId]) {
+        if verdict == ScanVerdict::Damaged {
+            self.damaged = true;
+            for replica in self.replicas.values_mut() {
+                replica.mark_damaged();
+            }
+            self.mark_damaged_disk(Entry::DiskDamaged);
+        }
+        for volume in broken {
+            let replica = self.replicas.get_mut(volume).expect("found at replay");
+            replica.queue_damage(&mut self.batcher);
+        }
+    }
+
+    fn mark_damaged_disk(&mut self, entry: Entry) {
+        let header = entry.to_header();
+        let (serial, _) = self
+            .batcher
+            .push(DISK_MARK, Subject::DiskMark, header, Payload::empty());
+        self.damaged_mark.pending = Some(serial);
+    }
+
+    /// Where its requests go.
+    #[must_use]
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint {
+            node: self.node,
+            actor: Actor::Disk(self.at.disk),
+        }
+    }
+
+    /// Which disk it is, in which life.
+    #[must_use]
+    pub fn disk_ref(&self) -> DiskRef {
+        self.at
+    }
+
+    /// How it is. Costs a walk over all replicas.
+    #[must_use]
+    pub fn stats(&self) -> DiskStats {
+        let stats = self.replicas.iter().map(|(volume, replica)| {
+            let stats = ReplicaStats {
+                untrimmed_bytes: replica.log().bytes(),
+                records: replica.log().len() as u64,
+                whole: replica.health() == entry::Health::Whole,
+            };
+            (*volume, stats)
+        });
+        DiskStats {
+            replicas: stats.collect(),
+            files: self.files.in_use(),
+            syncs: self.batcher.syncs(),
+            moved_bytes: self.moved_bytes,
+            retired: self.retired,
+        }
+    }
+
+    fn op(&mut self) -> OpId {
+        self.last_op += 1;
+        OpId(self.last_op)
+    }
+
+    fn answer(&mut self, asker: Asker, reply: DiskReply, out: &mut Vec<DiskEffect>) {
+        self.answer_with(asker, reply, Payload::empty(), out);
+    }
+
+    fn answer_with(
+        &mut self,
+        asker: Asker,
+        reply: DiskReply,
+        payload: Payload,
+        out: &mut Vec<DiskEffect>,
+    ) {
+        let count = match asker.class {
+            Class::Append => &mut self.appends,
+            Class::Control => &mut self.controls,
+            Class::Fragment => self.fragments.count_mut(),
+        };
+        assert!(*count > 0, "one answer for each admitted request");
+        *count -= 1;
+        let (to, id) = (asker.to, asker.id);
+        out.push(DiskEffect::Reply {
+            to,
+            id,
+            reply,
+            payload,
+        });
+    }
+
+    fn admit(&mut self, class: Class) -> bool {
+        let (count, max) = match class {
+            Class::Append => (&mut self.appends, self.config.appends_max),
+            Class::Control => (&mut self.controls, self.config.controls_max),
+            Class::Fragment => (self.fragments.count_mut(), self.config.fragments_max),
+        };
+        let admitted = *count < max;
+        *count += usize::from(admitted);
+        admitted
+    }
+
+    fn request(
+        &mut self,
+        now: Time,
+        to: Endpoint,
+        id: RequestId,
+        request: DiskRequest,
+        payload: Bytes,
+        out: &mut Vec<DiskEffect>,
+    ) {
+        let class = class_of(&request);
+        let refusal = if self.retired {
+            Some(DiskReply::Busy)
+        } else if incarnation_of(&request) != self.at.incarnation {
+            Some(DiskReply::WrongIncarnation)
+        } else if !self.admit(class) {
+            Some(DiskReply::Busy)
+        } else {
+            None
+        };
+        if let Some(reply) = refusal {
+            out.push(DiskEffect::Reply {
+                to,
+                id,
+                reply,
+                payload: Payload::empty(),
+            });
+            return;
+        }
+        let asker = Asker { to, id, class };
+        match class {
+            Class::Append => self.append_or_reset(now, asker, request, payload, out),
+            Class::Control => self.control(now, asker, request, out),
+            Class::Fragment => self.fragment(asker, request, payload, out),
+        }
+    }
+
+    /// Runs what waited for durability or for a lease.
+    fn run(&mut self, now: Time, after: After, out: &mut Vec<DiskEffect>) {
+        match after {
+            After::Reply { asker, reply } => self.answer(asker, reply, out),
+            After::Report(report) => self.report(now, report, out),
+            After::Fetch {
+                asker,
+                volume,
+                epoch,
+                from,
+                bytes_max,
+            } => self.fetch(asker, volume, epoch, from, bytes_max, out),
+        }
+    }
+
+    /// Replies once the batch `ticket` is durable.
+    fn answer_after(
+        &mut self,
+        ticket: batch::BatchNo,
+        asker: Asker,
+        reply: DiskReply,
+        out: &mut Vec<DiskEffect>,
+    ) {
+        let after = After::Reply { asker, reply };
+        if let Some(After::Reply { asker, reply }) = self.batcher.after(ticket, after) {
+            self.answer(asker, reply, out);
+        }
+    }
+
+    fn journal_done(
+        &mut self,
+        now: Time,
+        op: OpId,
+        done: Result<JournalDone, DeviceError>,
+        out: &mut Vec<DiskEffect>,
+    ) {
+        match done {
+            Err(error) => self.retire(error, out),
+            Ok(JournalDone::Appended(places)) => {
+                let batch = self.batcher.complete(op);
+                let batch = batch.expect("the store finishes the one append in flight");
+                assert_eq!(
+                    places.len(),
+                    batch.queued.len(),
+                    "every entry got its place"
+                );
+                self.batch_done(now, batch, &places, out);
+            }
+            Ok(JournalDone::Read(payloads)) => {
+                let reading = self.reads.remove(&op);
+                let reading = reading.expect("the store finishes reads that were asked for");
+                self.read_done(now, reading, payloads, out);
+            }
+            Ok(JournalDone::Released) => {
+                let released = self.files.released(op);
+                assert!(released, "the store finishes the one release in flight");
+            }
+        }
+        self.look_for_moves = true;
+    }
+
+    fn batch_done(
+        &mut self,
+        now: Time,
+        batch: Batch,
+        places: &[model::store::EntryAt],
+        out: &mut Vec<DiskEffect>,
+    ) {
+        let mut freed = Vec::new();
+        for (queued, at) in batch.queued.iter().zip(places) {
+            let volume = queued.volume;
+            self.files.need(at.file, volume);
+            let current = match self.replicas.get_mut(&volume) {
+                _ if queued.subject == Subject::DiskMark => {
+                    let current = self.damaged_mark.pending == Some(queued.serial);
+                    if current {
+                        self.damaged_mark.pending = None;
+                        freed.extend(self.damaged_mark.at.replace(*at).map(|old| old.file));
+                    }
+                    current
+                }
+                Some(replica) => replica.place(*queued, *at, &mut freed),
+                None => false,
+            };
+            for file in freed.drain(..) {
+                self.files.free(file, volume);
+            }
+            // Superseded by something that is queued later: needed until that is durable.
+            if !current && !self.batcher.garbage(at.file, volume) {
+                self.files.free(at.file, volume);
+            }
+            if !matches!(queued.subject, Subject::State | Subject::Moved(_)) {
+                let bytes = u64::from(at.payload_len) + ENTRY_OVERHEAD_BYTES;
+                self.files.earn(bytes);
+            }
+            self.note_wish(volume);
+        }
+        for (file, volume) in batch.garbage {
+            self.files.free(file, volume);
+        }
+        for after in batch.after {
+            self.run(now, after, out);
+        }
+    }
+
+    fn note_wish(&mut self, volume: VolumeId) {
+        if self.replicas.get(&volume).is_some_and(Replica::wants_state) {
+            self.restate.insert(volume);
+        }
+    }
+
+    fn deleted(&mut self, now: Time, volumes: Vec<VolumeId>, out: &mut Vec<DiskEffect>) {
+        for volume in volumes {
+            self.cancel_joins(volume, out);
+            if let Some(replica) = self.replicas.remove(&volume) {
+                replica.queue_dropped(&mut self.batcher);
+                self.restate.remove(&volume);
+                self.wake_reports(now, volume, out);
+            }
+        }
+    }
+
+    /// R8: after a device error nothing is certain any more. All that waits is answered
+    /// `Busy`, all that comes is, and nothing is ever acknowledged again.
+    fn retire(&mut self, error: DeviceError, out: &mut Vec<DiskEffect>) {
+        assert!(!self.retired, "retired once");
+        self.retired = true;
+        let mut askers: Vec<Asker> = Vec::new();
+        askers.extend(self.batcher.abandon().iter().map(After::asker));
+        for timer in std::mem::take(&mut self.timers).into_values() {
+            if let Timer::Lease(report) = timer {
+                askers.push(report.asker);
+            }
+        }
+        let joins = std::mem::take(&mut self.joins);
+        askers.extend(joins.into_values().map(|j| j.asker));
+        let reads = std::mem::take(&mut self.reads);
+        askers.extend(reads.into_values().filter_map(|r| r.asker()));
+        askers.extend(self.fragments.abandon());
+        for asker in askers {
+            self.answer(asker, DiskReply::Busy, out);
+        }
+        assert!(self.appends == 0 && self.controls == 0, "all are answered");
+        out.push(DiskEffect::Retire { error });
+    }
+
+    /// What every step ends with: submit what gathered, recycle files.
+    fn settle(&mut self, out: &mut Vec<DiskEffect>) {
+        if self.retired {
+            return;
+        }
+        self.advance_moves(out);
+        if self.batcher.is_ready() {
+            let op = self.op();
+            let entries = self.batcher.submit(op).expect("it is ready");
+            out.push(DiskEffect::Journal {
+                op,
+                request: JournalOp::Append(entries),
+            });
+        }
+        let reading = self.reads.values().filter_map(Reading::oldest_file).min();
+        if let Some(to) = self.files.releasable(reading) {
+            let op = self.op();
+            self.files.release(op, to);
+            out.push(DiskEffect::Journal {
+                op,
+                request: JournalOp::ReleaseBefore(to),
+            });
+        }
+    }
+}
+
+impl Machine for Disk {
+    type Input = DiskInput;
+    type Effect = DiskEffect;
+
+    fn handle(&mut self, now: Time, input: DiskInput, out: &mut Vec<DiskEffect>) {
+        match input {
+            DiskInput::Request {
+                from,
+                id,
+                request,
+                payload,
+            } => self.request(now, from, id, request, payload, out),
+            // A retired disk's late completions say nothing.
+            _ if self.retired => {}
+            DiskInput::Journal { op, done } => self.journal_done(now, op, done, out),
+            DiskInput::Fragments { op, done: Ok(done) } => self.fragment_done(op, done, out),
+            DiskInput::Fragments { done: Err(e), .. } => self.retire(e, out),
+            DiskInput::Volume { token, reply } => self.volume_read(now, token, reply, out),
+            DiskInput::Deleted(volumes) => self.deleted(now, volumes, out),
+            DiskInput::Failed(error) => self.retire(error, out),
+        }
+        self.settle(out);
+    }
+
+    fn next_deadline(&self) -> Option<Time> {
+        if self.retired {
+            return None;
+        }
+        if self.batcher.is_ready() {
+            return Some(self.started);
+        }
+        self.timers.keys().next().map(|(at, _)| *at)
+    }
+
+    fn tick(&mut self, now: Time, out: &mut Vec<DiskEffect>) {
+        while let Some(entry) = self.timers.first_entry() {
+            if entry.key().0 > now {
+                break;
+            }
+            match entry.remove() {
+                Timer::Lease(report) => self.report(now, report, out),
+                Timer::Join(token) => self.join_expired(token, out),
+            }
+        }
+        self.settle(out);
+    }
+}
+
+fn class_of(request: &DiskRequest) -> Class {
+    match request {
+        DiskRequest::Append { .. } | DiskRequest::Reset { .. } => Class::Append,
+        DiskRequest::Join { .. }
+        | DiskRequest::Seal { .. }
+        | DiskRequest::Fetch { .. }
+        | DiskRequest::Release { .. } => Class::Control,
+        DiskRequest::Put(_)
+        | DiskRequest::Get { .. }
+        | DiskRequest::Delete { .. }
+        | DiskRequest::List { .. } => Class::Fragment,
+    }
+}
+
+fn incarnation_of(request: &DiskRequest) -> Incarnation {
+    match request {
+        DiskRequest::Join { incarnation, .. }
+        | DiskRequest::Append { incarnation, .. }
+        | DiskRequest::Reset { incarnation, .. }
+        | DiskRequest::Seal { incarnation, .. }
+        | DiskRequest::Fetch { incarnation, .. }
+        | DiskRequest::Release { incarnation, .. }
+        | DiskRequest::Get { incarnation, .. }
+        | DiskRequest::Delete { incarnation, .. }
+        | DiskRequest::List { incarnation, .. }
+        | DiskRequest::Put(PutFragment { incarnation, .. }) => *incarnation,
+    }
+}

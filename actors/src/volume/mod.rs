@@ -1,1 +1,469 @@
-//! (under construction)
+//! The owner of a volume: orders writes, journals them, answers reads under a lease, packs
+//! what is committed into segments, keeps the index and its checkpoints.
+//!
+//! Data flows one way: request -> journal -> (committed) overlay -> segments -> index ->
+//! checkpoint -> trim.
+
+pub mod cache;
+mod drain;
+pub mod index;
+pub mod journal;
+mod layers;
+pub mod overlay;
+mod read;
+mod serve;
+pub mod sessions;
+mod start;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use model::ids::{DiskId, Endpoint, Epoch, NodeId, RequestId, VolumeId};
+use model::machine::Machine;
+use model::meta::{MetaReply, MetaRequest, MetaToken};
+use model::payload::Payload;
+use model::placement::{View, VolumeRecord};
+use model::time::Time;
+
+use crate::messages::{DiskReply, DiskRequest, SegmentReply, SegmentRequest, VolumeReply, VolumeRequest};
+use journal::{JournalTerms, Recovery, RequestIds, ToDisk};
+use serve::Serving;
+
+/// Bounds and terms of a Volume machine.
+#[derive(Clone, Copy, Debug)]
+pub struct VolumeConfig {
+    /// The journal's.
+    pub journal: JournalTerms,
+    /// Untrimmed payload bytes at which writes wait (the journal window).
+    pub window_bytes: u64,
+    /// Committed data bytes at which a drain starts.
+    pub drain_bytes: u64,
+    /// A drain starts when nothing was written for so long.
+    pub drain_idle: Duration,
+    /// A drain starts when the oldest undrained write is so old.
+    pub drain_age: Duration,
+    /// Untrimmed records at which a drain starts, whatever their size.
+    pub drain_records: usize,
+    /// At most one publication of a checkpoint in this time.
+    pub publish_every: Duration,
+    /// Requests that wait for the owner's start, or for the window.
+    pub waiting_max: usize,
+    /// Blocks of the read cache.
+    pub cache_blocks: usize,
+    /// Bytes of clean index pages kept.
+    pub index_cache_bytes: usize,
+    /// How long an unanswered metadata request waits before it is asked again.
+    pub meta_retry: Duration,
+}
+
+impl Default for VolumeConfig {
+    fn default() -> Self {
+        Self {
+            journal: JournalTerms::default(),
+            window_bytes: 64 << 20,
+            drain_bytes: 16 << 20,
+            drain_idle: Duration::from_millis(500),
+            drain_age: Duration::from_secs(10),
+            drain_records: 16 << 10,
+            publish_every: Duration::from_secs(1),
+            waiting_max: 4096,
+            cache_blocks: 16 << 10,
+            index_cache_bytes: 16 << 20,
+            meta_retry: Duration::from_millis(300),
+        }
+    }
+}
+
+/// What may happen to a Volume machine.
+#[derive(Debug)]
+pub enum Input {
+    /// A client's request.
+    Request {
+        /// The client.
+        from: Endpoint,
+        /// Its request's id.
+        id: RequestId,
+        /// The request.
+        request: VolumeRequest,
+        /// The payload beside it.
+        payload: Bytes,
+    },
+    /// A disk's answer.
+    Disk {
+        /// The disk.
+        disk: DiskId,
+        /// The request that it answers.
+        id: RequestId,
+        /// The answer.
+        reply: DiskReply,
+        /// The payload beside it.
+        payload: Bytes,
+    },
+    /// The Segment machine's answer.
+    Segment(SegmentReply),
+    /// The global placement group's answer.
+    Meta {
+        /// The request that it answers.
+        token: MetaToken,
+        /// The answer.
+        reply: MetaReply,
+    },
+    /// The placement changed.
+    View(Arc<View>),
+    /// Forget cached blocks.
+    DropCache,
+    /// Stop cleanly: cover everything with a checkpoint, then end (R3).
+    Stop,
+}
+
+/// What a Volume machine asks of its shell.
+#[derive(Debug)]
+pub enum Effect {
+    /// To a disk's machine.
+    ToDisk {
+        /// The node that has it.
+        node: NodeId,
+        /// The disk.
+        disk: DiskId,
+        /// The request's id.
+        id: RequestId,
+        /// The request.
+        request: DiskRequest,
+        /// Its payload.
+        payload: Payload,
+    },
+    /// To a client's machine.
+    ToClient {
+        /// The client.
+        to: Endpoint,
+        /// The request that is answered.
+        id: RequestId,
+        /// The answer.
+        reply: VolumeReply,
+        /// Its payload.
+        payload: Payload,
+    },
+    /// To the Segment machine.
+    ToSegment(SegmentRequest),
+    /// To the global placement group.
+    Meta {
+        /// Correlates the answer.
+        token: MetaToken,
+        /// The request.
+        request: MetaRequest,
+    },
+    /// It serves from now on.
+    Serving {
+        /// In this epoch.
+        epoch: Epoch,
+    },
+    /// The machine is at its end; the shell drops it. Who asked gets no answer and retries.
+    Stopped(StopReason),
+}
+
+/// Why a Volume machine ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StopReason {
+    /// As it was asked to: all is covered by the published checkpoint.
+    Clean,
+    /// As it was asked to: all is covered, and the lease is given up; clients' sessions go on
+    /// with the next owner.
+    Released,
+    /// Another epoch began, or the claim was refused.
+    Fenced,
+    /// The volume was deleted.
+    Deleted,
+    /// A record or page was not what its checksum promised. A new start recovers.
+    Corrupt,
+}
+
+/// A request that waits.
+#[derive(Debug)]
+struct Waiting {
+    from: Endpoint,
+    id: RequestId,
+    request: VolumeRequest,
+    payload: Bytes,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Waits for a new epoch of its own (R1).
+    Claiming { asked: Option<(MetaToken, Time)> },
+    /// Seals and fetches.
+    Recovering { record: Box<VolumeRecord>, recovery: Recovery },
+    /// Replicates `EpochStart`, then serves.
+    Leading(Box<Serving>),
+    Stopped,
+}
+
+/// The Volume machine: one life of one owner.
+#[derive(Debug)]
+pub struct Volume {
+    id: VolumeId,
+    node: NodeId,
+    config: VolumeConfig,
+    view: Arc<View>,
+    ids: RequestIds,
+    tokens: u64,
+    phase: Phase,
+    /// The epoch that this life's latest claim makes, if it succeeds.
+    claimed_epoch: Option<Epoch>,
+    waiting: VecDeque<Waiting>,
+    to_disk: Vec<ToDisk>,
+}
+
+/// What `volume show` tells of an attached volume.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct VolumeStats {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Whether it serves.
+    pub serving: bool,
+    /// Payload bytes that the published checkpoint does not cover.
+    pub untrimmed_bytes: u64,
+    /// Bytes that hold data.
+    pub logical_bytes: u64,
+    /// Bytes of all live fragments.
+    pub stored_bytes: u64,
+    /// Open sessions.
+    pub sessions: usize,
+    /// Replicas that hold all that is committed.
+    pub replicas_current: usize,
+}
+
+impl Volume {
+    /// A new life of `id`'s owner on `node`. `first_request` must be beyond every request id
+    /// that an earlier life on this node used, and `first_token` likewise.
+    #[must_use]
+    pub fn new(
+        id: VolumeId,
+        node: NodeId,
+        config: VolumeConfig,
+        view: Arc<View>,
+        first_request: u64,
+    ) -> Self {
+        Self {
+            id,
+            node,
+            config,
+            view,
+            ids: RequestIds::after(first_request),
+            tokens: first_request,
+            phase: Phase::Claiming { asked: None },
+            claimed_epoch: None,
+            waiting: VecDeque::new(),
+            to_disk: Vec::new(),
+        }
+    }
+
+    /// Its record as this node knows it.
+    fn record(&self) -> Option<&VolumeRecord> {
+        self.view.volumes.get(&self.id)
+    }
+
+    fn token(&mut self) -> MetaToken {
+        self.tokens += 1;
+        MetaToken(self.tokens)
+    }
+
+    /// What it is doing.
+    #[must_use]
+    pub fn stats(&self) -> VolumeStats {
+        match &self.phase {
+            Phase::Leading(serving) => serving.stats(),
+            Phase::Claiming { .. } | Phase::Recovering { .. } | Phase::Stopped => {
+                VolumeStats::default()
+            }
+        }
+    }
+
+    fn stop(&mut self, reason: StopReason, out: &mut Vec<Effect>) {
+        if matches!(self.phase, Phase::Stopped) {
+            return;
+        }
+        self.phase = Phase::Stopped;
+        let epoch = self.record().map_or(Epoch(0), |r| r.epoch);
+        for waiting in std::mem::take(&mut self.waiting) {
+            out.push(Effect::ToClient {
+                to: waiting.from,
+                id: waiting.id,
+                reply: VolumeReply::NotOwner { epoch },
+                payload: Payload::empty(),
+            });
+        }
+        out.push(Effect::Stopped(reason));
+    }
+
+    fn on_request(&mut self, now: Time, waiting: Waiting, out: &mut Vec<Effect>) {
+        match &mut self.phase {
+            Phase::Leading(serving) if serving.is_serving() => {
+                if let Some(refused) = serving.request(now, waiting, out) {
+                    self.wait(refused, out);
+                }
+            }
+            Phase::Stopped => {
+                let epoch = self.record().map_or(Epoch(0), |r| r.epoch);
+                let reply = VolumeReply::NotOwner { epoch };
+                let (to, id) = (waiting.from, waiting.id);
+                out.push(Effect::ToClient { to, id, reply, payload: Payload::empty() });
+            }
+            Phase::Claiming { .. } | Phase::Recovering { .. } | Phase::Leading(_) => {
+                self.wait(waiting, out);
+            }
+        }
+    }
+
+    fn wait(&mut self, waiting: Waiting, out: &mut Vec<Effect>) {
+        if self.waiting.len() < self.config.waiting_max {
+            self.waiting.push_back(waiting);
+            return;
+        }
+        let (to, id) = (waiting.from, waiting.id);
+        out.push(Effect::ToClient { to, id, reply: VolumeReply::Busy, payload: Payload::empty() });
+    }
+
+    /// Serves those that waited, as far as the window lets it.
+    fn retry_waiting(&mut self, now: Time, out: &mut Vec<Effect>) {
+        let Phase::Leading(serving) = &mut self.phase else { return };
+        if !serving.is_serving() {
+            return;
+        }
+        while let Some(waiting) = self.waiting.pop_front() {
+            if let Some(refused) = serving.request(now, waiting, out) {
+                self.waiting.push_front(refused);
+                break;
+            }
+        }
+    }
+
+    fn on_view(&mut self, now: Time, view: Arc<View>, out: &mut Vec<Effect>) {
+        if view.version < self.view.version {
+            return;
+        }
+        self.view = view;
+        let Some(record) = self.view.volumes.get(&self.id) else { return };
+        if record.deleted {
+            self.stop(StopReason::Deleted, out);
+            return;
+        }
+        let record = record.clone();
+        match &mut self.phase {
+            Phase::Leading(serving) if record.epoch > serving.epoch() => {
+                self.stop(StopReason::Fenced, out);
+            }
+            Phase::Recovering { record: mine, .. } if record.epoch > mine.epoch => {
+                self.stop(StopReason::Fenced, out);
+            }
+            Phase::Leading(serving) => serving.view(now, &self.view, &record),
+            Phase::Claiming { .. } | Phase::Recovering { .. } | Phase::Stopped => {}
+        }
+    }
+
+    fn on_disk(
+        &mut self,
+        now: Time,
+        disk: DiskId,
+        id: RequestId,
+        (reply, payload): (DiskReply, Bytes),
+        out: &mut Vec<Effect>,
+    ) {
+        let fenced = match &mut self.phase {
+            Phase::Recovering { .. } => self.recovery_reply(now, disk, id, reply, payload, out),
+            Phase::Leading(serving) => serving.journal_reply(now, disk, id, &reply),
+            Phase::Claiming { .. } | Phase::Stopped => Ok(()),
+        };
+        if fenced.is_err() {
+            self.stop(StopReason::Fenced, out);
+        }
+    }
+
+    /// After every input: commits, answers, drains, sends.
+    fn settle(&mut self, now: Time, out: &mut Vec<Effect>) {
+        self.pump_start(now, out);
+        if let Phase::Leading(serving) = &mut self.phase {
+            serving.settle(now, &self.view, out);
+            if let Some(reason) = serving.ended() {
+                serving.give_up(&mut self.ids, &mut self.to_disk);
+                self.send_to_disks(out);
+                self.stop(reason, out);
+                return;
+            }
+        }
+        if !self.waiting.is_empty() {
+            self.retry_waiting(now, out);
+        }
+        if let Phase::Leading(serving) = &mut self.phase {
+            serving.pump(now, &mut self.ids, &mut self.to_disk);
+        }
+        self.send_to_disks(out);
+    }
+
+    fn send_to_disks(&mut self, out: &mut Vec<Effect>) {
+        for ToDisk { at, id, request, payload } in self.to_disk.drain(..) {
+            // A disk that no node has now is as good as silent: the request times out.
+            if let Some(node) = self.view.node_of(at) {
+                out.push(Effect::ToDisk { node, disk: at.disk, id, request, payload });
+            }
+        }
+    }
+}
+
+impl Machine for Volume {
+    type Input = Input;
+    type Effect = Effect;
+
+    fn handle(&mut self, now: Time, input: Input, out: &mut Vec<Effect>) {
+        match input {
+            Input::Request { from, id, request, payload } => {
+                self.on_request(now, Waiting { from, id, request, payload }, out);
+            }
+            Input::Disk { disk, id, reply, payload } => {
+                self.on_disk(now, disk, id, (reply, payload), out);
+            }
+            Input::Segment(reply) => {
+                if let Phase::Leading(serving) = &mut self.phase {
+                    serving.segment_reply(now, reply, out);
+                }
+            }
+            Input::Meta { token, reply } => self.on_meta(now, token, reply, out),
+            Input::View(view) => self.on_view(now, view, out),
+            Input::DropCache => {
+                if let Phase::Leading(serving) = &mut self.phase {
+                    serving.drop_cache();
+                }
+            }
+            Input::Stop => match &mut self.phase {
+                Phase::Leading(serving) => serving.begin_stop(),
+                // Nothing was acknowledged in this life: there is nothing to cover.
+                _ => self.stop(StopReason::Fenced, out),
+            },
+        }
+        self.settle(now, out);
+    }
+
+    fn next_deadline(&self) -> Option<Time> {
+        match &self.phase {
+            Phase::Claiming { asked } => {
+                Some(asked.map_or(Time::ZERO, |(_, at)| at + self.config.meta_retry * 10))
+            }
+            Phase::Recovering { recovery, .. } => recovery.next_deadline(),
+            Phase::Leading(serving) => serving.next_deadline(),
+            Phase::Stopped => None,
+        }
+    }
+
+    fn tick(&mut self, now: Time, out: &mut Vec<Effect>) {
+        if let Phase::Leading(serving) = &mut self.phase {
+            serving.expire(now);
+        }
+        self.settle(now, out);
+    }
+}
+
+/// Answers by the requests that are still out.
+pub use serve::write_sums;
+
+type Pending<T> = BTreeMap<RequestId, T>;

@@ -1,0 +1,120 @@
+//! What a Disk machine takes and what it asks for.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use model::ids::{Endpoint, RequestId, VolumeId};
+use model::meta::{MetaReply, MetaToken};
+use model::payload::Payload;
+use model::store::{DeviceError, FragmentDone, FragmentOp, JournalDone, JournalOp, OpId};
+
+use crate::messages::{DiskReply, DiskRequest};
+
+/// What may happen to a Disk machine.
+#[derive(Debug)]
+pub enum DiskInput {
+    /// A Volume or Segment machine asks something. Answered by one [`DiskEffect::Reply`].
+    Request {
+        /// Who asks.
+        from: Endpoint,
+        /// Repeated in the reply.
+        id: RequestId,
+        /// What.
+        request: DiskRequest,
+        /// The payload beside it.
+        payload: Bytes,
+    },
+    /// The journal's store finished an operation.
+    Journal {
+        /// Which.
+        op: OpId,
+        /// How.
+        done: Result<JournalDone, DeviceError>,
+    },
+    /// The fragments' store finished an operation.
+    Fragments {
+        /// Which.
+        op: OpId,
+        /// How.
+        done: Result<FragmentDone, DeviceError>,
+    },
+    /// The answer to [`DiskEffect::ReadVolume`].
+    Volume {
+        /// Repeated from the question.
+        token: MetaToken,
+        /// A volume's record, or that it was not to be had.
+        reply: MetaReply,
+    },
+    /// These volumes have committed tombstones (R16): their replicas go.
+    Deleted(Vec<VolumeId>),
+    /// The device failed outside an operation, or its path is another one now (R2): retire.
+    Failed(DeviceError),
+}
+
+/// What a Disk machine asks of its shell, to be carried out in order.
+#[derive(Clone, Debug)]
+pub enum DiskEffect {
+    /// Answer a request.
+    Reply {
+        /// Who asked.
+        to: Endpoint,
+        /// The request's id.
+        id: RequestId,
+        /// The answer.
+        reply: DiskReply,
+        /// The payload beside it.
+        payload: Payload,
+    },
+    /// Start an operation of the journal's store; answered by [`DiskInput::Journal`].
+    Journal {
+        /// Names the completion.
+        op: OpId,
+        /// What to do.
+        request: JournalOp,
+    },
+    /// Start an operation of the fragments' store; answered by [`DiskInput::Fragments`].
+    Fragments {
+        /// Names the completion.
+        op: OpId,
+        /// What to do.
+        request: FragmentOp,
+    },
+    /// Read a volume's record linearizably (R2, R8); answered by [`DiskInput::Volume`].
+    ReadVolume {
+        /// Names the answer.
+        token: MetaToken,
+        /// Whose.
+        volume: VolumeId,
+    },
+    /// The device failed: this disk will never again do anything. Said once.
+    Retire {
+        /// Why.
+        error: DeviceError,
+    },
+}
+
+/// How one volume's replica is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ReplicaStats {
+    /// Payload bytes of its untrimmed records.
+    pub untrimmed_bytes: u64,
+    /// How many there are.
+    pub records: u64,
+    /// Whether its log counts in a seal (R8).
+    pub whole: bool,
+}
+
+/// How a disk is.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct DiskStats {
+    /// Its replicas.
+    pub replicas: BTreeMap<VolumeId, ReplicaStats>,
+    /// Journal files from the oldest needed to the newest.
+    pub files: u64,
+    /// fdatasyncs asked of the journal's store since the start.
+    pub syncs: u64,
+    /// Bytes copied forward since the start.
+    pub moved_bytes: u64,
+    /// Whether the device failed.
+    pub retired: bool,
+}

@@ -1,0 +1,78 @@
+//! A disk's bounds and terms.
+
+use std::time::Duration;
+
+/// Bounds of one Disk machine. All queues are bounded by these; beyond, it answers `Busy`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DiskConfig {
+    /// How long a granted lease runs (R7); the owner counts the same from before it asked.
+    pub lease_term: Duration,
+    /// Added to the term on this side: the stated drift of two clocks over one term (R7).
+    pub lease_margin: Duration,
+    /// How long a Join waits for the record to be read.
+    pub join_wait_max: Duration,
+    /// Bytes of one append to the journal (a single larger entry goes alone).
+    pub batch_bytes_max: usize,
+    /// Entries of one append to the journal.
+    pub batch_entries_max: usize,
+    /// Bytes queued for the journal before appends are refused.
+    pub queue_bytes_max: usize,
+    /// Appends and resets under way.
+    pub appends_max: usize,
+    /// Seals, joins and fetches under way.
+    pub controls_max: usize,
+    /// Untrimmed payload bytes of one volume before its writes are refused (R18). Far above an
+    /// owner's window, which must leave room for the checkpoint that lets it trim.
+    pub volume_bytes_max: u64,
+    /// Journal files in use before the oldest one's live entries are copied forward. Soft:
+    /// copying never writes more than everyone else does.
+    pub files_max: u64,
+    /// Bytes that one round of copying forward reads.
+    pub move_bytes_max: u64,
+    /// How much of others' writing copying forward may save up. It starts with none, so that
+    /// a disk at rest stays at rest, however much is live on it.
+    pub move_credit_bytes_max: u64,
+    /// Fragment requests under way.
+    pub fragments_max: usize,
+    /// Their bytes.
+    pub fragment_bytes_max: usize,
+}
+
+impl Default for DiskConfig {
+    fn default() -> Self {
+        Self {
+            lease_term: Duration::from_secs(1),
+            lease_margin: Duration::from_millis(20),
+            join_wait_max: Duration::from_secs(5),
+            batch_bytes_max: 4 << 20,
+            batch_entries_max: 1024,
+            queue_bytes_max: 32 << 20,
+            appends_max: 4096,
+            controls_max: 4096,
+            volume_bytes_max: 1 << 30,
+            files_max: 16,
+            move_bytes_max: 2 << 20,
+            move_credit_bytes_max: 8 << 20,
+            fragments_max: 256,
+            fragment_bytes_max: 128 << 20,
+        }
+    }
+}
+
+/// Records of one append or fetch.
+pub const RECORDS_MAX: usize = 4096;
+
+/// Payload bytes of one append; a fetch's are bound to less.
+pub const APPEND_BYTES_MAX: usize = 16 << 20;
+
+/// Payload bytes of one fetch, about.
+pub const FETCH_BYTES_MAX: u32 = 4 << 20;
+
+/// Bytes of a checkpoint's session table, and of any one record's payload.
+pub const TABLE_BYTES_MAX: usize = 4 << 20;
+
+/// Ranges of one `Get`.
+pub const RANGES_MAX: usize = 1024;
+
+/// Keys of one `Delete` or `Keys`.
+pub const KEYS_MAX: usize = 4096;

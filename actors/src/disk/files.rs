@@ -1,0 +1,128 @@
+//! Which journal files are still needed, and by whom.
+
+use std::collections::BTreeMap;
+
+use model::ids::VolumeId;
+use model::store::{FileNo, OpId};
+
+/// Bytes that an entry costs beside its payload, about: for the copy-forward credit.
+pub(super) const ENTRY_OVERHEAD_BYTES: u64 = 96;
+
+/// The needed entries by file.
+#[derive(Debug)]
+pub(super) struct Files {
+    /// How many needed entries a volume has in a file.
+    needed: BTreeMap<(FileNo, VolumeId), u32>,
+    newest: Option<FileNo>,
+    /// Files before this one are released.
+    released: FileNo,
+    releasing: Option<(OpId, FileNo)>,
+    /// What copying forward may still write: it earns what others write, so that it never
+    /// writes more than they do.
+    credit_bytes: u64,
+    credit_bytes_max: u64,
+}
+
+impl Files {
+    pub(super) fn new(oldest: FileNo, newest: Option<FileNo>, credit_bytes_max: u64) -> Self {
+        Self {
+            needed: BTreeMap::new(),
+            newest,
+            released: oldest,
+            releasing: None,
+            credit_bytes: 0,
+            credit_bytes_max,
+        }
+    }
+
+    /// One more needed entry.
+    pub(super) fn need(&mut self, file: FileNo, volume: VolumeId) {
+        assert!(file >= self.released, "nothing lands in a released file");
+        self.newest = self.newest.max(Some(file));
+        *self.needed.entry((file, volume)).or_insert(0) += 1;
+    }
+
+    /// One needed entry fewer.
+    pub(super) fn free(&mut self, file: FileNo, volume: VolumeId) {
+        let key = (file, volume);
+        let count = self
+            .needed
+            .get_mut(&key)
+            .expect("what is freed was needed once");
+        *count -= 1;
+        if *count == 0 {
+            self.needed.remove(&key);
+        }
+    }
+
+    /// Files from the oldest unreleased to the newest.
+    pub(super) fn in_use(&self) -> u64 {
+        let newest = self.newest.map_or(0, |n| n.0 + 1);
+        newest.saturating_sub(self.released.0)
+    }
+
+    /// The oldest file with a needed entry, if more than `files_max` are in use from there on.
+    pub(super) fn oldest_pinned(&self, files_max: u64) -> Option<FileNo> {
+        let (file, _) = *self.needed.keys().next()?;
+        let newest = self.newest.expect("a needed entry lies somewhere");
+        (newest.0 - file.0 >= files_max.max(1)).then_some(file)
+    }
+
+    /// Who needs entries of `file`.
+    pub(super) fn pins(&self, file: FileNo) -> impl Iterator<Item = VolumeId> {
+        let range = (file, VolumeId(0))..=(file, VolumeId(u32::MAX));
+        self.needed.range(range).map(|((_, volume), _)| *volume)
+    }
+
+    /// Up to where files can be released now, if that is news. `reading` is the oldest file
+    /// that a running read needs.
+    pub(super) fn releasable(&self, reading: Option<FileNo>) -> Option<FileNo> {
+        if self.releasing.is_some() {
+            return None;
+        }
+        let needed = self.needed.keys().next().map(|(file, _)| *file);
+        let mut to = needed.or(self.newest)?;
+        if let Some(reading) = reading {
+            to = to.min(reading);
+        }
+        (to > self.released).then_some(to)
+    }
+
+    /// A release begins.
+    pub(super) fn release(&mut self, op: OpId, to: FileNo) {
+        assert!(
+            self.needed
+                .keys()
+                .next()
+                .is_none_or(|(file, _)| *file >= to),
+            "a needed file is never released"
+        );
+        // From now on nothing may rest on those files, whether or not the store got to it.
+        self.released = to;
+        self.releasing = Some((op, to));
+    }
+
+    /// A release is done.
+    pub(super) fn released(&mut self, op: OpId) -> bool {
+        let mine = self.releasing.is_some_and(|(o, _)| o == op);
+        if mine {
+            self.releasing = None;
+        }
+        mine
+    }
+
+    /// Others wrote so much.
+    pub(super) fn earn(&mut self, bytes: u64) {
+        self.credit_bytes = (self.credit_bytes + bytes).min(self.credit_bytes_max);
+    }
+
+    /// Copying forward wrote so much.
+    pub(super) fn spend(&mut self, bytes: u64) {
+        self.credit_bytes = self.credit_bytes.saturating_sub(bytes);
+    }
+
+    /// What copying forward may write now.
+    pub(super) fn credit_bytes(&self) -> u64 {
+        self.credit_bytes
+    }
+}

@@ -1,0 +1,200 @@
+//! Fragments: requests checked and handed to the store, its answers handed back.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use model::BLOCK_BYTES;
+use model::geometry::{Code, Pool, SEGMENT_BYTES_MAX, SLOTS_MAX};
+use model::ids::Slot;
+use model::payload::Payload;
+use model::store::{FragmentDone, FragmentMeta, FragmentOp, OpId};
+
+use super::config::{KEYS_MAX, RANGES_MAX};
+use super::{Asker, Disk, DiskEffect};
+use crate::messages::{DiskReply, DiskRequest, FragmentAt, PutFragment};
+
+/// A request that the store works on.
+#[derive(Debug)]
+struct Running {
+    asker: Asker,
+    bytes: usize,
+    /// The lengths that a `Get` asked for.
+    lengths: Vec<u32>,
+    keys_max: usize,
+}
+
+/// The fragment requests under way.
+#[derive(Debug)]
+pub(super) struct Fragments {
+    running: BTreeMap<OpId, Running>,
+    /// Admitted and unanswered requests.
+    count: usize,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl Fragments {
+    pub(super) fn new(count_max: usize, bytes_max: usize) -> Self {
+        assert!(
+            count_max > 0 && bytes_max > 0,
+            "bounds that admit something"
+        );
+        Self {
+            running: BTreeMap::new(),
+            count: 0,
+            bytes: 0,
+            bytes_max,
+        }
+    }
+
+    pub(super) fn count_mut(&mut self) -> &mut usize {
+        &mut self.count
+    }
+
+    /// Who still waits, of a store that will never answer.
+    pub(super) fn abandon(&mut self) -> Vec<Asker> {
+        self.bytes = 0;
+        let running = std::mem::take(&mut self.running);
+        running.into_values().map(|r| r.asker).collect()
+    }
+}
+
+impl Disk {
+    pub(super) fn fragment(
+        &mut self,
+        asker: Asker,
+        request: DiskRequest,
+        payload: Bytes,
+        out: &mut Vec<DiskEffect>,
+    ) {
+        let mut running = Running {
+            asker,
+            bytes: 0,
+            lengths: Vec::new(),
+            keys_max: 0,
+        };
+        let request = match request {
+            DiskRequest::Put(put) if is_put_well_formed(&put, &payload) => {
+                running.bytes = payload.len();
+                FragmentOp::Put {
+                    key: put.key,
+                    meta: put.meta,
+                    sums: put.sums,
+                    data: payload.into(),
+                }
+            }
+            DiskRequest::Get { key, ranges, .. } if are_ranges_well_formed(&ranges) => {
+                running.lengths = ranges.iter().map(|(_, len)| *len).collect();
+                running.bytes = running.lengths.iter().map(|len| *len as usize).sum();
+                FragmentOp::Get { key, ranges }
+            }
+            DiskRequest::Delete { keys, .. } if keys.len() <= KEYS_MAX => {
+                FragmentOp::Delete { keys }
+            }
+            DiskRequest::List {
+                volume,
+                after,
+                limit,
+                ..
+            } => {
+                let keys_max = u32::try_from(KEYS_MAX).expect("small");
+                let limit = limit.min(keys_max);
+                running.keys_max = limit as usize;
+                FragmentOp::List {
+                    volume,
+                    after,
+                    limit,
+                }
+            }
+            // Malformed: nothing was done.
+            _ => return self.answer(asker, DiskReply::Busy, out),
+        };
+        let bytes = self.fragments.bytes + running.bytes;
+        if self.fragments.bytes > 0 && bytes > self.fragments.bytes_max {
+            return self.answer(asker, DiskReply::Busy, out);
+        }
+        self.fragments.bytes = bytes;
+        let op = self.op();
+        self.fragments.running.insert(op, running);
+        out.push(DiskEffect::Fragments { op, request });
+    }
+
+    pub(super) fn fragment_done(
+        &mut self,
+        op: OpId,
+        done: FragmentDone,
+        out: &mut Vec<DiskEffect>,
+    ) {
+        let running = self.fragments.running.remove(&op);
+        let running = running.expect("the store finishes what was asked for");
+        assert!(self.fragments.bytes >= running.bytes);
+        self.fragments.bytes -= running.bytes;
+        let mut payload = Payload::empty();
+        let reply = match done {
+            FragmentDone::Stored => DiskReply::Stored,
+            FragmentDone::Full => DiskReply::Full,
+            FragmentDone::Conflict => DiskReply::Conflict,
+            FragmentDone::NotFound => DiskReply::NotFound,
+            FragmentDone::Deleted => DiskReply::Deleted,
+            FragmentDone::Keys(keys) => {
+                let keys = keys.into_iter().take(running.keys_max);
+                DiskReply::Keys(keys.map(|(key, meta)| FragmentAt { key, meta }).collect())
+            }
+            FragmentDone::Data { meta, ranges } => {
+                let mut good = Vec::with_capacity(running.lengths.len());
+                let mut ranges = ranges.into_iter();
+                for length in &running.lengths {
+                    // A buffer of another length than asked for is as good as none.
+                    let bytes = ranges.next().flatten();
+                    let bytes = bytes.filter(|b| b.len() == *length as usize);
+                    good.push(bytes.is_some());
+                    payload.push(bytes.unwrap_or_default());
+                }
+                DiskReply::Data { meta, good }
+            }
+        };
+        self.answer_with(running.asker, reply, payload, out);
+    }
+}
+
+fn is_put_well_formed(put: &PutFragment, payload: &Bytes) -> bool {
+    let FragmentMeta {
+        pool,
+        segment_bytes,
+        fragment_bytes,
+        kind: _,
+    } = put.meta;
+    let fragment_bytes = fragment_bytes as usize;
+    fragment_bytes == payload.len()
+        && fragment_bytes > 0
+        && fragment_bytes <= SEGMENT_BYTES_MAX
+        && fragment_bytes.is_multiple_of(BLOCK_BYTES)
+        && put.sums.len() == fragment_bytes / BLOCK_BYTES
+        && segment_bytes as usize <= SEGMENT_BYTES_MAX
+        && is_slot_of(put.key.slot, pool)
+}
+
+/// Whether the pool's code makes sense and has that slot; computed wide: the widths are a
+/// peer's.
+fn is_slot_of(slot: Slot, pool: Pool) -> bool {
+    let slots = match pool.code {
+        Code::Rs { k, m } => u32::from(k) + u32::from(m),
+        Code::Geo { k, m, sites } => (u32::from(k) + u32::from(m)) * u32::from(sites),
+    };
+    slots <= u32::from(SLOTS_MAX) && u32::from(slot.0) < slots
+}
+
+fn are_ranges_well_formed(ranges: &[(u32, u32)]) -> bool {
+    let is_good = |(offset, len): &(u32, u32)| {
+        let (offset, len) = (*offset as usize, *len as usize);
+        len > 0
+            && offset.is_multiple_of(BLOCK_BYTES)
+            && len.is_multiple_of(BLOCK_BYTES)
+            && offset + len <= SEGMENT_BYTES_MAX
+    };
+    let bytes: usize = ranges.iter().map(|(_, len)| *len as usize).sum();
+    !ranges.is_empty()
+        && ranges.len() <= RANGES_MAX
+        && ranges.iter().all(is_good)
+        && bytes <= 2 * SEGMENT_BYTES_MAX
+}

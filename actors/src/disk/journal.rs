@@ -1,0 +1,281 @@
+//! Appends and resets: what an owner's log becomes here.
+
+use bytes::Bytes;
+use model::BLOCK_BYTES;
+use model::ids::{Epoch, Position, VolumeId};
+use model::journal::{Checkpoint, RecordBody, RecordHead};
+use model::time::Time;
+
+use super::config::{APPEND_BYTES_MAX, RECORDS_MAX, TABLE_BYTES_MAX};
+use super::entry::Health;
+use super::log::Refused;
+use super::{Asker, Disk, DiskEffect, Refuse};
+use crate::messages::{DiskReply, DiskRequest};
+
+/// The fields of [`DiskRequest::Append`].
+struct Append {
+    volume: VolumeId,
+    epoch: Epoch,
+    prev: Position,
+    records: Vec<RecordHead>,
+    committed: Position,
+    trim: Position,
+    lease: bool,
+}
+
+/// The fields of [`DiskRequest::Reset`].
+#[derive(Debug)]
+pub(super) struct Reset {
+    pub(super) volume: VolumeId,
+    pub(super) epoch: Epoch,
+    base: Position,
+    at: Position,
+    checkpoint: Checkpoint,
+}
+
+impl Disk {
+    pub(super) fn append_or_reset(
+        &mut self,
+        now: Time,
+        asker: Asker,
+        request: DiskRequest,
+        payload: Bytes,
+        out: &mut Vec<DiskEffect>,
+    ) {
+        match request {
+            DiskRequest::Append {
+                incarnation: _,
+                volume,
+                epoch,
+                prev,
+                records,
+                committed,
+                trim,
+                lease,
+            } => {
+                let append = Append {
+                    volume,
+                    epoch,
+                    prev,
+                    records,
+                    committed,
+                    trim,
+                    lease,
+                };
+                self.append(now, asker, append, &payload, out);
+            }
+            DiskRequest::Reset {
+                incarnation: _,
+                volume,
+                epoch,
+                base,
+                at,
+                checkpoint,
+            } => {
+                let reset = Reset {
+                    volume,
+                    epoch,
+                    base,
+                    at,
+                    checkpoint,
+                };
+                self.reset(now, asker, reset, payload, false, out);
+            }
+            _ => unreachable!("classified before"),
+        }
+    }
+
+    fn append(
+        &mut self,
+        now: Time,
+        asker: Asker,
+        append: Append,
+        payload: &Bytes,
+        out: &mut Vec<DiskEffect>,
+    ) {
+        if !is_well_formed(&append, payload) || !self.has_room(&append, payload.len()) {
+            return self.answer(asker, DiskReply::Busy, out);
+        }
+        let volume = append.volume;
+        if let Err(refuse) = self.enter(now, volume, append.epoch, out) {
+            return self.answer(asker, refuse.into(), out);
+        }
+        let replica = self.replicas.get_mut(&volume).expect("entered");
+        if replica.health() == Health::Damaged {
+            let ticket = replica.ticket();
+            return self.answer_after(ticket, asker, DiskReply::Damaged, out);
+        }
+        let plan = match replica.log().plan(append.prev, &append.records) {
+            Ok(plan) => plan,
+            Err(Refused::Mismatch) => {
+                let reply = DiskReply::Mismatch {
+                    base: replica.log().base(),
+                    last: replica.log().last(),
+                };
+                let ticket = replica.ticket();
+                return self.answer_after(ticket, asker, reply, out);
+            }
+            // No correct owner contradicts what was committed: nothing is done, nothing lost.
+            Err(Refused::Committed) => return self.answer(asker, DiskReply::Busy, out),
+        };
+        replica.queue_records(append.records, plan.skip, payload, &mut self.batcher);
+        replica.learn(append.epoch, plan.matched, append.committed, append.trim);
+        let until = now + self.config.lease_term + self.config.lease_margin;
+        let leased = append.lease && replica.grant(now, until);
+        // Not the log's end: what lies behind `matched` may be an older owner's.
+        let last = plan.matched;
+        let ticket = replica.ticket();
+        self.note_wish(volume);
+        self.answer_after(ticket, asker, DiskReply::Appended { last, leased }, out);
+    }
+
+    /// An owner at `epoch` acts on this replica: lower epochs are fenced, a higher one is
+    /// promised (it missed the seal), and then waits like a seal for lower epochs' leases.
+    fn enter(
+        &mut self,
+        now: Time,
+        volume: VolumeId,
+        epoch: Epoch,
+        out: &mut Vec<DiskEffect>,
+    ) -> Result<(), Refuse> {
+        self.raise(now, volume, epoch, out)?;
+        let replica = self.replicas.get(&volume).ok_or(Refuse::Unknown)?;
+        if now < replica.append_after(epoch) {
+            return Err(Refuse::Busy);
+        }
+        assert_eq!(
+            replica.promised(),
+            epoch,
+            "appends come only from the promised epoch"
+        );
+        Ok(())
+    }
+
+    /// Fences lower epochs, promises a higher one at once (R7).
+    pub(super) fn raise(
+        &mut self,
+        now: Time,
+        volume: VolumeId,
+        epoch: Epoch,
+        out: &mut Vec<DiskEffect>,
+    ) -> Result<(), Refuse> {
+        let replica = self.replicas.get_mut(&volume).ok_or(Refuse::Unknown)?;
+        let promised = replica.promised();
+        if epoch < promised {
+            return Err(Refuse::Fenced(promised));
+        }
+        if epoch > promised {
+            replica.queue_promise(epoch, &mut self.batcher);
+            // Lower epochs' seals that wait for a lease are fenced now.
+            self.wake_reports(now, volume, out);
+        }
+        Ok(())
+    }
+
+    fn has_room(&self, append: &Append, bytes: usize) -> bool {
+        let queued = self.batcher.bytes();
+        let fits = bytes == 0 || queued == 0 || queued + bytes <= self.config.queue_bytes_max;
+        let writes = |r: &RecordHead| matches!(r.body, RecordBody::Write { .. });
+        let untrimmed = self.replicas.get(&append.volume);
+        let untrimmed = untrimmed.map_or(0, |r| r.log().bytes());
+        let in_quota =
+            untrimmed <= self.config.volume_bytes_max || !append.records.iter().any(writes);
+        fits && in_quota
+    }
+
+    /// Starts a replica's log over (R9). `current` says that the sender's epoch was read to be
+    /// the volume's current one, which a damaged replica asks for.
+    pub(super) fn reset(
+        &mut self,
+        now: Time,
+        asker: Asker,
+        reset: Reset,
+        table: Bytes,
+        current: bool,
+        out: &mut Vec<DiskEffect>,
+    ) {
+        let queued = self.batcher.bytes();
+        let fits = queued == 0 || queued + table.len() <= self.config.queue_bytes_max;
+        if !reset.is_well_formed(&table) || !fits {
+            return self.answer(asker, DiskReply::Busy, out);
+        }
+        if let Err(refuse) = self.enter(now, reset.volume, reset.epoch, out) {
+            return self.answer(asker, refuse.into(), out);
+        }
+        let replica = self.replicas.get_mut(&reset.volume).expect("entered");
+        let (base, at, checkpoint) = (reset.base, reset.at, reset.checkpoint);
+        if replica.health() == Health::Damaged {
+            if !current {
+                return self.await_reset(now, asker, reset, table, out);
+            }
+        } else {
+            let log = replica.log();
+            // What was trimmed was committed, and so is the base: it is the same log.
+            let held = base.seq < log.base().seq || log.position_at(base.seq) == Some(base);
+            let is_newer = replica.known().is_none_or(|k| k.position.seq < at.seq);
+            if held && !(log.last() == base && is_newer) {
+                // A late duplicate: what was appended since must not go.
+                let ticket = replica.ticket();
+                let (last, leased) = (base, false);
+                let reply = DiskReply::Appended { last, leased };
+                return self.answer_after(ticket, asker, reply, out);
+            }
+            if !held && base.seq <= log.committed().seq {
+                // No correct owner contradicts what was committed.
+                return self.answer(asker, DiskReply::Busy, out);
+            }
+        }
+        replica.queue_reset(base, at, checkpoint, table.into(), &mut self.batcher);
+        let ticket = replica.ticket();
+        self.restate.remove(&reset.volume);
+        let (last, leased) = (base, false);
+        self.answer_after(ticket, asker, DiskReply::Appended { last, leased }, out);
+    }
+}
+
+impl Reset {
+    fn is_well_formed(&self, table: &Bytes) -> bool {
+        let covers = self.checkpoint.covers;
+        // A base beyond what the checkpoint covers would be a gap (R3).
+        let in_order = follows(self.base, covers) && follows(covers, self.at);
+        in_order && self.at.epoch <= self.epoch && table.len() <= TABLE_BYTES_MAX
+    }
+}
+
+/// Whether two positions of one log may come in this order.
+fn follows(a: Position, b: Position) -> bool {
+    a.seq <= b.seq && a.epoch <= b.epoch
+}
+
+fn is_well_formed(append: &Append, payload: &Bytes) -> bool {
+    if append.records.len() > RECORDS_MAX || payload.len() > APPEND_BYTES_MAX {
+        return false;
+    }
+    let (mut last, mut bytes) = (append.prev, 0_usize);
+    for record in &append.records {
+        let next = record.position;
+        let dense = last.seq.0.checked_add(1) == Some(next.seq.0) && last.epoch <= next.epoch;
+        let len = record.payload_len as usize;
+        if !dense || len > TABLE_BYTES_MAX || !is_body_well_formed(record) {
+            return false;
+        }
+        bytes += len;
+        last = next;
+    }
+    last.epoch <= append.epoch && bytes == payload.len()
+}
+
+fn is_body_well_formed(record: &RecordHead) -> bool {
+    let pieces_max = record.payload_len as usize / BLOCK_BYTES + 2;
+    match &record.body {
+        RecordBody::Write { sums, .. } => sums.len() <= pieces_max,
+        RecordBody::Checkpoint(checkpoint) => {
+            let covers = checkpoint.covers;
+            covers.seq < record.position.seq && covers.epoch <= record.position.epoch
+        }
+        RecordBody::EpochStart
+        | RecordBody::Open
+        | RecordBody::Close(_)
+        | RecordBody::Zero { .. } => true,
+    }
+}

@@ -1,0 +1,575 @@
+//! One volume's replica: its log, its promise, its leases, and where each of its entries lies.
+//!
+//! Its state in memory is what will be durable once all that it queued is: a promise counts
+//! from the moment it is queued (R7), a reply leaves only after it.
+
+use bytes::Bytes;
+use model::ids::{Epoch, Position, VolumeId};
+use model::journal::{Checkpoint, RecordBody, RecordHead, SealReport};
+use model::payload::Payload;
+use model::store::{EntryAt, FileNo};
+use model::time::Time;
+
+use super::batch::{BatchNo, Batcher, Queued, Serial, Subject};
+use super::entry::{Entry, Health, StateEntry};
+use super::log::{Held, Log, Slot};
+
+/// The latest committed checkpoint that a replica knows (R3).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Known {
+    /// Its record's position.
+    pub(super) position: Position,
+    pub(super) checkpoint: Checkpoint,
+    /// Where its session table lies; `None` while that is being written.
+    pub(super) table: Option<EntryAt>,
+}
+
+/// A lease that was granted to an epoch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Lease {
+    epoch: Epoch,
+    until: Time,
+}
+
+impl Lease {
+    const NONE: Self = Self {
+        epoch: Epoch(0),
+        until: Time::ZERO,
+    };
+}
+
+/// One volume's replica.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Replica {
+    volume: VolumeId,
+    promised: Epoch,
+    health: Health,
+    log: Log,
+    known: Option<Known>,
+    /// Up to where an owner allowed trimming.
+    trim_asked: Position,
+    /// A refilling replica holds all that its owner committed; to be made durable.
+    refilled: bool,
+    /// The latest `State` or `Reset` entry.
+    state: Slot,
+    /// The checkpoint that the pending one carries.
+    carried: Option<Position>,
+    /// The latest `Promise` entry after that.
+    promise: Slot,
+    /// Changes whenever what was read before says nothing about the replica now.
+    lineage: Serial,
+    ticket: BatchNo,
+    lease: Lease,
+    /// Any lease that was granted before a restart, to whomever.
+    forgotten: Lease,
+    released: Option<Epoch>,
+}
+
+/// What recovery found of a replica.
+pub(super) struct Found {
+    pub(super) promised: Epoch,
+    pub(super) health: Health,
+    pub(super) log: Log,
+    pub(super) known: Option<Known>,
+    pub(super) state: Option<EntryAt>,
+    pub(super) promise: Option<EntryAt>,
+}
+
+impl Replica {
+    /// A new replica, by a checked Join (R2): nothing is known. Queues its first entry.
+    pub(super) fn join(
+        volume: VolumeId,
+        epoch: Epoch,
+        health: Health,
+        batcher: &mut Batcher,
+    ) -> Self {
+        let found = Found {
+            promised: epoch,
+            health,
+            log: Log::default(),
+            known: None,
+            state: None,
+            promise: None,
+        };
+        let mut replica = Self::found(volume, found, Time::ZERO, batcher);
+        replica.queue_state(Position::ZERO, health, None, Payload::empty(), batcher);
+        replica
+    }
+
+    /// A replica as recovery found it. Until `wait_until` a lease may run that it forgot (R7).
+    pub(super) fn found(
+        volume: VolumeId,
+        found: Found,
+        wait_until: Time,
+        batcher: &mut Batcher,
+    ) -> Self {
+        let forgotten = Lease {
+            epoch: found.promised,
+            until: wait_until,
+        };
+        let mut replica = Self {
+            volume,
+            promised: found.promised,
+            health: found.health,
+            log: found.log,
+            known: found.known,
+            trim_asked: Position::ZERO,
+            refilled: false,
+            state: Slot {
+                at: found.state,
+                pending: None,
+            },
+            carried: None,
+            promise: Slot {
+                at: found.promise,
+                pending: None,
+            },
+            lineage: batcher.serial(),
+            ticket: BatchNo::default(),
+            lease: Lease::NONE,
+            forgotten,
+            released: None,
+        };
+        replica.advance_checkpoint();
+        replica
+    }
+
+    pub(super) fn promised(&self) -> Epoch {
+        self.promised
+    }
+
+    pub(super) fn health(&self) -> Health {
+        self.health
+    }
+
+    pub(super) fn log(&self) -> &Log {
+        &self.log
+    }
+
+    pub(super) fn known(&self) -> Option<&Known> {
+        self.known.as_ref()
+    }
+
+    pub(super) fn state(&self) -> Slot {
+        self.state
+    }
+
+    pub(super) fn promise(&self) -> Slot {
+        self.promise
+    }
+
+    pub(super) fn lineage(&self) -> Serial {
+        self.lineage
+    }
+
+    /// The batch that holds its last queued entry.
+    pub(super) fn ticket(&self) -> BatchNo {
+        self.ticket
+    }
+
+    /// Makes a recovered replica count for nothing, in memory: the caller makes it durable.
+    pub(super) fn mark_damaged(&mut self) {
+        self.health = Health::Damaged;
+    }
+
+    // Leases (R7).
+
+    /// When a seal at `epoch` may be answered: no lease of a lower epoch runs any more. A
+    /// restarted replica forgot its grants, so it waits for every lease that it may have given.
+    pub(super) fn seal_after(&self, epoch: Epoch) -> Time {
+        self.lease_of_lower(epoch).max(self.forgotten.until)
+    }
+
+    /// When records of `epoch` may be appended. Strictly, no wait is needed: an owner appends
+    /// only after a seal quorum waited, and that quorum met every lease majority. A replica
+    /// that missed the seal still treats the append like one, which costs a lease term at
+    /// worst and rests on nobody else's care.
+    pub(super) fn append_after(&self, epoch: Epoch) -> Time {
+        let mut after = self.lease_of_lower(epoch);
+        if self.forgotten.epoch < epoch {
+            after = after.max(self.forgotten.until);
+        }
+        after
+    }
+
+    fn lease_of_lower(&self, epoch: Epoch) -> Time {
+        if self.lease.epoch < epoch {
+            self.lease.until
+        } else {
+            Time::ZERO
+        }
+    }
+
+    /// Grants a lease to the promised epoch, unless that epoch released its own for good.
+    pub(super) fn grant(&mut self, now: Time, until: Time) -> bool {
+        if self.released.is_some_and(|r| r >= self.promised) {
+            return false;
+        }
+        assert!(
+            self.lease.epoch == self.promised || self.lease.until <= now,
+            "never two epochs' leases at once"
+        );
+        if self.lease.epoch == self.promised {
+            self.lease.until = self.lease.until.max(until);
+        } else {
+            self.lease = Lease {
+                epoch: self.promised,
+                until,
+            };
+        }
+        true
+    }
+
+    /// The owner of `epoch` stopped: its lease ends, finally for its epoch. What was granted
+    /// before a restart stays: it may be another epoch's.
+    pub(super) fn release(&mut self, epoch: Epoch) {
+        if epoch > self.promised {
+            return;
+        }
+        self.released = self.released.max(Some(epoch));
+        if self.lease.epoch == epoch {
+            self.lease = Lease::NONE;
+        }
+    }
+
+    // What is asked of it. Each queues entries and takes effect in memory at once.
+
+    fn push(
+        &mut self,
+        subject: Subject,
+        header: Vec<u8>,
+        payload: Payload,
+        batcher: &mut Batcher,
+    ) -> Serial {
+        let (serial, ticket) = batcher.push(self.volume, subject, header, payload);
+        assert!(ticket >= self.ticket, "tickets never fall");
+        self.ticket = ticket;
+        serial
+    }
+
+    fn garbage(&self, files: Vec<FileNo>, batcher: &mut Batcher) {
+        for file in files {
+            let queued = batcher.garbage(file, self.volume);
+            assert!(queued, "what supersedes an entry was queued just now");
+        }
+    }
+
+    /// Promises `epoch`: nothing lower is accepted from here on (R7).
+    pub(super) fn queue_promise(&mut self, epoch: Epoch, batcher: &mut Batcher) {
+        assert!(epoch > self.promised, "a promise only rises");
+        self.promised = epoch;
+        let header = Entry::Promise { epoch }.to_header();
+        let serial = self.push(Subject::Promise, header, Payload::empty(), batcher);
+        self.promise.pending = Some(serial);
+    }
+
+    /// Appends what is not held of `records`; a conflicting suffix goes. `payload` is all
+    /// records' payloads, as long as they say.
+    pub(super) fn queue_records(
+        &mut self,
+        records: Vec<RecordHead>,
+        skip: usize,
+        payload: &Bytes,
+        batcher: &mut Batcher,
+    ) {
+        assert_ne!(self.health, Health::Damaged, "a damaged log takes nothing");
+        let mut offset = 0;
+        for (i, head) in records.into_iter().enumerate() {
+            let end = offset + head.payload_len as usize;
+            let bytes = payload.slice(offset..end);
+            offset = end;
+            if i < skip {
+                continue;
+            }
+            let position = head.position;
+            let freed = if position.seq <= self.log.last().seq {
+                self.log.truncate_from(position.seq)
+            } else {
+                Vec::new()
+            };
+            let (header, head) = Entry::record_header(head, self.log.committed(), false);
+            let subject = Subject::Record(position.seq);
+            let serial = self.push(subject, header, bytes.into(), batcher);
+            self.garbage(freed, batcher);
+            let slot = Slot {
+                at: None,
+                pending: Some(serial),
+            };
+            self.log.push(Held { head, slot });
+        }
+    }
+
+    /// Learns from an owner at `epoch` whose log this one matches up to `matched`.
+    pub(super) fn learn(
+        &mut self,
+        epoch: Epoch,
+        matched: Position,
+        committed: Position,
+        trim: Position,
+    ) {
+        self.log.commit(committed, matched);
+        // A damaged replica acknowledged records that it lost. It holds them again once its
+        // log is that of an owner up to something committed in that owner's own epoch: all
+        // that was ever acknowledged before lies below (R8, Raft's commit rule).
+        let caught_up = committed.epoch == epoch
+            && committed.seq <= matched.seq
+            && self.log.position_at(committed.seq) == Some(committed);
+        if self.health == Health::Refilling && caught_up {
+            self.refilled = true;
+        }
+        if trim.seq > self.trim_asked.seq {
+            self.trim_asked = trim;
+        }
+        self.advance_checkpoint();
+    }
+
+    fn advance_checkpoint(&mut self) {
+        if self.health == Health::Damaged {
+            return;
+        }
+        let after = self.known.map(|k| k.position);
+        if let Some((position, checkpoint, at)) = self.log.committed_checkpoint(after) {
+            self.known = Some(Known {
+                position,
+                checkpoint,
+                table: Some(at),
+            });
+        }
+    }
+
+    /// Where the log would start after trimming: never beyond what `covers`, of a committed
+    /// checkpoint, covers (R3), and by (epoch, seq), never by seq alone (R4).
+    pub(super) fn trim_to(&self, covers: Position) -> Option<Position> {
+        let to = self.trim_asked;
+        let held = self.log.position_at(to.seq) == Some(to)
+            && self.log.position_at(covers.seq) == Some(covers);
+        let wanted = to.seq > self.log.base().seq && to.seq <= covers.seq;
+        (wanted && held && to.seq <= self.log.committed().seq).then_some(to)
+    }
+
+    /// Whether a fresh `State` entry would say something new: a trim, or that it is refilled.
+    pub(super) fn wants_state(&self) -> bool {
+        let covers = self.known.map(|k| k.checkpoint.covers);
+        self.health != Health::Damaged
+            && (self.refilled || covers.and_then(|c| self.trim_to(c)).is_some())
+    }
+
+    /// Writes what is known beside the records, with a committed checkpoint whose table was
+    /// read before, and trims as that allows.
+    pub(super) fn restate(
+        &mut self,
+        checkpoint: Option<(Position, Checkpoint)>,
+        table: Payload,
+        batcher: &mut Batcher,
+    ) {
+        assert_ne!(
+            self.health,
+            Health::Damaged,
+            "a damaged log is wrecked instead"
+        );
+        let covers = checkpoint.map(|(_, c)| c.covers);
+        let base = covers
+            .and_then(|c| self.trim_to(c))
+            .unwrap_or(self.log.base());
+        let health = if self.refilled {
+            Health::Whole
+        } else {
+            self.health
+        };
+        self.refilled = false;
+        self.queue_state(base, health, checkpoint, table, batcher);
+    }
+
+    /// Its payloads can't be read: it counts for nothing until refilled (R8). The records
+    /// stay as long as their files do.
+    pub(super) fn queue_damage(&mut self, batcher: &mut Batcher) {
+        self.known = None;
+        self.refilled = false;
+        self.lineage = batcher.serial();
+        let base = self.log.base();
+        self.queue_state(base, Health::Damaged, None, Payload::empty(), batcher);
+    }
+
+    fn queue_state(
+        &mut self,
+        base: Position,
+        health: Health,
+        checkpoint: Option<(Position, Checkpoint)>,
+        table: Payload,
+        batcher: &mut Batcher,
+    ) {
+        self.health = health;
+        let header = Entry::State(StateEntry {
+            promised: self.promised,
+            base,
+            committed: self.log.committed(),
+            health,
+            checkpoint,
+        });
+        let serial = self.push(Subject::State, header.to_header(), table, batcher);
+        self.superseded_by(serial, checkpoint.map(|(p, _)| p));
+        if base != self.log.base() {
+            let freed = self.log.trim(base);
+            self.garbage(freed, batcher);
+        }
+    }
+
+    fn superseded_by(&mut self, serial: Serial, carried: Option<Position>) {
+        self.state.pending = Some(serial);
+        self.carried = carried;
+        self.promise.pending = None;
+    }
+
+    /// Forgets the log and starts after `base`, atomically (R9).
+    pub(super) fn queue_reset(
+        &mut self,
+        base: Position,
+        at: Position,
+        checkpoint: Checkpoint,
+        table: Payload,
+        batcher: &mut Batcher,
+    ) {
+        let health = match self.health {
+            Health::Whole => Health::Whole,
+            Health::Refilling | Health::Damaged => Health::Refilling,
+        };
+        self.start_over(base, health, Some((at, checkpoint)), table, batcher);
+    }
+
+    /// Drops a damaged log for its space: no reply can expose it any more.
+    pub(super) fn queue_wreck(&mut self, batcher: &mut Batcher) {
+        assert_eq!(self.health, Health::Damaged);
+        let damaged = Health::Damaged;
+        self.start_over(Position::ZERO, damaged, None, Payload::empty(), batcher);
+    }
+
+    fn start_over(
+        &mut self,
+        base: Position,
+        health: Health,
+        checkpoint: Option<(Position, Checkpoint)>,
+        table: Payload,
+        batcher: &mut Batcher,
+    ) {
+        let header = Entry::Reset(StateEntry {
+            promised: self.promised,
+            base,
+            committed: base,
+            health,
+            checkpoint,
+        });
+        let serial = self.push(Subject::State, header.to_header(), table, batcher);
+        self.superseded_by(serial, checkpoint.map(|(p, _)| p));
+        self.health = health;
+        self.known = checkpoint.map(|(position, checkpoint)| Known {
+            position,
+            checkpoint,
+            table: None,
+        });
+        self.trim_asked = Position::ZERO;
+        self.refilled = false;
+        self.lineage = batcher.serial();
+        let freed = self.log.reset(base);
+        self.garbage(freed, batcher);
+    }
+
+    /// Writes a held record again, so that the file of its old place can go. `at` is where it
+    /// was read; a record that moved or went meanwhile is left alone.
+    pub(super) fn queue_moved(
+        &mut self,
+        position: Position,
+        at: EntryAt,
+        bytes: Bytes,
+        batcher: &mut Batcher,
+    ) -> bool {
+        let committed = self.log.committed();
+        let Some(held) = self.log.held(position.seq) else {
+            return false;
+        };
+        let same = held.head.position == position && held.slot.at == Some(at);
+        if !same || held.slot.pending.is_some() {
+            return false;
+        }
+        let (header, _) = Entry::record_header(held.head.clone(), committed, true);
+        let subject = Subject::Moved(position.seq);
+        let serial = self.push(subject, header, bytes.into(), batcher);
+        let held = self.log.held_mut(position.seq).expect("just seen");
+        held.slot.pending = Some(serial);
+        true
+    }
+
+    /// The volume is deleted (R16): nothing of it is needed any more.
+    pub(super) fn queue_dropped(mut self, batcher: &mut Batcher) {
+        let header = Entry::Dropped.to_header();
+        self.push(Subject::Dropped, header, Payload::empty(), batcher);
+        self.garbage(self.files(), batcher);
+    }
+
+    /// The files of all its durable entries, one for each.
+    pub(super) fn files(&self) -> Vec<FileNo> {
+        let records = self.log.from(model::ids::Seq(0)).map(|r| r.slot.at);
+        let places = records.chain([self.state.at, self.promise.at]).flatten();
+        places.map(|at| at.file).collect()
+    }
+
+    // What the disk says.
+
+    /// A queued entry is durable. Returns whether it is still the current one; `freed` gets
+    /// the files of the entries that it supersedes.
+    pub(super) fn place(&mut self, queued: Queued, at: EntryAt, freed: &mut Vec<FileNo>) -> bool {
+        let me = Some(queued.serial);
+        match queued.subject {
+            Subject::State if self.state.pending == me => {
+                self.state.pending = None;
+                freed.extend(self.state.at.replace(at).map(|old| old.file));
+                freed.extend(self.promise.at.take().map(|old| old.file));
+                if let Some(known) = &mut self.known
+                    && self.carried == Some(known.position)
+                {
+                    known.table = Some(at);
+                }
+            }
+            Subject::Promise if self.promise.pending == me => {
+                self.promise.pending = None;
+                freed.extend(self.promise.at.replace(at).map(|old| old.file));
+            }
+            Subject::Record(seq) | Subject::Moved(seq) => {
+                let Some(held) = self.log.held_mut(seq).filter(|h| h.slot.pending == me) else {
+                    return false;
+                };
+                held.slot.pending = None;
+                let old = held.slot.at.replace(at);
+                let is_checkpoint = matches!(held.head.body, RecordBody::Checkpoint(_));
+                freed.extend(old.map(|old| old.file));
+                if let Some(known) = &mut self.known
+                    && old.is_some()
+                    && known.table == old
+                {
+                    known.table = Some(at);
+                }
+                if is_checkpoint {
+                    self.advance_checkpoint();
+                }
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// What it holds; the checkpoint's table is to be read beside it.
+    pub(super) fn report(&self, epoch: Epoch) -> SealReport {
+        assert_eq!(
+            self.health,
+            Health::Whole,
+            "only a whole log counts in a seal"
+        );
+        let known = self.known.map(|k| (k.position, k.checkpoint, Vec::new()));
+        SealReport {
+            epoch,
+            base: self.log.base(),
+            last: self.log.last(),
+            committed: self.log.committed(),
+            checkpoint: known,
+        }
+    }
+}

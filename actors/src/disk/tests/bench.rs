@@ -1,0 +1,440 @@
+//! One Disk machine over a journal store in memory that can crash.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use model::crc32c;
+use model::geometry::Code;
+use model::ids::{
+    Actor, DiskId, DiskRef, Endpoint, Epoch, Incarnation, NodeId, Position, RequestId, Seq, SiteId,
+    Version, VolumeId,
+};
+use model::journal::{Checkpoint, RecordBody, RecordHead};
+use model::machine::Machine;
+use model::meta::{MetaReply, MetaToken};
+use model::payload::Payload;
+use model::placement::{JournalConfig, VolumeRecord};
+use model::store::{
+    DeviceError, EntryAt, FileNo, FragmentDone, FragmentOp, JournalDone, JournalOp, OpId,
+    ScanVerdict, ScannedEntry,
+};
+use model::time::Time;
+
+use crate::disk::{Disk, DiskConfig, DiskEffect, DiskInput};
+use crate::messages::{DiskReply, DiskRequest};
+
+pub(super) const INCARNATION: Incarnation = Incarnation(77);
+pub(super) const AT: DiskRef = DiskRef {
+    disk: DiskId(7),
+    incarnation: INCARNATION,
+};
+pub(super) const VOLUME: VolumeId = VolumeId(1);
+
+/// The journal files, what is durable in them, and what was asked of them.
+#[derive(Clone, Default)]
+pub(super) struct Store {
+    pub(super) entries: Vec<(ScannedEntry, Bytes)>,
+    pub(super) queue: VecDeque<(OpId, JournalOp)>,
+    appended: u64,
+    pub(super) file_entries: u64,
+}
+
+impl Store {
+    fn append(&mut self, entries: Vec<model::store::JournalEntry>) -> Vec<EntryAt> {
+        let mut places = Vec::new();
+        for entry in entries {
+            let payload = entry.payload.into_bytes();
+            let at = EntryAt {
+                file: FileNo(self.appended / self.file_entries),
+                offset: self.appended % self.file_entries,
+                payload_len: u32::try_from(payload.len()).unwrap(),
+                payload_sum: crc32c(&payload),
+            };
+            self.appended += 1;
+            let (volume, header) = (entry.volume, entry.header);
+            self.entries
+                .push((ScannedEntry { volume, header, at }, payload));
+            places.push(at);
+        }
+        places
+    }
+
+    fn read(&self, at: EntryAt) -> Option<Bytes> {
+        let found = self.entries.iter().find(|(e, _)| e.at == at);
+        let (_, payload) = found.expect("a released entry was read");
+        (crc32c(payload) == at.payload_sum).then(|| payload.clone())
+    }
+
+    fn carry_out(&mut self, op: JournalOp) -> JournalDone {
+        match op {
+            JournalOp::Append(entries) => JournalDone::Appended(self.append(entries)),
+            JournalOp::Read(places) => {
+                JournalDone::Read(places.into_iter().map(|at| self.read(at)).collect())
+            }
+            JournalOp::ReleaseBefore(file) => {
+                self.entries.retain(|(e, _)| e.at.file >= file);
+                JournalDone::Released
+            }
+        }
+    }
+
+    pub(super) fn scan(&self) -> Vec<ScannedEntry> {
+        self.entries.iter().map(|(e, _)| e.clone()).collect()
+    }
+
+    /// The payload of the newest entry becomes unreadable.
+    pub(super) fn rot(&mut self, which: impl Fn(&ScannedEntry) -> bool) {
+        for (entry, payload) in &mut self.entries {
+            if which(entry) && !payload.is_empty() {
+                *payload = Bytes::from(vec![0xEE; payload.len()]);
+            }
+        }
+    }
+}
+
+pub(super) type Answer = (RequestId, DiskReply, Payload);
+
+/// The machine, its store, its clock, and what it said.
+pub(super) struct Bench {
+    pub(super) disk: Disk,
+    pub(super) config: DiskConfig,
+    pub(super) store: Store,
+    pub(super) now: Time,
+    pub(super) answers: VecDeque<Answer>,
+    pub(super) record_reads: VecDeque<(MetaToken, VolumeId)>,
+    pub(super) fragment_ops: VecDeque<(OpId, FragmentOp)>,
+    pub(super) retired: u32,
+    unanswered: BTreeMap<RequestId, ()>,
+    last_request: u64,
+}
+
+impl Bench {
+    pub(super) fn new(config: DiskConfig, file_entries: u64) -> Self {
+        let now = Time(1_000_000_000);
+        let store = Store {
+            file_entries,
+            ..Store::default()
+        };
+        Self {
+            disk: Disk::recover(config, AT, NodeId(1), now, Vec::new(), ScanVerdict::Whole),
+            config,
+            store,
+            now,
+            answers: VecDeque::new(),
+            record_reads: VecDeque::new(),
+            fragment_ops: VecDeque::new(),
+            retired: 0,
+            unanswered: BTreeMap::new(),
+            last_request: 0,
+        }
+    }
+
+    fn effects(&mut self, effects: Vec<DiskEffect>) {
+        for effect in effects {
+            match effect {
+                DiskEffect::Reply {
+                    id, reply, payload, ..
+                } => {
+                    let known = self.unanswered.remove(&id);
+                    assert!(known.is_some(), "one answer a request");
+                    self.answers.push_back((id, reply, payload));
+                }
+                DiskEffect::Journal { op, request } => self.store.queue.push_back((op, request)),
+                DiskEffect::Fragments { op, request } => {
+                    self.fragment_ops.push_back((op, request));
+                }
+                DiskEffect::ReadVolume { token, volume } => {
+                    self.record_reads.push_back((token, volume));
+                }
+                DiskEffect::Retire { .. } => self.retired += 1,
+            }
+        }
+    }
+
+    pub(super) fn input(&mut self, input: DiskInput) {
+        let mut out = Vec::new();
+        self.disk.handle(self.now, input, &mut out);
+        self.effects(out);
+    }
+
+    /// Sends a request; nothing of the store is carried out yet.
+    pub(super) fn send(&mut self, request: DiskRequest, payload: &[u8]) -> RequestId {
+        self.last_request += 1;
+        let id = RequestId(self.last_request);
+        self.unanswered.insert(id, ());
+        let from = Endpoint {
+            node: NodeId(2),
+            actor: Actor::Volume(VOLUME),
+        };
+        let payload = Bytes::copy_from_slice(payload);
+        self.input(DiskInput::Request {
+            from,
+            id,
+            request,
+            payload,
+        });
+        id
+    }
+
+    /// Carries out one queued operation: appends and releases in their order, reads anytime.
+    pub(super) fn step(&mut self, which: usize) -> bool {
+        if self.store.queue.is_empty() {
+            return false;
+        }
+        let mut i = which % self.store.queue.len();
+        if !matches!(self.store.queue[i].1, JournalOp::Read(_)) {
+            let first = |q: &(OpId, JournalOp)| !matches!(q.1, JournalOp::Read(_));
+            i = self.store.queue.iter().position(first).unwrap();
+        }
+        let (op, request) = self.store.queue.remove(i).unwrap();
+        let done = Ok(self.store.carry_out(request));
+        self.input(DiskInput::Journal { op, done });
+        true
+    }
+
+    /// Carries out everything.
+    pub(super) fn run(&mut self) {
+        self.tick();
+        let mut steps = 0;
+        while self.step(0) {
+            steps += 1;
+            assert!(steps < 100_000, "the machine never comes to rest");
+        }
+    }
+
+    pub(super) fn tick(&mut self) {
+        if self.disk.next_deadline().is_some_and(|at| at <= self.now) {
+            let mut out = Vec::new();
+            self.disk.tick(self.now, &mut out);
+            self.effects(out);
+        }
+    }
+
+    pub(super) fn advance(&mut self, by: Duration) {
+        self.now += by;
+        self.tick();
+    }
+
+    pub(super) fn fail(&mut self) {
+        let (op, _) = self.store.queue.pop_front().expect("something is queued");
+        let error = DeviceError {
+            what: "fdatasync",
+            detail: "EIO".to_owned(),
+        };
+        self.input(DiskInput::Journal {
+            op,
+            done: Err(error),
+        });
+    }
+
+    /// The answer to `id`, if there is one yet.
+    pub(super) fn answer(&mut self, id: RequestId) -> Option<(DiskReply, Payload)> {
+        let i = self.answers.iter().position(|(a, _, _)| *a == id)?;
+        let (_, reply, payload) = self.answers.remove(i)?;
+        Some((reply, payload))
+    }
+
+    /// Sends, carries everything out, and returns the answer.
+    pub(super) fn ask(&mut self, request: DiskRequest, payload: &[u8]) -> DiskReply {
+        let id = self.send(request, payload);
+        self.run();
+        self.answer(id).expect("answered").0
+    }
+
+    /// Power loss: of the append in flight the first `keep` entries reached the disk.
+    pub(super) fn crash(&mut self, keep: usize, verdict: ScanVerdict) {
+        let queue = std::mem::take(&mut self.store.queue);
+        for (_, op) in queue {
+            if let JournalOp::Append(mut entries) = op {
+                entries.truncate(keep);
+                self.store.append(entries);
+            }
+        }
+        self.answers.clear();
+        self.record_reads.clear();
+        self.unanswered.clear();
+        self.disk = self.recovered(verdict);
+    }
+
+    /// The machine that a crash now would leave, with nothing of what is in flight.
+    pub(super) fn recovered(&self, verdict: ScanVerdict) -> Disk {
+        let scan = self.store.scan();
+        Disk::recover(self.config, AT, NodeId(1), self.now, scan, verdict)
+    }
+
+    /// Answers all record reads: the volume is at `epoch` and its journal is on `disks`.
+    pub(super) fn records(&mut self, epoch: u64, disks: &[DiskRef], next: Option<&[DiskRef]>) {
+        while let Some((token, volume)) = self.record_reads.pop_front() {
+            let mut record = record(volume, Epoch(epoch));
+            record.journal.replicas = disks.to_vec();
+            record.journal.next = next.map(<[DiskRef]>::to_vec);
+            let reply = MetaReply::Volume(Some(record));
+            self.input(DiskInput::Volume { token, reply });
+        }
+    }
+
+    /// A replica of [`VOLUME`], joined at `epoch`.
+    pub(super) fn joined(&mut self, epoch: u64) {
+        let id = self.send(join(epoch), &[]);
+        self.records(epoch, &[AT], None);
+        self.run();
+        let (reply, _) = self.answer(id).expect("answered");
+        assert!(matches!(reply, DiskReply::Joined { .. }), "{reply:?}");
+    }
+
+    pub(super) fn fragment_done(&mut self, done: FragmentDone) {
+        let (op, _) = self.fragment_ops.pop_front().expect("something is asked");
+        self.input(DiskInput::Fragments { op, done: Ok(done) });
+    }
+}
+
+pub(super) fn record(volume: VolumeId, epoch: Epoch) -> VolumeRecord {
+    VolumeRecord {
+        id: volume,
+        name: "v".to_owned(),
+        size_bytes: 1 << 30,
+        code: Code::Rs { k: 4, m: 2 },
+        home: SiteId(0),
+        epoch,
+        owner: None,
+        journal: JournalConfig {
+            version: Version(1),
+            replicas: vec![AT],
+            next: None,
+        },
+        checkpoint: Checkpoint::EMPTY,
+        clean: false,
+        deleted: false,
+    }
+}
+
+pub(super) fn at(epoch: u64, seq: u64) -> Position {
+    Position {
+        epoch: Epoch(epoch),
+        seq: Seq(seq),
+    }
+}
+
+pub(super) fn join(epoch: u64) -> DiskRequest {
+    DiskRequest::Join {
+        incarnation: INCARNATION,
+        volume: VOLUME,
+        epoch: Epoch(epoch),
+        version: Version(1),
+    }
+}
+
+pub(super) fn seal(epoch: u64) -> DiskRequest {
+    DiskRequest::Seal {
+        incarnation: INCARNATION,
+        volume: VOLUME,
+        epoch: Epoch(epoch),
+    }
+}
+
+pub(super) fn release(epoch: u64) -> DiskRequest {
+    DiskRequest::Release {
+        incarnation: INCARNATION,
+        volume: VOLUME,
+        epoch: Epoch(epoch),
+    }
+}
+
+pub(super) fn fetch(epoch: u64, from: u64) -> DiskRequest {
+    DiskRequest::Fetch {
+        incarnation: INCARNATION,
+        volume: VOLUME,
+        epoch: Epoch(epoch),
+        from: Seq(from),
+        bytes_max: 1 << 20,
+    }
+}
+
+/// A record with one byte of payload: its seq.
+pub(super) fn plain(position: Position) -> RecordHead {
+    RecordHead {
+        position,
+        body: RecordBody::EpochStart,
+        payload_len: 1,
+    }
+}
+
+/// A checkpoint record with a one-byte table.
+pub(super) fn checkpoint(position: Position, covers: Position) -> RecordHead {
+    RecordHead {
+        position,
+        body: RecordBody::Checkpoint(Checkpoint {
+            covers,
+            ..Checkpoint::EMPTY
+        }),
+        payload_len: 1,
+    }
+}
+
+/// An append with all optional things left out.
+#[derive(Clone)]
+pub(super) struct Append {
+    pub(super) epoch: u64,
+    pub(super) prev: Position,
+    pub(super) records: Vec<RecordHead>,
+    pub(super) committed: Position,
+    pub(super) trim: Position,
+    pub(super) lease: bool,
+}
+
+impl Append {
+    pub(super) fn new(epoch: u64, prev: Position, records: Vec<RecordHead>) -> Self {
+        Self {
+            epoch,
+            prev,
+            records,
+            committed: Position::ZERO,
+            trim: Position::ZERO,
+            lease: false,
+        }
+    }
+
+    pub(super) fn request(self) -> DiskRequest {
+        DiskRequest::Append {
+            incarnation: INCARNATION,
+            volume: VOLUME,
+            epoch: Epoch(self.epoch),
+            prev: self.prev,
+            records: self.records,
+            committed: self.committed,
+            trim: self.trim,
+            lease: self.lease,
+        }
+    }
+
+    pub(super) fn payload(&self) -> Vec<u8> {
+        let seq = |r: &RecordHead| u8::try_from(r.position.seq.0).unwrap();
+        self.records.iter().map(seq).collect()
+    }
+}
+
+impl Bench {
+    pub(super) fn append(&mut self, append: Append) -> DiskReply {
+        let payload = append.payload();
+        self.ask(append.request(), &payload)
+    }
+
+    /// Appends records `seqs` of `epoch` after `prev`.
+    pub(super) fn append_plain(
+        &mut self,
+        epoch: u64,
+        prev: Position,
+        seqs: std::ops::RangeInclusive<u64>,
+    ) -> DiskReply {
+        let records = seqs.map(|s| plain(at(epoch, s))).collect();
+        self.append(Append::new(epoch, prev, records))
+    }
+}
+
+pub(super) fn appended(last: Position) -> DiskReply {
+    DiskReply::Appended {
+        last,
+        leased: false,
+    }
+}

@@ -1,0 +1,202 @@
+//! Releasing files and copying forward, scripted.
+
+use std::time::Duration;
+
+use model::ids::{Epoch, Position, VolumeId};
+use model::store::{FileNo, ScanVerdict};
+
+use super::bench::{
+    Append, Bench, INCARNATION, VOLUME, appended, at, checkpoint, fetch, plain, seal,
+};
+use crate::disk::DiskConfig;
+use crate::messages::{DiskReply, DiskRequest};
+
+const FILES_MAX: u64 = 4;
+
+fn bench() -> Bench {
+    let config = DiskConfig {
+        files_max: FILES_MAX,
+        move_credit_bytes_max: 4096,
+        ..DiskConfig::default()
+    };
+    Bench::new(config, 4)
+}
+
+/// Writes and trims so much that many files are filled.
+fn fill(b: &mut Bench, rounds: u64) {
+    let (mut last, volume) = (Position::ZERO, VolumeId(2));
+    for _ in 0..rounds {
+        let seq = last.seq.0;
+        let mut records: Vec<_> = (1..=5).map(|i| plain(at(1, seq + i))).collect();
+        records.push(checkpoint(at(1, seq + 6), at(1, seq + 5)));
+        let mut append = Append::new(1, last, records);
+        last = at(1, seq + 6);
+        append.committed = last;
+        append.trim = at(1, seq + 5);
+        let DiskRequest::Append {
+            prev,
+            records,
+            committed,
+            trim,
+            ..
+        } = append.request()
+        else {
+            unreachable!();
+        };
+        let request = DiskRequest::Append {
+            incarnation: INCARNATION,
+            volume,
+            epoch: Epoch(1),
+            prev,
+            records,
+            committed,
+            trim,
+            lease: false,
+        };
+        assert_eq!(b.ask(request, &[0; 6]), appended(last));
+    }
+    b.run();
+}
+
+/// Two replicas, of which one stays idle with three records.
+fn idle() -> Bench {
+    let mut b = bench();
+    b.joined(1);
+    assert_eq!(b.append_plain(1, Position::ZERO, 1..=3), appended(at(1, 3)));
+    let id = b.send(
+        DiskRequest::Join {
+            incarnation: INCARNATION,
+            volume: VolumeId(2),
+            epoch: Epoch(1),
+            version: model::ids::Version(1),
+        },
+        &[],
+    );
+    b.records(1, &[super::bench::AT], None);
+    b.run();
+    assert!(matches!(b.answer(id).unwrap().0, DiskReply::Joined { .. }));
+    b
+}
+
+fn check_idle(b: &mut Bench) {
+    b.advance(Duration::from_secs(2));
+    let DiskReply::Sealed(report) = b.ask(seal(2), &[]) else {
+        panic!();
+    };
+    assert_eq!((report.base, report.last), (Position::ZERO, at(1, 3)));
+    let id = b.send(fetch(2, 1), &[]);
+    b.run();
+    let (reply, payload) = b.answer(id).unwrap();
+    let records = (1..=3).map(|s| plain(at(1, s))).collect();
+    assert_eq!(reply, DiskReply::Fetched { records });
+    assert_eq!(payload.into_bytes().as_ref(), [1, 2, 3]);
+}
+
+#[test]
+fn an_idle_volume_never_pins_a_file() {
+    let mut b = idle();
+    fill(&mut b, 40);
+    assert!(
+        b.disk.stats().files <= FILES_MAX + 1,
+        "{:?}",
+        b.disk.stats()
+    );
+    assert!(b.store.entries.len() < 40, "{}", b.store.entries.len());
+    assert!(b.store.entries[0].0.at.file > FileNo(40));
+    assert!(b.disk.stats().moved_bytes > 0);
+    b.crash(0, ScanVerdict::Whole);
+    check_idle(&mut b);
+}
+
+#[test]
+fn a_damaged_idle_replica_never_pins_a_file_and_stays_damaged() {
+    let mut b = idle();
+    b.crash(0, ScanVerdict::Damaged);
+    b.run();
+    // The busy one is refilled by its owner; the idle one is not.
+    let id = b.send(
+        DiskRequest::Reset {
+            incarnation: INCARNATION,
+            volume: VolumeId(2),
+            epoch: Epoch(1),
+            base: Position::ZERO,
+            at: Position::ZERO,
+            checkpoint: model::journal::Checkpoint::EMPTY,
+        },
+        &[],
+    );
+    b.records(1, &[super::bench::AT], None);
+    b.run();
+    assert_eq!(b.answer(id).unwrap().0, appended(Position::ZERO));
+    fill(&mut b, 40);
+    assert!(
+        b.disk.stats().files <= FILES_MAX + 1,
+        "{:?}",
+        b.disk.stats()
+    );
+    assert!(b.disk.stats().replicas[&VolumeId(2)].whole);
+    b.crash(0, ScanVerdict::Whole);
+    b.advance(Duration::from_secs(2));
+    assert!(b.disk.stats().replicas[&VolumeId(2)].whole);
+    assert!(!b.disk.stats().replicas[&VOLUME].whole);
+    assert_eq!(b.ask(seal(2), &[]), DiskReply::Damaged);
+}
+
+#[test]
+fn a_crash_anywhere_while_copying_forward_keeps_the_state() {
+    for keep in [0, 1, 2, 100] {
+        for stop in 0..60 {
+            let mut b = idle();
+            fill(&mut b, 3);
+            // One more round of writes, one operation at a time.
+            let append = Append::new(1, at(1, 3), vec![plain(at(1, 4))]);
+            b.send(append.request(), &[4]);
+            let mut last = 18;
+            for _ in 0..stop {
+                if !b.step(0) {
+                    last += 1;
+                    let record = plain(at(1, last));
+                    let request = DiskRequest::Append {
+                        incarnation: INCARNATION,
+                        volume: VolumeId(2),
+                        epoch: Epoch(1),
+                        prev: at(1, last - 1),
+                        records: vec![record],
+                        committed: Position::ZERO,
+                        trim: Position::ZERO,
+                        lease: false,
+                    };
+                    b.send(request, &[1]);
+                }
+            }
+            b.crash(keep, ScanVerdict::Whole);
+            b.run();
+            b.advance(Duration::from_secs(2));
+            let DiskReply::Sealed(report) = b.ask(seal(2), &[]) else {
+                panic!("{keep} {stop}");
+            };
+            assert!(report.last.seq.0 >= 3, "{keep} {stop}");
+            let id = b.send(fetch(2, 1), &[]);
+            b.run();
+            let (_, payload) = b.answer(id).unwrap();
+            assert_eq!(payload.into_bytes()[..3], [1, 2, 3]);
+        }
+    }
+}
+
+#[test]
+fn a_file_is_not_released_while_it_is_read() {
+    let mut b = idle();
+    assert!(matches!(b.ask(seal(1), &[]), DiskReply::Sealed(_)));
+    let id = b.send(fetch(1, 1), &[]);
+    assert_eq!(b.store.queue.len(), 1);
+    // The read stays in the queue while everything else goes on.
+    let read = b.store.queue.pop_front().unwrap();
+    fill(&mut b, 20);
+    assert_eq!(b.store.entries[0].0.at.file, FileNo(0));
+    b.store.queue.push_back(read);
+    b.run();
+    let (_, payload) = b.answer(id).unwrap();
+    assert_eq!(payload.into_bytes().as_ref(), [1, 2, 3]);
+    assert!(b.store.entries[0].0.at.file > FileNo(0));
+}

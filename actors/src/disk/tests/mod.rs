@@ -1,0 +1,9 @@
+//! Tests of the Disk machine: scripts, and a random owner whose disk crashes anywhere.
+
+mod bench;
+mod files;
+mod fragments;
+mod leases;
+mod log;
+mod recovery;
+mod world;

@@ -1,0 +1,184 @@
+//! Damage (R8) and recovery, scripted.
+
+use std::time::Duration;
+
+use model::ids::{Epoch, Position};
+use model::journal::Checkpoint;
+use model::store::ScanVerdict;
+use proptest::prelude::{any, prop, proptest};
+
+use super::bench::{
+    AT, Append, Bench, INCARNATION, VOLUME, appended, at, fetch, join, plain, seal,
+};
+use crate::disk::{DiskConfig, DiskInput};
+use crate::messages::{DiskReply, DiskRequest};
+
+fn three() -> Bench {
+    let mut b = Bench::new(DiskConfig::default(), 1000);
+    b.joined(1);
+    assert_eq!(b.append_plain(1, Position::ZERO, 1..=3), appended(at(1, 3)));
+    b
+}
+
+fn restart(b: &mut Bench, verdict: ScanVerdict) {
+    b.run();
+    b.crash(0, verdict);
+    b.run();
+    b.advance(Duration::from_secs(2));
+}
+
+fn reset(epoch: u64, base: Position) -> DiskRequest {
+    DiskRequest::Reset {
+        incarnation: INCARNATION,
+        volume: VOLUME,
+        epoch: Epoch(epoch),
+        base,
+        at: base,
+        checkpoint: Checkpoint {
+            covers: base,
+            ..Checkpoint::EMPTY
+        },
+    }
+}
+
+/// Sends a reset and answers the record's read.
+fn refill(b: &mut Bench, epoch: u64, current: u64, base: Position) -> DiskReply {
+    let id = b.send(reset(epoch, base), &[5]);
+    b.run();
+    b.records(current, &[AT], None);
+    b.run();
+    b.answer(id).expect("answered").0
+}
+
+#[test]
+fn a_damaged_journal_promises_but_counts_only_once_refilled() {
+    let mut b = three();
+    restart(&mut b, ScanVerdict::Damaged);
+    // The next scan may find nothing wrong any more: the damage was written down.
+    restart(&mut b, ScanVerdict::Whole);
+    assert_eq!(b.ask(seal(2), &[]), DiskReply::Damaged);
+    let fenced = DiskReply::Fenced { promised: Epoch(2) };
+    assert_eq!(b.append_plain(1, at(1, 3), 4..=4), fenced);
+    assert_eq!(b.append_plain(2, at(1, 3), 4..=4), DiskReply::Damaged);
+    assert_eq!(b.ask(fetch(2, 1), &[]), DiskReply::Damaged);
+
+    assert_eq!(refill(&mut b, 2, 2, at(1, 2)), appended(at(1, 2)));
+    assert_eq!(
+        b.ask(seal(2), &[]),
+        DiskReply::Damaged,
+        "it holds nothing yet"
+    );
+    let mut append = Append::new(2, at(1, 2), vec![plain(at(1, 3)), plain(at(2, 4))]);
+    append.committed = at(1, 3);
+    assert_eq!(b.append(append.clone()), appended(at(2, 4)));
+    assert_eq!(
+        b.ask(seal(2), &[]),
+        DiskReply::Damaged,
+        "not in its own epoch"
+    );
+    restart(&mut b, ScanVerdict::Whole);
+    append.committed = at(2, 4);
+    b.append(append);
+    b.run();
+    for _ in 0..2 {
+        let DiskReply::Sealed(report) = b.ask(seal(2), &[]) else {
+            panic!();
+        };
+        assert_eq!((report.base, report.last), (at(1, 2), at(2, 4)));
+        restart(&mut b, ScanVerdict::Whole);
+    }
+}
+
+#[test]
+fn only_the_current_owner_refills() {
+    let mut b = three();
+    restart(&mut b, ScanVerdict::Damaged);
+    assert_eq!(refill(&mut b, 2, 3, at(1, 2)), DiskReply::Busy);
+    assert_eq!(refill(&mut b, 3, 3, at(1, 2)), appended(at(1, 2)));
+}
+
+#[test]
+fn on_a_damaged_disk_a_founding_replica_counts_only_once_refilled() {
+    let mut b = three();
+    restart(&mut b, ScanVerdict::Damaged);
+    b.input(DiskInput::Deleted(vec![VOLUME]));
+    restart(&mut b, ScanVerdict::Whole);
+    assert_eq!(b.ask(seal(5), &[]), DiskReply::Unknown);
+    let id = b.send(join(5), &[]);
+    b.records(5, &[AT], None);
+    b.run();
+    assert_eq!(b.answer(id).unwrap().0, DiskReply::Damaged);
+    assert_eq!(
+        refill(&mut b, 5, 5, Position::ZERO),
+        appended(Position::ZERO)
+    );
+    let mut append = Append::new(5, Position::ZERO, vec![plain(at(5, 1))]);
+    append.committed = at(5, 1);
+    b.append(append);
+    b.run();
+    assert!(matches!(b.ask(seal(5), &[]), DiskReply::Sealed(_)));
+}
+
+#[test]
+fn unreadable_payload_damages_for_good() {
+    let mut b = three();
+    assert!(matches!(b.ask(seal(2), &[]), DiskReply::Sealed(_)));
+    b.store.rot(|e| e.at.offset == 2);
+    assert_eq!(b.ask(fetch(2, 1), &[]), DiskReply::Damaged);
+    restart(&mut b, ScanVerdict::Whole);
+    assert_eq!(b.ask(seal(3), &[]), DiskReply::Damaged);
+}
+
+#[test]
+fn missing_and_garbled_entries_are_damage() {
+    for kind in 0..3 {
+        let mut b = three();
+        b.run();
+        match kind {
+            0 => drop(b.store.entries.remove(0)),
+            1 => drop(b.store.entries.remove(2)),
+            _ => b.store.entries[3].0.header = vec![200, 1, 2],
+        }
+        restart(&mut b, ScanVerdict::Whole);
+        assert_eq!(b.ask(seal(2), &[]), DiskReply::Damaged, "{kind}");
+        restart(&mut b, ScanVerdict::Whole);
+        assert_eq!(b.ask(seal(2), &[]), DiskReply::Damaged, "{kind}, again");
+        assert_eq!(b.append_plain(1, at(1, 3), 4..=4), {
+            DiskReply::Fenced { promised: Epoch(2) }
+        });
+    }
+}
+
+#[test]
+fn deleted_volumes_leave_nothing() {
+    let mut b = three();
+    let waiting = b.send(seal(2), &[]);
+    b.input(DiskInput::Deleted(vec![VOLUME]));
+    b.run();
+    assert_eq!(b.answer(waiting).unwrap().0, DiskReply::Unknown);
+    restart(&mut b, ScanVerdict::Whole);
+    assert_eq!(b.ask(seal(2), &[]), DiskReply::Unknown);
+}
+
+proptest! {
+    /// Whatever a disk's bytes say, recovery gives a machine that works, not a panic.
+    #[test]
+    fn recovery_survives_any_headers(
+        edits in prop::collection::vec((any::<u16>(), any::<u16>(), any::<u8>()), 1..6),
+        whole in any::<bool>(),
+    ) {
+        let mut b = three();
+        for (entry, byte, value) in edits {
+            let entry = usize::from(entry) % b.store.entries.len();
+            let header = &mut b.store.entries[entry].0.header;
+            let byte = usize::from(byte) % header.len();
+            header[byte] = value;
+        }
+        let verdict = if whole { ScanVerdict::Whole } else { ScanVerdict::Damaged };
+        restart(&mut b, verdict);
+        b.ask(seal(2), &[]);
+        b.append_plain(2, at(1, 3), 4..=4);
+        restart(&mut b, ScanVerdict::Whole);
+        b.ask(fetch(2, 1), &[]);
+    }
+}

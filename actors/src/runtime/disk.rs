@@ -1,0 +1,378 @@
+//! The shell of a Disk machine: its journal and its fragments each have a thread of their
+//! own, so that bulk never delays a sync, and exchange batches only with the arbiter.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, ResponseFuture};
+use bytes::Bytes;
+use model::ids::{Actor as ActorId, DiskId, Endpoint, NodeId, RequestId, VolumeId};
+use model::meta::{MetaReply, MetaToken};
+use model::placement::View;
+use model::store::{DeviceError, FileNo, FragmentDone, FragmentOp, JournalDone, JournalOp, OpId};
+use tokio::sync::oneshot;
+
+use super::driver::{Driver, Shell};
+use super::switchboard::{AskMeta, Post, Switchboard};
+use crate::disk::{Disk, DiskEffect as Effect, DiskInput as Input};
+use crate::messages::{DiskRequest, Message as Wire};
+
+/// Fragment operations that share syncs at most.
+const FRAGMENT_BATCH_MAX: usize = 64;
+
+/// A store that had nothing to do for so long settles.
+const SETTLE_AFTER: Duration = Duration::from_millis(50);
+
+/// The disk's path is looked at every so many of those.
+const CHECK_EVERY: u32 = 20;
+
+/// What `debug syncs` and `debug journal` show of a disk.
+#[derive(Clone, Debug, Default)]
+pub struct DiskFigures {
+    /// Durable syncs of journal files since the process started.
+    pub syncs: u64,
+    /// Journal files: number, path in the disk's directory, whether trimmed.
+    pub files: Vec<(FileNo, String, bool)>,
+    /// Bytes of each of them.
+    pub journal_file_bytes: u64,
+    /// Bytes allocated by fragments.
+    pub fragment_bytes: u64,
+}
+
+/// A disk's journal, used by one thread.
+pub trait JournalStore: Send {
+    /// Carries an operation out.
+    ///
+    /// # Errors
+    /// The device failed: the disk retires.
+    fn execute(&mut self, op: JournalOp) -> Result<JournalDone, DeviceError>;
+    /// Nothing was appended for a while: makes what nobody waits for durable.
+    ///
+    /// # Errors
+    /// The device failed: the disk retires.
+    fn settle(&mut self) -> Result<(), DeviceError>;
+    /// For `debug`.
+    fn figures(&self) -> DiskFigures;
+    /// Whether the path is still the open directory (R2).
+    fn is_current(&self) -> bool;
+}
+
+/// A disk's fragments, used by one thread.
+pub trait FragmentStore: Send {
+    /// Carries operations out; all are durable when it returns, results in order.
+    ///
+    /// # Errors
+    /// The device failed: the disk retires.
+    fn execute(&mut self, ops: Vec<FragmentOp>) -> Result<Vec<FragmentDone>, DeviceError>;
+    /// Nothing was changed for a while: makes the catalog durable.
+    ///
+    /// # Errors
+    /// The device failed: the disk retires.
+    fn settle(&mut self) -> Result<(), DeviceError>;
+    /// Bytes allocated.
+    fn bytes(&self) -> u64;
+}
+
+/// A disk's stores.
+pub struct DiskStores {
+    /// The journal's.
+    pub journal: Box<dyn JournalStore>,
+    /// The fragments'.
+    pub fragments: Box<dyn FragmentStore>,
+}
+
+impl std::fmt::Debug for DiskStores {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DiskStores").finish_non_exhaustive()
+    }
+}
+
+enum JournalWork {
+    Op(OpId, JournalOp),
+    Figures(oneshot::Sender<DiskFigures>),
+}
+
+enum FragmentWork {
+    Op(OpId, FragmentOp),
+    Bytes(oneshot::Sender<u64>),
+}
+
+/// Any input for a Disk machine.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) enum ToDisk {
+    Request { from: Endpoint, id: RequestId, request: DiskRequest, payload: Bytes },
+    Meta { token: MetaToken, reply: MetaReply },
+    View(Arc<View>),
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+enum Completed {
+    Journal(OpId, Result<JournalDone, DeviceError>),
+    Fragments(Vec<(OpId, Result<FragmentDone, DeviceError>)>),
+    /// The device failed outside an operation, or its path is another directory now (R2).
+    Failed(DeviceError),
+}
+
+/// Asks a disk for its figures.
+#[derive(Debug, Message)]
+#[rtype(result = "Option<DiskFigures>")]
+pub struct GetFigures;
+
+/// A disk as an actor.
+pub struct DiskActor {
+    id: DiskId,
+    node: NodeId,
+    driver: Driver<Disk>,
+    switchboard: Addr<Switchboard>,
+    stores: Option<DiskStores>,
+    journal: Option<Sender<JournalWork>>,
+    fragments: Option<Sender<FragmentWork>>,
+    deleted: BTreeSet<VolumeId>,
+    retired: bool,
+}
+
+impl DiskActor {
+    pub(super) fn new(
+        id: DiskId,
+        node: NodeId,
+        machine: Disk,
+        stores: DiskStores,
+        switchboard: Addr<Switchboard>,
+    ) -> Self {
+        Self {
+            id,
+            node,
+            driver: Driver::new(machine),
+            switchboard,
+            stores: Some(stores),
+            journal: None,
+            fragments: None,
+            deleted: BTreeSet::new(),
+            retired: false,
+        }
+    }
+}
+
+impl std::fmt::Debug for DiskActor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DiskActor").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Actor for DiskActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let stores = self.stores.take().expect("an actor starts once");
+        let (journal, journal_work) = channel();
+        let (fragments, fragment_work) = channel();
+        let (to_journal, to_fragments) = (ctx.address(), ctx.address());
+        let spawn = |name: String| thread::Builder::new().name(name);
+        let journal_store = stores.journal;
+        let fragment_store = stores.fragments;
+        let threads = spawn(format!("journal-{}", self.id.0))
+            .spawn(move || run_journal(journal_store, &journal_work, &to_journal))
+            .and_then(|_| {
+                spawn(format!("fragments-{}", self.id.0))
+                    .spawn(move || run_fragments(fragment_store, &fragment_work, &to_fragments))
+            });
+        if let Err(error) = threads {
+            tracing::error!(disk = %self.id, %error, "no thread for the disk: it is not served");
+            actix::ActorContext::stop(ctx);
+            return;
+        }
+        self.journal = Some(journal);
+        self.fragments = Some(fragments);
+        self.drive_tick(ctx);
+    }
+}
+
+fn run_journal(
+    mut store: Box<dyn JournalStore>,
+    work: &Receiver<JournalWork>,
+    disk: &Addr<DiskActor>,
+) {
+    let (mut settled, mut idle) = (true, 0_u32);
+    loop {
+        match work.recv_timeout(SETTLE_AFTER) {
+            Ok(JournalWork::Op(id, op)) => {
+                settled = false;
+                disk.do_send(Completed::Journal(id, store.execute(op)));
+            }
+            Ok(JournalWork::Figures(answer)) => {
+                let _ = answer.send(store.figures());
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                idle += 1;
+                if !settled {
+                    settled = true;
+                    if let Err(error) = store.settle() {
+                        disk.do_send(Completed::Failed(error));
+                        return;
+                    }
+                }
+                // R2: a deleted directory syncs happily.
+                if idle.is_multiple_of(CHECK_EVERY) && !store.is_current() {
+                    disk.do_send(Completed::Failed(vanished()));
+                    return;
+                }
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        // A busy journal never idles: it looks as often by its appends.
+        idle += 1;
+        if idle.is_multiple_of(CHECK_EVERY * 16) && !store.is_current() {
+            disk.do_send(Completed::Failed(vanished()));
+            return;
+        }
+    }
+}
+
+fn vanished() -> DeviceError {
+    let detail = "the directory was removed or replaced".to_owned();
+    DeviceError { what: "the check of the disk's path", detail }
+}
+
+fn run_fragments(
+    mut store: Box<dyn FragmentStore>,
+    work: &Receiver<FragmentWork>,
+    disk: &Addr<DiskActor>,
+) {
+    let mut settled = true;
+    loop {
+        let first = match work.recv_timeout(SETTLE_AFTER * 10) {
+            Ok(first) => first,
+            Err(RecvTimeoutError::Timeout) => {
+                if !settled && let Err(error) = store.settle() {
+                    disk.do_send(Completed::Failed(error));
+                    return;
+                }
+                settled = true;
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        let (mut ids, mut ops) = (Vec::new(), Vec::new());
+        for work in std::iter::once(first).chain(work.try_iter().take(FRAGMENT_BATCH_MAX - 1)) {
+            match work {
+                FragmentWork::Op(id, op) => {
+                    ids.push(id);
+                    ops.push(op);
+                }
+                FragmentWork::Bytes(answer) => {
+                    let _ = answer.send(store.bytes());
+                }
+            }
+        }
+        if ops.is_empty() {
+            continue;
+        }
+        settled = false;
+        let done: Vec<_> = match store.execute(ops) {
+            Ok(done) => ids.into_iter().zip(done.into_iter().map(Ok)).collect(),
+            Err(error) => ids.into_iter().map(|id| (id, Err(error.clone()))).collect(),
+        };
+        disk.do_send(Completed::Fragments(done));
+    }
+}
+
+impl Handler<ToDisk> for DiskActor {
+    type Result = ();
+
+    fn handle(&mut self, message: ToDisk, ctx: &mut Self::Context) {
+        match message {
+            ToDisk::Request { from, id, request, payload } => {
+                self.drive(Input::Request { from, id, request, payload }, ctx);
+            }
+            ToDisk::Meta { token, reply } => self.drive(Input::Volume { token, reply }, ctx),
+            ToDisk::View(view) => {
+                let gone = view.volumes.values().filter(|v| v.deleted).map(|v| v.id);
+                let news: Vec<VolumeId> = gone.filter(|id| self.deleted.insert(*id)).collect();
+                if !news.is_empty() {
+                    self.drive(Input::Deleted(news), ctx);
+                }
+            }
+        }
+    }
+}
+
+impl Handler<Completed> for DiskActor {
+    type Result = ();
+
+    fn handle(&mut self, message: Completed, ctx: &mut Self::Context) {
+        match message {
+            Completed::Journal(op, done) => self.drive(Input::Journal { op, done }, ctx),
+            Completed::Fragments(all) => {
+                for (op, done) in all {
+                    self.drive(Input::Fragments { op, done }, ctx);
+                }
+            }
+            // The machine retires as after any other device error (R2, R8).
+            Completed::Failed(error) => self.drive(Input::Failed(error), ctx),
+        }
+    }
+}
+
+impl Handler<GetFigures> for DiskActor {
+    type Result = ResponseFuture<Option<DiskFigures>>;
+
+    fn handle(&mut self, _: GetFigures, _: &mut Self::Context) -> Self::Result {
+        let (answer, answered) = oneshot::channel();
+        let (bytes, counted) = oneshot::channel();
+        let asked = self.journal.as_ref().map(|j| j.send(JournalWork::Figures(answer)));
+        let counting = self.fragments.as_ref().map(|f| f.send(FragmentWork::Bytes(bytes)));
+        Box::pin(async move {
+            asked?.ok()?;
+            counting?.ok()?;
+            let mut figures = answered.await.ok()?;
+            figures.fragment_bytes = counted.await.ok()?;
+            Some(figures)
+        })
+    }
+}
+
+impl Shell for DiskActor {
+    type Machine = Disk;
+
+    fn driver(&mut self) -> &mut Driver<Disk> {
+        &mut self.driver
+    }
+
+    fn carry_out(&mut self, effect: Effect, _ctx: &mut Context<Self>) {
+        match effect {
+            Effect::Reply { to, id, reply, payload } => {
+                let from = Endpoint { node: self.node, actor: ActorId::Disk(self.id) };
+                let message = Wire::DiskReply(reply);
+                self.switchboard.do_send(Post { from, to, id, message, payload });
+            }
+            Effect::Journal { op, request } => {
+                if let Some(journal) = &self.journal {
+                    // A thread that ended has said why; the machine retires with that.
+                    let _ = journal.send(JournalWork::Op(op, request));
+                }
+            }
+            Effect::Fragments { op, request } => {
+                if let Some(fragments) = &self.fragments {
+                    let _ = fragments.send(FragmentWork::Op(op, request));
+                }
+            }
+            Effect::ReadVolume { token, volume } => {
+                let request = model::meta::MetaRequest::ReadVolume { volume };
+                let from = ActorId::Disk(self.id);
+                self.switchboard.do_send(AskMeta { from, token, request });
+            }
+            Effect::Retire { error } => {
+                if !self.retired {
+                    tracing::error!(disk = %self.id, %error, "the disk retires");
+                }
+                self.retired = true;
+            }
+        }
+    }
+}

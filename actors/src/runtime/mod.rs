@@ -1,0 +1,21 @@
+//! The actix shells: they carry out what the machines decide (send to an `Addr` or over QUIC,
+//! disk I/O on the disk's own threads, timers), and decide nothing.
+//!
+//! A node's actors share one arbiter: an await across arbiters costs 10 us, a `do_send` on one
+//! 80 ns. Disk I/O and metadata have threads of their own.
+
+mod clock;
+mod client;
+mod disk;
+mod driver;
+mod segment;
+mod switchboard;
+mod volume;
+
+pub use client::{ClientActor, ClientClosed, Submit};
+pub use clock::boottime;
+pub use disk::{DiskActor, DiskFigures, DiskStores, FragmentStore, GetFigures, JournalStore};
+pub use switchboard::{
+    AttachDisk, CloseClient, Dropped, GetStats, Inbound, MetaAnswer, MetaPort, OpenClient, OpenError, ShutDown,
+    Switchboard, SwitchboardConfig, ViewChanged,
+};

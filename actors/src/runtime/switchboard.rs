@@ -1,0 +1,532 @@
+//! A node's switchboard: delivers messages between its actors and the network, starts and
+//! drops Volume actors as the [`Host`] says, hands out the placement.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, ResponseFuture};
+use bytes::Bytes;
+use model::ids::{Actor as ActorId, Boot, ClientId, DiskId, DiskRef, Endpoint, NodeId, RequestId, VolumeId};
+use model::meta::{MetaReply, MetaRequest, MetaToken};
+use model::payload::Payload;
+use model::placement::View;
+use model::store::{ScanVerdict, ScannedEntry};
+use model::wire;
+use tokio::sync::oneshot;
+use transport::class::Class;
+use transport::net::endpoint::Transport;
+
+use super::client::{ClientActor, ClientClosed, ToClient};
+use super::clock::boottime;
+use super::disk::{DiskActor, DiskFigures, DiskStores, GetFigures, ToDisk};
+use super::segment::{SegmentActor, ToSegment};
+use super::volume::{Stats, ToVolume, VolumeActor};
+use crate::client::{Client, ClientConfig};
+use crate::disk::{Disk, DiskConfig};
+use crate::host::{Host, Route};
+use crate::messages::{DiskReply, DiskRequest, Envelope, Message as Wire, VolumeReply};
+use crate::segment::{SegmentConfig, Segments};
+use crate::volume::{StopReason, Volume, VolumeConfig, VolumeStats};
+
+/// The way to the node's metadata machine, which has a thread of its own.
+pub type MetaPort = Arc<dyn Fn(MetaToken, MetaRequest) + Send + Sync>;
+
+/// What a switchboard is made of.
+pub struct SwitchboardConfig {
+    /// This node.
+    pub node: NodeId,
+    /// This life of it.
+    pub boot: Boot,
+    /// The network.
+    pub transport: Transport,
+    /// The metadata.
+    pub meta: MetaPort,
+    /// The volumes' bounds and terms.
+    pub volume: VolumeConfig,
+    /// The Segment machines'.
+    pub segment: SegmentConfig,
+    /// The disks'.
+    pub disk: DiskConfig,
+    /// The clients'.
+    pub client: ClientConfig,
+}
+
+impl fmt::Debug for SwitchboardConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SwitchboardConfig").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct Running {
+    volume: Addr<VolumeActor>,
+    segments: Addr<SegmentActor>,
+}
+
+/// The switchboard.
+#[derive(Debug)]
+pub struct Switchboard {
+    config: SwitchboardConfig,
+    host: Host,
+    volumes: BTreeMap<VolumeId, Running>,
+    disks: BTreeMap<DiskId, Addr<DiskActor>>,
+    clients: BTreeMap<ClientId, Addr<ClientActor>>,
+    asked: BTreeMap<MetaToken, (ActorId, MetaToken)>,
+    next_token: u64,
+    next_client: u64,
+    lives: u64,
+    stopped: Option<oneshot::Sender<()>>,
+}
+
+/// A message from one of this node's actors, to one here or elsewhere.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct Post {
+    pub(super) from: Endpoint,
+    pub(super) to: Endpoint,
+    pub(super) id: RequestId,
+    pub(super) message: Wire,
+    pub(super) payload: Payload,
+}
+
+/// A request of one of this node's actors for the metadata.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct AskMeta {
+    pub(super) from: ActorId,
+    pub(super) token: MetaToken,
+    pub(super) request: MetaRequest,
+}
+
+/// A Volume machine ended.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct VolumeEnded {
+    pub(super) volume: VolumeId,
+    pub(super) reason: StopReason,
+}
+
+/// A Client machine ended.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct ClientEnded(pub(super) ClientId);
+
+/// A message from the network. The sender is who its certificate says.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Inbound {
+    /// The sending node.
+    pub from: NodeId,
+    /// An [`Envelope`].
+    pub header: Bytes,
+    /// The payload beside it.
+    pub payload: Bytes,
+}
+
+/// The metadata's answer.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct MetaAnswer {
+    /// The request.
+    pub token: MetaToken,
+    /// The answer.
+    pub reply: MetaReply,
+}
+
+/// The placement changed.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ViewChanged(pub Arc<View>);
+
+/// Serve a disk.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct AttachDisk {
+    /// The disk in its life.
+    pub at: DiskRef,
+    /// Its stores.
+    pub stores: DiskStores,
+    /// What opening its journal found.
+    pub scan: Vec<ScannedEntry>,
+    /// Whether it is all there.
+    pub verdict: ScanVerdict,
+}
+
+/// Open a client of a volume, by name. Answered once its session is open.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(Addr<ClientActor>, u64), OpenError>")]
+pub struct OpenClient(pub String);
+
+/// Why a client could not be opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum OpenError {
+    /// No volume has that name.
+    #[error("there is no such volume")]
+    NoVolume,
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopping,
+}
+
+/// A front end's connection ended.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct CloseClient(pub Addr<ClientActor>);
+
+/// Forget what is cached; answered with how many volumes were asked.
+#[derive(Debug, Message)]
+#[rtype(result = "usize")]
+pub struct Dropped;
+
+/// What `volume show`, `debug syncs` and `debug journal` tell of this node.
+#[derive(Debug, Message)]
+#[rtype(result = "(BTreeMap<VolumeId, VolumeStats>, BTreeMap<DiskId, DiskFigures>)")]
+pub struct GetStats;
+
+/// End every Volume machine cleanly; answered when all have ended.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ShutDown;
+
+impl Switchboard {
+    /// A switchboard without disks or volumes.
+    #[must_use]
+    pub fn new(config: SwitchboardConfig) -> Self {
+        let host = Host::new(config.node, Arc::new(View::default()));
+        Self {
+            config,
+            host,
+            volumes: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            next_token: 0,
+            next_client: 0,
+            lives: 0,
+            stopped: None,
+        }
+    }
+
+    /// Request ids of one life of a machine start here, so that no answer to an earlier life,
+    /// of this process or another, is taken for one to this.
+    fn first_request(&mut self) -> u64 {
+        self.lives += 1;
+        (self.config.boot.0 & 0xffff) << 48 | (self.lives & 0xffff) << 32
+    }
+
+    fn start_volume(&mut self, id: VolumeId, ctx: &mut Context<Self>) {
+        let node = self.config.node;
+        let view = Arc::clone(self.host.current_view());
+        let first = self.first_request();
+        let segments = Segments::new(node, self.config.segment, Arc::clone(&view), RequestId(first));
+        let segments = SegmentActor::new(id, node, segments, ctx.address()).start();
+        let machine = Volume::new(id, node, self.config.volume, view, first);
+        let volume = VolumeActor::new(id, node, machine, ctx.address(), segments.clone()).start();
+        segments.do_send(ToSegment::Volume(volume.clone()));
+        self.volumes.insert(id, Running { volume, segments });
+    }
+
+    fn start_all(&mut self, start: Vec<VolumeId>, ctx: &mut Context<Self>) {
+        for id in start {
+            self.start_volume(id, ctx);
+        }
+        if let Some(due) = self.host.next_deadline() {
+            let wait = due.since(boottime()).max(std::time::Duration::from_millis(1));
+            ctx.run_later(wait, |this, ctx| {
+                let mut start = Vec::new();
+                this.host.due(boottime(), &mut start);
+                if !start.is_empty() {
+                    this.start_all(start, ctx);
+                }
+            });
+        }
+    }
+
+    fn send(&mut self, envelope: Envelope, payload: Payload) {
+        let to = envelope.to.node;
+        let class = class_of(&envelope.message, payload.len());
+        // What the network can't take now is lost: whoever asked asks again.
+        if let Err(error) = self.config.transport.send(to, class, wire::encode(&envelope), payload) {
+            tracing::debug!(%to, ?class, %error, "not sent");
+        }
+    }
+
+    fn deliver(&mut self, envelope: Envelope, payload: Bytes, ctx: &mut Context<Self>) {
+        let Envelope { from, to, id, message } = envelope;
+        match (message, to.actor) {
+            (Wire::DiskRequest(request), ActorId::Disk(disk)) => {
+                if let Some(disk) = self.disks.get(&disk) {
+                    disk.do_send(ToDisk::Request { from, id, request, payload });
+                }
+            }
+            (Wire::DiskReply(reply), ActorId::Volume(volume)) => {
+                let ActorId::Disk(disk) = from.actor else { return };
+                if let Some(running) = self.volumes.get(&volume) {
+                    running.volume.do_send(ToVolume::Disk { disk, id, reply, payload });
+                }
+            }
+            (Wire::DiskReply(reply), ActorId::Segment(volume)) => {
+                let ActorId::Disk(disk) = from.actor else { return };
+                if let Some(running) = self.volumes.get(&volume) {
+                    running.segments.do_send(ToSegment::Disk { disk, id, reply, payload });
+                }
+            }
+            (Wire::VolumeReply(reply), ActorId::Client(client)) => {
+                if let Some(client) = self.clients.get(&client) {
+                    client.do_send(ToClient::Reply { id, reply, payload });
+                }
+            }
+            (Wire::VolumeRequest(request), ActorId::Volume(volume)) => {
+                match self.host.request(boottime(), volume) {
+                    Route::Running => {}
+                    Route::Start => self.start_volume(volume, ctx),
+                    Route::Elsewhere(epoch) => {
+                        let message = Wire::VolumeReply(VolumeReply::NotOwner { epoch });
+                        let payload = Payload::empty();
+                        let reply = Envelope { from: to, to: from, id, message };
+                        self.post(reply, payload, ctx);
+                        return;
+                    }
+                }
+                if let Some(running) = self.volumes.get(&volume) {
+                    running.volume.do_send(ToVolume::Request { from, id, request, payload });
+                }
+            }
+            (message, actor) => {
+                tracing::debug!(?actor, ?message, "a message for nobody here");
+            }
+        }
+    }
+
+    fn post(&mut self, envelope: Envelope, payload: Payload, ctx: &mut Context<Self>) {
+        if envelope.to.node == self.config.node {
+            self.deliver(envelope, payload.into_bytes(), ctx);
+        } else {
+            self.send(envelope, payload);
+        }
+    }
+
+    fn volume_gone(&mut self) {
+        if self.volumes.is_empty()
+            && let Some(stopped) = self.stopped.take()
+        {
+            let _ = stopped.send(());
+        }
+    }
+}
+
+/// Fragments travel apart from what a client's write waits for.
+fn class_of(message: &Wire, payload_len: usize) -> Class {
+    match message {
+        Wire::DiskRequest(DiskRequest::Put(_) | DiskRequest::Delete { .. } | DiskRequest::List { .. }) => Class::Bulk,
+        Wire::DiskRequest(DiskRequest::Get { .. }) => Class::Client,
+        Wire::DiskRequest(_) => Class::Journal,
+        Wire::DiskReply(DiskReply::Data { .. }) => Class::Client,
+        Wire::DiskReply(DiskReply::Fetched { .. }) if payload_len > 64 << 10 => Class::Bulk,
+        Wire::DiskReply(DiskReply::Stored | DiskReply::Deleted | DiskReply::Keys(_)) => Class::Bulk,
+        Wire::DiskReply(_) => Class::Journal,
+        Wire::VolumeRequest(_) | Wire::VolumeReply(_) => Class::Client,
+    }
+}
+
+impl Actor for Switchboard {
+    type Context = Context<Self>;
+}
+
+impl Handler<Post> for Switchboard {
+    type Result = ();
+
+    fn handle(&mut self, post: Post, ctx: &mut Self::Context) {
+        let Post { from, to, id, message, payload } = post;
+        self.post(Envelope { from, to, id, message }, payload, ctx);
+    }
+}
+
+impl Handler<Inbound> for Switchboard {
+    type Result = ();
+
+    fn handle(&mut self, inbound: Inbound, ctx: &mut Self::Context) {
+        let Ok(envelope) = wire::decode::<Envelope>(&inbound.header) else {
+            tracing::warn!(from = %inbound.from, "a malformed envelope");
+            return;
+        };
+        // A peer speaks for itself alone.
+        if envelope.from.node != inbound.from || envelope.to.node != self.config.node {
+            tracing::warn!(from = %inbound.from, "an envelope that is not the sender's to send");
+            return;
+        }
+        self.deliver(envelope, inbound.payload, ctx);
+    }
+}
+
+impl Handler<AskMeta> for Switchboard {
+    type Result = ();
+
+    fn handle(&mut self, ask: AskMeta, _ctx: &mut Self::Context) {
+        self.next_token += 1;
+        let token = MetaToken(self.next_token);
+        self.asked.insert(token, (ask.from, ask.token));
+        (self.config.meta)(token, ask.request);
+    }
+}
+
+impl Handler<MetaAnswer> for Switchboard {
+    type Result = ();
+
+    fn handle(&mut self, answer: MetaAnswer, _ctx: &mut Self::Context) {
+        let Some((actor, token)) = self.asked.remove(&answer.token) else { return };
+        let reply = answer.reply;
+        match actor {
+            ActorId::Volume(volume) => {
+                if let Some(running) = self.volumes.get(&volume) {
+                    running.volume.do_send(ToVolume::Meta { token, reply });
+                }
+            }
+            ActorId::Disk(disk) => {
+                if let Some(disk) = self.disks.get(&disk) {
+                    disk.do_send(ToDisk::Meta { token, reply });
+                }
+            }
+            ActorId::Segment(_) | ActorId::Client(_) => {}
+        }
+    }
+}
+
+impl Handler<ViewChanged> for Switchboard {
+    type Result = ();
+
+    fn handle(&mut self, ViewChanged(view): ViewChanged, ctx: &mut Self::Context) {
+        for running in self.volumes.values() {
+            running.volume.do_send(ToVolume::View(Arc::clone(&view)));
+            running.segments.do_send(ToSegment::View(Arc::clone(&view)));
+        }
+        for disk in self.disks.values() {
+            disk.do_send(ToDisk::View(Arc::clone(&view)));
+        }
+        for client in self.clients.values() {
+            client.do_send(ToClient::View(Arc::clone(&view)));
+        }
+        let mut start = Vec::new();
+        self.host.view(boottime(), view, &mut start);
+        self.start_all(start, ctx);
+    }
+}
+
+impl Handler<AttachDisk> for Switchboard {
+    type Result = ();
+
+    fn handle(&mut self, attach: AttachDisk, ctx: &mut Self::Context) {
+        let AttachDisk { at, stores, scan, verdict } = attach;
+        let node = self.config.node;
+        let machine = Disk::recover(self.config.disk, at, node, boottime(), scan, verdict);
+        let disk = DiskActor::new(at.disk, node, machine, stores, ctx.address()).start();
+        disk.do_send(ToDisk::View(Arc::clone(self.host.current_view())));
+        self.disks.insert(at.disk, disk);
+    }
+}
+
+impl Handler<VolumeEnded> for Switchboard {
+    type Result = ();
+
+    fn handle(&mut self, ended: VolumeEnded, ctx: &mut Self::Context) {
+        tracing::info!(volume = %ended.volume, reason = ?ended.reason, "volume ended here");
+        if let Some(running) = self.volumes.remove(&ended.volume) {
+            running.segments.do_send(ToSegment::End);
+        }
+        self.host.ended(boottime(), ended.volume);
+        self.volume_gone();
+        self.start_all(Vec::new(), ctx);
+    }
+}
+
+impl Handler<ClientEnded> for Switchboard {
+    type Result = ();
+
+    fn handle(&mut self, ended: ClientEnded, _ctx: &mut Self::Context) {
+        self.clients.remove(&ended.0);
+    }
+}
+
+impl Handler<OpenClient> for Switchboard {
+    type Result = ResponseFuture<Result<(Addr<ClientActor>, u64), OpenError>>;
+
+    fn handle(&mut self, OpenClient(name): OpenClient, ctx: &mut Self::Context) -> Self::Result {
+        let view = Arc::clone(self.host.current_view());
+        let Some(volume) = view.volume_named(&name).map(|v| v.id) else {
+            return Box::pin(async { Err(OpenError::NoVolume) });
+        };
+        self.next_client += 1;
+        // The boot makes it unique over this node's lives: an answer to an earlier one's
+        // client finds nobody.
+        let id = ClientId((self.config.boot.0 & 0xffff_ffff) << 32 | self.next_client);
+        let node = self.config.node;
+        let machine = Client::new(volume, node, self.config.client, view);
+        let (opened, opening) = oneshot::channel();
+        let client = ClientActor::new(id, node, machine, ctx.address(), opened).start();
+        self.clients.insert(id, client.clone());
+        Box::pin(async move {
+            let size = opening.await.unwrap_or(Err(OpenError::Stopping))?;
+            Ok((client, size))
+        })
+    }
+}
+
+impl Handler<CloseClient> for Switchboard {
+    type Result = ();
+
+    fn handle(&mut self, CloseClient(client): CloseClient, _ctx: &mut Self::Context) {
+        client.do_send(ClientClosed);
+    }
+}
+
+impl Handler<Dropped> for Switchboard {
+    type Result = usize;
+
+    fn handle(&mut self, _: Dropped, _ctx: &mut Self::Context) -> usize {
+        for running in self.volumes.values() {
+            running.volume.do_send(ToVolume::DropCache);
+        }
+        self.volumes.len()
+    }
+}
+
+impl Handler<GetStats> for Switchboard {
+    type Result = ResponseFuture<(BTreeMap<VolumeId, VolumeStats>, BTreeMap<DiskId, DiskFigures>)>;
+
+    fn handle(&mut self, _: GetStats, _ctx: &mut Self::Context) -> Self::Result {
+        let volumes: Vec<_> = self.volumes.iter().map(|(id, r)| (*id, r.volume.send(Stats))).collect();
+        let disks: Vec<_> = self.disks.iter().map(|(id, d)| (*id, d.send(GetFigures))).collect();
+        Box::pin(async move {
+            let (mut of_volumes, mut of_disks) = (BTreeMap::new(), BTreeMap::new());
+            for (id, stats) in volumes {
+                if let Ok(stats) = stats.await {
+                    of_volumes.insert(id, stats);
+                }
+            }
+            for (id, figures) in disks {
+                if let Ok(Some(figures)) = figures.await {
+                    of_disks.insert(id, figures);
+                }
+            }
+            (of_volumes, of_disks)
+        })
+    }
+}
+
+impl Handler<ShutDown> for Switchboard {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: ShutDown, _ctx: &mut Self::Context) -> Self::Result {
+        self.host.stop();
+        for running in self.volumes.values() {
+            running.volume.do_send(ToVolume::Stop);
+        }
+        let (stopped, done) = oneshot::channel();
+        self.stopped = Some(stopped);
+        self.volume_gone();
+        Box::pin(async move {
+            let _ = done.await;
+        })
+    }
+}

@@ -1,0 +1,123 @@
+//! The shell of a Volume machine.
+
+use std::sync::Arc;
+
+use actix::{Actor, Addr, Context, Handler, Message};
+use bytes::Bytes;
+use model::ids::{Actor as ActorId, DiskId, Endpoint, NodeId, RequestId, VolumeId};
+use model::meta::{MetaReply, MetaToken};
+use model::placement::View;
+
+use super::driver::{Driver, Shell};
+use super::segment::{SegmentActor, ToSegment};
+use super::switchboard::{AskMeta, Post, Switchboard, VolumeEnded};
+use crate::messages::{DiskReply, Message as Wire, SegmentReply, VolumeRequest};
+use crate::volume::{Effect, Input, Volume, VolumeStats};
+
+/// Any input for a Volume machine.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) enum ToVolume {
+    Request { from: Endpoint, id: RequestId, request: VolumeRequest, payload: Bytes },
+    Disk { disk: DiskId, id: RequestId, reply: DiskReply, payload: Bytes },
+    Segment(SegmentReply),
+    Meta { token: MetaToken, reply: MetaReply },
+    View(Arc<View>),
+    DropCache,
+    Stop,
+}
+
+/// Asks for what `volume show` tells.
+#[derive(Debug, Message)]
+#[rtype(result = "VolumeStats")]
+pub(super) struct Stats;
+
+#[derive(Debug)]
+pub(super) struct VolumeActor {
+    pub(super) id: VolumeId,
+    pub(super) node: NodeId,
+    driver: Driver<Volume>,
+    switchboard: Addr<Switchboard>,
+    segments: Addr<SegmentActor>,
+}
+
+impl VolumeActor {
+    pub(super) fn new(
+        id: VolumeId,
+        node: NodeId,
+        machine: Volume,
+        switchboard: Addr<Switchboard>,
+        segments: Addr<SegmentActor>,
+    ) -> Self {
+        Self { id, node, driver: Driver::new(machine), switchboard, segments }
+    }
+}
+
+impl Actor for VolumeActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.drive_tick(ctx);
+    }
+}
+
+impl Handler<ToVolume> for VolumeActor {
+    type Result = ();
+
+    fn handle(&mut self, message: ToVolume, ctx: &mut Self::Context) {
+        let input = match message {
+            ToVolume::Request { from, id, request, payload } => {
+                Input::Request { from, id, request, payload }
+            }
+            ToVolume::Disk { disk, id, reply, payload } => Input::Disk { disk, id, reply, payload },
+            ToVolume::Segment(reply) => Input::Segment(reply),
+            ToVolume::Meta { token, reply } => Input::Meta { token, reply },
+            ToVolume::View(view) => Input::View(view),
+            ToVolume::DropCache => Input::DropCache,
+            ToVolume::Stop => Input::Stop,
+        };
+        self.drive(input, ctx);
+    }
+}
+
+impl Handler<Stats> for VolumeActor {
+    type Result = actix::MessageResult<Stats>;
+
+    fn handle(&mut self, _: Stats, _: &mut Self::Context) -> Self::Result {
+        actix::MessageResult(self.driver.machine.stats())
+    }
+}
+
+impl Shell for VolumeActor {
+    type Machine = Volume;
+
+    fn driver(&mut self) -> &mut Driver<Volume> {
+        &mut self.driver
+    }
+
+    fn carry_out(&mut self, effect: Effect, _ctx: &mut Context<Self>) {
+        let from = Endpoint { node: self.node, actor: ActorId::Volume(self.id) };
+        match effect {
+            Effect::ToDisk { node, disk, id, request, payload } => {
+                let to = Endpoint { node, actor: ActorId::Disk(disk) };
+                let message = Wire::DiskRequest(request);
+                self.switchboard.do_send(Post { from, to, id, message, payload });
+            }
+            Effect::ToClient { to, id, reply, payload } => {
+                let message = Wire::VolumeReply(reply);
+                self.switchboard.do_send(Post { from, to, id, message, payload });
+            }
+            Effect::ToSegment(request) => self.segments.do_send(ToSegment::Request(request)),
+            Effect::Meta { token, request } => {
+                self.switchboard.do_send(AskMeta { from: from.actor, token, request });
+            }
+            Effect::Serving { epoch } => {
+                tracing::info!(volume = %self.id, %epoch, "serving");
+            }
+            Effect::Stopped(reason) => {
+                tracing::info!(volume = %self.id, ?reason, "volume stopped");
+                self.switchboard.do_send(VolumeEnded { volume: self.id, reason });
+            }
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Deleting: remembered until every slot answered (R15), in batches, one at a time a disk.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use coding::{SlotSet, layout};
+use model::ids::{DiskId, FragmentKey, RequestId, SegmentId, Slot};
+use model::payload::Payload;
+use model::time::Time;
+
+use super::Turn;
+use super::core::{OnDisk, Place, Purpose, Timer, send};
+use crate::messages::{DiskReply, DiskRequest, SegmentRef};
+
+#[derive(Debug, Default)]
+pub(super) struct Deletes {
+    /// What is left of each segment. A slot without a disk in the view waits here for the
+    /// next view.
+    left: BTreeMap<SegmentId, (SegmentRef, SlotSet)>,
+    lanes: BTreeMap<DiskId, Lane>,
+}
+
+/// The deletions on one disk.
+#[derive(Debug)]
+struct Lane {
+    on: OnDisk,
+    queue: VecDeque<FragmentKey>,
+    batch: Option<Batch>,
+}
+
+#[derive(Debug)]
+struct Batch {
+    id: RequestId,
+    keys: Vec<FragmentKey>,
+    due: Time,
+    attempts: u32,
+}
+
+impl Deletes {
+    pub(super) fn len(&self) -> usize {
+        self.left.len()
+    }
+
+    pub(super) fn contains(&self, segment: SegmentId) -> bool {
+        self.left.contains_key(&segment)
+    }
+
+    /// All slots of a segment. A reference with an unsound code names nothing.
+    pub(super) fn submit(&mut self, turn: &mut Turn<'_>, segment: SegmentRef) {
+        if layout::check_code(segment.pool.code).is_ok() {
+            self.add(turn, segment, SlotSet::first(segment.pool.code.slots()));
+        }
+    }
+
+    /// Some slots of a segment whose code is sound.
+    pub(super) fn add(&mut self, turn: &mut Turn<'_>, segment: SegmentRef, slots: SlotSet) {
+        let full = self.left.len() >= turn.core.config.deletes_max;
+        if full && !self.contains(segment.id) {
+            turn.counters.deletes_dropped += 1;
+            return;
+        }
+        let (_, left) = self
+            .left
+            .entry(segment.id)
+            .or_insert((segment, SlotSet::EMPTY));
+        let new = slots.without(*left);
+        *left = left.union(slots);
+        for slot in new.iter() {
+            self.queue(turn, segment, slot);
+        }
+    }
+
+    fn queue(&mut self, turn: &mut Turn<'_>, segment: SegmentRef, slot: Slot) {
+        let key = FragmentKey {
+            segment: segment.id,
+            slot,
+        };
+        match turn.core.place(segment.pool, segment.id, slot) {
+            Place::Disk(on) => {
+                let new = || Lane {
+                    on,
+                    queue: VecDeque::new(),
+                    batch: None,
+                };
+                let lane = self.lanes.entry(on.at.disk).or_insert_with(new);
+                lane.queue.push_back(key);
+            }
+            // The fragment went with its disk.
+            Place::Lost => self.gone(key),
+            Place::Unassigned => {}
+        }
+    }
+
+    fn gone(&mut self, key: FragmentKey) {
+        let Some((_, left)) = self.left.get_mut(&key.segment) else {
+            return;
+        };
+        left.remove(key.slot);
+        if left.is_empty() {
+            self.left.remove(&key.segment);
+        }
+    }
+
+    /// Sends a batch on every lane that has none under way.
+    pub(super) fn send_ready(&mut self, turn: &mut Turn<'_>) {
+        for lane in self.lanes.values_mut().filter(|lane| lane.batch.is_none()) {
+            lane.send_next(turn);
+        }
+        self.lanes.retain(|_, lane| lane.batch.is_some());
+    }
+
+    pub(super) fn answered(
+        &mut self,
+        turn: &mut Turn<'_>,
+        disk: DiskId,
+        id: RequestId,
+        reply: &DiskReply,
+    ) {
+        let lane = self.lanes.get_mut(&disk).expect("a request of a lane");
+        let batch = lane.batch.as_mut().expect("a request of a batch");
+        assert_eq!(batch.id, id, "one batch at a time a disk");
+        match reply {
+            // Another life of the disk has none of the old one's fragments.
+            DiskReply::Deleted | DiskReply::WrongIncarnation => {
+                let batch = lane.batch.take().expect("there is one");
+                turn.core.forget(id);
+                turn.core.timers.set(Timer::Delete(disk), None);
+                for key in batch.keys {
+                    self.gone(key);
+                }
+                self.send_ready(turn);
+            }
+            _ => {
+                batch.due = turn.now + turn.core.config.backoff(batch.attempts);
+                turn.core.timers.set(Timer::Delete(disk), Some(batch.due));
+            }
+        }
+    }
+
+    pub(super) fn due(&mut self, turn: &mut Turn<'_>, disk: DiskId) {
+        if let Some(lane) = self.lanes.get_mut(&disk) {
+            lane.send(turn);
+        }
+    }
+
+    /// Everything that is left goes where the new view says. A batch under way is sent
+    /// again: deleting twice is harmless.
+    pub(super) fn placement_changed(&mut self, turn: &mut Turn<'_>) {
+        for (disk, lane) in std::mem::take(&mut self.lanes) {
+            turn.core.timers.set(Timer::Delete(disk), None);
+            if let Some(batch) = lane.batch {
+                turn.core.forget(batch.id);
+            }
+        }
+        let left: Vec<(SegmentRef, SlotSet)> = self.left.values().copied().collect();
+        for (segment, slots) in left {
+            for slot in slots.iter() {
+                self.queue(turn, segment, slot);
+            }
+        }
+        self.send_ready(turn);
+    }
+}
+
+impl Lane {
+    fn send_next(&mut self, turn: &mut Turn<'_>) {
+        assert!(self.batch.is_none(), "one batch at a time");
+        let count = self.queue.len().min(turn.core.config.delete_batch_max);
+        if count == 0 {
+            return;
+        }
+        let keys = self.queue.drain(..count).collect();
+        let id = turn.core.ask(self.on.at.disk, Purpose::Delete);
+        self.batch = Some(Batch {
+            id,
+            keys,
+            due: turn.now,
+            attempts: 0,
+        });
+        self.send(turn);
+    }
+
+    /// Sends the batch, if it is due.
+    fn send(&mut self, turn: &mut Turn<'_>) {
+        let Some(batch) = &mut self.batch else { return };
+        let config = &turn.core.config;
+        if batch.due <= turn.now {
+            let wait = if self.on.up {
+                config.delete_timeout
+            } else {
+                config.slow_retry
+            };
+            batch.due = turn.now + wait + config.backoff(batch.attempts);
+            batch.attempts = batch.attempts.saturating_add(1);
+            let incarnation = self.on.at.incarnation;
+            let request = DiskRequest::Delete {
+                incarnation,
+                keys: batch.keys.clone(),
+            };
+            send(
+                turn.out,
+                self.on.node,
+                self.on.at.disk,
+                batch.id,
+                request,
+                Payload::empty(),
+            );
+        }
+        turn.core
+            .timers
+            .set(Timer::Delete(self.on.at.disk), Some(batch.due));
+    }
+}

@@ -1,0 +1,334 @@
+use std::time::Duration;
+
+use model::BLOCK_BYTES;
+use model::geometry::{Code, Pool};
+use model::ids::{DiskRef, Incarnation, SiteId, Slot};
+use model::machine::Machine;
+use model::placement::Presence;
+
+use super::world::{GEO, Mood, RS_4_2, Weather, World};
+use crate::messages::{DiskRequest, SegmentReply};
+use crate::segment::SegmentConfig;
+
+const POOL: Pool = Pool {
+    code: RS_4_2,
+    without: None,
+};
+
+fn world(codes: &[Code]) -> World {
+    World::new(codes, 3, SegmentConfig::default())
+}
+
+#[test]
+fn written_means_every_slot_of_any_length() {
+    for code in [RS_4_2, GEO, Code::INDEX] {
+        let mut world = world(&[code]);
+        for blocks in [1, 2, 5, 64, 1024] {
+            let before = world.stored();
+            world.written(code, blocks);
+            assert_eq!(world.stored() - before, usize::from(code.slots()));
+        }
+        assert_eq!(world.machine.counters().written, 5);
+        assert_eq!(world.machine.requests_outstanding(), 0);
+        assert_eq!(world.machine.next_deadline(), None);
+    }
+}
+
+#[test]
+fn a_mute_disk_holds_the_write_and_is_asked_again_under_one_id() {
+    let mut world = world(&[RS_4_2]);
+    world.mood_of_site(2, Mood::Mute);
+    let (id, segment, _) = world.write(POOL, 8);
+    world.run_for(Duration::from_secs(120));
+    assert!(world.replies.is_empty(), "five of six are not enough");
+    let seen = &world.disk(segment, 4).seen;
+    assert!(seen.len() > 20, "asked again and again: {}", seen.len());
+    assert!(seen.iter().all(|(id, _)| *id == seen[0].0));
+    assert_eq!(
+        world.disk(segment, 0).seen.len(),
+        1,
+        "stored ones are left alone"
+    );
+    world.mood_of_site(2, Mood::Well);
+    assert_eq!(
+        world.answer(),
+        SegmentReply::Written {
+            id,
+            segment: segment.id
+        }
+    );
+    world.assert_complete(segment);
+}
+
+#[test]
+fn busy_disks_are_asked_again_with_growing_pauses() {
+    let mut world = world(&[RS_4_2]);
+    world.mood_of_site(1, Mood::Busy);
+    let (id, segment, _) = world.write(POOL, 8);
+    world.run_for(Duration::from_secs(60));
+    let seen = world.disk(segment, 2).seen.len();
+    assert!((20..80).contains(&seen), "{seen}");
+    world.mood_of_site(1, Mood::Well);
+    assert_eq!(
+        world.answer(),
+        SegmentReply::Written {
+            id,
+            segment: segment.id
+        }
+    );
+}
+
+#[test]
+fn a_committed_site_loss_abandons_and_deletes() {
+    let mut world = world(&[RS_4_2]);
+    world.mood_of_site(2, Mood::Mute);
+    let (id, segment, _) = world.write(POOL, 8);
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(world.stored(), 4);
+    world.set_site(2, Presence::Down);
+    let unwritable = SegmentReply::Unwritable {
+        id,
+        segment: segment.id,
+        full: false,
+    };
+    assert_eq!(world.replies.pop_front(), Some(unwritable), "at once");
+    world.run_for(Duration::from_secs(30));
+    assert_eq!(world.stored(), 0, "what was stored is deleted");
+    assert_eq!(
+        world.machine.pending_deletes(),
+        1,
+        "the away site may have got some of it"
+    );
+    world.mood_of_site(2, Mood::Well);
+    world.set_site(2, Presence::Up);
+    world.run_for(Duration::from_secs(30));
+    assert_eq!(world.machine.pending_deletes(), 0);
+    assert_eq!(world.machine.requests_outstanding(), 0);
+}
+
+#[test]
+fn another_pool_for_the_sites_left_abandons_at_once() {
+    let left = Code::Rs { k: 3, m: 3 };
+    let mut world = world(&[RS_4_2, left]);
+    // The away site holds none of this pool's slots: only the other pool's table tells.
+    let two = Pool {
+        code: Code::Rs { k: 2, m: 2 },
+        without: None,
+    };
+    world.change_view(|view| {
+        let mut table = view.pools[&POOL].clone();
+        table.slots = 4;
+        table.disks = (0..16)
+            .flat_map(|r| table.disks[r * 6..r * 6 + 4].to_vec())
+            .collect();
+        view.pools.insert(two, table);
+    });
+    world.mood_of_site(1, Mood::Mute);
+    let (id, segment, _) = world.write(two, 8);
+    world.run_for(Duration::from_secs(1));
+    world.set_site(2, Presence::Down);
+    assert!(
+        world.replies.is_empty(),
+        "no other pool yet, and all slots take part"
+    );
+    let away = Pool {
+        code: left,
+        without: Some(SiteId(2)),
+    };
+    world.change_view(|view| {
+        let table = view.pools[&Pool {
+            code: left,
+            without: None,
+        }]
+            .clone();
+        view.pools.insert(away, table);
+    });
+    let unwritable = SegmentReply::Unwritable {
+        id,
+        segment: segment.id,
+        full: false,
+    };
+    assert_eq!(world.replies.pop_front(), Some(unwritable));
+}
+
+#[test]
+fn no_space_and_conflict_are_said_after_a_few_tries() {
+    for (mood, full) in [(Mood::Full, true), (Mood::Conflict, false)] {
+        let mut world = world(&[RS_4_2]);
+        world.mood_of_site(1, mood);
+        let (id, segment, _) = world.write(POOL, 8);
+        assert_eq!(
+            world.answer(),
+            SegmentReply::Unwritable {
+                id,
+                segment: segment.id,
+                full
+            }
+        );
+        let tries = world.disk(segment, 2).seen.len() + world.disk(segment, 3).seen.len();
+        assert!(
+            (4..=6).contains(&tries),
+            "not after one refusal, not forever: {tries}"
+        );
+        world.mood_of_site(1, Mood::Well);
+        world.run_for(Duration::from_secs(20));
+        assert_eq!((world.stored(), world.machine.pending_deletes()), (0, 0));
+    }
+}
+
+#[test]
+fn a_slot_without_a_disk_abandons_before_anything_is_sent() {
+    let mut world = world(&[RS_4_2]);
+    world.change_view(|view| {
+        let table = view.pools.get_mut(&POOL).unwrap();
+        (0..16).for_each(|row| table.disks[row * 6 + 3] = None);
+    });
+    let (id, segment, _) = world.write(POOL, 8);
+    assert_eq!(
+        world.answer(),
+        SegmentReply::Unwritable {
+            id,
+            segment: segment.id,
+            full: false
+        }
+    );
+    assert_eq!((world.seen(), world.machine.pending_deletes()), (0, 0));
+}
+
+#[test]
+fn a_slot_that_moves_is_stored_at_its_new_disk_before_written() {
+    let mut world = world(&[RS_4_2]);
+    world.mood_of_site(2, Mood::Mute);
+    let (id, segment, _) = world.write(POOL, 8);
+    world.run_for(Duration::from_secs(1));
+    // Slot 0, stored already, moves to the third disk of its site.
+    let taken = [
+        world.disk_of(segment, Slot(0)),
+        world.disk_of(segment, Slot(1)),
+    ];
+    let new = world
+        .disks
+        .values()
+        .find(|d| d.site == 0 && !taken.contains(&d.at.disk))
+        .unwrap()
+        .at;
+    world.change_view(|view| {
+        let table = view.pools.get_mut(&POOL).unwrap();
+        let row = usize::from(table.row(segment.id).0);
+        table.disks[row * 6] = Some(new);
+    });
+    world.mood_of_site(2, Mood::Well);
+    assert_eq!(
+        world.answer(),
+        SegmentReply::Written {
+            id,
+            segment: segment.id
+        }
+    );
+    world.assert_complete(segment);
+}
+
+#[test]
+fn a_disk_in_another_life_is_not_written_to() {
+    let mut world = world(&[RS_4_2]);
+    let (id, segment, _) = world.write(POOL, 8);
+    let disk = world.disk_of(segment, Slot(5));
+    // Reformatted before the request arrives; nobody has committed that yet.
+    world.disks.get_mut(&disk).unwrap().at.incarnation = Incarnation(99);
+    assert_eq!(
+        world.answer(),
+        SegmentReply::Unwritable {
+            id,
+            segment: segment.id,
+            full: false
+        }
+    );
+    // Then the view knows the new life, while the table still names the old one.
+    world.change_view(|view| {
+        view.disks.get_mut(&disk).unwrap().at = DiskRef {
+            disk,
+            incarnation: Incarnation(99),
+        };
+    });
+    let answers: Vec<bool> = (0..16)
+        .map(|_| {
+            let (_, segment, _) = world.write(POOL, 8);
+            let touches = (0..6).any(|s| world.disk_of(segment, Slot(s)) == disk);
+            let written = matches!(world.answer(), SegmentReply::Written { .. });
+            assert_ne!(written, touches);
+            written
+        })
+        .collect();
+    assert!(answers.contains(&true) && answers.contains(&false));
+}
+
+#[test]
+fn writes_at_a_time_are_bounded_and_none_is_forgotten() {
+    let config = SegmentConfig {
+        writes_max: 2,
+        write_queue_max: 10,
+        ..SegmentConfig::default()
+    };
+    let mut world = World::new(&[RS_4_2], 3, config);
+    assert_eq!(world.machine.write_room(), 12);
+    world.mood_of_site(1, Mood::Mute);
+    let ids: Vec<_> = (0..12).map(|_| world.write(POOL, 4).0).collect();
+    assert_eq!(world.machine.write_room(), 0);
+    assert_eq!(
+        world.machine.requests_outstanding(),
+        12,
+        "two writes of six slots"
+    );
+    world.mood_of_site(1, Mood::Well);
+    for id in ids {
+        assert!(matches!(world.answer(), SegmentReply::Written { id: i, .. } if i == id));
+    }
+}
+
+#[test]
+fn an_owner_that_tries_counter_after_counter_is_paced() {
+    let mut world = world(&[RS_4_2]);
+    world.set_site(2, Presence::Down);
+    let start = world.now;
+    for _ in 0..30 {
+        world.write(POOL, 4);
+        assert!(matches!(world.answer(), SegmentReply::Unwritable { .. }));
+    }
+    let took = world.now.since(start);
+    assert!(took > Duration::from_secs(10), "{took:?}");
+    world.write(POOL, 4);
+    world.set_site(2, Presence::Up);
+    assert!(
+        matches!(world.answer(), SegmentReply::Written { .. }),
+        "a new view is tried at once"
+    );
+}
+
+#[test]
+fn loss_repetition_and_reordering_change_nothing() {
+    let mut world = world(&[GEO]);
+    world.weather = Weather {
+        lost: 20,
+        twice: 20,
+        jitter: Duration::from_secs(3),
+    };
+    for _ in 0..20 {
+        world.written(GEO, 12);
+    }
+}
+
+#[test]
+fn fragments_share_the_segments_buffer() {
+    let mut world = world(&[RS_4_2]);
+    let (segment, data) = world.written(RS_4_2, 8);
+    let put = |world: &mut World, slot| match &world.disk(segment, slot).seen[0].1 {
+        DiskRequest::Put(put) => put.clone(),
+        other => panic!("{other:?}"),
+    };
+    let meta = put(&mut world, 3).meta;
+    assert_eq!(
+        (meta.segment_bytes, meta.fragment_bytes),
+        (8 * 4096, 2 * 4096)
+    );
+    assert_eq!(world.fragment(segment, 3).data, data[6 * BLOCK_BYTES..]);
+}

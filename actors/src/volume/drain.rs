@@ -1,0 +1,396 @@
+//! The way of committed data out of the journal: freeze an exact cut, merge patches, pack and
+//! spread segments, update the index, write its pages, record the checkpoint, trim.
+//!
+//! **Invariant (R3):** the journal is trimmed only behind a `Checkpoint` record that is on a
+//! majority, whose data and index segments are all written. One drain at a time.
+
+use bytes::Bytes;
+use model::geometry::{Code, SEGMENT_BYTES_MAX};
+use model::ids::{BlockNo, Position, RequestId, SegmentId};
+use model::journal::{Checkpoint, RecordBody};
+use model::payload::Payload;
+use model::placement::View;
+use model::store::SegmentKind;
+use model::time::Time;
+use model::BLOCK_BYTES;
+
+use super::Pending;
+use super::index::{Delta, NewMapping, Plan};
+use super::journal::CommittedCheckpoint;
+use super::layers::Frozen;
+use super::overlay::{Content, Run};
+use super::read::Target;
+use super::serve::Serving;
+use crate::messages::{SegmentRef, SegmentRequest};
+use crate::planted::{Bug, planted};
+
+/// Blocks of a full segment.
+const SEGMENT_BLOCKS: usize = SEGMENT_BYTES_MAX / BLOCK_BYTES;
+
+/// A segment that is being written.
+#[derive(Debug)]
+pub(super) struct Packed {
+    segment: SegmentRef,
+    kind: SegmentKind,
+    data: Payload,
+    /// (first block, blocks, offset in the segment, checksums); empty for index segments.
+    runs: Vec<PackedRun>,
+}
+
+#[derive(Debug)]
+struct PackedRun {
+    first: BlockNo,
+    offset: u32,
+    sums: Vec<u32>,
+}
+
+/// How far the drain has come.
+#[derive(Debug)]
+pub(super) enum Drain {
+    /// Nothing is being drained.
+    Idle,
+    /// Bases of patched blocks are being read.
+    Merging { outstanding: usize },
+    /// No pool can take segments now: looked at again with every new view.
+    Blocked { unwritten: Vec<Packed>, written: Vec<Packed>, writes: Pending<Packed> },
+    /// Data segments are being written.
+    Writing { writes: Pending<Packed>, written: Vec<Packed> },
+    /// The index takes the changes in; it may need pages.
+    Indexing { delta: Delta },
+    /// Index segments are being written.
+    Paging { plan: Plan, writes: Pending<SegmentRef>, failed: bool },
+    /// The checkpoint's record is on its way to a majority.
+    Recording { at: Position, plan: Plan },
+}
+
+impl Serving {
+    fn drain_due(&self, now: Time) -> bool {
+        let log = self.journal.log();
+        let active = &self.layers.active;
+        let trimmable = self.applied_beyond_checkpoint();
+        let bytes = active.data_blocks() * BLOCK_BYTES as u64;
+        let oldest = self.oldest_write.map(|t| now.since(t));
+        bytes >= self.config.drain_bytes
+            || (trimmable && log.len() >= self.config.drain_records)
+            || (self.stopping && trimmable)
+            || oldest.is_some_and(|age| age >= self.config.drain_age)
+            || (oldest.is_some() && now.since(self.last_write) >= self.config.drain_idle)
+    }
+
+    /// When an idle drain looks again.
+    pub(super) fn drain_deadline(&self) -> Option<Time> {
+        match self.drain {
+            Drain::Idle => {
+                let oldest = self.oldest_write?;
+                Some((oldest + self.config.drain_age).min(self.last_write + self.config.drain_idle))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether something is applied that the latest checkpoint does not cover, other than the
+    /// checkpoint's own record and an epoch's start.
+    fn applied_beyond_checkpoint(&self) -> bool {
+        if !self.layers.active.is_empty() {
+            return true;
+        }
+        let log = self.journal.log();
+        log.from(log.base().seq.next()).any(|r| {
+            !matches!(r.head.body, RecordBody::Checkpoint(_) | RecordBody::EpochStart)
+        })
+    }
+
+    /// Takes the drain as far as it goes without waiting.
+    pub(super) fn step_drain(&mut self, now: Time, view: &View) {
+        loop {
+            match &mut self.drain {
+                Drain::Idle => {
+                    if !self.drain_due(now) {
+                        return;
+                    }
+                    self.freeze();
+                }
+                Drain::Merging { outstanding: 0 } => self.pack(view),
+                Drain::Blocked { unwritten, written, writes } => {
+                    let code = self.code;
+                    if view.pool_for(code).is_none() {
+                        return;
+                    }
+                    let (unwritten, written, writes) =
+                        (std::mem::take(unwritten), std::mem::take(written), std::mem::take(writes));
+                    self.drain = Drain::Writing { writes, written };
+                    for packed in unwritten {
+                        self.write_packed(packed, view);
+                    }
+                }
+                Drain::Writing { writes, written }
+                    if writes.is_empty() || planted(Bug::EarlyTrim) =>
+                {
+                    written.extend(std::mem::take(writes).into_values());
+                    let written = std::mem::take(written);
+                    self.drain = Drain::Indexing { delta: self.delta(written) };
+                }
+                Drain::Indexing { .. } => {
+                    if !self.index_delta(view) {
+                        return;
+                    }
+                }
+                Drain::Paging { writes, failed: true, .. } if writes.is_empty() => {
+                    let Drain::Paging { plan, .. } = std::mem::replace(&mut self.drain, Drain::Idle)
+                    else {
+                        unreachable!("just matched")
+                    };
+                    self.layers.index.abort(plan);
+                    self.drain = Drain::Indexing { delta: Delta::default() };
+                }
+                Drain::Paging { writes, .. } if writes.is_empty() => self.record_checkpoint(),
+                Drain::Merging { .. }
+                | Drain::Writing { .. }
+                | Drain::Paging { .. }
+                | Drain::Recording { .. } => return,
+            }
+        }
+    }
+
+    /// Cuts: what was committed until now is drained, what comes after is not (R13).
+    fn freeze(&mut self) {
+        assert!(self.layers.frozen.is_none());
+        let covers = self.applied();
+        let overlay = std::mem::take(&mut self.layers.active);
+        self.oldest_write = None;
+        let patched: Vec<BlockNo> = overlay
+            .runs()
+            .filter(|(_, run)| matches!(run.content, Content::Patch(_)))
+            .map(|(block, _)| block)
+            .collect();
+        let sessions = self.sessions.encode(covers);
+        self.layers.frozen = Some(Frozen { overlay, covers, sessions });
+        self.drain = Drain::Merging { outstanding: patched.len() };
+        for block in patched {
+            self.begin_read(Target::Base { block });
+        }
+    }
+
+    /// A patched block's base arrived: merge, in the frozen layer.
+    pub(super) fn base_read(&mut self, block: BlockNo, bytes: Option<Bytes>) {
+        let Drain::Merging { outstanding } = &mut self.drain else {
+            unreachable!("bases are read for a merge")
+        };
+        let Some(bytes) = bytes else {
+            // R28 is not here yet: the base is asked for again until it can be read, and the
+            // journal keeps the patch meanwhile. Nothing is lost, the drain waits.
+            self.begin_read(Target::Base { block });
+            return;
+        };
+        let frozen = self.layers.frozen.as_mut().expect("a merge has a frozen layer");
+        let Some(Content::Patch(patch)) = frozen.overlay.get(block) else {
+            unreachable!("frozen layers change by merges only")
+        };
+        let mut whole = bytes.to_vec();
+        patch.lay_over(&mut whole);
+        let content = Content::block(Bytes::from(whole));
+        frozen.overlay.insert(block, Run { blocks: 1, content });
+        *outstanding -= 1;
+    }
+
+    /// Packs the frozen layer's data into segments, in block order.
+    fn pack(&mut self, view: &View) {
+        let frozen = self.layers.frozen.as_ref().expect("a drain has a frozen layer");
+        let mut packs: Vec<(Payload, Vec<PackedRun>)> = Vec::new();
+        for (first, run) in frozen.overlay.runs() {
+            let Content::Data { bytes, sums } = &run.content else {
+                assert!(!matches!(run.content, Content::Patch(_)), "patches were merged");
+                continue;
+            };
+            let sums = sums.first(usize::try_from(run.blocks).expect("in memory"));
+            let mut at = 0;
+            while at < sums.len() {
+                let room = |p: &(Payload, _)| SEGMENT_BLOCKS - p.0.len() / BLOCK_BYTES;
+                if packs.last().is_none_or(|p| room(p) == 0) {
+                    packs.push((Payload::empty(), Vec::new()));
+                }
+                let pack = packs.last_mut().expect("just made");
+                let take = room(pack).min(sums.len() - at);
+                pack.1.push(PackedRun {
+                    first: BlockNo(first.0 + at as u64),
+                    offset: u32::try_from(pack.0.len()).expect("within a segment"),
+                    sums: sums[at..at + take].to_vec(),
+                });
+                pack.0.push(bytes.slice(at * BLOCK_BYTES..(at + take) * BLOCK_BYTES));
+                at += take;
+            }
+        }
+        self.drain = Drain::Writing { writes: Pending::new(), written: Vec::new() };
+        for (data, runs) in packs {
+            let packed = Packed { segment: self.unnamed(), kind: SegmentKind::Data, data, runs };
+            self.write_packed(packed, view);
+        }
+    }
+
+    /// A segment that has no id yet.
+    fn unnamed(&self) -> SegmentRef {
+        let id = SegmentId { volume: self.id, epoch: self.epoch(), counter: 0 };
+        let pool = model::geometry::Pool { code: self.code, without: None };
+        SegmentRef { id, pool, bytes: 0 }
+    }
+
+    /// Names a segment and has it written; without a pool it waits.
+    fn write_packed(&mut self, mut packed: Packed, view: &View) {
+        let Some(pool) = view.pool_for(self.code) else {
+            self.drain = match std::mem::replace(&mut self.drain, Drain::Idle) {
+                Drain::Writing { writes, written } => {
+                    Drain::Blocked { unwritten: vec![packed], written, writes }
+                }
+                Drain::Blocked { mut unwritten, written, writes } => {
+                    unwritten.push(packed);
+                    Drain::Blocked { unwritten, written, writes }
+                }
+                _ => unreachable!("segments are packed while writing"),
+            };
+            return;
+        };
+        let bytes = u32::try_from(packed.data.len()).expect("within a segment");
+        packed.segment = SegmentRef { id: self.segment_counter.take(self.id), pool, bytes };
+        let id = self.segment_ids.next();
+        self.to_segment.push(SegmentRequest::Write {
+            id,
+            segment: packed.segment,
+            kind: packed.kind,
+            data: packed.data.clone(),
+        });
+        match &mut self.drain {
+            Drain::Writing { writes, .. } | Drain::Blocked { writes, .. } => {
+                writes.insert(id, packed);
+            }
+            _ => unreachable!("segments are packed while writing"),
+        }
+    }
+
+    /// A segment's write was answered: every slot is durable.
+    pub(super) fn segment_written(&mut self, id: RequestId, segment: SegmentId) {
+        self.no_space = false;
+        match &mut self.drain {
+            Drain::Writing { writes, written } | Drain::Blocked { writes, written, .. } => {
+                if let Some(packed) = writes.remove(&id) {
+                    assert_eq!(packed.segment.id, segment);
+                    written.push(packed);
+                }
+            }
+            Drain::Paging { writes, .. } => {
+                writes.remove(&id);
+            }
+            _ => {}
+        }
+    }
+
+    /// A segment can't be written where its pool says (R18): the id is abandoned, the data
+    /// goes under the next counter to the pool that the view names then.
+    pub(super) fn segment_unwritable(&mut self, id: RequestId, full: bool) {
+        self.no_space |= full;
+        match &mut self.drain {
+            Drain::Writing { writes, .. } => {
+                let Some(packed) = writes.remove(&id) else { return };
+                let Drain::Writing { writes, written } =
+                    std::mem::replace(&mut self.drain, Drain::Idle)
+                else {
+                    unreachable!("just matched")
+                };
+                self.drain = Drain::Blocked { unwritten: vec![packed], written, writes };
+            }
+            Drain::Blocked { writes, unwritten, .. } => {
+                unwritten.extend(writes.remove(&id));
+            }
+            Drain::Paging { writes, failed, .. } => {
+                *failed |= writes.remove(&id).is_some();
+            }
+            _ => {}
+        }
+    }
+
+    fn delta(&self, written: Vec<Packed>) -> Delta {
+        let frozen = self.layers.frozen.as_ref().expect("a drain has a frozen layer");
+        let mut delta = Delta::default();
+        for (first, run) in frozen.overlay.runs() {
+            match run.content {
+                Content::Hole => delta.push(first, run.blocks, NewMapping::Hole),
+                Content::Zero => delta.push(first, run.blocks, NewMapping::Zero),
+                Content::Data { .. } | Content::Patch(_) => {}
+            }
+        }
+        for packed in written {
+            for PackedRun { first, offset, sums } in packed.runs {
+                let blocks = sums.len() as u64;
+                let segment = packed.segment;
+                delta.push(first, blocks, NewMapping::Data { segment, offset, sums });
+            }
+        }
+        delta
+    }
+
+    /// Applies the delta, then plans the checkpoint; false while pages are being loaded.
+    fn index_delta(&mut self, view: &View) -> bool {
+        let Drain::Indexing { delta } = &self.drain else { unreachable!("the caller matched") };
+        if let Err(missing) = self.layers.index.apply(delta) {
+            self.reader.load(missing, &mut self.segment_ids, &mut self.to_segment);
+            return false;
+        }
+        self.drain = Drain::Indexing { delta: Delta::default() };
+        if let Err(missing) = self.layers.index.prepare_checkpoint() {
+            self.reader.load(missing, &mut self.segment_ids, &mut self.to_segment);
+            return false;
+        }
+        let Some(pool) = view.pool_for(Code::INDEX) else { return false };
+        let covers = self.layers.frozen.as_ref().expect("a drain has a frozen layer").covers;
+        let plan = self.layers.index.checkpoint(&mut self.segment_counter, pool, covers);
+        let mut writes = Pending::new();
+        for (segment, data) in plan.segments() {
+            let id = self.segment_ids.next();
+            writes.insert(id, *segment);
+            self.to_segment.push(SegmentRequest::Write {
+                id,
+                segment: *segment,
+                kind: SegmentKind::Index,
+                data: data.clone(),
+            });
+        }
+        self.drain = Drain::Paging { plan, writes, failed: false };
+        true
+    }
+
+    /// Every segment that the checkpoint reaches is written: it may be recorded (R3, R14).
+    fn record_checkpoint(&mut self) {
+        let Drain::Paging { plan, writes, failed } =
+            std::mem::replace(&mut self.drain, Drain::Idle)
+        else {
+            unreachable!("the caller matched")
+        };
+        assert!(writes.is_empty() && !failed);
+        let frozen = self.layers.frozen.as_ref().expect("a drain has a frozen layer");
+        let checkpoint = plan.checkpoint();
+        assert_eq!(checkpoint.covers, frozen.covers);
+        let sessions = Payload::from(Bytes::from(frozen.sessions.clone()));
+        let at = self.journal.append(RecordBody::Checkpoint(checkpoint), sessions);
+        self.drain = Drain::Recording { at, plan };
+    }
+
+    /// The checkpoint's record is committed: it counts (R3). The frozen layer is in the
+    /// index, the log behind it goes, and what it dropped may be deleted once it is
+    /// published.
+    pub(super) fn checkpoint_recorded(&mut self, at: Position) {
+        let (Some(frozen), Drain::Recording { at: mine, .. }) = (&self.layers.frozen, &self.drain)
+        else {
+            // Adopted from an earlier owner, and already counted at the election.
+            return;
+        };
+        assert_eq!(at, *mine);
+        let sessions = Bytes::from(frozen.sessions.clone());
+        let Drain::Recording { plan, .. } = std::mem::replace(&mut self.drain, Drain::Idle) else {
+            unreachable!("just matched")
+        };
+        let checkpoint: Checkpoint = plan.checkpoint();
+        self.layers.frozen = None;
+        let dropped = self.layers.index.commit(plan);
+        self.journal.checkpoint_committed(CommittedCheckpoint { at, checkpoint, sessions });
+        self.drop_segments(at, dropped);
+    }
+}

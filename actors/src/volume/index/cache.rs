@@ -1,0 +1,168 @@
+//! Pages of the trees that are in memory: clean ones as many as the bound lets, least
+//! recently used first out; dirty ones until they are stored.
+
+use std::collections::BTreeMap;
+
+use super::page::{Location, Node, NodeKey, PAGE_BYTES};
+
+/// Memory that a page is counted with: about what the largest kind takes.
+pub(super) const PAGE_MEMORY: usize = PAGE_BYTES + 128;
+
+/// Loaded pages that no operation has used yet stay, up to so many above the bound; an
+/// operation with a tiny cache would else never find all it asked for.
+const UNUSED_PAGES_MAX: usize = 256;
+
+#[derive(Debug)]
+struct Held {
+    node: Node,
+    /// Where the last stored version lies.
+    at: Option<Location>,
+    dirty: bool,
+    /// Its place in `order`, unless dirty.
+    stamp: u64,
+    /// The operation that used it last.
+    operation: u64,
+    used: bool,
+}
+
+/// The pages in memory.
+#[derive(Debug, Default)]
+pub(super) struct Cache {
+    pages: BTreeMap<NodeKey, Held>,
+    /// Clean pages by when they were used.
+    order: BTreeMap<u64, NodeKey>,
+    stamp: u64,
+    operation: u64,
+}
+
+impl Cache {
+    /// Number of the operation that begins: what it uses stays until it ends.
+    pub(super) fn begin(&mut self) {
+        self.operation += 1;
+    }
+
+    /// Whether the page is in memory; counts as a use.
+    pub(super) fn touch(&mut self, key: NodeKey) -> bool {
+        let Some(held) = self.pages.get_mut(&key) else { return false };
+        held.used = true;
+        if !held.dirty && held.operation != self.operation {
+            self.order.remove(&held.stamp);
+            self.stamp += 1;
+            held.stamp = self.stamp;
+            self.order.insert(held.stamp, key);
+        }
+        held.operation = self.operation;
+        true
+    }
+
+    pub(super) fn get(&self, key: NodeKey) -> Option<&Node> {
+        self.pages.get(&key).map(|held| &held.node)
+    }
+
+    /// A dirty page.
+    pub(super) fn dirty_mut(&mut self, key: NodeKey) -> &mut Node {
+        let held = self.pages.get_mut(&key).expect("a page to be changed is in memory");
+        assert!(held.dirty, "a page to be changed is dirty");
+        &mut held.node
+    }
+
+    pub(super) fn is_dirty(&self, key: NodeKey) -> bool {
+        self.pages.get(&key).is_some_and(|held| held.dirty)
+    }
+
+    /// A page that was loaded.
+    pub(super) fn insert_loaded(&mut self, key: NodeKey, node: Node, at: Location) {
+        self.stamp += 1;
+        let (stamp, operation) = (self.stamp, 0);
+        let held = Held { node, at: Some(at), dirty: false, stamp, operation, used: false };
+        assert!(self.pages.insert(key, held).is_none(), "a page is loaded once");
+        self.order.insert(stamp, key);
+    }
+
+    /// A page that was never stored.
+    pub(super) fn insert_new(&mut self, key: NodeKey, node: Node) {
+        let operation = self.operation;
+        let held = Held { node, at: None, dirty: true, stamp: 0, operation, used: true };
+        assert!(self.pages.insert(key, held).is_none(), "a page is made once");
+    }
+
+    /// From now on the page in memory is newer than the stored one.
+    pub(super) fn make_dirty(&mut self, key: NodeKey) {
+        let held = self.pages.get_mut(&key).expect("a page to be changed is in memory");
+        if !held.dirty {
+            held.dirty = true;
+            self.order.remove(&held.stamp);
+        }
+    }
+
+    /// The page was stored.
+    pub(super) fn make_clean(&mut self, key: NodeKey, at: Location) {
+        let held = self.pages.get_mut(&key).expect("a dirty page is in memory");
+        assert!(held.dirty);
+        held.dirty = false;
+        held.at = Some(at);
+        self.stamp += 1;
+        held.stamp = self.stamp;
+        self.order.insert(held.stamp, key);
+    }
+
+    /// Forgets a page.
+    pub(super) fn remove(&mut self, key: NodeKey) {
+        if let Some(held) = self.pages.remove(&key)
+            && !held.dirty
+        {
+            self.order.remove(&held.stamp);
+        }
+    }
+
+    /// Where the last stored version of a page in memory lies.
+    pub(super) fn stored_at(&self, key: NodeKey) -> Option<Location> {
+        self.pages.get(&key).and_then(|held| held.at)
+    }
+
+    /// The dirty pages, children before their parents.
+    pub(super) fn dirty(&self) -> Vec<NodeKey> {
+        let dirty = self.pages.iter().filter(|(_, held)| held.dirty);
+        let mut keys: Vec<NodeKey> = dirty.map(|(key, _)| *key).collect();
+        keys.sort_by_key(|key| (key.level, key.space, key.index));
+        keys
+    }
+
+    pub(super) fn dirty_len(&self) -> usize {
+        self.pages.len() - self.order.len()
+    }
+
+    pub(super) fn clean_len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// At the end of an operation: drops what was used longest ago. An operation that must
+    /// wait for pages (`waits`) finds what it used when it is tried again.
+    pub(super) fn evict(&mut self, pages_max: usize, waits: bool) {
+        let mut over = self.order.len().saturating_sub(pages_max);
+        if over == 0 {
+            return;
+        }
+        let mut kept_unused = 0;
+        let mut victims = Vec::new();
+        for (stamp, key) in &self.order {
+            if over == 0 {
+                break;
+            }
+            let held = &self.pages[key];
+            if !held.used && kept_unused < UNUSED_PAGES_MAX {
+                kept_unused += 1;
+                continue;
+            }
+            if waits && held.operation == self.operation {
+                continue;
+            }
+            victims.push((*stamp, *key));
+            over -= 1;
+        }
+        for (stamp, key) in victims {
+            self.order.remove(&stamp);
+            self.pages.remove(&key);
+        }
+    }
+}

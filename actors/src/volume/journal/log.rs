@@ -1,0 +1,96 @@
+//! The part of a journal that is not trimmed yet, in memory.
+
+use std::collections::VecDeque;
+
+use model::ids::{Position, Seq};
+use model::journal::Record;
+
+/// Records after `base`, with dense sequence numbers.
+#[derive(Clone, Debug, Default)]
+pub struct Log {
+    base: Position,
+    records: VecDeque<Record>,
+    payload_bytes: u64,
+}
+
+impl Log {
+    /// An empty log after `base`.
+    #[must_use]
+    pub fn new(base: Position) -> Self {
+        Self { base, records: VecDeque::new(), payload_bytes: 0 }
+    }
+
+    /// It starts after this position.
+    #[must_use]
+    pub fn base(&self) -> Position {
+        self.base
+    }
+
+    /// The last record's position, or the base.
+    #[must_use]
+    pub fn last(&self) -> Position {
+        self.records.back().map_or(self.base, |r| r.head.position)
+    }
+
+    /// Payload bytes held.
+    #[must_use]
+    pub fn payload_bytes(&self) -> u64 {
+        self.payload_bytes
+    }
+
+    /// Records held.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Whether none is held.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Appends a record.
+    pub fn push(&mut self, record: Record) {
+        let last = self.last();
+        assert_eq!(record.head.position.seq, last.seq.next(), "sequence numbers are dense");
+        assert!(record.head.position.epoch >= last.epoch, "epochs only grow along a log");
+        self.payload_bytes += record.payload.len() as u64;
+        self.records.push_back(record);
+    }
+
+    fn index(&self, seq: Seq) -> Option<usize> {
+        usize::try_from(seq.0.checked_sub(self.base.seq.0 + 1)?).ok()
+    }
+
+    /// The record with this number.
+    #[must_use]
+    pub fn get(&self, seq: Seq) -> Option<&Record> {
+        self.records.get(self.index(seq)?)
+    }
+
+    /// The position with this number: the base's or a record's.
+    #[must_use]
+    pub fn position(&self, seq: Seq) -> Option<Position> {
+        if seq == self.base.seq {
+            return Some(self.base);
+        }
+        self.get(seq).map(|r| r.head.position)
+    }
+
+    /// The records from this number on.
+    pub fn from(&self, seq: Seq) -> impl Iterator<Item = &Record> {
+        let start = self.index(seq).unwrap_or(0).min(self.records.len());
+        self.records.range(start..)
+    }
+
+    /// Drops all up to and with `to`.
+    pub fn trim(&mut self, to: Position) {
+        assert_eq!(self.position(to.seq), Some(to), "a trim point is a position of the log");
+        while self.records.front().is_some_and(|r| r.head.position <= to) {
+            let record = self.records.pop_front().expect("just seen");
+            self.payload_bytes -= record.payload.len() as u64;
+        }
+        self.base = to;
+    }
+}

@@ -1,0 +1,460 @@
+//! The owner's end of the replicated journal: Raft's log replication with the election taken
+//! out (who may lead is decided by metadata). Appends, commits, leases, trims; a replica that
+//! is behind, without state or damaged is brought up to date by the same messages.
+
+mod log;
+mod recovery;
+mod replica;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use model::ids::{DiskRef, Epoch, Position, RequestId, Seq, Version, VolumeId};
+use model::journal::{Checkpoint, Record, RecordBody, RecordHead};
+use model::payload::Payload;
+use model::placement::JournalConfig;
+use model::time::Time;
+
+use crate::messages::{DiskReply, DiskRequest};
+use crate::planted::{Bug, planted};
+
+pub use log::Log;
+pub use recovery::{Adopted, Recovery, RecoveryStep};
+use replica::{Flight, FlightKind, Mode, Replica};
+
+/// A request for a disk, to be addressed by the Volume machine.
+#[derive(Debug)]
+pub struct ToDisk {
+    /// The disk, in the life that is meant.
+    pub at: DiskRef,
+    /// The request's id.
+    pub id: RequestId,
+    /// The request.
+    pub request: DiskRequest,
+    /// Its payload.
+    pub payload: Payload,
+}
+
+/// Hands out request ids, unique within the Volume machine's life.
+#[derive(Debug, Default)]
+pub struct RequestIds(u64);
+
+impl RequestIds {
+    /// Starts after `last`: a new machine of the same node must not repeat its predecessor's.
+    #[must_use]
+    pub fn after(last: u64) -> Self {
+        Self(last)
+    }
+
+    /// A new id.
+    pub fn next(&mut self) -> RequestId {
+        self.0 += 1;
+        RequestId(self.0)
+    }
+}
+
+/// Bounds and terms of a journal.
+#[derive(Clone, Copy, Debug)]
+pub struct JournalTerms {
+    /// How long a replica's grant lasts, by the owner's count (already less the drift margin).
+    pub lease: Duration,
+    /// After this time without an answer a request is taken for lost.
+    pub retry: Duration,
+    /// Pause after `Busy`.
+    pub pause: Duration,
+    /// Payload of one append at most (one record may exceed it).
+    pub batch_bytes: usize,
+    /// Records of one append at most.
+    pub batch_records: usize,
+    /// Appends in flight to one replica.
+    pub depth: usize,
+    /// How long news of commits and trims wait for an append to travel with.
+    pub tell: Duration,
+}
+
+impl Default for JournalTerms {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_millis(950),
+            retry: Duration::from_millis(400),
+            pause: Duration::from_millis(20),
+            batch_bytes: 1 << 20,
+            batch_records: 512,
+            depth: 2,
+            tell: Duration::from_millis(25),
+        }
+    }
+}
+
+/// The latest committed checkpoint with its record's place and payload (R3).
+#[derive(Clone, Debug)]
+pub struct CommittedCheckpoint {
+    /// Position of its record.
+    pub at: Position,
+    /// The checkpoint.
+    pub checkpoint: Checkpoint,
+    /// The session table beside it.
+    pub sessions: Bytes,
+}
+
+impl CommittedCheckpoint {
+    /// Of a volume that never wrote.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { at: Position::ZERO, checkpoint: Checkpoint::EMPTY, sessions: Bytes::new() }
+    }
+}
+
+/// A higher epoch was promised by a replica: this owner's time is over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fenced {
+    /// The promise.
+    pub promised: Epoch,
+}
+
+/// The replicated journal as its owner sees it.
+#[derive(Debug)]
+pub struct Journal {
+    volume: VolumeId,
+    epoch: Epoch,
+    version: Version,
+    terms: JournalTerms,
+    log: Log,
+    committed: Position,
+    checkpoint: CommittedCheckpoint,
+    replicas: Vec<Replica>,
+    renew: bool,
+    /// When a quiet journal tells its replicas what was committed and trimmed.
+    tell_due: Option<Time>,
+}
+
+impl Journal {
+    /// Takes over an adopted log and appends `EpochStart`.
+    #[must_use]
+    pub fn start(
+        volume: VolumeId,
+        epoch: Epoch,
+        config: &JournalConfig,
+        terms: JournalTerms,
+        adopted: Adopted,
+    ) -> Self {
+        let replicas = config
+            .replicas
+            .iter()
+            .map(|at| Replica::new(*at, adopted.mode_of(*at)))
+            .collect();
+        let mut journal = Self {
+            volume,
+            epoch,
+            version: config.version,
+            terms,
+            committed: adopted.log.base(),
+            log: adopted.log,
+            checkpoint: adopted.checkpoint,
+            replicas,
+            renew: false,
+            tell_due: None,
+        };
+        journal.append(RecordBody::EpochStart, Payload::empty());
+        journal
+    }
+
+    /// The log.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// All up to here is committed.
+    #[must_use]
+    pub fn committed(&self) -> Position {
+        self.committed
+    }
+
+    /// The latest committed checkpoint.
+    #[must_use]
+    pub fn checkpoint(&self) -> &CommittedCheckpoint {
+        &self.checkpoint
+    }
+
+    /// Appends a record; it is sent by the next [`Journal::pump`].
+    pub fn append(&mut self, body: RecordBody, payload: Payload) -> Position {
+        let position = Position { epoch: self.epoch, seq: self.log.last().seq.next() };
+        let payload_len = u32::try_from(payload.len()).expect("a record's payload is bounded");
+        self.log.push(Record { head: RecordHead { position, body, payload_len }, payload });
+        position
+    }
+
+    /// A committed checkpoint replaces the older one; what it covers leaves the log.
+    pub fn checkpoint_committed(&mut self, checkpoint: CommittedCheckpoint) {
+        // R3: a checkpoint counts once its record is on a majority.
+        assert!(checkpoint.at <= self.committed);
+        assert!(checkpoint.checkpoint.covers >= self.log.base());
+        // R4: what is covered was committed.
+        assert!(checkpoint.checkpoint.covers <= self.committed);
+        self.log.trim(checkpoint.checkpoint.covers);
+        self.checkpoint = checkpoint;
+    }
+
+    /// Asks for a fresh lease with the next pump, even if there is nothing to append.
+    pub fn renew(&mut self) {
+        self.renew = true;
+    }
+
+    /// Until when reads may be served: a majority's grants run at least so long (R7).
+    #[must_use]
+    pub fn leased_until(&self) -> Time {
+        self.quorum_value(|r| r.leased_until)
+    }
+
+    /// The value that an acknowledgement quorum of the replicas reaches.
+    fn quorum_value<T: Ord + Copy>(&self, of: impl Fn(&Replica) -> T) -> T {
+        let mut values: Vec<T> = self.replicas.iter().map(of).collect();
+        values.sort_unstable_by(|a, b| b.cmp(a));
+        values[JournalConfig::ack_quorum(values.len()) - 1]
+    }
+
+    /// Raises `committed` to what a quorum holds; whether it rose. Only a record of this
+    /// epoch is counted, as in Raft: it commits all before it.
+    pub fn advance(&mut self, now: Time) -> bool {
+        let held = if planted(Bug::AckByOne) {
+            self.replicas.iter().map(|r| r.matched.seq).max().unwrap_or_default()
+        } else {
+            self.quorum_value(|r| r.matched.seq)
+        };
+        let Some(position) = self.log.position(held) else { return false };
+        if position.epoch != self.epoch || position <= self.committed {
+            return false;
+        }
+        assert!(position <= self.log.last());
+        self.committed = position;
+        self.tell_due.get_or_insert(now + self.terms.tell);
+        true
+    }
+
+    /// Sends what may be sent now.
+    pub fn pump(&mut self, now: Time, ids: &mut RequestIds, out: &mut Vec<ToDisk>) {
+        for i in 0..self.replicas.len() {
+            self.pump_replica(i, now, ids, out);
+        }
+        self.renew = false;
+        if self.tell_due.is_some_and(|due| due <= now) {
+            self.tell_due = None;
+        }
+    }
+
+    fn pump_replica(&mut self, i: usize, now: Time, ids: &mut RequestIds, out: &mut Vec<ToDisk>) {
+        if self.replicas[i].quiet_until.is_some_and(|until| until > now) {
+            return;
+        }
+        self.replicas[i].quiet_until = None;
+        let mut must_renew = self.renew;
+        loop {
+            let replica = &self.replicas[i];
+            let depth = if replica.mode == Mode::Stream { self.terms.depth } else { 1 };
+            if replica.flights.len() >= depth {
+                return;
+            }
+            let (kind, request, payload) = match replica.mode {
+                Mode::Join => (FlightKind::Join, self.join(i), Payload::empty()),
+                Mode::Reset => {
+                    let sessions = Payload::from(self.checkpoint.sessions.clone());
+                    (FlightKind::Reset, self.reset(i), sessions)
+                }
+                Mode::Probe | Mode::Stream => {
+                    let behind = self.log.last().seq >= replica.next;
+                    let probe = replica.mode == Mode::Probe;
+                    let due = self.tell_due.is_some_and(|due| due <= now);
+                    let tell = due && replica.told < (self.committed, self.log.base());
+                    if !(behind || probe || must_renew || tell) {
+                        return;
+                    }
+                    match self.next_append(i) {
+                        Some((request, payload, last)) => {
+                            (FlightKind::Append { last }, request, payload)
+                        }
+                        None => {
+                            self.replicas[i].mode = Mode::Reset;
+                            continue;
+                        }
+                    }
+                }
+            };
+            must_renew = false;
+            let id = ids.next();
+            let told = (self.committed, self.log.base());
+            let replica = &mut self.replicas[i];
+            if let FlightKind::Append { last } = kind {
+                replica.next = last.seq.next();
+                replica.told = told;
+            }
+            replica.flights.push_back(Flight { id, sent: now, kind });
+            out.push(ToDisk { at: replica.at, id, request, payload });
+        }
+    }
+
+    fn join(&self, i: usize) -> DiskRequest {
+        DiskRequest::Join {
+            incarnation: self.replicas[i].at.incarnation,
+            volume: self.volume,
+            epoch: self.epoch,
+            version: self.version,
+        }
+    }
+
+    fn reset(&self, i: usize) -> DiskRequest {
+        DiskRequest::Reset {
+            incarnation: self.replicas[i].at.incarnation,
+            volume: self.volume,
+            epoch: self.epoch,
+            base: self.log.base(),
+            at: self.checkpoint.at,
+            checkpoint: self.checkpoint.checkpoint,
+        }
+    }
+
+    /// The next append for a replica; `None` if what it lacks was trimmed (R9).
+    fn next_append(&self, i: usize) -> Option<(DiskRequest, Payload, Position)> {
+        let replica = &self.replicas[i];
+        let prev = self.log.position(Seq(replica.next.0.checked_sub(1)?))?;
+        let mut records = Vec::new();
+        let mut payload = Payload::empty();
+        let mut last = prev;
+        for record in self.log.from(replica.next) {
+            let full = records.len() >= self.terms.batch_records
+                || payload.len() + record.payload.len() > self.terms.batch_bytes;
+            if full && !records.is_empty() {
+                break;
+            }
+            payload.append(&record.payload);
+            last = record.head.position;
+            records.push(record.head.clone());
+        }
+        let request = DiskRequest::Append {
+            incarnation: replica.at.incarnation,
+            volume: self.volume,
+            epoch: self.epoch,
+            prev,
+            records,
+            committed: self.committed,
+            trim: self.log.base(),
+            lease: true,
+        };
+        Some((request, payload, last))
+    }
+
+    /// Takes a disk's answer. Answers to requests that are not in flight are ignored.
+    ///
+    /// # Errors
+    /// [`Fenced`] if a higher epoch was promised.
+    pub fn reply(
+        &mut self,
+        now: Time,
+        from: DiskRef,
+        id: RequestId,
+        reply: &DiskReply,
+    ) -> Result<(), Fenced> {
+        let Some(i) = self.replicas.iter().position(|r| r.at == from) else { return Ok(()) };
+        let Some(flight) = self.replicas[i].land(id) else { return Ok(()) };
+        match reply {
+            DiskReply::Fenced { promised } if *promised > self.epoch => {
+                return Err(Fenced { promised: *promised });
+            }
+            DiskReply::Appended { last, leased } => self.appended(i, &flight, *last, *leased),
+            DiskReply::Joined { report } => {
+                let replica = &mut self.replicas[i];
+                replica.next = Seq(report.last.seq.0.min(self.log.last().seq.0) + 1);
+                let behind = replica.next.0 <= self.log.base().seq.0;
+                let anew = replica.founding || behind || report.base > self.log.base();
+                replica.mode = if anew { Mode::Reset } else { Mode::Probe };
+            }
+            DiskReply::Mismatch { base, last } => self.mismatch(i, *base, *last),
+            DiskReply::Unknown => self.replicas[i].lost(Mode::Join),
+            DiskReply::Damaged => self.replicas[i].lost(Mode::Reset),
+            _ => {
+                let pause = self.terms.pause;
+                let replica = &mut self.replicas[i];
+                replica.rewind();
+                replica.quiet_until = Some(now + pause);
+            }
+        }
+        Ok(())
+    }
+
+    fn appended(&mut self, i: usize, flight: &Flight, last: Position, leased: bool) {
+        let known = self.log.position(last.seq) == Some(last);
+        let replica = &mut self.replicas[i];
+        match flight.kind {
+            // What was sent was ours, even if it was trimmed meanwhile.
+            FlightKind::Append { last: sent } if last == sent || (known && last < sent) => {
+                replica.matched = replica.matched.max(last);
+                if leased {
+                    replica.leased_until = replica.leased_until.max(flight.sent + self.terms.lease);
+                }
+                if replica.mode == Mode::Probe {
+                    replica.mode = Mode::Stream;
+                    replica.next = last.seq.next().max(replica.next);
+                }
+                if last < sent {
+                    replica.rewind();
+                }
+            }
+            FlightKind::Reset if last == self.log.base() => {
+                replica.founding = false;
+                replica.matched = last;
+                replica.next = last.seq.next();
+                replica.mode = Mode::Probe;
+            }
+            // The base moved on while the reset travelled, or the answer makes no sense.
+            _ => replica.rewind(),
+        }
+    }
+
+    fn mismatch(&mut self, i: usize, base: Position, last: Position) {
+        let log_base = self.log.base().seq;
+        let agrees = self.log.position(last.seq) == Some(last);
+        let replica = &mut self.replicas[i];
+        replica.matched = Position::ZERO;
+        replica.flights.clear();
+        let stepped = if agrees { last.seq.next() } else { Seq(last.seq.0.min(replica.next.0.saturating_sub(1))) };
+        replica.next = stepped.min(replica.next);
+        let below = replica.next.0 <= log_base.0 || replica.next.0 <= base.seq.0;
+        replica.mode = if below { Mode::Reset } else { Mode::Probe };
+    }
+
+    /// Takes silent requests for lost. Returns when to look again.
+    pub fn expire(&mut self, now: Time) {
+        for replica in &mut self.replicas {
+            if replica.flights.front().is_some_and(|f| now.since(f.sent) >= self.terms.retry) {
+                replica.rewind();
+            }
+        }
+    }
+
+    /// When [`Journal::expire`] or a pause's end is due.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Time> {
+        let flights = self.replicas.iter().filter_map(|r| Some(r.flights.front()?.sent + self.terms.retry));
+        let pauses = self.replicas.iter().filter_map(|r| r.quiet_until);
+        flights.chain(pauses).chain(self.tell_due).min()
+    }
+
+    /// Ends the lease at all replicas; final for this epoch (R7).
+    pub fn release(&mut self, ids: &mut RequestIds, out: &mut Vec<ToDisk>) {
+        for replica in &mut self.replicas {
+            replica.leased_until = Time::ZERO;
+            let request = DiskRequest::Release {
+                incarnation: replica.at.incarnation,
+                volume: self.volume,
+                epoch: self.epoch,
+            };
+            out.push(ToDisk { at: replica.at, id: ids.next(), request, payload: Payload::empty() });
+        }
+    }
+
+    /// How many replicas hold all that is committed, for `status`.
+    #[must_use]
+    pub fn replicas_current(&self) -> usize {
+        self.replicas.iter().filter(|r| r.matched >= self.committed).count()
+    }
+}

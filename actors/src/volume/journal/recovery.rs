@@ -1,0 +1,323 @@
+//! An owner's start: seal a majority, adopt the most up-to-date log (design section 4).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use model::ids::{DiskRef, Epoch, Position, RequestId, Seq, VolumeId};
+use model::journal::{Record, RecordHead, SealReport};
+use model::payload::Payload;
+use model::placement::JournalConfig;
+use model::time::Time;
+
+use super::replica::Mode;
+use super::{CommittedCheckpoint, Fenced, Log, RequestIds, ToDisk};
+use crate::messages::{DiskReply, DiskRequest};
+use crate::planted::{Bug, planted};
+
+/// Payload asked for with one fetch.
+const FETCH_BYTES: u32 = 4 << 20;
+
+/// What a replica answered to the seal.
+#[derive(Clone, Debug)]
+enum Answer {
+    None,
+    Sealed(SealReport),
+    Unknown,
+    Damaged,
+}
+
+/// A log that was adopted, and what is known of the replicas.
+#[derive(Debug)]
+pub struct Adopted {
+    /// The log.
+    pub log: Log,
+    /// The latest checkpoint known to be committed.
+    pub checkpoint: CommittedCheckpoint,
+    answers: Vec<(DiskRef, Answer)>,
+    founding: bool,
+}
+
+impl Adopted {
+    /// A clean volume's: the checkpoint is all there is, and every replica starts anew (R3).
+    #[must_use]
+    pub fn founding(checkpoint: CommittedCheckpoint) -> Self {
+        let log = Log::new(checkpoint.checkpoint.covers);
+        Self { log, checkpoint, answers: Vec::new(), founding: true }
+    }
+
+    pub(super) fn mode_of(&self, at: DiskRef) -> (Mode, Seq, bool) {
+        let end = self.log.last().seq.next();
+        if self.founding {
+            return (Mode::Join, end, true);
+        }
+        let answer = self.answers.iter().find(|(a, _)| *a == at).map(|(_, a)| a);
+        match answer {
+            Some(Answer::Sealed(report)) => (Mode::Probe, report.last.seq.next().min(end), false),
+            Some(Answer::Unknown) => (Mode::Join, end, false),
+            Some(Answer::Damaged) => (Mode::Reset, end, false),
+            Some(Answer::None) | None => (Mode::Probe, end, false),
+        }
+    }
+}
+
+/// What a recovery came to.
+#[derive(Debug)]
+pub enum RecoveryStep {
+    /// It goes on.
+    Waiting,
+    /// The log is here.
+    Adopted(Box<Adopted>),
+}
+
+/// The seal and the fetch of one owner's start.
+#[derive(Debug)]
+pub struct Recovery {
+    volume: VolumeId,
+    epoch: Epoch,
+    answers: Vec<(DiskRef, Answer)>,
+    backstop: CommittedCheckpoint,
+    fetch: Option<Fetch>,
+    sent: Option<Time>,
+    retry: Duration,
+    in_flight: Vec<(RequestId, DiskRef)>,
+}
+
+#[derive(Debug)]
+struct Fetch {
+    from: DiskRef,
+    upto: Position,
+    checkpoint: CommittedCheckpoint,
+    log: Log,
+    request: RequestId,
+    sent: Time,
+}
+
+impl Recovery {
+    /// A recovery at `epoch`, which was committed for this owner's start (R1). `backstop` is
+    /// the checkpoint in the global record.
+    #[must_use]
+    pub fn new(
+        volume: VolumeId,
+        epoch: Epoch,
+        config: &JournalConfig,
+        backstop: CommittedCheckpoint,
+        retry: Duration,
+    ) -> Self {
+        let answers = config.replicas.iter().map(|at| (*at, Answer::None)).collect();
+        Self { volume, epoch, answers, backstop, fetch: None, sent: None, retry, in_flight: Vec::new() }
+    }
+
+    /// Sends what is due.
+    pub fn pump(&mut self, now: Time, ids: &mut RequestIds, out: &mut Vec<ToDisk>) {
+        if let Some(fetch) = &self.fetch {
+            if now.since(fetch.sent) < self.retry * 5 {
+                return;
+            }
+            // The replica fell silent: seal again, which finds another one or waits.
+            for (_, answer) in &mut self.answers {
+                *answer = Answer::None;
+            }
+            self.fetch = None;
+            self.sent = None;
+        }
+        if self.sent.is_some_and(|sent| now.since(sent) < self.retry) {
+            return;
+        }
+        self.sent = Some(now);
+        for (at, answer) in &self.answers {
+            if matches!(answer, Answer::Sealed(_)) {
+                continue;
+            }
+            let request = DiskRequest::Seal {
+                incarnation: at.incarnation,
+                volume: self.volume,
+                epoch: self.epoch,
+            };
+            let id = ids.next();
+            self.in_flight.push((id, *at));
+            out.push(ToDisk { at: *at, id, request, payload: Payload::empty() });
+        }
+        // A late answer to an old request is as good; only the list must not grow.
+        let keep = self.in_flight.len().saturating_sub(64);
+        self.in_flight.drain(..keep);
+    }
+
+    /// When [`Recovery::pump`] is due.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Time> {
+        match &self.fetch {
+            Some(fetch) => Some(fetch.sent + self.retry * 5),
+            None => Some(self.sent? + self.retry),
+        }
+    }
+
+    /// Takes a disk's answer.
+    ///
+    /// # Errors
+    /// [`Fenced`] if a higher epoch was promised.
+    pub fn reply(
+        &mut self,
+        now: Time,
+        (from, id): (DiskRef, RequestId),
+        reply: DiskReply,
+        payload: Bytes,
+        ids: &mut RequestIds,
+        out: &mut Vec<ToDisk>,
+    ) -> Result<RecoveryStep, Fenced> {
+        if self.fetch.as_ref().is_some_and(|f| f.request == id && f.from == from) {
+            return self.fetched(now, reply, payload, ids, out);
+        }
+        let Some(i) = self.in_flight.iter().position(|f| *f == (id, from)) else {
+            return Ok(RecoveryStep::Waiting);
+        };
+        self.in_flight.swap_remove(i);
+        let answer = match reply {
+            DiskReply::Fenced { promised } if promised > self.epoch => {
+                return Err(Fenced { promised });
+            }
+            DiskReply::Sealed(report) if report.epoch == self.epoch => Answer::Sealed(report),
+            DiskReply::Unknown => Answer::Unknown,
+            DiskReply::Damaged => Answer::Damaged,
+            _ => return Ok(RecoveryStep::Waiting),
+        };
+        if let Some((_, slot)) = self.answers.iter_mut().find(|(at, _)| *at == from) {
+            *slot = answer;
+        }
+        if self.fetch.is_some() {
+            return Ok(RecoveryStep::Waiting);
+        }
+        Ok(self.try_adopt(now, ids, out))
+    }
+
+    fn sealed(&self) -> impl Iterator<Item = (DiskRef, &SealReport)> {
+        self.answers.iter().filter_map(|(at, answer)| match answer {
+            Answer::Sealed(report) => Some((*at, report)),
+            _ => None,
+        })
+    }
+
+    fn try_adopt(&mut self, now: Time, ids: &mut RequestIds, out: &mut Vec<ToDisk>) -> RecoveryStep {
+        let need = if planted(Bug::SkipSeal) {
+            1
+        } else {
+            JournalConfig::seal_quorum(self.answers.len())
+        };
+        if self.sealed().count() < need {
+            return RecoveryStep::Waiting;
+        }
+        let (from, best) = self.sealed().max_by_key(|(_, r)| r.last).expect("a quorum is not empty");
+        let (base, upto) = (best.base, best.last);
+        let checkpoint = self.latest_checkpoint();
+        let covers = checkpoint.checkpoint.covers;
+        if covers < base || upto < covers {
+            // Trimmed beyond every checkpoint that this quorum knows, or a log that ends
+            // before what was committed: never serve over a gap (R3). Another replica may
+            // know more; keep asking.
+            return RecoveryStep::Waiting;
+        }
+        let log = Log::new(covers);
+        if upto == covers {
+            return self.adopt(log, checkpoint);
+        }
+        let request = ids.next();
+        self.fetch = Some(Fetch { from, upto, checkpoint, log, request, sent: now });
+        self.ask(out, request);
+        RecoveryStep::Waiting
+    }
+
+    fn latest_checkpoint(&self) -> CommittedCheckpoint {
+        let reported = self.sealed().filter_map(|(_, r)| r.checkpoint.as_ref());
+        let latest = reported.max_by_key(|(at, _, _)| *at);
+        match latest {
+            Some((at, checkpoint, sessions))
+                if checkpoint.covers >= self.backstop.checkpoint.covers =>
+            {
+                CommittedCheckpoint {
+                    at: *at,
+                    checkpoint: *checkpoint,
+                    sessions: Bytes::copy_from_slice(sessions),
+                }
+            }
+            // The backstop has no session table: it serves only a volume that never wrote,
+            // or the last resort.
+            _ => self.backstop.clone(),
+        }
+    }
+
+    fn ask(&self, out: &mut Vec<ToDisk>, id: RequestId) {
+        let fetch = self.fetch.as_ref().expect("a fetch is under way");
+        let request = DiskRequest::Fetch {
+            incarnation: fetch.from.incarnation,
+            volume: self.volume,
+            epoch: self.epoch,
+            from: fetch.log.last().seq.next(),
+            bytes_max: FETCH_BYTES,
+        };
+        out.push(ToDisk { at: fetch.from, id, request, payload: Payload::empty() });
+    }
+
+    fn fetched(
+        &mut self,
+        now: Time,
+        reply: DiskReply,
+        payload: Bytes,
+        ids: &mut RequestIds,
+        out: &mut Vec<ToDisk>,
+    ) -> Result<RecoveryStep, Fenced> {
+        let fetch = self.fetch.as_mut().expect("a fetch is under way");
+        let good = match reply {
+            DiskReply::Fenced { promised } if promised > self.epoch => {
+                return Err(Fenced { promised });
+            }
+            DiskReply::Fetched { records } if !records.is_empty() => {
+                extend(&mut fetch.log, records, &payload)
+            }
+            _ => false,
+        };
+        if !good {
+            // Damaged or gone since: what it said at the seal no longer counts.
+            let from = fetch.from;
+            self.fetch = None;
+            self.sent = None;
+            for (at, answer) in &mut self.answers {
+                if *at == from {
+                    *answer = Answer::Damaged;
+                }
+            }
+            return Ok(RecoveryStep::Waiting);
+        }
+        if fetch.log.last() >= fetch.upto {
+            let fetch = self.fetch.take().expect("just used");
+            return Ok(self.adopt(fetch.log, fetch.checkpoint));
+        }
+        fetch.request = ids.next();
+        fetch.sent = now;
+        let id = fetch.request;
+        self.ask(out, id);
+        Ok(RecoveryStep::Waiting)
+    }
+
+    fn adopt(&mut self, log: Log, checkpoint: CommittedCheckpoint) -> RecoveryStep {
+        // R1: what is adopted was made under lower epochs.
+        assert!(log.last().epoch < self.epoch);
+        let answers = std::mem::take(&mut self.answers);
+        RecoveryStep::Adopted(Box::new(Adopted { log, checkpoint, answers, founding: false }))
+    }
+}
+
+/// Appends fetched records; false if they are not what a log can hold (a peer's bytes are
+/// never asserted on).
+fn extend(log: &mut Log, heads: Vec<RecordHead>, payload: &Bytes) -> bool {
+    let mut at = 0_usize;
+    for head in heads {
+        let end = at + head.payload_len as usize;
+        let last = log.last();
+        let follows = head.position.seq == last.seq.next() && head.position.epoch >= last.epoch;
+        if end > payload.len() || !follows {
+            return false;
+        }
+        log.push(Record { head, payload: Payload::from(payload.slice(at..end)) });
+        at = end;
+    }
+    at == payload.len()
+}

@@ -1,0 +1,142 @@
+//! An owner's start: claim an epoch (R1), seal and adopt, or found a clean volume's journal.
+
+use bytes::Bytes;
+use model::ids::{DiskId, DiskRef, RequestId};
+use model::meta::{MetaReply, MetaRequest, MetaToken, Refusal};
+use model::placement::VolumeRecord;
+use model::time::Time;
+
+use super::journal::{Adopted, CommittedCheckpoint, Fenced, Journal, Recovery, RecoveryStep};
+use super::serve::Serving;
+use super::{Effect, Phase, StopReason, Volume};
+use crate::messages::DiskReply;
+
+impl Volume {
+    /// Asks for what the start needs next.
+    pub(super) fn pump_start(&mut self, now: Time, out: &mut Vec<Effect>) {
+        match &mut self.phase {
+            Phase::Claiming { asked } => {
+                // The group answers or says `Unavailable`; silence means that the request was
+                // lost on this node, which a restart of its metadata thread can do.
+                if asked.is_some_and(|(_, at)| now.since(at) < self.config.meta_retry * 10) {
+                    return;
+                }
+                let token = self.token();
+                self.phase = Phase::Claiming { asked: Some((token, now)) };
+                // The group's own word on the epoch is what counts: the view may be old.
+                let request = MetaRequest::ReadVolume { volume: self.id };
+                out.push(Effect::Meta { token, request });
+            }
+            Phase::Recovering { recovery, .. } => {
+                recovery.pump(now, &mut self.ids, &mut self.to_disk);
+                self.send_to_disks(out);
+            }
+            Phase::Leading(_) | Phase::Stopped => {}
+        }
+    }
+
+    pub(super) fn on_meta(
+        &mut self,
+        now: Time,
+        token: MetaToken,
+        reply: MetaReply,
+        out: &mut Vec<Effect>,
+    ) {
+        match &mut self.phase {
+            Phase::Claiming { asked } if asked.is_some_and(|(t, _)| t == token) => {
+                self.claim_reply(now, reply, out);
+            }
+            Phase::Leading(serving) => serving.meta_reply(now, token, &reply),
+            Phase::Claiming { .. } | Phase::Recovering { .. } | Phase::Stopped => {}
+        }
+    }
+
+    fn claim_reply(&mut self, now: Time, reply: MetaReply, out: &mut Vec<Effect>) {
+        match reply {
+            MetaReply::Volume(Some(record)) if record.deleted => {
+                self.stop(StopReason::Deleted, out);
+            }
+            MetaReply::Volume(None) => self.stop(StopReason::Deleted, out),
+            MetaReply::Volume(Some(record)) => {
+                let claimed = record.owner.is_some_and(|o| o.node == self.node && o.boot.is_some());
+                if claimed && self.claimed_epoch == Some(record.epoch) {
+                    self.lead(now, record, out);
+                } else {
+                    self.claim(now, &record, out);
+                }
+            }
+            MetaReply::Refused { reason: Refusal::StaleEpoch, record: Some(record) } => {
+                // A claim of this life whose answer was lost may have raised it: claim anew.
+                self.claim(now, &record, out);
+            }
+            MetaReply::Refused { .. } => self.stop(StopReason::Fenced, out),
+            MetaReply::Done | MetaReply::Unavailable => {
+                self.phase = Phase::Claiming { asked: None };
+            }
+        }
+    }
+
+    fn claim(&mut self, now: Time, record: &VolumeRecord, out: &mut Vec<Effect>) {
+        if record.owner.is_some_and(|o| o.node != self.node) {
+            self.stop(StopReason::Fenced, out);
+            return;
+        }
+        let token = self.token();
+        self.phase = Phase::Claiming { asked: Some((token, now)) };
+        self.claimed_epoch = Some(record.epoch.next());
+        let request =
+            MetaRequest::Claim { volume: self.id, expected: record.epoch, node: self.node };
+        out.push(Effect::Meta { token, request });
+    }
+
+    fn lead(&mut self, now: Time, record: VolumeRecord, out: &mut Vec<Effect>) {
+        let backstop = CommittedCheckpoint {
+            checkpoint: record.checkpoint,
+            ..CommittedCheckpoint::empty()
+        };
+        if record.clean {
+            let adopted = Adopted::founding(backstop);
+            self.adopt(now, &record, adopted);
+            return;
+        }
+        let retry = self.config.journal.retry / 2;
+        let recovery = Recovery::new(self.id, record.epoch, &record.journal, backstop, retry);
+        self.phase = Phase::Recovering { record: Box::new(record), recovery };
+        self.pump_start(now, out);
+    }
+
+    fn adopt(&mut self, now: Time, record: &VolumeRecord, adopted: Adopted) {
+        let journal =
+            Journal::start(self.id, record.epoch, &record.journal, self.config.journal, adopted);
+        let serving = Serving::new(now, self.config, record, journal, self.tokens);
+        self.phase = Phase::Leading(Box::new(serving));
+    }
+
+    pub(super) fn recovery_reply(
+        &mut self,
+        now: Time,
+        disk: DiskId,
+        id: RequestId,
+        reply: DiskReply,
+        payload: Bytes,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Fenced> {
+        let Phase::Recovering { record, recovery } = &mut self.phase else { return Ok(()) };
+        let Some(from) = at_of(record, disk) else { return Ok(()) };
+        let (ids, to_disk) = (&mut self.ids, &mut self.to_disk);
+        match recovery.reply(now, (from, id), reply, payload, ids, to_disk)? {
+            RecoveryStep::Waiting => self.send_to_disks(out),
+            RecoveryStep::Adopted(adopted) => {
+                let record = record.as_ref().clone();
+                self.adopt(now, &record, *adopted);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The life of a disk that a record's journal configuration names.
+pub(super) fn at_of(record: &VolumeRecord, disk: DiskId) -> Option<DiskRef> {
+    let next = record.journal.next.iter().flatten();
+    record.journal.replicas.iter().chain(next).find(|at| at.disk == disk).copied()
+}

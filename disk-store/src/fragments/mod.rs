@@ -1,0 +1,468 @@
+//! The fragments: self-describing, in large sparse extent files.
+//!
+//! A batch of operations is durable with one fdatasync an extent that it changed. The
+//! catalog is written after that, and not synced: the extents' headers are the truth, and the
+//! ledger says which of them to read again after a crash. See `docs/disk-format.md`.
+
+pub mod header;
+mod ledger;
+mod open;
+mod scan;
+pub mod space;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use model::BLOCK_BYTES;
+use model::ids::{FragmentKey, VolumeId};
+use model::payload::Payload;
+use model::store::{DeviceError, FragmentDone, FragmentMeta, FragmentOp, SegmentKind};
+
+use crate::BLOCK;
+use crate::catalog::{Catalog, CatalogError, Row, Stamp};
+use crate::file::{File, FileError, FileLayer};
+use header::Header;
+use ledger::Ledger;
+use space::FreeMap;
+
+pub use header::FRAGMENT_BYTES_MAX;
+pub use ledger::EXTENTS_MAX;
+pub use open::Recovery;
+
+/// The catalog is settled before more extents than this have changed since: bounds what is
+/// read again after a crash.
+pub const CHANGED_EXTENTS_MAX: usize = 16;
+/// The catalog is settled after this many puts at the latest.
+pub const UNSETTLED_PUTS_MAX: u64 = 4096;
+/// A `Get` returns at most this many bytes; ranges beyond read as damaged.
+pub const GET_BYTES_MAX: u64 = 64 << 20;
+/// A `List` returns at most this many keys.
+pub const LIST_KEYS_MAX: u32 = 4096;
+
+/// A store's shape.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FragmentsConfig {
+    /// The disk's incarnation: another life's headers do not pass.
+    pub id: u64,
+    /// Bytes of an extent file at most; a multiple of the block size.
+    pub extent_bytes: u64,
+    /// Bytes that fragments may take, headers included.
+    pub capacity_bytes: u64,
+    /// Of the capacity, kept from data segments: half of it is index segments' (R18).
+    pub reserve_bytes: u64,
+}
+
+impl FragmentsConfig {
+    /// 1 GiB an extent, a hundredth in reserve.
+    #[must_use]
+    pub fn new(id: u64, capacity_bytes: u64) -> Self {
+        Self { id, extent_bytes: 1 << 30, capacity_bytes, reserve_bytes: capacity_bytes / 100 }
+    }
+}
+
+/// Counters and sizes, for `debug fragments`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FragmentsStats {
+    /// Fragments stored.
+    pub fragments: u64,
+    /// Bytes that they take, headers included.
+    pub used_bytes: u64,
+    /// Bytes that they may take.
+    pub capacity_bytes: u64,
+    /// Extent files.
+    pub extents: u32,
+    /// fdatasyncs of extents and ledger.
+    pub syncs: u64,
+    /// How often the catalog was rebuilt since the store was opened.
+    pub rebuilds: u64,
+}
+
+/// What a batch has written, and not yet synced.
+#[derive(Default)]
+struct Staged {
+    rows: BTreeMap<FragmentKey, Option<Row>>,
+    touched: BTreeSet<u32>,
+    frees: Vec<Row>,
+}
+
+/// An open store of fragments.
+pub struct Fragments<L: FileLayer, C: Catalog> {
+    layer: L,
+    catalog: C,
+    config: FragmentsConfig,
+    extents: BTreeMap<u32, L::File>,
+    space: FreeMap,
+    ledger: Ledger<L::File>,
+    state: ledger::State,
+    staged: Staged,
+    next_put: u64,
+    stats: FragmentsStats,
+    failed: Option<DeviceError>,
+}
+
+/// Why a put found no place.
+enum NoPlace {
+    Full,
+    Device(DeviceError),
+}
+
+impl From<DeviceError> for NoPlace {
+    fn from(error: DeviceError) -> Self {
+        Self::Device(error)
+    }
+}
+
+fn extent_path(extent: u32) -> String {
+    format!("extents/{extent:08}")
+}
+
+impl<L: FileLayer, C: Catalog> Fragments<L, C> {
+    /// Carries out one operation; see [`Fragments::execute_batch`].
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn execute(&mut self, op: FragmentOp) -> Result<FragmentDone, DeviceError> {
+        let mut done = self.execute_batch(vec![op])?;
+        Ok(done.pop().expect("an operation has a result"))
+    }
+
+    /// Carries out operations in order; when it returns, all of it is durable, with one
+    /// fdatasync an extent that was changed. A `Put` whose lengths or sums don't match its
+    /// data fails as `Conflict`. One of a fragment that is there with the same sums is a
+    /// success, and repairs what is damaged of it.
+    ///
+    /// # Errors
+    /// The device's: nothing is known about the batch, and the store refuses everything from
+    /// then on (R8).
+    pub fn execute_batch(&mut self, ops: Vec<FragmentOp>) -> Result<Vec<FragmentDone>, DeviceError> {
+        if let Some(failed) = &self.failed {
+            return Err(failed.clone());
+        }
+        let done = self.run(ops);
+        if let Err(error) = &done {
+            self.failed = Some(error.clone());
+        }
+        done
+    }
+
+    /// Makes the catalog durable, so that opening reads no extent again. For idle moments and
+    /// for stopping: nobody waits for it.
+    ///
+    /// # Errors
+    /// The device's: the store refuses everything from then on.
+    pub fn settle(&mut self) -> Result<(), DeviceError> {
+        if let Some(failed) = &self.failed {
+            return Err(failed.clone());
+        }
+        if self.state.changed.is_empty() {
+            return Ok(());
+        }
+        let settled = self.settle_catalog();
+        if let Err(error) = &settled {
+            self.failed = Some(error.clone());
+        }
+        settled
+    }
+
+    /// Counters and sizes.
+    #[must_use]
+    pub fn stats(&self) -> FragmentsStats {
+        FragmentsStats {
+            extents: self.extents.len() as u32,
+            capacity_bytes: self.config.capacity_bytes,
+            ..self.stats
+        }
+    }
+
+    /// Whether a device error made it refuse everything.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.failed.is_some()
+    }
+
+    fn run(&mut self, ops: Vec<FragmentOp>) -> Result<Vec<FragmentDone>, DeviceError> {
+        let mut done = Vec::with_capacity(ops.len());
+        for op in ops {
+            done.push(match op {
+                FragmentOp::Put { key, meta, sums, data } => self.put(key, meta, sums, &data)?,
+                FragmentOp::Get { key, ranges } => self.get(key, &ranges)?,
+                FragmentOp::Delete { keys } => self.delete(&keys)?,
+                FragmentOp::List { volume, after, limit } => self.list(volume, after, limit)?,
+            });
+        }
+        self.commit()?;
+        if self.next_put - 1 - self.state.settled_put > UNSETTLED_PUTS_MAX {
+            self.settle_catalog()?;
+        }
+        Ok(done)
+    }
+
+    fn lookup(&mut self, key: FragmentKey) -> Result<Option<Row>, DeviceError> {
+        if let Some(row) = self.staged.rows.get(&key) {
+            return Ok(*row);
+        }
+        match self.catalog.get(key) {
+            Ok(row) => Ok(row.filter(|row| self.is_sane(row))),
+            Err(error) => {
+                self.rebuild(&error)?;
+                self.catalog.get(key).map_err(catalog_failed)
+            }
+        }
+    }
+
+    /// A row never makes a read longer than a fragment, or lead out of its extent.
+    fn is_sane(&self, row: &Row) -> bool {
+        header::is_possible(&row.meta)
+            && u64::from(row.header_bytes) == header::area_bytes(row.meta.fragment_bytes)
+            && row.offset.checked_add(row.bytes()).is_some()
+            && self.extents.contains_key(&row.extent)
+    }
+
+    fn put(&mut self, key: FragmentKey, meta: FragmentMeta, sums: Vec<u32>, data: &Payload) -> Result<FragmentDone, DeviceError> {
+        let is_sound = header::is_possible(&meta)
+            && data.len() == meta.fragment_bytes as usize
+            && sums.len() == data.len() / BLOCK_BYTES
+            && are_payload_sums(key, &sums, data);
+        if !is_sound {
+            return Ok(FragmentDone::Conflict);
+        }
+        if let Some(row) = self.lookup(key)? {
+            return self.put_again(row, key, meta, sums, data);
+        }
+        let bytes = header::area_bytes(meta.fragment_bytes) + u64::from(meta.fragment_bytes);
+        let place = match self.allocate(bytes, meta.kind) {
+            Ok(place) => place,
+            Err(NoPlace::Full) => return Ok(FragmentDone::Full),
+            Err(NoPlace::Device(error)) => return Err(error),
+        };
+        let header_bytes = header::area_bytes(meta.fragment_bytes) as u32;
+        let row = Row { extent: place.0, offset: place.1, header_bytes, meta };
+        match self.write(&row, key, sums, data) {
+            Ok(()) => {}
+            Err(FileError::NoSpace) => return self.undo(&row),
+            Err(error) => return Err(error.during("fragment write")),
+        }
+        self.staged.rows.insert(key, Some(row));
+        self.stats.used_bytes += row.bytes();
+        self.stats.fragments += 1;
+        Ok(FragmentDone::Stored)
+    }
+
+    /// The same fragment again: a retry, a repair, or a contradiction.
+    fn put_again(&mut self, row: Row, key: FragmentKey, meta: FragmentMeta, sums: Vec<u32>, data: &Payload) -> Result<FragmentDone, DeviceError> {
+        if row.meta != meta {
+            return Ok(FragmentDone::Conflict);
+        }
+        let file = self.extents[&row.extent].clone();
+        let old = scan::header_at(self.config.id, &file, (row.extent, row.offset)).filter(|old| old.key == key);
+        if let Some(old) = old {
+            if old.sums != sums {
+                return Ok(FragmentDone::Conflict);
+            }
+            if scan::is_whole(&file, &row, &old) {
+                return Ok(FragmentDone::Stored);
+            }
+        }
+        // Damaged: the same bytes over the same place, so that a tear loses nothing that a
+        // reader could have had.
+        self.touch(row.extent)?;
+        self.write(&row, key, sums, data).map_err(|error| error.during("fragment repair"))?;
+        self.staged.rows.insert(key, Some(row));
+        Ok(FragmentDone::Stored)
+    }
+
+    fn write(&mut self, row: &Row, key: FragmentKey, sums: Vec<u32>, data: &Payload) -> Result<(), FileError> {
+        let header = Header { key, meta: row.meta, sums, put_no: self.next_put };
+        self.next_put += 1;
+        let area = header::encode(self.config.id, (row.extent, row.offset), &header);
+        let mut chunks = Vec::with_capacity(1 + data.chunks().len());
+        chunks.push(Bytes::from(area));
+        chunks.extend(data.chunks().iter().cloned());
+        self.staged.touched.insert(row.extent);
+        self.extents[&row.extent].write_at(row.offset, &chunks)
+    }
+
+    /// The device was full in the middle of a put: nothing of it may look like a fragment.
+    fn undo(&mut self, row: &Row) -> Result<FragmentDone, DeviceError> {
+        let file = &self.extents[&row.extent];
+        file.punch_hole(row.offset, row.bytes()).map_err(|error| error.during("undoing a put"))?;
+        let freed = self.space.free((row.extent, row.offset), row.bytes());
+        assert!(freed, "what was allocated was not free");
+        Ok(FragmentDone::Full)
+    }
+
+    fn allocate(&mut self, bytes: u64, kind: SegmentKind) -> Result<(u32, u64), NoPlace> {
+        let reserve = match kind {
+            SegmentKind::Data => self.config.reserve_bytes,
+            SegmentKind::Index => self.config.reserve_bytes / 2,
+        };
+        if self.stats.used_bytes + bytes > self.config.capacity_bytes.saturating_sub(reserve) {
+            return Err(NoPlace::Full);
+        }
+        if let Some(place) = self.space.alloc(bytes) {
+            self.touch(place.0)?;
+            return Ok(place);
+        }
+        let extent = self.extents.last_key_value().map_or(0, |(extent, _)| extent + 1);
+        if extent >= EXTENTS_MAX || bytes > self.config.extent_bytes {
+            return Err(NoPlace::Full);
+        }
+        self.touch(extent)?;
+        let file = match self.layer.create(&extent_path(extent)) {
+            Ok(file) => file,
+            Err(FileError::NoSpace) => return Err(NoPlace::Full),
+            Err(error) => return Err(NoPlace::Device(error.during("making an extent"))),
+        };
+        self.layer.sync_dir("extents").map_err(|error| error.during("making an extent"))?;
+        self.extents.insert(extent, file);
+        let added = self.space.free((extent, 0), self.config.extent_bytes);
+        assert!(added, "a new extent has no free ranges yet");
+        self.space.alloc(bytes).ok_or(NoPlace::Full)
+    }
+
+    /// Before an extent changes: the ledger says so, durably.
+    fn touch(&mut self, extent: u32) -> Result<(), DeviceError> {
+        if self.state.changed.contains(&extent) {
+            return Ok(());
+        }
+        if self.state.changed.len() >= CHANGED_EXTENTS_MAX {
+            self.commit()?;
+            self.settle_catalog()?;
+        }
+        self.state.changed.insert(extent);
+        self.write_ledger()
+    }
+
+    fn write_ledger(&mut self) -> Result<(), DeviceError> {
+        self.stats.syncs += 1;
+        self.ledger.write(&self.state).map_err(|error| error.during("writing the ledger"))
+    }
+
+    fn delete(&mut self, keys: &[FragmentKey]) -> Result<FragmentDone, DeviceError> {
+        for &key in keys {
+            let Some(row) = self.lookup(key)? else { continue };
+            self.touch(row.extent)?;
+            scan::invalidate(&self.extents[&row.extent], row.offset).map_err(|error| error.during("fragment delete"))?;
+            self.staged.touched.insert(row.extent);
+            self.staged.rows.insert(key, None);
+            self.staged.frees.push(row);
+        }
+        Ok(FragmentDone::Deleted)
+    }
+
+    /// Makes what the batch wrote durable, then has the catalog reflect it, then returns the
+    /// space of what was deleted.
+    fn commit(&mut self) -> Result<(), DeviceError> {
+        let staged = std::mem::take(&mut self.staged);
+        for extent in &staged.touched {
+            self.extents[extent].sync_data().map_err(|error| error.during("fdatasync of an extent"))?;
+            self.stats.syncs += 1;
+        }
+        if !staged.rows.is_empty() {
+            let rows: Vec<_> = staged.rows.into_iter().collect();
+            if let Err(error) = self.catalog.write(&rows) {
+                // The headers are durable: the rebuild finds them as they are now.
+                return self.rebuild(&error);
+            }
+        }
+        for row in staged.frees {
+            // A device that can't punch keeps the blocks: the range is reused all the same.
+            let _ = self.extents[&row.extent].punch_hole(row.offset, row.bytes());
+            let freed = self.space.free((row.extent, row.offset), row.bytes());
+            assert!(freed, "a stored fragment's range is not free");
+            self.stats.used_bytes -= row.bytes();
+            self.stats.fragments -= 1;
+        }
+        Ok(())
+    }
+
+    /// The catalog first, then the ledger: in between, the ledger lists too much.
+    fn settle_catalog(&mut self) -> Result<(), DeviceError> {
+        let generation = self.state.generation + 1;
+        if let Err(error) = self.catalog.settle(Stamp { id: self.config.id, generation }) {
+            return self.rebuild(&error);
+        }
+        self.state =
+            ledger::State { generation, settled_put: self.next_put - 1, changed: BTreeSet::new() };
+        self.write_ledger()
+    }
+
+    fn get(&mut self, key: FragmentKey, ranges: &[(u32, u32)]) -> Result<FragmentDone, DeviceError> {
+        let Some(row) = self.lookup(key)? else { return Ok(FragmentDone::NotFound) };
+        let file = &self.extents[&row.extent];
+        let header = scan::header_at(self.config.id, file, (row.extent, row.offset));
+        let header = header.filter(|header| header.key == key && header.meta == row.meta);
+        let mut left = GET_BYTES_MAX;
+        let mut out = Vec::with_capacity(ranges.len());
+        for &(offset, len) in ranges {
+            let is_granted = u64::from(len) <= left;
+            left = left.saturating_sub(u64::from(len));
+            // Without its sums nothing of the fragment can be vouched for.
+            let header = header.as_ref().filter(|_| is_granted);
+            out.push(header.and_then(|header| read_range(file, &row, header, offset, len)));
+        }
+        Ok(FragmentDone::Data { meta: row.meta, ranges: out })
+    }
+
+    fn list(&mut self, volume: VolumeId, after: Option<FragmentKey>, limit: u32) -> Result<FragmentDone, DeviceError> {
+        self.commit()?;
+        let first = first_key(volume);
+        let limit = limit.min(LIST_KEYS_MAX) as usize;
+        let after = after.filter(|after| *after >= first);
+        let rows = match self.rows_of(first, after, limit) {
+            Ok(rows) => rows,
+            Err(error) => {
+                self.rebuild(&error)?;
+                self.rows_of(first, after, limit).map_err(catalog_failed)?
+            }
+        };
+        let of_volume = rows.into_iter().take_while(|(key, _)| key.segment.volume == volume);
+        Ok(FragmentDone::Keys(of_volume.map(|(key, row)| (key, row.meta)).collect()))
+    }
+
+    fn rows_of(&self, first: FragmentKey, after: Option<FragmentKey>, limit: usize) -> Result<Vec<(FragmentKey, Row)>, CatalogError> {
+        if after.is_some() || limit == 0 {
+            return self.catalog.scan(after, limit);
+        }
+        // The scan's start is exclusive.
+        let mut rows: Vec<_> = self.catalog.get(first)?.map(|row| (first, row)).into_iter().collect();
+        rows.extend(self.catalog.scan(Some(first), limit - rows.len())?);
+        Ok(rows)
+    }
+}
+
+fn catalog_failed(error: CatalogError) -> DeviceError {
+    DeviceError { what: "catalog", detail: error.to_string() }
+}
+
+/// The lowest key of a volume.
+fn first_key(volume: VolumeId) -> FragmentKey {
+    use model::ids::{Epoch, SegmentId, Slot};
+    FragmentKey { segment: SegmentId { volume, epoch: Epoch(0), counter: 0 }, slot: Slot(0) }
+}
+
+fn are_payload_sums(key: FragmentKey, sums: &[u32], data: &Payload) -> bool {
+    let whole = data.chunks().iter().all(|chunk| chunk.len().is_multiple_of(BLOCK_BYTES));
+    if !whole {
+        return scan::are_sums(key, 0, sums, &data.clone().into_bytes());
+    }
+    let mut first = 0;
+    data.chunks().iter().all(|chunk| {
+        let blocks = chunk.len() / BLOCK_BYTES;
+        let is_sum = scan::are_sums(key, first as u32, &sums[first..first + blocks], chunk);
+        first += blocks;
+        is_sum
+    })
+}
+
+fn read_range<F: File>(file: &F, row: &Row, header: &Header, offset: u32, len: u32) -> Option<Bytes> {
+    let end = offset.checked_add(len)?;
+    let (offset, len) = (u64::from(offset), u64::from(len));
+    if !offset.is_multiple_of(BLOCK) || !len.is_multiple_of(BLOCK) || end > row.meta.fragment_bytes {
+        return None;
+    }
+    let data = file.read_at(row.data_offset() + offset, len as usize).ok()?;
+    let first = (offset / BLOCK) as usize;
+    let sums = header.sums.get(first..first + (len / BLOCK) as usize)?;
+    scan::are_sums(header.key, first as u32, sums, &data).then_some(data)
+}

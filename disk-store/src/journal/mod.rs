@@ -1,0 +1,504 @@
+//! The journal: one sequential log of all volumes' entries, in recycled files.
+//!
+//! An append is one vectored write and one fdatasync, whatever it holds. Files are never
+//! renamed: a batch's header names the file's lap, so that what an earlier lap left in it is
+//! told apart. What opening proves about the tail is in `docs/disk-format.md` (R8).
+
+mod batch;
+mod mark;
+mod scan;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use model::store::{DeviceError, EntryAt, FileNo, JournalDone, JournalEntry, JournalOp, ScanVerdict, ScannedEntry};
+
+use crate::BLOCK;
+use crate::file::{File, FileError, FileLayer};
+use batch::{FLAG_DAMAGED, FLAG_OPEN, Head, Size};
+use mark::{Mark, Synced};
+
+pub use batch::{BATCH_ENTRIES_MAX, HEADER_AREA_MAX};
+
+const DIR: &str = "journal";
+const FILE_PREFIX: &str = "file-";
+/// No journal has more files: bounds what opening believes of a directory.
+const FILES_LIMIT: usize = 1 << 16;
+
+/// A journal's shape.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct JournalConfig {
+    /// Whose batches these are: the disk's incarnation. Another life's batches do not pass.
+    pub id: u64,
+    /// Bytes of a file; a multiple of the block size.
+    pub file_bytes: u64,
+    /// At most this many files; an append that would need more fails without harm.
+    pub files_max: u32,
+    /// At most this many free files are kept for reuse.
+    pub spare_files_max: u32,
+}
+
+impl JournalConfig {
+    /// 64 MiB a file, at most 256 GiB.
+    #[must_use]
+    pub fn new(id: u64) -> Self {
+        Self { id, file_bytes: 64 << 20, files_max: 4096, spare_files_max: 8 }
+    }
+}
+
+/// One file of the journal, for `debug journal`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct JournalFile {
+    /// Its path in the disk's directory.
+    pub path: String,
+    /// Its lap; `None` if it is free.
+    pub file: Option<FileNo>,
+    /// Its length in bytes.
+    pub bytes: u64,
+}
+
+struct Slot<F> {
+    path: String,
+    file: F,
+}
+
+#[derive(Clone, Copy)]
+struct LiveFile {
+    slot: usize,
+    /// Number of its first batch.
+    first_seq: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Tail {
+    file: FileNo,
+    slot: usize,
+    offset: u64,
+}
+
+/// An open journal.
+pub struct Journal<L: FileLayer> {
+    layer: L,
+    config: JournalConfig,
+    slots: Vec<Option<Slot<L::File>>>,
+    live: BTreeMap<FileNo, LiveFile>,
+    free: VecDeque<usize>,
+    tail: Option<Tail>,
+    last_file: FileNo,
+    mark: Mark<L::File>,
+    term: u64,
+    term_start: u64,
+    /// The last batch written.
+    seq: u64,
+    /// The last batch synced.
+    synced: u64,
+    syncs: u64,
+    settles: u64,
+    failed: Option<DeviceError>,
+    damage_before: Option<usize>,
+}
+
+impl<L: FileLayer> Journal<L> {
+    /// Makes an empty journal when a disk is formatted, whatever its directory held.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn create(layer: &L, config: JournalConfig) -> Result<Self, DeviceError> {
+        layer.create_dir(DIR).map_err(|e| e.during("journal directory"))?;
+        for name in layer.list(DIR).map_err(|e| e.during("journal directory"))? {
+            layer.remove(&format!("{DIR}/{name}")).map_err(|e| e.during("journal directory"))?;
+        }
+        let (journal, _, _) = Self::open_or_create(layer, config, true)?;
+        Ok(journal)
+    }
+
+    /// Opens a journal that was created: its live entries in the order of appending, and
+    /// whether anything that may have been synced is missing (R8). What is handed out is
+    /// durable, the torn tail is cut for good.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn open(layer: &L, config: JournalConfig) -> Result<(Self, Vec<ScannedEntry>, ScanVerdict), DeviceError> {
+        Self::open_or_create(layer, config, false)
+    }
+
+    fn open_or_create(
+        layer: &L,
+        config: JournalConfig,
+        is_new: bool,
+    ) -> Result<(Self, Vec<ScannedEntry>, ScanVerdict), DeviceError> {
+        assert!(config.file_bytes.is_multiple_of(BLOCK) && config.file_bytes >= 4 * BLOCK);
+        assert!(config.file_bytes <= u64::from(u32::MAX), "offsets within a batch are 32 bits wide");
+        let during = |error: FileError| error.during("opening the journal");
+        let (mark, marked) = Mark::open(layer, config.id).map_err(during)?;
+        let slots = open_slots(layer).map_err(during)?;
+        let mut found = Vec::new();
+        for (i, slot) in slots.iter().enumerate() {
+            // What an earlier process left in the system's cache counts only once synced.
+            slot.file.sync_data().map_err(during)?;
+            let bytes = slot.file.size().map_err(during)?;
+            scan::scan_file(config.id, i, &slot.file, bytes, &mut found).map_err(during)?;
+        }
+        layer.sync_dir(DIR).map_err(during)?;
+        let mut scan = scan::judge(found, marked, |slot| slots[slot].file.clone());
+        if is_new {
+            scan.damage_before = None;
+            scan.is_new_damage = false;
+        }
+        let term = scan.term + 1;
+        let mut journal = Self {
+            layer: layer.clone(),
+            config,
+            slots: slots.into_iter().map(Some).collect(),
+            live: BTreeMap::new(),
+            free: VecDeque::new(),
+            tail: None,
+            last_file: scan.last_file,
+            mark,
+            term,
+            term_start: scan.seq + 1,
+            seq: scan.seq,
+            synced: scan.seq,
+            syncs: 0,
+            settles: 0,
+            failed: None,
+            damage_before: scan.damage_before,
+        };
+        for &(file, slot, first_seq) in &scan.files {
+            journal.live.insert(file, LiveFile { slot, first_seq });
+        }
+        if let Some((file, offset)) = scan.tail {
+            journal.tail = journal.live.get(&file).map(|live| Tail { file, slot: live.slot, offset });
+        }
+        journal.sort_free()?;
+        let damaged = if scan.is_new_damage { FLAG_DAMAGED } else { 0 };
+        // The durable cut: from now on, only what this term writes follows the last batch.
+        journal.control(FLAG_OPEN | damaged)?;
+        journal.settle()?;
+        journal.syncs = 0;
+        let verdict = if scan.damage_before.is_some() { ScanVerdict::Damaged } else { ScanVerdict::Whole };
+        Ok((journal, scan.entries, verdict))
+    }
+
+    /// Carries out one operation.
+    ///
+    /// # Errors
+    /// The device's. After a failed write or fdatasync the journal refuses everything: the
+    /// disk retires (R8). An entry that no file can hold, or a full journal, fails before
+    /// anything of its file is written, and [`Journal::has_failed`] stays false.
+    pub fn execute(&mut self, op: JournalOp) -> Result<JournalDone, DeviceError> {
+        if let Some(failed) = &self.failed {
+            return Err(failed.clone());
+        }
+        match op {
+            JournalOp::Append(entries) => self.append(&entries).map(JournalDone::Appended),
+            JournalOp::Read(places) => Ok(JournalDone::Read(places.iter().map(|at| self.read(at)).collect())),
+            JournalOp::ReleaseBefore(file) => self.release_before(file).map(|()| JournalDone::Released),
+        }
+    }
+
+    /// Makes the mark durable, so that even the last batch is provably synced after a power
+    /// loss, and prepares a spare file. For when nothing was appended for some milliseconds:
+    /// nobody waits for it.
+    ///
+    /// # Errors
+    /// The device's: the disk retires.
+    pub fn settle(&mut self) -> Result<(), DeviceError> {
+        if let Some(failed) = &self.failed {
+            return Err(failed.clone());
+        }
+        match self.mark.settle() {
+            Ok(synced) => self.settles += u64::from(synced),
+            Err(error) => return Err(self.fail(error.during("settling the mark"))),
+        }
+        if self.free.is_empty() && (self.live.len() as u64) < u64::from(self.config.files_max) {
+            match self.add_slot() {
+                Ok(slot) => self.free.push_back(slot),
+                // No space for a spare is not yet a failure.
+                Err(FileError::NoSpace) => {}
+                Err(error) => return Err(self.fail(error.during("preparing a journal file"))),
+            }
+        }
+        Ok(())
+    }
+
+    /// fdatasyncs of appends and releases since it was opened: one each, but for appends that
+    /// span files.
+    #[must_use]
+    pub fn syncs(&self) -> u64 {
+        self.syncs
+    }
+
+    /// fdatasyncs of the mark since it was opened; nobody waited for them.
+    #[must_use]
+    pub fn settles(&self) -> u64 {
+        self.settles
+    }
+
+    /// Whether a device error made it refuse everything.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.failed.is_some()
+    }
+
+    /// When opening found damage: how many of the entries that it handed out come before the
+    /// last damaged place. What was appended after is sound.
+    #[must_use]
+    pub fn damage_before(&self) -> Option<usize> {
+        self.damage_before
+    }
+
+    /// The file that appends go to.
+    #[must_use]
+    pub fn current_file(&self) -> FileNo {
+        self.tail.map_or(self.last_file, |tail| tail.file)
+    }
+
+    /// All files, live ones first.
+    #[must_use]
+    pub fn files(&self) -> Vec<JournalFile> {
+        let live = self.live.iter().map(|(file, live)| (Some(*file), live.slot));
+        let free = self.free.iter().map(|slot| (None, *slot));
+        let mut out = Vec::new();
+        for (file, slot) in live.chain(free) {
+            if let Some(slot) = &self.slots[slot] {
+                out.push(JournalFile { path: slot.path.clone(), file, bytes: self.config.file_bytes });
+            }
+        }
+        out
+    }
+
+    /// Bytes that appends may still take before the journal is full, all files counted.
+    #[must_use]
+    pub fn bytes_left(&self) -> u64 {
+        let files = u64::from(self.config.files_max).saturating_sub(self.live.len() as u64);
+        files * self.config.file_bytes + self.tail_space()
+    }
+
+    fn fail(&mut self, error: DeviceError) -> DeviceError {
+        self.failed = Some(error.clone());
+        error
+    }
+
+    fn file(&self, slot: usize) -> &L::File {
+        &self.slots[slot].as_ref().expect("a live or free slot is open").file
+    }
+
+    fn tail_space(&self) -> u64 {
+        self.tail.map_or(0, |tail| self.config.file_bytes.saturating_sub(tail.offset))
+    }
+
+    fn read(&self, at: &EntryAt) -> Option<Bytes> {
+        let live = self.live.get(&at.file)?;
+        let end = at.offset.checked_add(u64::from(at.payload_len))?;
+        if end > self.config.file_bytes.max(self.file(live.slot).size().ok()?) {
+            return None;
+        }
+        scan::read_payload(self.file(live.slot), at)
+    }
+
+    fn append(&mut self, entries: &[JournalEntry]) -> Result<Vec<EntryAt>, DeviceError> {
+        if entries.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut all = Size::default();
+        for entry in entries {
+            if !Size::default().with(entry).fits(self.config.file_bytes) {
+                return Err(refused("the entry is longer than a journal file"));
+            }
+            all = all.with(entry);
+        }
+        let mut places = Vec::with_capacity(entries.len());
+        if all.total() > self.tail_space() && all.total() <= self.config.file_bytes {
+            // In one file, it is one fdatasync.
+            self.roll(false)?;
+        }
+        let mut rest = entries;
+        let mut chunks = Vec::new();
+        let mut start = self.tail;
+        while !rest.is_empty() {
+            let count = fitting(rest, self.tail_space());
+            if count == 0 {
+                self.write(start, &mut chunks)?;
+                self.roll(false)?;
+                start = self.tail;
+                continue;
+            }
+            let (batch, left) = rest.split_at(count);
+            places.extend(self.encode(0, batch, &mut chunks));
+            rest = left;
+        }
+        self.write(start, &mut chunks)?;
+        Ok(places)
+    }
+
+    /// Adds a batch at the tail to the chunks.
+    fn encode(&mut self, flags: u32, entries: &[JournalEntry], chunks: &mut Vec<Bytes>) -> Vec<EntryAt> {
+        let tail = self.tail.as_mut().expect("there is a current file");
+        let (oldest, first) = self.live.iter().next().expect("the current file is live");
+        self.seq += 1;
+        let head = Head {
+            file: tail.file,
+            offset: tail.offset,
+            term: self.term,
+            term_start: self.term_start,
+            seq: self.seq,
+            synced: self.synced,
+            oldest: *oldest,
+            oldest_seq: first.first_seq,
+            flags,
+        };
+        let (bytes, places) = batch::encode(self.config.id, &head, entries, chunks);
+        tail.offset += bytes;
+        assert!(tail.offset <= self.config.file_bytes, "a batch never spans files");
+        places
+    }
+
+    /// Writes the chunks from `start` on and syncs: the one place where entries become durable.
+    fn write(&mut self, start: Option<Tail>, chunks: &mut Vec<Bytes>) -> Result<(), DeviceError> {
+        let Some(start) = start else { return Ok(()) };
+        if chunks.is_empty() {
+            return Ok(());
+        }
+        let file = self.file(start.slot);
+        let written = file.write_at(start.offset, chunks).and_then(|()| file.sync_data());
+        chunks.clear();
+        written.map_err(|error| self.fail(error.during("journal append")))?;
+        self.syncs += 1;
+        self.synced = self.seq;
+        let synced = Synced { term: self.term, seq: self.seq };
+        self.mark.write(synced).map_err(|error| self.fail(error.during("journal mark")))
+    }
+
+    /// A batch without entries.
+    fn control(&mut self, flags: u32) -> Result<(), DeviceError> {
+        if self.tail_space() < BLOCK {
+            self.roll(true)?;
+        }
+        let start = self.tail;
+        let mut chunks = Vec::new();
+        self.encode(flags, &[], &mut chunks);
+        self.write(start, &mut chunks)
+    }
+
+    /// Begins the next file, a recycled one if there is one. Only a batch without entries may
+    /// exceed the bound: releasing works on a full journal.
+    fn roll(&mut self, is_control: bool) -> Result<(), DeviceError> {
+        if !is_control && self.live.len() as u64 >= u64::from(self.config.files_max) {
+            return Err(refused("the journal is full"));
+        }
+        let slot = match self.free.pop_front() {
+            Some(slot) => slot,
+            None => match self.add_slot() {
+                Ok(slot) => slot,
+                Err(FileError::NoSpace) => return Err(refused("no space for a journal file")),
+                Err(error) => return Err(self.fail(error.during("making a journal file"))),
+            },
+        };
+        self.last_file = FileNo(self.last_file.0 + 1);
+        self.live.insert(self.last_file, LiveFile { slot, first_seq: self.seq + 1 });
+        self.tail = Some(Tail { file: self.last_file, slot, offset: 0 });
+        Ok(())
+    }
+
+    fn release_before(&mut self, file: FileNo) -> Result<(), DeviceError> {
+        let before = file.min(self.current_file());
+        let kept = self.live.split_off(&before);
+        let released = std::mem::replace(&mut self.live, kept);
+        if released.is_empty() {
+            return Ok(());
+        }
+        // Durable before any of them is written again: a lost release would miss batches.
+        if let Err(error) = self.control(0) {
+            self.live.extend(released);
+            return Err(error);
+        }
+        self.free.extend(released.values().map(|live| live.slot));
+        self.drop_spares()
+    }
+
+    fn drop_spares(&mut self) -> Result<(), DeviceError> {
+        while self.free.len() > (self.config.spare_files_max as usize).max(1) {
+            let Some(slot) = self.free.pop_back().and_then(|slot| self.slots[slot].take()) else { continue };
+            // Not synced: if the name comes back, the file's laps say that it is free.
+            let removed = self.layer.remove(&slot.path);
+            removed.map_err(|error| self.fail(error.during("removing a journal file")))?;
+        }
+        Ok(())
+    }
+
+    /// After a scan: every file without a live batch is free; one of another length is made
+    /// anew.
+    fn sort_free(&mut self) -> Result<(), DeviceError> {
+        let during = |error: FileError| error.during("opening the journal");
+        for slot in 0..self.slots.len() {
+            if self.live.values().any(|live| live.slot == slot) {
+                continue;
+            }
+            if self.file(slot).size().map_err(during)? != self.config.file_bytes {
+                let file = self.file(slot).clone();
+                match file.allocate(self.config.file_bytes).and_then(|()| file.sync_data()) {
+                    Ok(()) => {}
+                    Err(FileError::NoSpace) => {
+                        if let Some(slot) = self.slots[slot].take() {
+                            self.layer.remove(&slot.path).map_err(during)?;
+                        }
+                        continue;
+                    }
+                    Err(error) => return Err(during(error)),
+                }
+            }
+            self.free.push_back(slot);
+        }
+        Ok(())
+    }
+
+    fn add_slot(&mut self) -> Result<usize, FileError> {
+        let index = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
+        let is_taken = |path: &String| self.slots.iter().flatten().any(|slot| slot.path == *path);
+        let path = (0_u32..).map(|n| format!("{DIR}/{FILE_PREFIX}{n:05}")).find(|path| !is_taken(path));
+        let path = path.expect("there are more numbers than files");
+        let file = self.layer.create(&path)?;
+        let made = file.allocate(self.config.file_bytes).and_then(|()| file.sync_data());
+        if let Err(error) = made.and_then(|()| self.layer.sync_dir(DIR)) {
+            // Best effort: an empty file that stays is free at the next opening.
+            let _ = self.layer.remove(&path);
+            return Err(error);
+        }
+        let slot = Some(Slot { path, file });
+        if index == self.slots.len() {
+            self.slots.push(slot);
+        } else {
+            self.slots[index] = slot;
+        }
+        Ok(index)
+    }
+}
+
+fn refused(detail: &str) -> DeviceError {
+    DeviceError { what: "journal append", detail: detail.to_owned() }
+}
+
+/// How many of the entries one batch of at most `space` bytes holds.
+fn fitting(entries: &[JournalEntry], space: u64) -> usize {
+    let mut size = Size::default();
+    for (count, entry) in entries.iter().enumerate() {
+        size = size.with(entry);
+        if !size.fits(space) {
+            return count;
+        }
+    }
+    entries.len()
+}
+
+/// Opens all files; slot i is not always file i, since numbers may be missing.
+fn open_slots<L: FileLayer>(layer: &L) -> Result<Vec<Slot<L::File>>, FileError> {
+    let mut slots = Vec::new();
+    for name in layer.list(DIR)? {
+        if name.starts_with(FILE_PREFIX) && slots.len() < FILES_LIMIT {
+            let path = format!("{DIR}/{name}");
+            slots.push(Slot { file: layer.open(&path)?, path });
+        }
+    }
+    Ok(slots)
+}

@@ -1,0 +1,175 @@
+//! What a journal's files hold when it is opened, and what that proves (R8).
+
+use model::store::{EntryAt, FileNo, ScannedEntry};
+
+use super::batch::{self, Batch, FLAG_DAMAGED};
+use super::mark::Synced;
+use crate::BLOCK;
+use crate::file::{File, FileError};
+
+/// A batch with an intact header, and the file that holds it.
+pub(super) struct Found {
+    pub(super) slot: usize,
+    pub(super) batch: Batch,
+}
+
+/// The verdict on all files.
+#[derive(Default)]
+pub(super) struct Scan {
+    /// Live entries, in the order of appending.
+    pub(super) entries: Vec<ScannedEntry>,
+    /// For each live file that holds a live batch: lap, slot, first batch.
+    pub(super) files: Vec<(FileNo, usize, u64)>,
+    /// Where the next batch goes: after the last live one.
+    pub(super) tail: Option<(FileNo, u64)>,
+    /// The last live batch.
+    pub(super) seq: u64,
+    /// The highest term that was ever seen.
+    pub(super) term: u64,
+    /// The highest lap that was ever seen.
+    pub(super) last_file: FileNo,
+    /// Index of the entry after the last place where something is missing or wrong that was,
+    /// or may have been, synced.
+    pub(super) damage_before: Option<usize>,
+    /// Whether that was found now, and not only told by an earlier opening's batch.
+    pub(super) is_new_damage: bool,
+}
+
+/// All batches with an intact header in one file. A batch that continues what came before in
+/// this file is stepped over whole; anything else is searched block by block, so that a batch
+/// behind a damaged one is found.
+pub(super) fn scan_file<F: File>(id: u64, slot: usize, file: &F, bytes: u64, found: &mut Vec<Found>) -> Result<(), FileError> {
+    let mut offset = 0;
+    let mut last = None;
+    while offset + BLOCK <= bytes {
+        let Some(batch) = batch_at(id, file, bytes, offset) else {
+            offset += BLOCK;
+            continue;
+        };
+        let order = (batch.head.file, batch.head.term, batch.head.seq);
+        if last.is_some_and(|last| order <= last) {
+            // Left over from an earlier lap or from a tail that was cut: not of this log.
+            offset += BLOCK;
+            continue;
+        }
+        last = Some(order);
+        offset += batch.bytes;
+        found.push(Found { slot, batch });
+    }
+    Ok(())
+}
+
+fn batch_at<F: File>(id: u64, file: &F, bytes: u64, offset: u64) -> Option<Batch> {
+    // An unreadable block is a damaged one: the chain of batches tells whether it matters.
+    let block = file.read_at(offset, BLOCK as usize).ok()?;
+    let area = batch::area_claimed(id, offset, bytes, &block)?;
+    if area == block.len() {
+        return batch::decode(offset, bytes, &block);
+    }
+    batch::decode(offset, bytes, &file.read_at(offset, area).ok()?)
+}
+
+/// Whether the payload is what its entry header says.
+pub(super) fn read_payload<F: File>(file: &F, at: &EntryAt) -> Option<bytes::Bytes> {
+    let payload = file.read_at(at.offset, at.payload_len as usize).ok()?;
+    (model::crc32c(&payload) == at.payload_sum).then_some(payload)
+}
+
+/// Orders the batches, drops what is released or void, cuts the torn tail, and says whether
+/// anything that may have been synced is missing.
+pub(super) fn judge<F: File>(mut found: Vec<Found>, mark: Option<Synced>, file_of: impl Fn(usize) -> F) -> Scan {
+    let mut scan = Scan::default();
+    scan.term = found.iter().map(|f| f.batch.head.term).max().unwrap_or(0);
+    scan.last_file = found.iter().map(|f| f.batch.head.file).max().unwrap_or_default();
+    let Some(newest) = found.iter().map(|f| f.batch.head).max_by_key(|head| (head.term, head.seq)) else {
+        // A journal that was created holds a batch: nothing at all is damage.
+        scan.term = mark.map_or(0, |mark| mark.term);
+        scan.seq = mark.map_or(0, |mark| mark.seq);
+        scan.damage_before = Some(0);
+        scan.is_new_damage = true;
+        return scan;
+    };
+    found.retain(|f| f.batch.head.file >= newest.oldest);
+    retain_valid(&mut found);
+    let of_newest_term = found.iter().map(|f| f.batch.head).filter(|head| head.term == newest.term);
+    let mut synced = of_newest_term.map(|head| head.synced).max().unwrap_or(0);
+    let mut is_end_lost = false;
+    match mark {
+        Some(mark) if mark.term == newest.term => synced = synced.max(mark.seq),
+        Some(mark) if mark.term > newest.term => {
+            // A whole term was synced, and is gone.
+            is_end_lost = true;
+            scan.term = mark.term;
+            synced = synced.max(newest.seq);
+        }
+        _ => {}
+    }
+    let mut expected = newest.oldest_seq;
+    let mut is_cut = false;
+    for Found { slot, batch } in found {
+        let head = batch.head;
+        let is_torn = || {
+            let file = file_of(slot);
+            !batch.entries.iter().all(|entry| read_payload(&file, &entry.at).is_some())
+        };
+        let is_whole = head.seq == expected && !is_torn();
+        if !is_whole && expected.min(head.seq) > synced {
+            // The first batch that is not whole, and nothing says that it was synced.
+            is_cut = true;
+            break;
+        }
+        if !is_whole {
+            scan.damage_before = Some(scan.entries.len() + batch.entries.len());
+            scan.is_new_damage = true;
+        } else if head.flags & FLAG_DAMAGED != 0 {
+            scan.damage_before = Some(scan.entries.len());
+        }
+        accept(&mut scan, slot, batch);
+        expected = head.seq + 1;
+    }
+    if is_end_lost || (!is_cut && expected <= synced) {
+        scan.damage_before = Some(scan.entries.len());
+        scan.is_new_damage = true;
+    }
+    scan.seq = expected.saturating_sub(1);
+    scan
+}
+
+/// Drops what a later term made void, and sorts the rest by number.
+fn retain_valid(found: &mut Vec<Found>) {
+    found.sort_by_key(|f| (f.batch.head.seq, std::cmp::Reverse(f.batch.head.term)));
+    found.dedup_by_key(|f| f.batch.head.seq);
+    // From the end: a batch of a lower term than one that follows must lie before its start.
+    let (mut term, mut term_start) = (0, u64::MAX);
+    let mut keep: Vec<bool> = Vec::with_capacity(found.len());
+    let mut heads: Vec<_> = found.iter().map(|f| f.batch.head).collect();
+    heads.sort_by_key(|head| std::cmp::Reverse((head.term, head.seq)));
+    let mut starts = Vec::new();
+    for head in heads {
+        if head.term != term || starts.is_empty() {
+            term = head.term;
+            term_start = term_start.min(head.term_start);
+            starts.push((term, term_start));
+        }
+    }
+    for f in found.iter() {
+        // The lowest start of any higher term.
+        let higher = starts.iter().rev().find(|(term, _)| *term > f.batch.head.term);
+        keep.push(higher.is_none_or(|(_, start)| f.batch.head.seq < *start));
+    }
+    let mut keep = keep.into_iter();
+    found.retain(|_| keep.next().unwrap_or(false));
+}
+
+fn accept(scan: &mut Scan, slot: usize, batch: Batch) {
+    let head = batch.head;
+    if scan.files.last().is_none_or(|(file, _, _)| *file < head.file) {
+        scan.files.push((head.file, slot, head.seq));
+    }
+    scan.tail = Some((head.file, head.offset + batch.bytes));
+    scan.entries.extend(batch.entries.into_iter().map(|entry| ScannedEntry {
+        volume: entry.volume,
+        header: entry.header,
+        at: entry.at,
+    }));
+}

@@ -1,0 +1,300 @@
+//! The journal alone: costs, recycling, damage, hostile bytes.
+
+mod common;
+
+use common::{BLOCK, SimJournal, append, bytes_of, entry, journal_config, read, tag_of};
+use disk_store::file::sim::{Fault, SimFiles};
+use disk_store::journal::{Journal, JournalConfig};
+use model::store::{JournalOp, ScanVerdict, ScannedEntry};
+use proptest::prelude::{ProptestConfig, any, prop, proptest};
+
+fn created() -> (SimFiles, SimJournal) {
+    let files = SimFiles::new();
+    let journal = Journal::create(&files, journal_config()).expect("creates");
+    (files, journal)
+}
+
+fn open(files: &SimFiles) -> (SimJournal, Vec<ScannedEntry>, ScanVerdict) {
+    Journal::open(files, journal_config()).expect("opens")
+}
+
+/// A journal of several files with `entries` single appends of assorted lengths.
+fn filled(entries: u64) -> (SimFiles, SimJournal) {
+    let (files, mut journal) = created();
+    for tag in 0..entries {
+        append(&mut journal, vec![entry(tag, [4096, 0, 700, 8192][tag as usize % 4])]).expect("appends");
+    }
+    (files, journal)
+}
+
+#[test]
+fn an_append_is_one_write_and_one_fdatasync() {
+    let (files, mut journal) = created();
+    journal.settle().expect("settles");
+    for round in 0..50 {
+        let before = (journal.syncs(), files.ops());
+        append(&mut journal, (0..4).map(|i| entry(round * 4 + i, 4096)).collect()).expect("appends");
+        assert_eq!(journal.syncs() - before.0, 1);
+        // The batch, the fdatasync, the mark: unless it began a file that was not prepared.
+        let current = journal.current_file();
+        if files.ops() - before.1 > 3 {
+            append(&mut journal, vec![entry(999, 0)]).expect("appends");
+            assert_eq!(journal.current_file(), current);
+        }
+        journal.settle().expect("settles");
+    }
+}
+
+#[test]
+fn block_payloads_are_aligned() {
+    let (_, mut journal) = created();
+    let places = append(&mut journal, vec![entry(1, 10), entry(2, 4096), entry(3, 4095), entry(4, 8192)]).expect("appends");
+    assert!(places[1].offset.is_multiple_of(4096) && places[3].offset.is_multiple_of(4096));
+    let payloads = read(&mut journal, places);
+    for (payload, (tag, len)) in payloads.iter().zip([(1, 10), (2, 4096), (3, 4095), (4, 8192)]) {
+        assert_eq!(payload.as_ref(), Some(&bytes_of(tag, len)));
+    }
+}
+
+#[test]
+fn a_batch_longer_than_a_file_rolls_on() {
+    let (files, mut journal) = created();
+    let places = append(&mut journal, (0..30).map(|tag| entry(tag, 4096)).collect()).expect("appends");
+    assert!(places.last().expect("30").file > places[0].file);
+    drop(journal);
+    let (mut journal, scanned, verdict) = open(&files);
+    assert_eq!(verdict, ScanVerdict::Whole);
+    assert_eq!(scanned.iter().map(|e| tag_of(&e.header)).collect::<Vec<_>>(), (0..30).collect::<Vec<_>>());
+    assert!(read(&mut journal, places).iter().all(Option::is_some));
+    // What no file holds is refused without harm.
+    let error = append(&mut journal, vec![entry(1, 12 * BLOCK)]).expect_err("too long");
+    assert!(error.detail.contains("longer"));
+    assert!(!journal.has_failed());
+    append(&mut journal, vec![entry(31, 11 * BLOCK)]).expect("a whole file");
+}
+
+#[test]
+fn recycled_files_never_show_old_entries() {
+    let (files, mut journal) = created();
+    let mut live: Vec<u64> = Vec::new();
+    let mut first_of_file = std::collections::BTreeMap::new();
+    for tag in 0..400 {
+        let at = append(&mut journal, vec![entry(tag, [4096, 100, 0][tag as usize % 3])]).expect("appends")[0];
+        first_of_file.entry(at.file).or_insert(tag);
+        live.push(tag);
+        if tag % 17 == 0 {
+            let before = journal.current_file();
+            journal.execute(JournalOp::ReleaseBefore(before)).expect("releases");
+            live.retain(|tag| *tag >= first_of_file[&before]);
+        }
+        if tag % 13 == 0 {
+            drop(journal);
+            let (again, scanned, verdict) = open(&files);
+            journal = again;
+            assert_eq!(verdict, ScanVerdict::Whole);
+            assert_eq!(scanned.iter().map(|e| tag_of(&e.header)).collect::<Vec<_>>(), live);
+        }
+    }
+    assert!(journal.files().len() <= 8, "files are recycled: {:?}", journal.files());
+}
+
+#[test]
+fn a_full_journal_refuses_and_releasing_helps() {
+    let files = SimFiles::new();
+    let config = JournalConfig { files_max: 2, ..journal_config() };
+    let mut journal = Journal::create(&files, config).expect("creates");
+    let mut tag = 0;
+    while append(&mut journal, vec![entry(tag, 4096)]).is_ok() {
+        tag += 1;
+    }
+    assert!(!journal.has_failed() && tag > 5);
+    let before = journal.current_file();
+    journal.execute(JournalOp::ReleaseBefore(before)).expect("releases");
+    append(&mut journal, vec![entry(tag, 4096)]).expect("there is room again");
+}
+
+#[test]
+fn a_failed_fdatasync_retires_the_journal() {
+    let (files, mut journal) = filled(3);
+    files.inject(Fault::SyncError("journal/file".to_owned()));
+    append(&mut journal, vec![entry(9, 4096)]).expect_err("the sync failed");
+    files.clear_faults();
+    append(&mut journal, vec![entry(10, 4096)]).expect_err("never tried again");
+    journal.execute(JournalOp::Read(Vec::new())).expect_err("nothing works");
+    assert!(journal.has_failed());
+}
+
+/// Every byte of every header and payload, the last batch's included: a flipped bit is found,
+/// counts as damage, and never shows as other bytes.
+#[test]
+fn every_flipped_byte_is_damage() {
+    let (files, mut journal) = filled(9);
+    journal.settle().expect("settles");
+    drop(journal);
+    let (_, scanned, _) = open(&files.fork());
+    let paths: Vec<String> = files.paths().into_iter().filter(|p| p.contains("file-")).collect();
+    let mut found_damage = 0;
+    let mut flips = 0;
+    for path in &paths {
+        let len = files.len_of(path).expect("is there");
+        for offset in (0..len).filter(|o| o % 4096 < 140 || o % 97 == 0) {
+            for lost_power in [false, true] {
+                let mut hurt = files.fork();
+                assert!(hurt.flip_bit(path, offset, (offset % 8) as u8));
+                if lost_power { hurt.crash(offset) } else { hurt.kill() }
+                let (mut journal, again, verdict) = open(&hurt);
+                flips += 1;
+                let places = again.iter().map(|e| e.at).collect();
+                let payloads = read(&mut journal, places);
+                let all_good = payloads.iter().all(Option::is_some);
+                for (entry, payload) in again.iter().zip(payloads) {
+                    let before = scanned.iter().find(|e| e.at == entry.at).expect("no entry is invented");
+                    assert_eq!(before, entry);
+                    if let Some(payload) = payload {
+                        assert_eq!(payload, bytes_of(tag_of(&entry.header), entry.at.payload_len as usize));
+                    }
+                }
+                match verdict {
+                    ScanVerdict::Damaged => {
+                        found_damage += 1;
+                        assert!(journal.damage_before().is_some());
+                        // It stays known until its file is released.
+                        drop(journal);
+                        assert_eq!(open(&hurt).2, ScanVerdict::Damaged);
+                    }
+                    ScanVerdict::Whole => {
+                        assert!(all_good && again == scanned, "{path} at {offset}: loss without a word");
+                    }
+                }
+            }
+        }
+    }
+    println!("{flips} flips, {found_damage} found to matter");
+    assert!(found_damage > 1000);
+}
+
+#[test]
+fn an_unsettled_last_batch_is_known_after_a_process_died() {
+    let (mut files, journal) = filled(2);
+    drop(journal);
+    files.kill();
+    let (_, scanned, _) = open(&files.fork());
+    let last = scanned.last().expect("two").at;
+    let at = last.offset - 4096; // its header
+    assert!(files.flip_bit("journal/file-00000", at, 3));
+    assert_eq!(open(&files).2, ScanVerdict::Damaged);
+}
+
+#[test]
+fn lost_and_misdirected_writes_are_damage() {
+    for fault in [
+        Fault::LoseNextWrite("journal/file".to_owned()),
+        Fault::MisdirectNextWrite { path: "journal/file".to_owned(), by: 4096 },
+    ] {
+        let (mut files, mut journal) = filled(1);
+        files.inject(fault);
+        append(&mut journal, vec![entry(50, 700)]).expect("the device says so");
+        append(&mut journal, vec![entry(51, 0)]).expect("appends");
+        files.crash(0);
+        assert_eq!(open(&files).2, ScanVerdict::Damaged);
+    }
+}
+
+#[test]
+fn a_vanished_journal_is_damage() {
+    let (mut files, journal) = filled(5);
+    drop(journal);
+    files.wipe();
+    files.crash(0);
+    let (mut journal, scanned, verdict) = open(&files);
+    assert_eq!((scanned.len(), verdict), (0, ScanVerdict::Damaged));
+    append(&mut journal, vec![entry(1, 0)]).expect("a damaged replica still promises");
+}
+
+#[test]
+fn damage_is_forgotten_once_its_files_are_released() {
+    let (files, journal) = filled(6);
+    drop(journal);
+    assert!(files.flip_bit("journal/file-00000", 4096 + 20, 1));
+    let (mut journal, _, verdict) = open(&files);
+    assert_eq!(verdict, ScanVerdict::Damaged);
+    let start = journal.current_file();
+    let mut tag = 100;
+    while journal.current_file() == start {
+        append(&mut journal, vec![entry(tag, 4096)]).expect("appends");
+        tag += 1;
+    }
+    let before = journal.current_file();
+    journal.execute(JournalOp::ReleaseBefore(before)).expect("releases");
+    assert_eq!(open(&files).2, ScanVerdict::Whole);
+}
+
+#[test]
+fn another_lifes_batches_do_not_pass() {
+    let (files, journal) = filled(3);
+    drop(journal);
+    let config = JournalConfig { id: 99, ..journal_config() };
+    let (_, scanned, verdict) = Journal::open(&files, config).expect("opens");
+    assert_eq!((scanned.len(), verdict), (0, ScanVerdict::Damaged));
+}
+
+#[test]
+fn a_full_device_refuses_without_harm() {
+    let (files, mut journal) = created();
+    let mut tag = 0;
+    files.set_capacity(Some(files.allocated() + 9 * BLOCK as u64));
+    let error = loop {
+        tag += 1;
+        if let Err(error) = append(&mut journal, vec![entry(tag, 4096)]) {
+            break error;
+        }
+    };
+    // A sparse simulated device may run out under a prepared file: that retires the disk.
+    assert!(error.detail.contains("space"), "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn arbitrary_files_never_panic(
+        contents in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..9000), 0..4),
+        mark in prop::collection::vec(any::<u8>(), 0..600),
+    ) {
+        let files = SimFiles::new();
+        for (i, bytes) in contents.iter().enumerate() {
+            files.put_file(&format!("journal/file-{i:05}"), bytes);
+        }
+        files.put_file("journal/mark", &mark);
+        let (mut journal, scanned, verdict) = open(&files);
+        assert_eq!((scanned.len(), verdict), (0, ScanVerdict::Damaged));
+        append(&mut journal, vec![entry(1, 100)]).expect("works on");
+    }
+
+    /// Valid journals with several fields overwritten, and the header's checksum made right
+    /// again, so that the parser behind it is reached.
+    #[test]
+    fn resealed_headers_never_panic(
+        edits in prop::collection::vec((0_u64..5, 8_usize..200, any::<u64>(), any::<bool>()), 1..5),
+    ) {
+        use disk_store::file::{File, FileLayer};
+        let (files, journal) = filled(5);
+        drop(journal);
+        let file = files.open("journal/file-00000").expect("is there");
+        let all = file.read_at(0, 12 * BLOCK).expect("reads");
+        let mut all = all.to_vec();
+        for (nth, field, value, is_small) in edits {
+            let heads: Vec<usize> = (0..12).map(|b| b * BLOCK).filter(|at| &all[*at..at + 4] == b"ATJB").collect();
+            let at = heads[nth as usize % heads.len()];
+            let value = if is_small { value % 5000 } else { value };
+            all[at + field..at + field + 4].copy_from_slice(&(value as u32).to_le_bytes());
+            let sum = model::crc32c(&all[at + 8..at + BLOCK]);
+            all[at + 4..at + 8].copy_from_slice(&sum.to_le_bytes());
+        }
+        files.put_file("journal/file-00000", &all);
+        let (mut journal, scanned, _) = open(&files);
+        let places = scanned.iter().map(|e| e.at).collect();
+        read(&mut journal, places);
+        append(&mut journal, vec![entry(1, 100)]).expect("works on");
+    }
+}

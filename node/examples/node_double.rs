@@ -1,0 +1,109 @@
+//! A node with a life but without a fabric, for the supervisor's tests: it is made, runs,
+//! answers pings, and ends as a node does. Every other command is the real one, so that
+//! `node_double dev` supervises doubles.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::{fs, thread};
+
+use clap::Parser;
+use node::admin::protocol::{Answer, Failure, FailureKind, Pong, Reply, Request, Token};
+use node::admin::server::{self, Handler};
+use node::cli::args::{Cli, Command, MakeArgs};
+use node::daemon::config::{DiskConfig, NodeConfig};
+
+/// Present in a node's directory: its process ends at once.
+const BROKEN: &str = "broken";
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let Some(directory) = cli.dir.clone() else {
+        return node::cli::main();
+    };
+    match &cli.command {
+        Command::Init(args) => make(&directory, args),
+        Command::Join(args) => {
+            let mut token = String::new();
+            std::io::Read::read_to_string(&mut std::io::stdin(), &mut token).expect("a token");
+            assert_eq!(
+                token,
+                format!("for {} in {}", args.make.node, args.make.site)
+            );
+            make(&directory, &args.make)
+        }
+        Command::Run(args) => run(&directory, args.supervised),
+        _ => node::cli::main(),
+    }
+}
+
+fn make(directory: &Path, args: &MakeArgs) -> ExitCode {
+    let disk = |d: &node::cli::args::DiskArg| DiskConfig {
+        name: d.name.clone(),
+        path: d.path.clone(),
+        size: args.disk_size,
+    };
+    let config = NodeConfig {
+        name: args.node.clone(),
+        site: args.site.clone(),
+        quic: args.quic,
+        nbd: args.nbd,
+        disks: args.disks.iter().map(disk).collect(),
+    };
+    config.save(directory).expect("the configuration");
+    ExitCode::SUCCESS
+}
+
+struct Double {
+    config: NodeConfig,
+    directory: PathBuf,
+}
+
+impl Handler for Double {
+    fn handle(&self, request: Request) -> Answer {
+        match request {
+            Request::Ping => {
+                let waiting_for = None;
+                Answer::Ok(Reply::Pong(Pong {
+                    node: self.config.name.clone(),
+                    ready: true,
+                    waiting_for,
+                }))
+            }
+            Request::Token { node, site } => Answer::Ok(Reply::Token(Token {
+                token: format!("for {node} in {site}"),
+            })),
+            _ => {
+                let message = format!("{} is a double", self.directory.display());
+                Answer::Error(Failure {
+                    kind: FailureKind::Refused,
+                    message,
+                })
+            }
+        }
+    }
+}
+
+fn run(directory: &Path, supervised: bool) -> ExitCode {
+    if supervised {
+        node::dev::child::bind_to_parent().expect("bound");
+    }
+    if fs::exists(directory.join(BROKEN)).expect("a directory") {
+        eprintln!("this node is broken");
+        return ExitCode::FAILURE;
+    }
+    let config = NodeConfig::load(directory).expect("a configuration");
+    let routes: BTreeMap<_, _> = node::daemon::config::Routes::load(directory)
+        .expect("routes")
+        .0;
+    println!("{} routes", routes.len());
+    let double = Double {
+        config,
+        directory: directory.to_owned(),
+    };
+    server::serve(directory, Arc::new(double)).expect("the admin socket");
+    loop {
+        thread::park();
+    }
+}

@@ -1,0 +1,398 @@
+//! What is asked of a node by its admin socket, and what it answers. Names are what people
+//! type; sizes are bytes.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Sent by the client; each is answered by one [`Answer`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// Is somebody there, and does it serve? Answered with [`Reply::Pong`] at once.
+    Ping,
+    /// A one-time token with which the named node may join. Answered with [`Reply::Token`].
+    Token {
+        /// The new node's name.
+        node: String,
+        /// Its site; made if it is new.
+        site: String,
+    },
+    /// Make a volume. Answered with [`Reply::Volume`].
+    VolumeCreate {
+        /// Its name, which is its export's name.
+        name: String,
+        /// Its size.
+        size_bytes: u64,
+        /// Its home site; chosen when absent.
+        home: Option<String>,
+        /// Its code, such as `rs:4+2`.
+        code: String,
+    },
+    /// Every volume. Answered with [`Reply::Volumes`].
+    VolumeList,
+    /// One volume. Answered with [`Reply::Volume`].
+    VolumeShow {
+        /// Which.
+        name: String,
+    },
+    /// Change a volume's size. Answered with [`Reply::Volume`].
+    VolumeResize {
+        /// Which.
+        name: String,
+        /// The new size.
+        size_bytes: u64,
+    },
+    /// Delete a volume and its data. Answered with [`Reply::Deleted`].
+    VolumeDelete {
+        /// Which.
+        name: String,
+    },
+    /// Move a volume's ownership to a node. Answered with [`Reply::Volume`], once it serves.
+    VolumeMove {
+        /// Which.
+        name: String,
+        /// The new owner.
+        to: String,
+    },
+    /// Every site. Answered with [`Reply::Sites`].
+    SiteList,
+    /// Every node. Answered with [`Reply::Nodes`].
+    NodeList,
+    /// Every disk. Answered with [`Reply::Disks`].
+    DiskList,
+    /// What is degraded, why, and what is being done. Answered with [`Reply::Status`].
+    Status,
+    /// Empty this node's caches. Answered with [`Reply::CacheDropped`].
+    CacheDrop,
+    /// Durable syncs of this node's journal files. Answered with [`Reply::Syncs`].
+    DebugSyncs,
+    /// This node's journal files. Answered with [`Reply::Journal`].
+    DebugJournal,
+}
+
+/// Of whom a request is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Any node knows.
+    AnyNode,
+    /// Each node answers for itself, the client merges.
+    EveryNode,
+}
+
+impl Request {
+    /// Of whom it is asked.
+    #[must_use]
+    pub fn scope(&self) -> Scope {
+        match self {
+            Self::CacheDrop | Self::DebugSyncs | Self::DebugJournal => Scope::EveryNode,
+            _ => Scope::AnyNode,
+        }
+    }
+
+    /// Whether asking another node after an unknown outcome does no harm.
+    #[must_use]
+    pub fn is_repeatable(&self) -> bool {
+        !matches!(
+            self,
+            Self::VolumeCreate { .. }
+                | Self::VolumeResize { .. }
+                | Self::VolumeDelete { .. }
+                | Self::VolumeMove { .. }
+        )
+    }
+}
+
+/// Answered by the node: a reply, or why not.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// It was done.
+    Ok(Reply),
+    /// It was not.
+    Error(Failure),
+}
+
+/// Why a node did not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What kind.
+    pub kind: FailureKind,
+    /// What happened and what to do next, for people.
+    pub message: String,
+}
+
+/// Kinds of [`Failure`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// There is no such volume, site, node or disk.
+    NotFound,
+    /// The request makes no sense, or clashes with what is there; nothing was changed.
+    Refused,
+    /// This node can't now; nothing was changed: another one may.
+    NotNow,
+    /// No quorum answered in time: unknown whether it was done.
+    Unknown,
+}
+
+/// What a node answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reply", content = "body", rename_all = "snake_case")]
+pub enum Reply {
+    /// To [`Request::Ping`].
+    Pong(Pong),
+    /// To [`Request::Token`].
+    Token(Token),
+    /// To requests on one volume.
+    Volume(Volume),
+    /// To [`Request::VolumeList`].
+    Volumes(Volumes),
+    /// To [`Request::VolumeDelete`].
+    Deleted(Deleted),
+    /// To [`Request::SiteList`].
+    Sites(Sites),
+    /// To [`Request::NodeList`].
+    Nodes(Nodes),
+    /// To [`Request::DiskList`].
+    Disks(Disks),
+    /// To [`Request::Status`].
+    Status(Status),
+    /// To [`Request::CacheDrop`].
+    CacheDropped(CacheDropped),
+    /// To [`Request::DebugSyncs`].
+    Syncs(Syncs),
+    /// To [`Request::DebugJournal`].
+    Journal(Journal),
+}
+
+/// A node is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pong {
+    /// Its name.
+    pub node: String,
+    /// Whether it serves clients.
+    pub ready: bool,
+    /// What it waits for while it does not.
+    pub waiting_for: Option<String>,
+}
+
+/// A one-time join token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    /// To be given to `atoll join --token`; says where to join.
+    pub token: String,
+}
+
+/// A volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Its name.
+    pub name: String,
+    /// Its size as clients see it.
+    pub size_bytes: u64,
+    /// Its home site.
+    pub home: String,
+    /// Its code, such as `rs:4+2`.
+    pub code: String,
+    /// The node that serves it now; absent while there is none.
+    pub owner: Option<String>,
+    /// The owner's epoch.
+    pub epoch: u64,
+    /// Bytes of its blocks that are mapped.
+    pub logical_bytes: u64,
+    /// Bytes that its segments take on disks, coding included.
+    pub stored_bytes: u64,
+    /// Journaled bytes that the published checkpoint does not cover.
+    pub untrimmed_bytes: u64,
+    /// Its journal's replicas, as `node/disk`.
+    pub journal: Vec<String>,
+}
+
+/// Volumes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volumes {
+    /// By name.
+    pub volumes: Vec<Volume>,
+}
+
+/// A volume is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deleted {
+    /// Its name was this.
+    pub deleted: String,
+}
+
+/// A site, node or disk's condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Condition {
+    /// It serves.
+    Up,
+    /// It does not answer, and nothing was decided yet.
+    Suspect,
+    /// Decided by a committed entry: its work was given to others.
+    Away,
+    /// Lost for good.
+    Lost,
+}
+
+/// A site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Site {
+    /// Its name.
+    pub name: String,
+    /// How it is.
+    pub condition: Condition,
+    /// Its nodes.
+    pub nodes: Vec<String>,
+    /// How many volumes its nodes own.
+    pub volumes_owned: u32,
+}
+
+/// Sites.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sites {
+    /// By name.
+    pub sites: Vec<Site>,
+}
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Its site.
+    pub site: String,
+    /// How it is.
+    pub condition: Condition,
+    /// Where other nodes reach it (UDP).
+    pub quic: String,
+    /// Where clients reach it.
+    pub nbd: String,
+    /// How many volumes it owns.
+    pub volumes_owned: u32,
+}
+
+/// Nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nodes {
+    /// By name.
+    pub nodes: Vec<Node>,
+}
+
+/// A disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// `node/disk`.
+    pub name: String,
+    /// Its site.
+    pub site: String,
+    /// How it is.
+    pub condition: Condition,
+    /// Its directory on its node.
+    pub path: String,
+    /// How much it may hold.
+    pub capacity_bytes: u64,
+    /// How much it holds.
+    pub used_bytes: u64,
+}
+
+/// Disks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disks {
+    /// By name.
+    pub disks: Vec<Disk>,
+}
+
+/// How the fabric is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Whether nothing is degraded.
+    pub healthy: bool,
+    /// What is.
+    pub degraded: Vec<Degraded>,
+    /// The node that answered; what it says is its view.
+    pub seen_by: String,
+    /// Sites that are up, and all.
+    pub sites: UpOf,
+    /// Nodes that are up, and all.
+    pub nodes: UpOf,
+    /// Disks that are up, and all.
+    pub disks: UpOf,
+    /// Volumes that have a serving owner, and all.
+    pub volumes: UpOf,
+}
+
+/// How many of how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpOf {
+    /// That are well.
+    pub up: u32,
+    /// That there are.
+    pub of: u32,
+}
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Degraded {
+    /// What, such as `site c`.
+    pub what: String,
+    /// Why, such as `none of its nodes has answered for 12 s`.
+    pub why: String,
+    /// What is being done about it, or what the operator should do.
+    pub doing: String,
+}
+
+/// Caches are empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheDropped {
+    /// How much they held.
+    pub dropped_bytes: u64,
+}
+
+/// Durable syncs of journal files since the nodes' start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Syncs {
+    /// By disk.
+    pub disks: Vec<DiskSyncs>,
+}
+
+/// A disk's syncs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskSyncs {
+    /// `node/disk`.
+    pub disk: String,
+    /// Its node.
+    pub node: String,
+    /// Its site.
+    pub site: String,
+    /// How often a journal file was made durable.
+    pub journal_syncs: u64,
+}
+
+/// Journal files.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Journal {
+    /// By disk and name.
+    pub files: Vec<JournalFile>,
+}
+
+/// A journal file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalFile {
+    /// `node/disk`.
+    pub disk: String,
+    /// Its node.
+    pub node: String,
+    /// Its site.
+    pub site: String,
+    /// Where it lies.
+    pub path: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Whether nothing in it is needed any more.
+    pub trimmed: bool,
+    /// Volumes with untrimmed records in it.
+    pub volumes: Vec<String>,
+}

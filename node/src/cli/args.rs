@@ -1,0 +1,359 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Args, Parser, Subcommand};
+use model::geometry::Code;
+
+use crate::units::{ByteSize, parse_duration};
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Cyan.on_default().bold())
+    .usage(AnsiColor::Cyan.on_default().bold())
+    .literal(AnsiColor::Green.on_default())
+    .placeholder(AnsiColor::Yellow.on_default());
+
+const EXAMPLES: &str = "\
+Try it:
+  atoll dev --dir /tmp/fabric                            three sites, nine nodes, on this machine
+  atoll --dir /tmp/fabric volume create vol --size 1GiB  then attach nbd://127.0.0.1:PORT/vol
+  atoll --dir /tmp/fabric status";
+
+/// Atoll: volumes that outlive a data center.
+#[derive(Debug, Parser)]
+#[command(name = "atoll", version, styles = STYLES, after_help = EXAMPLES, disable_help_subcommand = true)]
+pub struct Cli {
+    /// The directory of a node, or of a fabric that `atoll dev` runs.
+    #[arg(long, global = true, env = "ATOLL_DIR", value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+
+    /// Print JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, PartialEq, Subcommand)]
+pub enum Command {
+    /// Found a new fabric: make its certificate authority and its first node.
+    Init(MakeArgs),
+    /// Make a node that joins a fabric.
+    Join(JoinArgs),
+    /// Run the node that `init` or `join` made, in the foreground.
+    Run(RunArgs),
+    /// Run a whole fabric on this machine, one process a node, in the foreground.
+    Dev(DevArgs),
+    /// A one-time token with which a new node joins.
+    Token(TokenArgs),
+    /// Volumes.
+    #[command(subcommand)]
+    Volume(VolumeCommand),
+    /// Sites (data centers).
+    #[command(subcommand)]
+    Site(SiteCommand),
+    /// Nodes (processes).
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Disks.
+    #[command(subcommand)]
+    Disk(DiskCommand),
+    /// Links between the sites of a fabric that `atoll dev --wan` runs.
+    #[command(subcommand)]
+    Link(LinkCommand),
+    /// What is degraded, why, and what is being done about it.
+    Status,
+    /// Caches of blocks.
+    #[command(subcommand)]
+    Cache(CacheCommand),
+    /// What tests and curious people look at.
+    #[command(subcommand)]
+    Debug(DebugCommand),
+}
+
+/// A new node.
+#[derive(Clone, Debug, PartialEq, Args)]
+pub struct MakeArgs {
+    /// Its name, unique in the fabric.
+    #[arg(long, value_name = "NAME")]
+    pub node: String,
+    /// Its site.
+    #[arg(long, value_name = "NAME")]
+    pub site: String,
+    /// Where it listens for other nodes (UDP).
+    #[arg(long, value_name = "IP:PORT")]
+    pub quic: SocketAddr,
+    /// Where it listens for NBD clients (TCP).
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:10809")]
+    pub nbd: SocketAddr,
+    /// A disk: a name, and a directory if it is not disks/NAME in the node's; repeat it.
+    #[arg(long = "disk", value_name = "NAME[=PATH]", required = true)]
+    pub disks: Vec<DiskArg>,
+    /// How much each disk may hold.
+    #[arg(long, value_name = "SIZE", default_value = "8GiB")]
+    pub disk_size: ByteSize,
+}
+
+/// `--disk NAME[=PATH]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskArg {
+    /// Its name.
+    pub name: String,
+    /// Its directory.
+    pub path: PathBuf,
+}
+
+impl std::str::FromStr for DiskArg {
+    type Err = crate::daemon::config::ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (name, path) = match text.split_once('=') {
+            Some((name, path)) => (name, PathBuf::from(path)),
+            None => (text, PathBuf::from("disks").join(text)),
+        };
+        crate::daemon::config::check_name(name)?;
+        Ok(Self {
+            name: name.to_owned(),
+            path,
+        })
+    }
+}
+
+/// A new node of a fabric that is there.
+#[derive(Clone, Debug, PartialEq, Args)]
+pub struct JoinArgs {
+    /// The token that `atoll token` gave; '-' reads it from standard input.
+    #[arg(long)]
+    pub token: String,
+    /// The node.
+    #[command(flatten)]
+    pub make: MakeArgs,
+}
+
+/// How to run a node.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct RunArgs {
+    /// End with the parent process (used by `atoll dev`).
+    #[arg(long, hide = true)]
+    pub supervised: bool,
+}
+
+/// How to run a development fabric.
+#[derive(Clone, Debug, PartialEq, Args)]
+pub struct DevArgs {
+    /// Sites [default: 3, or as many as there are].
+    #[arg(long, value_name = "N")]
+    pub sites: Option<u8>,
+    /// Nodes a site [default: 3, or as many as there are].
+    #[arg(long, value_name = "N")]
+    pub nodes: Option<u8>,
+    /// Disks a node [default: 2, or as many as there are].
+    #[arg(long, value_name = "N")]
+    pub disks: Option<u8>,
+    /// How much each disk may hold [default: 8GiB, or as it is].
+    #[arg(long, value_name = "SIZE")]
+    pub disk_size: Option<ByteSize>,
+    /// Put the WAN emulator on every link between sites.
+    #[arg(long)]
+    pub wan: bool,
+    /// Round trip between sites; implies --wan.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub wan_rtt: Option<Duration>,
+}
+
+/// For whom a token is.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct TokenArgs {
+    /// The new node's name.
+    #[arg(long, value_name = "NAME")]
+    pub node: String,
+    /// Its site; made if it is new.
+    #[arg(long, value_name = "NAME")]
+    pub site: String,
+}
+
+/// On volumes.
+#[derive(Clone, Debug, PartialEq, Subcommand)]
+pub enum VolumeCommand {
+    /// Make a volume; every node exports it under its name.
+    Create {
+        /// Its name.
+        name: String,
+        /// Its size, such as 1GiB.
+        #[arg(long)]
+        size: ByteSize,
+        /// Its home site [default: chosen].
+        #[arg(long, value_name = "SITE")]
+        home: Option<String>,
+        /// Its erasure code: rs:K+M over all sites, or geo:K+M within each site under a code
+        /// across sites.
+        #[arg(long, default_value = "rs:4+2")]
+        code: Code,
+    },
+    /// All volumes.
+    List,
+    /// One volume: its owner, epoch, sizes, journal.
+    Show {
+        /// Which.
+        name: String,
+    },
+    /// Change a volume's size.
+    Resize {
+        /// Which.
+        name: String,
+        /// The new size.
+        #[arg(long)]
+        size: ByteSize,
+    },
+    /// Delete a volume and its data.
+    Delete {
+        /// Which.
+        name: String,
+    },
+    /// Give a volume to another node; its clients stay connected.
+    Move {
+        /// Which.
+        name: String,
+        /// The new owner.
+        #[arg(long, value_name = "NODE")]
+        to: String,
+    },
+}
+
+/// On sites.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum SiteCommand {
+    /// All sites.
+    List,
+    /// One site.
+    Show {
+        /// Which.
+        name: String,
+    },
+    /// Start the processes of a site's nodes (of `atoll dev`).
+    Start {
+        /// Which.
+        name: String,
+    },
+    /// Stop the processes of a site's nodes (of `atoll dev`).
+    Stop {
+        /// Which.
+        name: String,
+    },
+}
+
+/// On nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum NodeCommand {
+    /// All nodes.
+    List,
+    /// One node.
+    Show {
+        /// Which.
+        name: String,
+    },
+    /// Start a node's process (of `atoll dev`).
+    Start {
+        /// Which.
+        name: String,
+    },
+    /// Stop a node's process (of `atoll dev`).
+    Stop {
+        /// Which.
+        name: String,
+    },
+}
+
+/// On disks.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum DiskCommand {
+    /// All disks.
+    List,
+    /// One disk.
+    Show {
+        /// Which, as NODE/DISK.
+        name: String,
+    },
+}
+
+/// On links.
+#[derive(Clone, Debug, PartialEq, Subcommand)]
+pub enum LinkCommand {
+    /// All links, each direction.
+    List,
+    /// Let nothing through between two sites.
+    Cut {
+        /// From this site.
+        a: String,
+        /// To this site.
+        b: String,
+        /// Only from A to B.
+        #[arg(long)]
+        one_way: bool,
+    },
+    /// Undo cuts: between two sites, or all.
+    Heal {
+        /// One site.
+        #[arg(requires = "b")]
+        a: Option<String>,
+        /// The other.
+        b: Option<String>,
+    },
+    /// Shape a link.
+    #[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
+    Set {
+        /// One site.
+        a: String,
+        /// The other.
+        b: String,
+        /// Round trip.
+        #[arg(long, group = "change", value_name = "TIME", value_parser = parse_duration)]
+        rtt: Option<Duration>,
+        /// Up to so much more in each direction.
+        #[arg(long, group = "change", value_name = "TIME", value_parser = parse_duration)]
+        jitter: Option<Duration>,
+        /// Lost packets, such as 0.1%.
+        #[arg(long, group = "change", value_name = "PERCENT", value_parser = parse_loss_ppm)]
+        loss: Option<u32>,
+        /// Bytes a second in each direction, such as 100MB; 0 is without limit.
+        #[arg(long, group = "change", value_name = "SIZE")]
+        bandwidth: Option<ByteSize>,
+    },
+}
+
+/// On caches.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum CacheCommand {
+    /// Empty the caches of all nodes.
+    Drop,
+}
+
+/// For tests.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum DebugCommand {
+    /// Count durable syncs of journal files, by disk.
+    Syncs,
+    /// List journal files, and which are trimmed.
+    Journal,
+}
+
+/// Reads `0.1%` as lost packets in a million.
+fn parse_loss_ppm(text: &str) -> Result<u32, String> {
+    let percent = text.strip_suffix('%').unwrap_or(text).trim().parse::<f64>();
+    match percent {
+        Ok(percent) if (0.0..=100.0).contains(&percent) => {
+            // In range, so the conversion neither truncates nor wraps.
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            Ok((percent * 10_000.0).round() as u32)
+        }
+        _ => Err(format!(
+            "'{text}' is no share of packets: write a percentage, such as 0.1%"
+        )),
+    }
+}

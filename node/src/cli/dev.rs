@@ -1,0 +1,143 @@
+//! `atoll dev` for people and, with `--json`, for programs.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use super::args::DevArgs;
+use super::print;
+use super::render::table;
+use super::style::{Style, Tone};
+use crate::dev::layout::{Layout, LayoutError, Shape};
+use crate::dev::node::Program;
+use crate::dev::ready::Ready;
+use crate::dev::supervisor::{self, Event};
+
+/// Runs a fabric until it is told to end. With `--json` the ready line is all that standard
+/// output ever gets; what happens goes to standard error.
+pub(super) fn run(directory: &Path, args: &DevArgs, as_json: bool) -> anyhow::Result<()> {
+    let program = std::env::current_exe().context("can't find this program's own file")?;
+    let layout = |found: Option<Layout>| -> Result<Layout, LayoutError> {
+        match found {
+            Some(layout) => {
+                layout.agrees(args.sites, args.nodes, args.disks, args.disk_size)?;
+                Ok(layout)
+            }
+            None => Layout::new(shape(args), directory),
+        }
+    };
+    let wan_rtt = args.wan_rtt.or_else(|| args.wan.then_some(Duration::ZERO));
+    let mut show = Show {
+        directory,
+        style: Style::of(&io::stderr()),
+        started: Instant::now(),
+        wan_rtt,
+        as_json,
+    };
+    supervisor::run(directory, Program(program), layout, wan_rtt, |event| {
+        show.event(&event)
+    })?;
+    Ok(())
+}
+
+fn shape(args: &DevArgs) -> Shape {
+    let default = Shape::default();
+    Shape {
+        sites: args.sites.unwrap_or(default.sites),
+        nodes: args.nodes.unwrap_or(default.nodes),
+        disks: args.disks.unwrap_or(default.disks),
+        disk_size: args.disk_size.unwrap_or(default.disk_size),
+    }
+}
+
+struct Show<'a> {
+    directory: &'a Path,
+    style: Style,
+    started: Instant,
+    wan_rtt: Option<Duration>,
+    as_json: bool,
+}
+
+impl Show<'_> {
+    fn event(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Making(layout) => self.begin("making a fabric", layout),
+            Event::Found(layout) => self.begin("starting the fabric", layout),
+            Event::Serves { node, pid } => {
+                let mark = self.style.paint(Tone::Good, "✔");
+                let pid = self.style.paint(Tone::Quiet, format!("(pid {pid})"));
+                self.say(&format!("{mark} node {node} serves {pid}"));
+            }
+            Event::Ready(ready) => self.ready(ready),
+            Event::Died(exit) => {
+                let mark = self.style.paint(Tone::Bad, "✘");
+                let how = self
+                    .style
+                    .paint(Tone::Quiet, format!("(pid {}, {})", exit.pid, exit.status));
+                let again = format!(
+                    "atoll --dir {} node start {}",
+                    self.directory.display(),
+                    exit.node
+                );
+                self.say(&format!(
+                    "{mark} node {} is gone {how}; start it again: {again}",
+                    exit.node
+                ));
+            }
+            Event::Stopping => self.say(&self.style.paint(Tone::Quiet, "stopping all nodes ...")),
+        }
+    }
+
+    fn begin(&self, verb: &str, layout: &Layout) {
+        let nodes = layout.nodes().count();
+        let wan = match self.wan_rtt {
+            None => String::new(),
+            Some(rtt) => format!(", {} ms round trip between sites", rtt.as_secs_f64() * 1e3),
+        };
+        let what = format!("{verb} in {}", self.directory.display());
+        let what = self.style.paint(Tone::Strong, what);
+        self.say(&format!(
+            "{what}: {} sites, {nodes} nodes{wan}",
+            layout.sites.len()
+        ));
+    }
+
+    fn ready(&self, ready: &Ready) {
+        if self.as_json {
+            // A reader that went away wants no line; the fabric runs on.
+            drop(serde_json::to_string(ready).map(|line| print(&line)));
+            return;
+        }
+        let row = |site: &crate::dev::ready::ReadySite| {
+            let name = site.name.clone();
+            let row = move |n: &crate::dev::ready::ReadyNode| {
+                [
+                    name.clone(),
+                    n.name.clone(),
+                    n.pid.to_string(),
+                    format!("nbd://{}", n.nbd),
+                    n.disks.len().to_string(),
+                ]
+            };
+            site.nodes.iter().map(row).collect::<Vec<_>>()
+        };
+        let rows = ready.sites.iter().flat_map(row).collect();
+        let nodes = table(["site", "node", "pid", "nbd", "disks"], &[2, 4], rows);
+        let took = format!("ready after {:.1} s", self.started.elapsed().as_secs_f64());
+        let took = self.style.paint(Tone::Good, took);
+        let create = format!(
+            "atoll --dir {} volume create vol --size 1GiB",
+            self.directory.display()
+        );
+        self.say(&format!(
+            "\n{nodes}\n\n{took}; Ctrl-C stops it. A volume, on every node's address:\n  {create}"
+        ));
+    }
+
+    fn say(&self, line: &str) {
+        // Nobody may be reading; that stops nothing.
+        drop(writeln!(io::stderr().lock(), "{line}"));
+    }
+}

@@ -1,0 +1,302 @@
+//! What a person reads of a reply, and what `--json` prints of it.
+
+use comfy_table::{CellAlignment, Table};
+use serde_json::{Value, json};
+
+use super::style::{Style, Tone};
+use crate::admin::client::Told;
+use crate::admin::protocol::{
+    Condition, Disks, Journal, Nodes, Reply, Sites, Status, Syncs, UpOf, Volume, Volumes,
+};
+use crate::dev::control::{Link, Process};
+use crate::units::ByteSize;
+
+/// The reply's JSON: its body, and which nodes did not answer where every node was asked.
+#[must_use]
+pub fn json(told: &Told, every_node: bool) -> Value {
+    let whole = serde_json::to_value(&told.reply).unwrap_or_default();
+    let mut body = whole.get("body").cloned().unwrap_or_default();
+    if let (true, Some(body)) = (every_node, body.as_object_mut()) {
+        body.insert("unreachable".into(), json!(told.unreachable));
+    }
+    body
+}
+
+/// The reply as text.
+#[must_use]
+pub fn human(told: &Told, style: Style) -> String {
+    let mut text = match &told.reply {
+        Reply::Pong(pong) => format!(
+            "node {} {}",
+            pong.node,
+            if pong.ready { "serves" } else { "is starting" }
+        ),
+        Reply::Token(token) => token.token.clone(),
+        Reply::Volume(volume) => one_volume(volume, style),
+        Reply::Volumes(volumes) => many_volumes(volumes, style),
+        Reply::Deleted(deleted) => format!("volume {} is deleted", deleted.deleted),
+        Reply::Sites(sites) => many_sites(sites, style),
+        Reply::Nodes(nodes) => many_nodes(nodes, style),
+        Reply::Disks(disks) => many_disks(disks, style),
+        Reply::Status(status) => one_status(status, style),
+        Reply::CacheDropped(dropped) => format!(
+            "dropped {} of cached blocks",
+            ByteSize(dropped.dropped_bytes)
+        ),
+        Reply::Syncs(syncs) => many_syncs(syncs),
+        Reply::Journal(journal) => many_files(journal, style),
+    };
+    if !told.unreachable.is_empty() {
+        let line = format!("\nno answer from {}", told.unreachable.join(", "));
+        text.push_str(&style.paint(Tone::Warning, line));
+    }
+    text
+}
+
+/// A table without borders; the columns named in `right` are aligned to the right.
+pub(crate) fn table<const N: usize>(
+    head: [&str; N],
+    right: &[usize],
+    rows: Vec<[String; N]>,
+) -> String {
+    let mut table = Table::new();
+    table
+        .load_preset(comfy_table::presets::NOTHING)
+        .set_header(head.map(str::to_uppercase));
+    table.add_rows(rows);
+    for index in 0..N {
+        if let Some(column) = table.column_mut(index) {
+            column.set_padding((0, 2));
+            if right.contains(&index) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+    }
+    table
+        .lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// Names and values, one a line.
+fn sheet(rows: &[(&str, String)]) -> String {
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let line = |(name, value): &(&str, String)| format!("{name:<width$}  {value}");
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn size(bytes: u64) -> String {
+    ByteSize(bytes).to_string()
+}
+
+fn condition(condition: Condition, style: Style) -> String {
+    match condition {
+        Condition::Up => style.paint(Tone::Good, "up"),
+        Condition::Suspect => style.paint(Tone::Warning, "suspect"),
+        Condition::Away => style.paint(Tone::Bad, "away"),
+        Condition::Lost => style.paint(Tone::Bad, "lost"),
+    }
+}
+
+fn owner(volume: &Volume, style: Style) -> String {
+    volume
+        .owner
+        .clone()
+        .unwrap_or_else(|| style.paint(Tone::Warning, "none"))
+}
+
+fn one_volume(volume: &Volume, style: Style) -> String {
+    sheet(&[
+        ("volume", style.paint(Tone::Strong, &volume.name)),
+        ("size", size(volume.size_bytes)),
+        ("code", volume.code.clone()),
+        ("home", volume.home.clone()),
+        ("owner", owner(volume, style)),
+        ("epoch", volume.epoch.to_string()),
+        ("journal", volume.journal.join(", ")),
+        ("logical", size(volume.logical_bytes)),
+        ("stored", size(volume.stored_bytes)),
+        ("untrimmed", size(volume.untrimmed_bytes)),
+    ])
+}
+
+fn many_volumes(volumes: &Volumes, style: Style) -> String {
+    if volumes.volumes.is_empty() {
+        return "no volumes yet: `volume create NAME --size 1GiB` makes one".into();
+    }
+    let row = |v: &Volume| {
+        let (logical, stored) = (size(v.logical_bytes), size(v.stored_bytes));
+        [
+            v.name.clone(),
+            size(v.size_bytes),
+            v.code.clone(),
+            v.home.clone(),
+            owner(v, style),
+            logical,
+            stored,
+        ]
+    };
+    let rows = volumes.volumes.iter().map(row).collect();
+    table(
+        [
+            "volume", "size", "code", "home", "owner", "logical", "stored",
+        ],
+        &[1, 5, 6],
+        rows,
+    )
+}
+
+fn many_sites(sites: &Sites, style: Style) -> String {
+    let rows = sites.sites.iter().map(|s| {
+        [
+            s.name.clone(),
+            condition(s.condition, style),
+            s.nodes.join(", "),
+            s.volumes_owned.to_string(),
+        ]
+    });
+    table(["site", "is", "nodes", "volumes"], &[3], rows.collect())
+}
+
+fn many_nodes(nodes: &Nodes, style: Style) -> String {
+    let rows = nodes.nodes.iter().map(|n| {
+        let is = condition(n.condition, style);
+        [
+            n.name.clone(),
+            n.site.clone(),
+            is,
+            n.quic.clone(),
+            n.nbd.clone(),
+            n.volumes_owned.to_string(),
+        ]
+    });
+    table(
+        ["node", "site", "is", "quic (udp)", "nbd (tcp)", "volumes"],
+        &[5],
+        rows.collect(),
+    )
+}
+
+fn many_disks(disks: &Disks, style: Style) -> String {
+    let rows = disks.disks.iter().map(|d| {
+        let is = condition(d.condition, style);
+        [
+            d.name.clone(),
+            d.site.clone(),
+            is,
+            size(d.used_bytes),
+            size(d.capacity_bytes),
+            d.path.clone(),
+        ]
+    });
+    table(
+        ["disk", "site", "is", "used", "of", "path"],
+        &[3, 4],
+        rows.collect(),
+    )
+}
+
+fn one_status(status: &Status, style: Style) -> String {
+    let count = |n: UpOf| {
+        let tone = if n.up == n.of { Tone::Good } else { Tone::Bad };
+        style.paint(tone, format!("{}/{}", n.up, n.of))
+    };
+    let counts = [
+        ("sites", status.sites),
+        ("nodes", status.nodes),
+        ("disks", status.disks),
+        ("volumes", status.volumes),
+    ];
+    let counts = counts
+        .map(|(name, n)| format!("{name} {}", count(n)))
+        .join("   ");
+    let verdict = match status.healthy {
+        true => style.paint(Tone::Good, "healthy"),
+        false => style.paint(Tone::Bad, "degraded"),
+    };
+    let mut text = format!(
+        "{verdict}   {counts}   {}",
+        style.paint(Tone::Quiet, format!("(seen by {})", status.seen_by))
+    );
+    for degraded in &status.degraded {
+        let mark = style.paint(Tone::Bad, "!");
+        let what = style.paint(Tone::Strong, &degraded.what);
+        text.push_str(&format!(
+            "\n\n{mark} {what}\n  why    {}\n  doing  {}",
+            degraded.why, degraded.doing
+        ));
+    }
+    text
+}
+
+fn many_syncs(syncs: &Syncs) -> String {
+    let rows = syncs
+        .disks
+        .iter()
+        .map(|d| [d.disk.clone(), d.site.clone(), d.journal_syncs.to_string()]);
+    table(["disk", "site", "journal syncs"], &[2], rows.collect())
+}
+
+fn many_files(journal: &Journal, style: Style) -> String {
+    let rows = journal.files.iter().map(|f| {
+        let state = match f.trimmed {
+            true => style.paint(Tone::Quiet, "trimmed"),
+            false => "in use".into(),
+        };
+        [
+            f.disk.clone(),
+            state,
+            size(f.bytes),
+            f.volumes.join(", "),
+            f.path.clone(),
+        ]
+    });
+    table(
+        ["disk", "is", "size", "volumes", "path"],
+        &[2],
+        rows.collect(),
+    )
+}
+
+/// Processes that were started or stopped.
+#[must_use]
+pub fn processes(processes: &[Process]) -> String {
+    let line = |p: &Process| match p.pid {
+        Some(pid) => format!("node {} runs (pid {pid})", p.name),
+        None => format!("node {} is stopped", p.name),
+    };
+    processes.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Links, each direction.
+#[must_use]
+pub fn links(links: &[Link], style: Style) -> String {
+    let millis = |us: u64| format!("{}.{:01} ms", us / 1000, us % 1000 / 100);
+    let rows = links.iter().map(|l| {
+        let is = match l.cut {
+            true => style.paint(Tone::Bad, "cut"),
+            false => style.paint(Tone::Good, "open"),
+        };
+        let limit = match l.bytes_per_second {
+            0 => "none".into(),
+            limit => format!("{}/s", size(limit)),
+        };
+        let loss = format!("{}.{:04}%", l.loss_ppm / 10_000, l.loss_ppm % 10_000);
+        let (delay, jitter) = (millis(l.delay_us), millis(l.jitter_us));
+        [
+            format!("{} -> {}", l.from, l.to),
+            is,
+            delay,
+            jitter,
+            loss,
+            limit,
+            size(l.bytes_passed),
+        ]
+    });
+    table(
+        ["link", "is", "delay", "jitter", "loss", "limit", "passed"],
+        &[2, 3, 4, 5, 6],
+        rows.collect(),
+    )
+}

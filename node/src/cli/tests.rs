@@ -1,0 +1,268 @@
+use clap::{CommandFactory, Parser};
+use serde_json::json;
+
+use super::args::{Cli, Command, DevArgs};
+use super::style::Style;
+use super::{Pick, Plan, pick_one, plan, render};
+use crate::admin::client::Told;
+use crate::admin::protocol::{
+    Condition, Degraded, DiskSyncs, Node, Nodes, Reply, Request, Status, Syncs, UpOf, Volume,
+    Volumes,
+};
+use crate::dev::control::{self, LinkChange};
+use crate::units::ByteSize;
+
+fn parse(line: &str) -> Cli {
+    Cli::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"))
+}
+
+fn planned(line: &str) -> Plan {
+    plan(&parse(line).command).expect("a command that asks somebody")
+}
+
+#[test]
+fn the_definition_holds() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn dev_is_the_contracts() {
+    let cli = parse(
+        "atoll dev --dir D --sites 5 --nodes 2 --disks 1 --wan-rtt 20ms --disk-size 2GiB --json",
+    );
+    assert!(cli.json);
+    assert_eq!(cli.dir.as_deref(), Some("D".as_ref()));
+    let expected = DevArgs {
+        sites: Some(5),
+        nodes: Some(2),
+        disks: Some(1),
+        disk_size: Some(ByteSize(2 << 30)),
+        wan: false,
+        wan_rtt: Some(std::time::Duration::from_millis(20)),
+    };
+    assert_eq!(cli.command, Command::Dev(expected));
+    parse("atoll dev --dir D --wan");
+    parse("atoll --dir D dev --wan-rtt 0ms");
+}
+
+#[test]
+fn volumes_are_the_contracts() {
+    let create = |size_bytes, home: Option<&str>, code: &str| {
+        let home = home.map(str::to_owned);
+        Plan::Admin(
+            Request::VolumeCreate {
+                name: "vol".into(),
+                size_bytes,
+                home,
+                code: code.into(),
+            },
+            Pick::All,
+        )
+    };
+    assert_eq!(
+        planned("atoll --dir D volume create vol --size 1GiB"),
+        create(1 << 30, None, "rs:4+2")
+    );
+    assert_eq!(
+        planned("atoll --dir D volume create vol --size 1GiB --home a --code geo:2+1 --json"),
+        create(1 << 30, Some("a"), "geo:2+1")
+    );
+    let moved = Request::VolumeMove {
+        name: "vol".into(),
+        to: "b1".into(),
+    };
+    assert_eq!(
+        planned("atoll --dir D volume move vol --to b1"),
+        Plan::Admin(moved, Pick::All)
+    );
+    assert!(
+        Cli::try_parse_from("atoll --dir D volume create vol --size 1GiB --code xor".split(' '))
+            .is_err()
+    );
+    assert!(
+        Cli::try_parse_from("atoll --dir D volume create vol".split(' ')).is_err(),
+        "a size is needed"
+    );
+}
+
+#[test]
+fn processes_and_links_are_the_supervisors() {
+    let control = |line| match planned(line) {
+        Plan::Control(request) => request,
+        Plan::Admin(request, _) => panic!("{request:?}"),
+    };
+    let name = || "a1".to_owned();
+    assert_eq!(
+        control("atoll --dir D node start a1"),
+        control::Request::NodeStart { name: name() }
+    );
+    assert_eq!(
+        control("atoll --dir D node stop a1"),
+        control::Request::NodeStop { name: name() }
+    );
+    assert_eq!(
+        control("atoll --dir D site stop a"),
+        control::Request::SiteStop { name: "a".into() }
+    );
+    assert_eq!(
+        control("atoll --dir D link cut a b --one-way"),
+        control::Request::LinkCut {
+            from: "a".into(),
+            to: "b".into(),
+            one_way: true
+        }
+    );
+    assert_eq!(
+        control("atoll --dir D link heal"),
+        control::Request::LinkHeal { between: None }
+    );
+    assert_eq!(
+        control("atoll --dir D link heal a b"),
+        control::Request::LinkHeal {
+            between: Some(("a".into(), "b".into()))
+        }
+    );
+    let change = LinkChange {
+        rtt_us: Some(20_000),
+        loss_ppm: Some(1_000),
+        ..LinkChange::default()
+    };
+    assert_eq!(
+        control("atoll --dir D link set a b --rtt 20ms --loss 0.1%"),
+        control::Request::LinkSet {
+            a: "a".into(),
+            b: "b".into(),
+            change
+        }
+    );
+    for bad in [
+        "atoll link heal a",
+        "atoll link set a b",
+        "atoll link set a b --loss 101%",
+    ] {
+        assert!(Cli::try_parse_from(bad.split(' ')).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn nodes_are_made_as_the_supervisor_makes_them() {
+    let line = "atoll join --dir D --node b1 --site b --quic 127.0.0.1:1 --nbd 127.0.0.1:1 --disk d1 --disk d2=/mnt/x --disk-size 8589934592 --token -";
+    let Command::Join(join) = parse(line).command else {
+        panic!("join")
+    };
+    assert_eq!(join.token, "-");
+    assert_eq!(join.make.disk_size, ByteSize(8 << 30));
+    let paths: Vec<_> = join
+        .make
+        .disks
+        .iter()
+        .map(|d| d.path.display().to_string())
+        .collect();
+    assert_eq!(paths, ["disks/d1", "/mnt/x"]);
+    assert!(Cli::try_parse_from(line.replace("d1", "../d1").split(' ')).is_err());
+}
+
+fn volume(name: &str) -> Volume {
+    Volume {
+        name: name.into(),
+        size_bytes: 1 << 30,
+        home: "a".into(),
+        code: "rs:4+2".into(),
+        owner: Some("a1".into()),
+        epoch: 3,
+        logical_bytes: 512 << 20,
+        stored_bytes: 768 << 20,
+        untrimmed_bytes: 0,
+        journal: vec!["a1/d1".into(), "b2/d1".into(), "c1/d2".into()],
+    }
+}
+
+fn told(reply: Reply) -> Told {
+    Told {
+        reply,
+        unreachable: Vec::new(),
+    }
+}
+
+#[test]
+fn json_is_the_contracts() {
+    let body = render::json(&told(Reply::Volume(volume("vol"))), false);
+    for (key, value) in [
+        ("owner", json!("a1")),
+        ("epoch", json!(3)),
+        ("logical_bytes", json!(512 << 20)),
+        ("stored_bytes", json!(768 << 20)),
+        ("untrimmed_bytes", json!(0)),
+    ] {
+        assert_eq!(body[key], value, "{key}");
+    }
+    let status = Status {
+        healthy: false,
+        degraded: vec![Degraded {
+            what: "site c".into(),
+            why: "silent".into(),
+            doing: "waiting".into(),
+        }],
+        seen_by: "a1".into(),
+        sites: UpOf { up: 2, of: 3 },
+        nodes: UpOf { up: 6, of: 9 },
+        disks: UpOf { up: 12, of: 18 },
+        volumes: UpOf { up: 1, of: 1 },
+    };
+    let body = render::json(&told(Reply::Status(status)), false);
+    assert_eq!(body["healthy"], json!(false));
+    assert_eq!(
+        body["degraded"],
+        json!([{ "what": "site c", "why": "silent", "doing": "waiting" }])
+    );
+    let syncs = DiskSyncs {
+        disk: "a1/d1".into(),
+        node: "a1".into(),
+        site: "a".into(),
+        journal_syncs: 7,
+    };
+    let told = Told {
+        reply: Reply::Syncs(Syncs { disks: vec![syncs] }),
+        unreachable: vec!["b1".into()],
+    };
+    let body = render::json(&told, true);
+    assert_eq!(body["disks"][0]["journal_syncs"], json!(7));
+    assert_eq!(body["unreachable"], json!(["b1"]));
+}
+
+#[test]
+fn tables_align_and_carry_no_colour_into_files() {
+    let volumes = Volumes {
+        volumes: vec![volume("vol"), volume("a-longer-name")],
+    };
+    let text = render::human(&told(Reply::Volumes(volumes)), Style::plain());
+    let expected = "\
+VOLUME          SIZE  CODE    HOME  OWNER  LOGICAL   STORED
+vol            1 GiB  rs:4+2  a     a1     512 MiB  768 MiB
+a-longer-name  1 GiB  rs:4+2  a     a1     512 MiB  768 MiB";
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn show_picks_by_name() {
+    let node = |name: &str| Node {
+        name: name.into(),
+        site: "a".into(),
+        condition: Condition::Up,
+        quic: "127.0.0.1:1".into(),
+        nbd: "127.0.0.1:1".into(),
+        volumes_owned: 0,
+    };
+    let nodes = || {
+        Reply::Nodes(Nodes {
+            nodes: vec![node("a1"), node("a2")],
+        })
+    };
+    assert_eq!(
+        pick_one(nodes(), "a2"),
+        Ok(Reply::Nodes(Nodes {
+            nodes: vec![node("a2")]
+        }))
+    );
+    assert!(pick_one(nodes(), "z9").is_err());
+}

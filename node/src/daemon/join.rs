@@ -1,0 +1,227 @@
+//! How a fabric begins (`atoll init`) and grows (`atoll join`).
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, Result, bail};
+use bincode::{Decode, Encode};
+use model::ids::NodeId;
+use model::wire;
+use raft_meta::node::{AdminCommand, AdminReply};
+use transport::FabricId;
+use transport::net::{Authority, Identity, JoinFuture, JoinHandler, JoinRefusal, JoinRequest, JoinToken, NodeKey, TokenHash};
+
+use super::config::NodeConfig;
+use super::disks::random;
+use super::identity::NodeIdentity;
+use super::meta::{MetaHandle, SharedView};
+
+/// What a joiner asks for.
+#[derive(Clone, Debug, Encode, Decode)]
+struct Application {
+    name: String,
+    site: String,
+    quic: SocketAddr,
+    nbd: SocketAddr,
+    /// A certificate signing request (DER).
+    request: Vec<u8>,
+}
+
+/// What an admitted joiner gets.
+#[derive(Clone, Debug, Encode, Decode)]
+struct Admission {
+    fabric: u64,
+    node: u16,
+    site: u8,
+    /// Its certificate, then the authority's (DER).
+    certificate: Vec<u8>,
+    authority: Vec<u8>,
+    contacts: Vec<(u16, SocketAddr)>,
+}
+
+/// Makes a new fabric whose first node this is: its authority, its certificate, its identity.
+///
+/// # Errors
+/// The directory is in use, or can't be written.
+pub fn init(directory: &Path, config: &NodeConfig) -> Result<()> {
+    if Identity::exists(directory) {
+        bail!("{} is a node already: start it with `atoll run --dir {0}`", directory.display());
+    }
+    let fabric = random()?;
+    let name = FabricId::from_str(&format!("f{fabric:016x}")).context("the fabric's name")?;
+    let authority = Authority::create(name)?;
+    authority.save(directory)?;
+    authority.issue(NodeId(1))?.save(directory)?;
+    let identity = NodeIdentity {
+        fabric,
+        node: 1,
+        site: 1,
+        directory: random()?,
+        founder: true,
+        contacts: BTreeMap::new(),
+    };
+    identity.save(directory)?;
+    config.save(directory)?;
+    Ok(())
+}
+
+/// Joins a fabric with a one-time token.
+///
+/// # Errors
+/// The token is refused, the names are taken, or no contact answers.
+pub async fn join(directory: &Path, config: &NodeConfig, token: &str) -> Result<()> {
+    if Identity::exists(directory) {
+        bail!("{} is a node already: start it with `atoll run --dir {0}`", directory.display());
+    }
+    let token = JoinToken::from_str(token)?;
+    let key = NodeKey::generate()?;
+    let application = Application {
+        name: config.name.clone(),
+        site: config.site.clone(),
+        quic: config.quic,
+        nbd: config.nbd,
+        request: key.request()?,
+    };
+    let reply = transport::net::join(&token, wire::encode(&application)).await?;
+    let admission: Admission = wire::decode(&reply).context("the contact's answer")?;
+    let node = NodeId(admission.node);
+    let identity = key.into_identity(
+        node,
+        admission.certificate.clone().into(),
+        admission.authority.clone().into(),
+    )?;
+    identity.save(directory)?;
+    let identity = NodeIdentity {
+        fabric: admission.fabric,
+        node: admission.node,
+        site: admission.site,
+        directory: random()?,
+        founder: false,
+        contacts: admission.contacts.into_iter().collect(),
+    };
+    identity.save(directory)?;
+    config.save(directory)?;
+    Ok(())
+}
+
+/// Makes a join token that leads to this node.
+///
+/// # Errors
+/// The fabric can't commit it now.
+pub fn make_token(authority: &Authority, contact: SocketAddr, meta: &MetaHandle) -> Result<String> {
+    let contacts = vec![contact.to_string()];
+    let fingerprint = transport::net::Fingerprint::of(authority.certificate());
+    let token = JoinToken::create(authority.fabric().clone(), fingerprint, contacts)?;
+    let command = AdminCommand::AddToken { hash: token.hash().0 };
+    match meta.admin(command).blocking_recv().context("the metadata thread ended")? {
+        AdminReply::Done => Ok(token.to_string()),
+        AdminReply::Unavailable => bail!("no quorum of the global placement group answers: try again"),
+        other => bail!("the fabric makes no token: {other:?}"),
+    }
+}
+
+/// Admits joiners, on the node that has the fabric's authority.
+pub struct Admitter {
+    /// The authority.
+    pub authority: Authority,
+    /// The fabric's number.
+    pub fabric: u64,
+    /// This node and its address.
+    pub me: (NodeId, SocketAddr),
+    /// The metadata.
+    pub meta: MetaHandle,
+    /// The placement.
+    pub view: SharedView,
+    /// Admissions by token and application: a joiner whose reply was lost asks again.
+    pub admitted: Mutex<BTreeMap<(TokenHash, Vec<u8>), Vec<u8>>>,
+}
+
+/// The handler of the transport.
+pub struct AdmitJoiners(pub Arc<Admitter>);
+
+impl JoinHandler for AdmitJoiners {
+    fn join(&self, request: JoinRequest) -> JoinFuture {
+        let admitter = Arc::clone(&self.0);
+        Box::pin(async move { admitter.admit(request).await })
+    }
+}
+
+impl Admitter {
+    async fn command(&self, command: AdminCommand) -> Result<AdminReply, JoinRefusal> {
+        match self.meta.admin(command).await {
+            Ok(AdminReply::Unavailable) | Err(_) => Err(JoinRefusal::Unavailable),
+            Ok(AdminReply::Refused(refusal)) => {
+                tracing::warn!(%refusal, "a joiner is refused");
+                Err(JoinRefusal::Conflict)
+            }
+            Ok(reply) => Ok(reply),
+        }
+    }
+
+    async fn admit(&self, request: JoinRequest) -> Result<Vec<u8>, JoinRefusal> {
+        let application: Application =
+            wire::decode(&request.body).map_err(|_| JoinRefusal::BadRequest)?;
+        let key = (request.token, request.body.to_vec());
+        if let Some(reply) = self.remembered().get(&key) {
+            return Ok(reply.clone());
+        }
+        // The token is used up by a committed entry before anything is made.
+        match self.meta.admin(AdminCommand::UseToken { hash: request.token.0 }).await {
+            Ok(AdminReply::Done) => {}
+            Ok(AdminReply::Refused(_)) => return Err(JoinRefusal::UsedToken),
+            _ => return Err(JoinRefusal::Unavailable),
+        }
+        let reply = self.make_node(&application).await?;
+        self.remembered().insert(key, reply.clone());
+        Ok(reply)
+    }
+
+    async fn make_node(&self, application: &Application) -> Result<Vec<u8>, JoinRefusal> {
+        let known = {
+            let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+            view.sites.iter().find(|(_, s)| s.name == application.site).map(|(id, _)| *id)
+        };
+        let site = match known {
+            Some(site) => site,
+            None => match self.command(AdminCommand::AddSite { name: application.site.clone() }).await? {
+                AdminReply::Site(site) => site,
+                _ => return Err(JoinRefusal::Conflict),
+            },
+        };
+        let command = AdminCommand::AddNode {
+            site,
+            name: application.name.clone(),
+            address: application.quic,
+            nbd: application.nbd,
+        };
+        let AdminReply::Node(node) = self.command(command).await? else {
+            return Err(JoinRefusal::Conflict);
+        };
+        let certificate = self
+            .authority
+            .sign(node, &application.request)
+            .map_err(|_| JoinRefusal::BadRequest)?;
+        let mut contacts: Vec<(u16, SocketAddr)> = {
+            let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+            view.nodes.iter().map(|(id, n)| (id.0, n.address)).collect()
+        };
+        if !contacts.iter().any(|(id, _)| *id == self.me.0.0) {
+            contacts.push((self.me.0.0, self.me.1));
+        }
+        Ok(wire::encode(&Admission {
+            fabric: self.fabric,
+            node: node.0,
+            site: site.0,
+            certificate: certificate.to_vec(),
+            authority: self.authority.certificate().to_vec(),
+            contacts,
+        }))
+    }
+
+    fn remembered(&self) -> std::sync::MutexGuard<'_, BTreeMap<(TokenHash, Vec<u8>), Vec<u8>>> {
+        self.admitted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

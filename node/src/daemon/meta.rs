@@ -1,0 +1,269 @@
+//! The thread of the metadata machine: Raft and heartbeats have a thread of their own, or
+//! overload looks like failure.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, RwLock};
+use std::thread;
+use std::time::Duration;
+
+use actors::runtime::boottime;
+use model::ids::NodeId;
+use model::machine::Machine;
+use model::meta::{MetaReply, MetaRequest, MetaToken};
+use model::payload::Payload;
+use model::placement::View;
+use model::wire;
+use raft_meta::log::{LogWrite, RaftLog};
+use raft_meta::message::{GroupId, LocalDisk, MetaMessage};
+use raft_meta::node::{AdminCommand, AdminReply, AdminToken, Effect, Input, MetaNode, Ticket};
+use tokio::sync::oneshot;
+use transport::Class;
+use transport::net::Transport;
+
+/// Inputs taken before effects are carried out, at most: they share a sync.
+const BATCH_MAX: usize = 256;
+
+/// The placement as this node knows it, for whoever wants to look.
+pub type SharedView = Arc<RwLock<Arc<View>>>;
+
+/// What the metadata machine tells the node's actors.
+pub trait Listener: Send {
+    /// The answer to an actor's question.
+    fn reply(&self, token: MetaToken, reply: MetaReply);
+    /// The placement changed.
+    fn view(&self, view: Arc<View>);
+}
+
+enum Command {
+    Message { from: NodeId, message: Box<MetaMessage> },
+    FromActor { token: MetaToken, request: MetaRequest },
+    Request { request: MetaRequest, answer: oneshot::Sender<MetaReply> },
+    Admin { command: AdminCommand, answer: oneshot::Sender<AdminReply> },
+    Disks(Vec<LocalDisk>),
+    Listen(Box<dyn Listener>),
+}
+
+/// The way to the metadata machine, from any thread.
+#[derive(Clone)]
+pub struct MetaHandle {
+    commands: Sender<Command>,
+    view: SharedView,
+}
+
+impl MetaHandle {
+    /// A message from another node.
+    pub fn message(&self, from: NodeId, message: MetaMessage) {
+        self.send(Command::Message { from, message: Box::new(message) });
+    }
+
+    /// An actor's question; answered to the [`Listener`].
+    pub fn ask(&self, token: MetaToken, request: MetaRequest) {
+        self.send(Command::FromActor { token, request });
+    }
+
+    /// A question of the admin API.
+    pub fn request(&self, request: MetaRequest) -> oneshot::Receiver<MetaReply> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Command::Request { request, answer });
+        answered
+    }
+
+    /// A command of the operator's, or a joiner's.
+    pub fn admin(&self, command: AdminCommand) -> oneshot::Receiver<AdminReply> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Command::Admin { command, answer });
+        answered
+    }
+
+    /// The disks that this node serves now.
+    pub fn disks(&self, disks: Vec<LocalDisk>) {
+        self.send(Command::Disks(disks));
+    }
+
+    /// From now on actors are told.
+    pub fn listen(&self, listener: Box<dyn Listener>) {
+        self.send(Command::Listen(listener));
+    }
+
+    /// The placement as it is known now.
+    #[must_use]
+    pub fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    fn send(&self, command: Command) {
+        // The thread ends with the process, and only after a log that failed: then nothing
+        // is answered any more, and the process ends too.
+        let _ = self.commands.send(command);
+    }
+}
+
+enum ReplyTo {
+    Actor(MetaToken),
+    Admin(oneshot::Sender<MetaReply>),
+}
+
+struct Shell<L: RaftLog> {
+    machine: MetaNode,
+    log: L,
+    transport: Transport,
+    view: SharedView,
+    listener: Option<Box<dyn Listener>>,
+    asked: BTreeMap<MetaToken, ReplyTo>,
+    commanded: BTreeMap<AdminToken, oneshot::Sender<AdminReply>>,
+    next: u64,
+}
+
+/// Starts the thread.
+///
+/// # Errors
+/// If there is no thread to be had.
+pub fn start<L: RaftLog + Send + 'static>(
+    machine: MetaNode,
+    log: L,
+    transport: Transport,
+    view: SharedView,
+) -> std::io::Result<MetaHandle> {
+    let (commands, inbox) = channel();
+    let handle = MetaHandle { commands, view: Arc::clone(&view) };
+    let shell = Shell {
+        machine,
+        log,
+        transport,
+        view,
+        listener: None,
+        asked: BTreeMap::new(),
+        commanded: BTreeMap::new(),
+        next: 0,
+    };
+    thread::Builder::new().name("meta".to_owned()).spawn(move || run(shell, &inbox))?;
+    Ok(handle)
+}
+
+fn run<L: RaftLog>(mut shell: Shell<L>, inbox: &Receiver<Command>) {
+    let mut effects = Vec::new();
+    shell.machine.tick(boottime(), &mut effects);
+    loop {
+        if let Err(error) = shell.carry_out(&mut effects) {
+            // R8: after a failed write nothing is known of the log. The process ends; its
+            // restart finds what is durable.
+            tracing::error!(%error, "the metadata log failed: this node stops");
+            std::process::exit(70);
+        }
+        let wait = shell
+            .machine
+            .next_deadline()
+            .map_or(Duration::from_millis(50), |due| due.since(boottime()));
+        match inbox.recv_timeout(wait) {
+            Ok(command) => {
+                shell.take(command, &mut effects);
+                for command in inbox.try_iter().take(BATCH_MAX) {
+                    shell.take(command, &mut effects);
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        let now = boottime();
+        if shell.machine.next_deadline().is_some_and(|due| due <= now) {
+            shell.machine.tick(now, &mut effects);
+        }
+    }
+}
+
+impl<L: RaftLog> Shell<L> {
+    fn take(&mut self, command: Command, effects: &mut Vec<Effect>) {
+        let input = match command {
+            Command::Message { from, message } => Input::Message { from, message: *message },
+            Command::FromActor { token, request } => {
+                let token = self.token(ReplyTo::Actor(token));
+                Input::Request { token, request }
+            }
+            Command::Request { request, answer } => {
+                let token = self.token(ReplyTo::Admin(answer));
+                Input::Request { token, request }
+            }
+            Command::Admin { command, answer } => {
+                self.next += 1;
+                let token = AdminToken(self.next);
+                self.commanded.insert(token, answer);
+                Input::Admin { token, command }
+            }
+            Command::Disks(disks) => Input::LocalDisks(disks),
+            Command::Listen(listener) => {
+                let view = self.view.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+                listener.view(Arc::clone(&view));
+                drop(view);
+                self.listener = Some(listener);
+                return;
+            }
+        };
+        self.machine.handle(boottime(), input, effects);
+    }
+
+    fn token(&mut self, to: ReplyTo) -> MetaToken {
+        self.next += 1;
+        let token = MetaToken(self.next);
+        self.asked.insert(token, to);
+        token
+    }
+
+    /// Carries effects out until there are none: writes of a round share a sync.
+    fn carry_out(&mut self, effects: &mut Vec<Effect>) -> Result<(), L::Error> {
+        let mut batch: Vec<(GroupId, LogWrite)> = Vec::new();
+        let mut tickets: Vec<(GroupId, Ticket)> = Vec::new();
+        while !effects.is_empty() {
+            for effect in effects.drain(..) {
+                match effect {
+                    Effect::Send { to, message } => {
+                        let header = wire::encode(&message);
+                        // Lost if the network can't take it: Raft and heartbeats repeat.
+                        let _ = self.transport.send(to, Class::Meta, header, Payload::empty());
+                    }
+                    Effect::Persist { group, ticket, write } => {
+                        batch.push((group, write));
+                        tickets.push((group, ticket));
+                    }
+                    Effect::Reply { token, reply } => self.reply(token, reply),
+                    Effect::AdminReply { token, reply } => {
+                        if let Some(answer) = self.commanded.remove(&token) {
+                            let _ = answer.send(reply);
+                        }
+                    }
+                    Effect::View(view) => {
+                        let mut shared =
+                            self.view.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+                        *shared = Arc::clone(&view);
+                        drop(shared);
+                        if let Some(listener) = &self.listener {
+                            listener.view(view);
+                        }
+                    }
+                }
+            }
+            if !batch.is_empty() {
+                self.log.write(&batch)?;
+                batch.clear();
+                for (group, ticket) in tickets.drain(..) {
+                    self.machine.handle(boottime(), Input::Persisted { group, ticket }, effects);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn reply(&mut self, token: MetaToken, reply: MetaReply) {
+        match self.asked.remove(&token) {
+            Some(ReplyTo::Actor(token)) => {
+                if let Some(listener) = &self.listener {
+                    listener.reply(token, reply);
+                }
+            }
+            Some(ReplyTo::Admin(answer)) => {
+                let _ = answer.send(reply);
+            }
+            None => {}
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! One node: what it is ([`config`]).
+
+pub mod config;

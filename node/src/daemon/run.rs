@@ -1,0 +1,290 @@
+//! A node's life: metadata, disks, network, actors and front ends, put together.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, RwLock};
+
+use actix::{Actor, Addr};
+use actors::client::ClientConfig;
+use actors::disk::DiskConfig;
+use actors::runtime::{
+    AttachDisk, Inbound, MetaAnswer, ShutDown, Switchboard, SwitchboardConfig, ViewChanged, boottime,
+};
+use actors::segment::SegmentConfig;
+use actors::volume::VolumeConfig;
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use model::ids::{Boot, NodeId};
+use model::meta::{MetaReply, MetaToken};
+use model::placement::View;
+use model::wire;
+use nbd_frontend::server::{self as nbd, Address, Listener as NbdListener};
+use raft_meta::message::LocalDisk;
+use raft_meta::node::MetaNode;
+use tokio::sync::{oneshot, watch};
+use transport::Class;
+use transport::net::{Authority, Config as NetConfig, Handlers, Identity, Transport};
+
+use super::admin::Admin;
+use super::config::{NodeConfig, Routes};
+use super::disks::{self, OpenedDisk, random};
+use super::exports::VolumeExports;
+use super::identity::NodeIdentity;
+use super::join::{AdmitJoiners, Admitter};
+use super::meta::{self, Listener, MetaHandle, SharedView};
+use super::raft_log::RocksRaftLog;
+use crate::admin::server as admin_server;
+
+struct ToActors(Addr<Switchboard>);
+
+impl Listener for ToActors {
+    fn reply(&self, token: MetaToken, reply: MetaReply) {
+        self.0.do_send(MetaAnswer { token, reply });
+    }
+
+    fn view(&self, view: Arc<View>) {
+        self.0.do_send(ViewChanged(view));
+    }
+}
+
+/// Runs the node in `directory` until `stop` says so.
+///
+/// # Errors
+/// What keeps it from serving.
+pub fn run(directory: &Path, stop: watch::Receiver<bool>) -> Result<()> {
+    let config = NodeConfig::load(directory)?;
+    let identity = NodeIdentity::load(directory)?;
+    let system = actix::System::new();
+    system.block_on(serve(directory.to_owned(), config, identity, stop))
+}
+
+async fn serve(
+    directory: std::path::PathBuf,
+    config: NodeConfig,
+    identity: NodeIdentity,
+    mut stop: watch::Receiver<bool>,
+) -> Result<()> {
+    let node = NodeId(identity.node);
+    let boot = Boot(random()?);
+    let certificate = Identity::load(&directory)?;
+    let view: SharedView = Arc::new(RwLock::new(Arc::new(View::default())));
+    let routes = Routes::load(&directory)?;
+    let resolve = resolver(Arc::clone(&view), identity.contacts.clone(), routes);
+    let transport = Transport::bind(NetConfig::new(config.quic, resolve), &certificate)?;
+
+    let mut log = RocksRaftLog::open(&directory.join("meta"))?;
+    let machine = metadata_machine(&identity, &config, boot, &mut log)?;
+    let handle = meta::start(machine, log, transport.clone(), Arc::clone(&view))?;
+
+    let admitter = admitter(&directory, &identity, &config, &handle, &view);
+    let (inbound, switchboard_ready) = Inlet::new();
+    let mut handlers = inbound.handlers(&handle);
+    if let Some(admitter) = &admitter {
+        handlers = handlers.joining(Arc::new(AdmitJoiners(Arc::clone(admitter))));
+    }
+    transport.serve(handlers)?;
+
+    let admin = Arc::new(Admin {
+        name: config.name.clone(),
+        node,
+        quic: config.quic,
+        meta: handle.clone(),
+        switchboard: Mutex::new(None),
+        admitter,
+        disks: Mutex::new(BTreeMap::new()),
+    });
+    admin_server::serve(&directory, Arc::clone(&admin) as Arc<dyn admin_server::Handler>)
+        .context("the admin socket")?;
+
+    let opened = open_disks(directory.clone(), &config, &identity, node, &handle).await?;
+    let switchboard = start_actors(node, boot, &transport, &handle, opened, &admin, &directory, &config);
+    switchboard_ready.set(switchboard.clone());
+    handle.listen(Box::new(ToActors(switchboard.clone())));
+    *admin.switchboard.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(switchboard.clone());
+
+    let listener = NbdListener::bind(&Address::Tcp(config.nbd)).await.context("the NBD port")?;
+    let exports = Rc::new(VolumeExports { view, switchboard: switchboard.clone() });
+    tracing::info!(node = %config.name, nbd = %config.nbd, "serving");
+    let front_end = actix::spawn(nbd::serve(listener, exports, nbd::Config::default(), stop.clone()));
+    stop.wait_for(|stop| *stop).await.context("the signal's channel")?;
+    tracing::info!("stopping");
+    let grace = std::time::Duration::from_secs(5);
+    let _ = tokio::time::timeout(grace, front_end).await;
+    let _ = tokio::time::timeout(grace, switchboard.send(ShutDown)).await;
+    let _ = tokio::time::timeout(grace, transport.shutdown()).await;
+    Ok(())
+}
+
+/// Where a node is: the supervisor's route, else what it publishes, else where it was when
+/// this one joined.
+fn resolver(
+    view: SharedView,
+    contacts: BTreeMap<u16, SocketAddr>,
+    routes: Routes,
+) -> Arc<dyn Fn(NodeId) -> Option<SocketAddr> + Send + Sync> {
+    // Routes go by name; until the view names a node they go by its contact address.
+    Arc::new(move |node| {
+        let view = view.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let known = view.nodes.get(&node);
+        if let Some(route) = known.and_then(|n| routes.0.get(&n.name)) {
+            return Some(*route);
+        }
+        known.map(|n| n.address).or_else(|| contacts.get(&node.0).copied())
+    })
+}
+
+fn metadata_machine(
+    identity: &NodeIdentity,
+    config: &NodeConfig,
+    boot: Boot,
+    log: &mut RocksRaftLog,
+) -> Result<MetaNode> {
+    use raft_meta::log::RaftLog;
+    let me = identity.for_life(config, boot);
+    let mut loaded = log.load()?;
+    if identity.founder && loaded.is_empty() {
+        let writes = MetaNode::found(&me, &config.site);
+        log.write(&writes)?;
+        loaded = log.load()?;
+    }
+    let contacts = identity.contacts.keys().map(|id| NodeId(*id)).collect();
+    let terms = raft_meta::node::Config::default();
+    Ok(MetaNode::start(me, terms, contacts, loaded, boot.0, boottime())?)
+}
+
+fn admitter(
+    directory: &Path,
+    identity: &NodeIdentity,
+    config: &NodeConfig,
+    meta: &MetaHandle,
+    view: &SharedView,
+) -> Option<Arc<Admitter>> {
+    // Only the node that `atoll init` made has the authority's key.
+    let authority = Authority::load(directory).ok()?;
+    Some(Arc::new(Admitter {
+        authority,
+        fabric: identity.fabric,
+        me: (NodeId(identity.node), config.quic),
+        meta: meta.clone(),
+        view: Arc::clone(view),
+        admitted: Mutex::new(BTreeMap::new()),
+    }))
+}
+
+/// Disks are opened on threads: recovery reads their journals.
+async fn open_disks(
+    directory: std::path::PathBuf,
+    config: &NodeConfig,
+    identity: &NodeIdentity,
+    node: NodeId,
+    meta: &MetaHandle,
+) -> Result<Vec<(String, OpenedDisk)>> {
+    let mut opened = Vec::new();
+    for disk in config.disks.clone() {
+        let (directory, meta, fabric) = (directory.clone(), meta.clone(), identity.fabric);
+        let task = tokio::task::spawn_blocking(move || {
+            let name = disk.name.clone();
+            disks::open(&directory, &disk, fabric, node, &meta).map(|disk| (name, disk))
+        });
+        match task.await.context("a disk's opening")? {
+            Ok(disk) => opened.push(disk),
+            // One bad disk does not keep the node's others from serving.
+            Err(error) => tracing::error!("{error:#}: this disk is not served"),
+        }
+    }
+    Ok(opened)
+}
+
+#[allow(clippy::too_many_arguments)]
+fn start_actors(
+    node: NodeId,
+    boot: Boot,
+    transport: &Transport,
+    meta: &MetaHandle,
+    opened: Vec<(String, OpenedDisk)>,
+    admin: &Admin,
+    directory: &Path,
+    config: &NodeConfig,
+) -> Addr<Switchboard> {
+    let port = meta.clone();
+    let switchboard = Switchboard::new(SwitchboardConfig {
+        node,
+        boot,
+        transport: transport.clone(),
+        meta: Arc::new(move |token, request| port.ask(token, request)),
+        volume: VolumeConfig::default(),
+        segment: SegmentConfig::new(node),
+        disk: DiskConfig::default(),
+        client: ClientConfig::default(),
+    })
+    .start();
+    let mut served = Vec::new();
+    let mut names = admin.disks.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    for (name, disk) in opened {
+        let OpenedDisk { at, capacity_bytes, stores, scan, verdict } = disk;
+        served.push(LocalDisk { at, capacity_bytes });
+        let path = config.disks.iter().find(|d| d.name == name).map(|d| directory.join(&d.path));
+        let path = path.map_or_else(String::new, |p| p.display().to_string());
+        names.insert(at.disk, (name, path));
+        switchboard.do_send(AttachDisk { at, stores, scan, verdict });
+    }
+    drop(names);
+    meta.disks(served);
+    switchboard
+}
+
+/// Where messages of the network go; those that come before the actors run are lost, as the
+/// network may lose any.
+#[derive(Clone)]
+struct Inlet(Arc<std::sync::OnceLock<Addr<Switchboard>>>);
+
+impl Inlet {
+    fn new() -> (Self, Self) {
+        let inlet = Self(Arc::new(std::sync::OnceLock::new()));
+        (inlet.clone(), inlet)
+    }
+
+    fn set(&self, switchboard: Addr<Switchboard>) {
+        let _ = self.0.set(switchboard);
+    }
+
+    fn handlers(&self, meta: &MetaHandle) -> Handlers {
+        let inlet = self.clone();
+        let to_actors = move |from: NodeId, _class: Class, header: Bytes, payload: Bytes| {
+            if let Some(switchboard) = inlet.0.get() {
+                switchboard.do_send(Inbound { from, header, payload });
+            }
+        };
+        let meta = meta.clone();
+        let to_meta = move |from: NodeId, _class: Class, header: Bytes, _payload: Bytes| {
+            match wire::decode(&header) {
+                Ok(message) => meta.message(from, message),
+                Err(_) => tracing::warn!(%from, "a malformed metadata message"),
+            }
+        };
+        Handlers::all(Arc::new(to_actors)).with(Class::Meta, Arc::new(to_meta))
+    }
+}
+
+/// Stops when the process is told to: SIGINT, SIGTERM, or the end of its standard input where
+/// a supervisor holds the other end.
+pub fn stop_on_signals(runtime: &tokio::runtime::Handle) -> watch::Receiver<bool> {
+    let (tell, told) = watch::channel(false);
+    let (_keep, _) = oneshot::channel::<()>();
+    runtime.spawn(async move {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (Ok(mut terminate), Ok(mut interrupt)) =
+            (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+        else {
+            return;
+        };
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        let _ = tell.send(true);
+    });
+    told
+}

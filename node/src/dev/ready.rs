@@ -1,0 +1,95 @@
+//! The supervisor's first line with `--json`: where everything is, once all nodes serve.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::layout::Layout;
+
+/// The line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Ready {
+    /// Always true.
+    pub ready: bool,
+    /// The sites.
+    pub sites: Vec<ReadySite>,
+}
+
+/// A site in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ReadySite {
+    /// Its name.
+    pub name: String,
+    /// Its nodes.
+    pub nodes: Vec<ReadyNode>,
+}
+
+/// A node in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ReadyNode {
+    /// Its name.
+    pub name: String,
+    /// Its process.
+    pub pid: u32,
+    /// Where it serves NBD.
+    pub nbd: String,
+    /// Its directory.
+    pub dir: String,
+    /// Its disks' directories.
+    pub disks: Vec<String>,
+}
+
+impl Ready {
+    /// The line for a fabric; `pid` gives a node's process, 0 if it has none.
+    pub fn new(layout: &Layout, directory: &Path, pid: impl Fn(&str) -> u32) -> Self {
+        let node = |node: &super::layout::NodeLayout| {
+            let dir = directory.join(&node.name);
+            let disk = |name: &String| {
+                super::node::disk_directory(&dir, name)
+                    .display()
+                    .to_string()
+            };
+            ReadyNode {
+                name: node.name.clone(),
+                pid: pid(&node.name),
+                nbd: node.nbd.to_string(),
+                disks: node.disks.iter().map(disk).collect(),
+                dir: dir.display().to_string(),
+            }
+        };
+        let sites = layout
+            .sites
+            .iter()
+            .map(|site| ReadySite {
+                name: site.name.clone(),
+                nodes: site.nodes.iter().map(node).collect(),
+            })
+            .collect();
+        Self { ready: true, sites }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{Layout, Ready};
+    use crate::dev::layout::Shape;
+
+    #[test]
+    fn the_line_is_the_contracts() {
+        let shape = Shape {
+            sites: 1,
+            nodes: 1,
+            ..Shape::default()
+        };
+        let layout = Layout::new(shape, Path::new("/d")).expect("a layout");
+        let nbd = layout.sites[0].nodes[0].nbd;
+        let line =
+            serde_json::to_string(&Ready::new(&layout, Path::new("/d"), |_| 123)).expect("json");
+        let expected = format!(
+            r#"{{"ready":true,"sites":[{{"name":"a","nodes":[{{"name":"a1","pid":123,"nbd":"{nbd}","dir":"/d/a1","disks":["/d/a1/disks/d1","/d/a1/disks/d2"]}}]}}]}}"#
+        );
+        assert_eq!(line, expected);
+    }
+}

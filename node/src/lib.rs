@@ -1,0 +1,21 @@
+//! The composition root: command line, admin API, the supervisor behind `atoll dev`, and the
+//! daemon that puts machines, disks, network and front ends together.
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`cli`] | arguments, tables, `--json`, what a person reads |
+//! | [`admin`] | one JSON line asked, one answered, over a node's Unix socket |
+//! | [`dev`] | many nodes on one machine, one process each |
+//! | [`daemon`] | one node: its configuration and (with the machines) its life |
+//! | [`units`] | sizes and durations as people write them |
+//!
+//! **Invariant:** nothing imports this crate.
+
+pub mod admin;
+pub mod cli;
+pub mod daemon;
+pub mod dev;
+pub mod line_server;
+pub mod lines;
+pub mod socket;
+pub mod units;

@@ -1,0 +1,156 @@
+//! What the global placement group's leader proposes: deaths and returns of sites, new owners
+//! for what dead nodes owned, and where sites' groups are found.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use model::ids::{Boot, NodeId, SiteId};
+use model::placement::Presence;
+use model::time::Time;
+
+use crate::detector::{Detector, Liveness};
+use crate::global::{GlobalCommand, GlobalState};
+use crate::message::{Beat, Members};
+use crate::site::SiteState;
+
+/// What the leader knows of a site's group, as a follower or member of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SiteKnown<'a> {
+    pub(crate) state: &'a SiteState,
+    pub(crate) members: &'a Members,
+}
+
+/// What decisions rest on.
+pub(crate) struct Facts<'a> {
+    pub(crate) now: Time,
+    pub(crate) me: SiteId,
+    pub(crate) state: &'a GlobalState,
+    pub(crate) sites: BTreeMap<SiteId, SiteKnown<'a>>,
+    pub(crate) detector: &'a Detector,
+}
+
+/// All that should be proposed now.
+pub(crate) fn decide(facts: &Facts<'_>) -> Vec<GlobalCommand> {
+    let mut out = Vec::new();
+    let candidates = facts.candidates();
+    for site in facts.state.settled_sites() {
+        out.extend(facts.site_presence(site, &candidates));
+    }
+    facts.dead_owners(&candidates, &mut out);
+    facts.contacts(&mut out);
+    out
+}
+
+impl Facts<'_> {
+    fn presence_of(&self, site: SiteId) -> Presence {
+        self.state.sites.get(&site).map_or(Presence::Gone, |s| s.presence)
+    }
+
+    /// The nodes of a site that registered and were not removed.
+    fn registered(&self, site: SiteId) -> Vec<NodeId> {
+        let Some(known) = self.sites.get(&site) else { return Vec::new() };
+        let gone = |n: &NodeId| self.state.nodes.get(n).is_none_or(|e| e.gone);
+        known.state.nodes.keys().copied().filter(|n| !gone(n)).collect()
+    }
+
+    /// The live beats of a site's nodes, registered or not.
+    fn beats(&self, site: SiteId) -> impl Iterator<Item = (NodeId, &Beat)> {
+        let of_site = self.state.nodes.iter().filter(move |(_, e)| e.site == site && !e.gone);
+        of_site.filter_map(|(n, _)| Some((*n, self.detector.beat(self.now, *n)?)))
+    }
+
+    /// Whether some live node of the site hears a leader of the site's group.
+    fn has_quorum(&self, site: SiteId) -> bool {
+        self.beats(site).any(|(_, beat)| beat.site_quorum)
+    }
+
+    /// Nodes that may be given volumes (R11).
+    fn candidates(&self) -> Vec<NodeId> {
+        let fit = |node: &NodeId, site: SiteId| {
+            let up = |k: &SiteKnown<'_>| {
+                k.state.nodes.get(node).is_some_and(|n| n.presence == Presence::Up)
+            };
+            self.presence_of(site) == Presence::Up
+                && self.sites.get(&site).is_some_and(up)
+                && self.detector.liveness(self.now, *node) == Liveness::Alive
+                && self.detector.beat(self.now, *node).is_some_and(|b| b.site_quorum)
+        };
+        let nodes = self.state.nodes.iter().filter(|(_, e)| !e.gone);
+        nodes.filter(|(n, e)| fit(n, e.site)).map(|(n, _)| *n).collect()
+    }
+
+    fn site_presence(&self, site: SiteId, candidates: &[NodeId]) -> Option<GlobalCommand> {
+        match self.presence_of(site) {
+            Presence::Up => {
+                let nodes = self.registered(site);
+                let dead = |n: &NodeId| self.detector.liveness(self.now, *n) == Liveness::Dead;
+                let silent = site != self.me
+                    && !nodes.is_empty()
+                    && nodes.iter().all(dead)
+                    && self.beats(site).next().is_none();
+                silent.then(|| GlobalCommand::FailSite { site, candidates: candidates.to_vec() })
+            }
+            Presence::Down => {
+                let alive = |n| self.detector.liveness(self.now, n) == Liveness::Alive;
+                let back = self.beats(site).any(|(n, beat)| beat.site_quorum && alive(n));
+                back.then_some(GlobalCommand::ReturnSite { site })
+            }
+            Presence::Gone => None,
+        }
+    }
+
+    /// Whether that node's volumes need new owners: its site's group says so, or it is silent
+    /// and its site's group can't say anything, or it was removed.
+    fn is_unfit(&self, node: NodeId, site: SiteId, gone: bool) -> bool {
+        if gone || self.presence_of(site) != Presence::Up {
+            return true;
+        }
+        let registered = self.sites.get(&site).and_then(|k| k.state.nodes.get(&node));
+        match registered.map(|n| n.presence) {
+            Some(Presence::Up) => {
+                self.detector.liveness(self.now, node) == Liveness::Dead && !self.has_quorum(site)
+            }
+            Some(Presence::Down | Presence::Gone) => true,
+            None => false,
+        }
+    }
+
+    fn dead_owners(&self, candidates: &[NodeId], out: &mut Vec<GlobalCommand>) {
+        let nodes = self.state.nodes.iter();
+        let unfit: BTreeSet<NodeId> = nodes
+            .filter(|(n, e)| self.is_unfit(**n, e.site, e.gone))
+            .map(|(n, _)| *n)
+            .collect();
+        if unfit.is_empty() || candidates.is_empty() {
+            return;
+        }
+        let mut ended: BTreeSet<(NodeId, Boot)> = BTreeSet::new();
+        for volume in self.state.volumes.values().filter(|v| !v.deleted) {
+            let Some(owner) = volume.owner.filter(|o| unfit.contains(&o.node)) else { continue };
+            let gone = self.state.nodes.get(&owner.node).is_none_or(|e| e.gone);
+            let live = self.detector.beat(self.now, owner.node).map(|b| b.boot);
+            let last = self.detector.last_beat(owner.node).map(|b| b.boot);
+            let boot = owner.boot.or(live).or(last).unwrap_or_default();
+            // A life that is heard is not over, whatever was committed before it was.
+            if gone || live != Some(boot) {
+                ended.insert((owner.node, boot));
+            }
+        }
+        for (node, boot) in ended {
+            let mut candidates = candidates.to_vec();
+            candidates.retain(|n| *n != node);
+            if !candidates.is_empty() {
+                out.push(GlobalCommand::FailNode { node, boot, candidates });
+            }
+        }
+    }
+
+    fn contacts(&self, out: &mut Vec<GlobalCommand>) {
+        for (site, known) in &self.sites {
+            let nodes = known.members.voter_nodes();
+            let entry = self.state.sites.get(site);
+            if entry.is_some_and(|e| e.presence != Presence::Gone && e.contacts != nodes) {
+                out.push(GlobalCommand::SetSiteContacts { site: *site, nodes });
+            }
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! The global placement group's state machine: sites, nodes' and disks' ids, pools' slots by
+//! site, volumes, join tokens.
+
+mod admin;
+mod failover;
+mod pools;
+mod volumes;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use bincode::{Decode, Encode};
+use model::geometry::Pool;
+use model::ids::{Boot, DiskId, DiskRef, NodeId, Row, SiteId, Slot, VolumeId};
+use model::meta::{MetaReply, MetaRequest};
+use model::placement::{Presence, VolumeRecord};
+
+use crate::node::{AdminCommand, AdminReply, TokenHash};
+use crate::replica::StateMachine;
+
+pub use admin::{NAME_BYTES_MAX, SITES_MAX, TOKENS_MAX};
+
+/// A site.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct SiteEntry {
+    /// Its name.
+    pub name: String,
+    /// Whether it takes part.
+    pub presence: Presence,
+    /// Its first node, which founds its group.
+    pub founder: Option<NodeId>,
+    /// The voters of its group, by which others find it; empty until the group is founded.
+    pub contacts: Vec<NodeId>,
+}
+
+impl SiteEntry {
+    /// Whether its group exists and it was not removed.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        !self.contacts.is_empty() && self.presence != Presence::Gone
+    }
+}
+
+/// A node, as it was added.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct NodeEntry {
+    /// Its name.
+    pub name: String,
+    /// Its site.
+    pub site: SiteId,
+    /// Where its QUIC endpoint was to listen; its site's group knows better.
+    pub address: SocketAddr,
+    /// Where its NBD server was to listen; its site's group knows better.
+    pub nbd: SocketAddr,
+    /// Whether the operator removed it.
+    pub gone: bool,
+}
+
+/// A disk, as it was added.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct DiskEntry {
+    /// The disk in its life.
+    pub at: DiskRef,
+    /// Its node.
+    pub node: NodeId,
+}
+
+/// Which site holds which slot of a pool.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct PoolEntry {
+    /// Rows; never changes (R23).
+    pub rows: u16,
+    /// Slots a row.
+    pub slots: u8,
+    /// Site of (row, slot) at `row * slots + slot`.
+    pub sites: Vec<SiteId>,
+}
+
+impl PoolEntry {
+    /// The site of a slot.
+    #[must_use]
+    pub fn site(&self, row: Row, slot: Slot) -> Option<SiteId> {
+        let at = usize::from(row.0) * usize::from(self.slots) + usize::from(slot.0);
+        self.sites.get(at).copied()
+    }
+
+    /// A site's slots, row by row.
+    #[must_use]
+    pub fn slots_of(&self, site: SiteId) -> Vec<Vec<Slot>> {
+        let of_row = |row: u16| {
+            (0..self.slots)
+                .map(Slot)
+                .filter(|slot| self.site(Row(row), *slot) == Some(site))
+                .collect()
+        };
+        (0..self.rows).map(of_row).collect()
+    }
+}
+
+/// The state.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct GlobalState {
+    /// Sites.
+    pub sites: BTreeMap<SiteId, SiteEntry>,
+    /// Nodes; ids are never reused.
+    pub nodes: BTreeMap<NodeId, NodeEntry>,
+    /// Disks; ids are never reused.
+    pub disks: BTreeMap<DiskId, DiskEntry>,
+    /// Pools.
+    pub pools: BTreeMap<Pool, PoolEntry>,
+    /// Volumes, deleted ones too (R16).
+    pub volumes: BTreeMap<VolumeId, VolumeRecord>,
+    /// The names of those that are not deleted.
+    names: BTreeMap<String, VolumeId>,
+    /// Join tokens; true once used.
+    tokens: BTreeMap<TokenHash, bool>,
+    /// Rows of new pools.
+    pool_rows: u16,
+    next_site: u8,
+    next_node: u16,
+    next_disk: u32,
+    next_volume: u32,
+}
+
+/// What changes the state. Variants are only ever appended.
+#[derive(Clone, PartialEq, Debug, Encode, Decode)]
+pub enum GlobalCommand {
+    /// A machine of a node asks for a mutation.
+    Meta {
+        /// The node.
+        by: NodeId,
+        /// Its life.
+        boot: Boot,
+        /// What it asks.
+        request: MetaRequest,
+    },
+    /// The operator asks.
+    Admin(AdminCommand),
+    /// A site's first node is about to found the site's group: allowed while there is none.
+    FoundSite {
+        /// The site.
+        site: SiteId,
+        /// Its first node.
+        node: NodeId,
+    },
+    /// The voters of a site's group are these now.
+    SetSiteContacts {
+        /// The site.
+        site: SiteId,
+        /// Their nodes.
+        nodes: Vec<NodeId>,
+    },
+    /// A life of a node ended: its volumes get new owners.
+    FailNode {
+        /// The node.
+        node: NodeId,
+        /// The life that ended.
+        boot: Boot,
+        /// Nodes that live and have a reachable quorum (R11).
+        candidates: Vec<NodeId>,
+    },
+    /// A whole site is silent: it is Down, its volumes get new owners, and there is a pool
+    /// over the sites that are left (R26).
+    FailSite {
+        /// The site.
+        site: SiteId,
+        /// Nodes that live and have a reachable quorum (R11).
+        candidates: Vec<NodeId>,
+    },
+    /// A site is back.
+    ReturnSite {
+        /// The site.
+        site: SiteId,
+    },
+}
+
+/// What is asked.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum GlobalQuery {
+    /// A volume's record. Answered by `Meta`.
+    Volume(VolumeId),
+}
+
+/// The answer to a command or a query.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum GlobalReply {
+    /// To `Meta` and to queries.
+    Meta(MetaReply),
+    /// To `Admin`.
+    Admin(AdminReply),
+    /// To the others: whether it was done.
+    Done(bool),
+}
+
+impl GlobalState {
+    /// A new fabric of one site, whose group that node founds. Pools will have so many rows.
+    #[must_use]
+    pub fn new(pool_rows: u16, site_name: String, node: NodeId, entry: NodeEntry) -> Self {
+        let site = entry.site;
+        let site_entry = SiteEntry {
+            name: site_name,
+            presence: Presence::Up,
+            founder: Some(node),
+            contacts: vec![node],
+        };
+        Self {
+            sites: BTreeMap::from([(site, site_entry)]),
+            next_site: site.0 + 1,
+            next_node: node.0 + 1,
+            nodes: BTreeMap::from([(node, entry)]),
+            disks: BTreeMap::new(),
+            pools: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            names: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            pool_rows: pool_rows.max(1),
+            next_disk: 1,
+            next_volume: 1,
+        }
+    }
+
+    /// The site of a node that was not removed.
+    #[must_use]
+    pub fn site_of_node(&self, node: NodeId) -> Option<SiteId> {
+        self.nodes.get(&node).filter(|n| !n.gone).map(|n| n.site)
+    }
+
+    /// The site of a disk in that life.
+    #[must_use]
+    pub fn site_of_disk(&self, at: DiskRef) -> Option<SiteId> {
+        let disk = self.disks.get(&at.disk).filter(|d| d.at == at)?;
+        self.site_of_node(disk.node)
+    }
+
+    /// Sites whose groups exist, that were not removed.
+    #[must_use]
+    pub fn settled_sites(&self) -> Vec<SiteId> {
+        self.sites.iter().filter(|(_, s)| s.is_settled()).map(|(id, _)| *id).collect()
+    }
+}
+
+impl StateMachine for GlobalState {
+    type Command = GlobalCommand;
+    type Query = GlobalQuery;
+    type Reply = GlobalReply;
+
+    fn apply(&mut self, command: GlobalCommand) -> GlobalReply {
+        match command {
+            GlobalCommand::Meta { by, boot, request } => {
+                GlobalReply::Meta(self.apply_meta(by, boot, request))
+            }
+            GlobalCommand::Admin(command) => GlobalReply::Admin(self.apply_admin(command)),
+            GlobalCommand::FoundSite { site, node } => {
+                let site = self.sites.get(&site);
+                let allowed = |s: &SiteEntry| {
+                    s.founder == Some(node)
+                        && s.contacts.is_empty()
+                        && s.presence != Presence::Gone
+                };
+                GlobalReply::Done(site.is_some_and(allowed))
+            }
+            GlobalCommand::SetSiteContacts { site, nodes } => {
+                GlobalReply::Done(self.set_contacts(site, nodes))
+            }
+            GlobalCommand::FailNode { node, boot, candidates } => {
+                GlobalReply::Done(self.fail_node(node, boot, &candidates))
+            }
+            GlobalCommand::FailSite { site, candidates } => {
+                GlobalReply::Done(self.fail_site(site, &candidates))
+            }
+            GlobalCommand::ReturnSite { site } => GlobalReply::Done(self.return_site(site)),
+        }
+    }
+
+    fn query(&self, query: GlobalQuery) -> GlobalReply {
+        match query {
+            GlobalQuery::Volume(volume) => {
+                GlobalReply::Meta(MetaReply::Volume(self.volumes.get(&volume).cloned()))
+            }
+        }
+    }
+}

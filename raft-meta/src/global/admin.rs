@@ -1,0 +1,162 @@
+//! The operator's commands: sites, nodes, disks, tokens.
+
+use model::geometry::Pool;
+use model::ids::{DiskId, DiskRef, Incarnation, NodeId, SiteId};
+use model::placement::Presence;
+
+use super::{DiskEntry, GlobalState, NodeEntry, SiteEntry};
+use crate::node::{AdminCommand, AdminRefusal, AdminReply, TokenHash};
+
+/// Bound of sites, removed ones included.
+pub const SITES_MAX: usize = 64;
+
+/// Bound of a site's or a node's name in bytes.
+pub const NAME_BYTES_MAX: usize = 255;
+
+/// Bound of join tokens; used ones make room.
+pub const TOKENS_MAX: usize = 4096;
+
+/// Bound of disks, removed ones included.
+const DISKS_MAX: usize = 1 << 20;
+
+fn allowed(name: &str) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control)
+}
+
+impl GlobalState {
+    pub(super) fn apply_admin(&mut self, command: AdminCommand) -> AdminReply {
+        let done = match command {
+            AdminCommand::AddSite { name } => self.add_site(name).map(AdminReply::Site),
+            AdminCommand::AddNode { site, name, address, nbd } => {
+                let entry = NodeEntry { name, site, address, nbd, gone: false };
+                self.add_node(entry).map(AdminReply::Node)
+            }
+            AdminCommand::AddDisk { node, incarnation } => {
+                self.add_disk(node, incarnation).map(AdminReply::Disk)
+            }
+            AdminCommand::AddToken { hash } => self.add_token(hash).map(|()| AdminReply::Done),
+            AdminCommand::UseToken { hash } => self.use_token(hash).map(|()| AdminReply::Done),
+            AdminCommand::CreatePool { code } => self
+                .create_pool(Pool { code, without: None })
+                .map(|()| AdminReply::Done),
+            AdminCommand::RemoveNode { node } => {
+                self.remove_node(node).map(|()| AdminReply::Done)
+            }
+            AdminCommand::RemoveSite { site } => {
+                self.remove_site(site).map(|()| AdminReply::Done)
+            }
+        };
+        done.unwrap_or_else(AdminReply::Refused)
+    }
+
+    fn add_site(&mut self, name: String) -> Result<SiteId, AdminRefusal> {
+        let taken = self.sites.values().any(|s| s.name == name && s.presence != Presence::Gone);
+        if !allowed(&name) || taken {
+            return Err(AdminRefusal::BadName);
+        }
+        if self.sites.len() >= SITES_MAX || self.next_site == u8::MAX {
+            return Err(AdminRefusal::Full);
+        }
+        let id = SiteId(self.next_site);
+        self.next_site += 1;
+        let entry =
+            SiteEntry { name, presence: Presence::Up, founder: None, contacts: Vec::new() };
+        self.sites.insert(id, entry);
+        Ok(id)
+    }
+
+    fn add_node(&mut self, entry: NodeEntry) -> Result<NodeId, AdminRefusal> {
+        let taken = self.nodes.values().any(|n| n.name == entry.name && !n.gone);
+        if !allowed(&entry.name) || taken {
+            return Err(AdminRefusal::BadName);
+        }
+        let site = self.sites.get_mut(&entry.site).filter(|s| s.presence != Presence::Gone);
+        let Some(site) = site else {
+            return Err(AdminRefusal::NoSite);
+        };
+        if site.founder.is_some() && site.contacts.is_empty() {
+            return Err(AdminRefusal::NotFounded);
+        }
+        if self.next_node == u16::MAX {
+            return Err(AdminRefusal::Full);
+        }
+        let id = NodeId(self.next_node);
+        self.next_node += 1;
+        site.founder.get_or_insert(id);
+        self.nodes.insert(id, entry);
+        Ok(id)
+    }
+
+    fn add_disk(
+        &mut self,
+        node: NodeId,
+        incarnation: Incarnation,
+    ) -> Result<DiskRef, AdminRefusal> {
+        if self.site_of_node(node).is_none() {
+            return Err(AdminRefusal::NoNode);
+        }
+        if self.disks.len() >= DISKS_MAX || self.next_disk == u32::MAX {
+            return Err(AdminRefusal::Full);
+        }
+        let at = DiskRef { disk: DiskId(self.next_disk), incarnation };
+        self.next_disk += 1;
+        self.disks.insert(at.disk, DiskEntry { at, node });
+        Ok(at)
+    }
+
+    fn add_token(&mut self, hash: TokenHash) -> Result<(), AdminRefusal> {
+        if self.tokens.contains_key(&hash) {
+            return Err(AdminRefusal::BadToken);
+        }
+        if self.tokens.len() >= TOKENS_MAX {
+            let used = self.tokens.iter().find(|(_, used)| **used).map(|(hash, _)| *hash);
+            self.tokens.remove(&used.ok_or(AdminRefusal::Full)?);
+        }
+        self.tokens.insert(hash, false);
+        Ok(())
+    }
+
+    fn use_token(&mut self, hash: TokenHash) -> Result<(), AdminRefusal> {
+        match self.tokens.get_mut(&hash) {
+            Some(used) if !*used => {
+                *used = true;
+                Ok(())
+            }
+            _ => Err(AdminRefusal::BadToken),
+        }
+    }
+
+    fn remove_node(&mut self, node: NodeId) -> Result<(), AdminRefusal> {
+        let entry = self.nodes.get_mut(&node).ok_or(AdminRefusal::NoNode)?;
+        entry.gone = true;
+        // A site whose founder never came may get another one.
+        if let Some(site) = self.sites.get_mut(&entry.site) {
+            if site.founder == Some(node) && site.contacts.is_empty() {
+                site.founder = None;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_site(&mut self, site: SiteId) -> Result<(), AdminRefusal> {
+        let entry = self.sites.get_mut(&site).ok_or(AdminRefusal::NoSite)?;
+        entry.presence = Presence::Gone;
+        Ok(())
+    }
+
+    pub(super) fn set_contacts(&mut self, site: SiteId, nodes: Vec<NodeId>) -> bool {
+        let known = nodes.iter().all(|n| self.nodes.get(n).is_some_and(|e| e.site == site));
+        let Some(entry) = self.sites.get_mut(&site) else {
+            return false;
+        };
+        if nodes.is_empty() || !known {
+            return false;
+        }
+        let first = entry.contacts.is_empty();
+        entry.contacts = nodes;
+        if first {
+            self.respread_unused_pools();
+        }
+        true
+    }
+}

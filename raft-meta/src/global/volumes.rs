@@ -1,0 +1,289 @@
+//! Volumes: the machines' mutations, each guarded by the epoch that its sender knows.
+
+use std::collections::BTreeSet;
+
+use model::BLOCK_BYTES;
+use model::geometry::Code;
+use model::ids::{Boot, DiskRef, Epoch, NodeId, SiteId, Version, VolumeId};
+use model::journal::Checkpoint;
+use model::meta::{MetaReply, MetaRequest, Refusal};
+use model::placement::{JournalConfig, Owner, Presence, VolumeRecord};
+
+use super::GlobalState;
+
+/// Bound of a volume's name in bytes.
+const NAME_BYTES_MAX: usize = 255;
+
+/// A volume's journal replicas (R6).
+const REPLICAS_MAX: usize = 3;
+
+impl GlobalState {
+    pub(super) fn apply_meta(
+        &mut self,
+        by: NodeId,
+        boot: Boot,
+        request: MetaRequest,
+    ) -> MetaReply {
+        let concerned = concerned(&request);
+        let done = match request {
+            MetaRequest::ReadVolume { volume } => Ok(volume),
+            MetaRequest::Claim { volume, expected, node } => {
+                self.claim(volume, expected, node, by, boot)
+            }
+            MetaRequest::Publish { volume, epoch, checkpoint, clean } => {
+                match self.publish(volume, epoch, checkpoint, clean, by) {
+                    Ok(()) => return MetaReply::Done,
+                    Err(reason) => Err(reason),
+                }
+            }
+            MetaRequest::BeginJournalChange { volume, epoch, version, replicas } => {
+                self.begin_change(volume, epoch, version, replicas, by)
+            }
+            MetaRequest::EndJournalChange { volume, epoch, version, adopt } => {
+                self.end_change(volume, epoch, version, adopt, by)
+            }
+            MetaRequest::CreateVolume { name, size_bytes, code, home, journal } => {
+                self.create_volume(name, size_bytes, code, home, journal)
+            }
+            MetaRequest::ResizeVolume { volume, size_bytes } => {
+                self.resize_volume(volume, size_bytes)
+            }
+            MetaRequest::DeleteVolume { volume } => self.delete_volume(volume),
+            MetaRequest::MoveVolume { volume, expected, to } => {
+                self.move_volume(volume, expected, to)
+            }
+        };
+        match done {
+            Ok(volume) => MetaReply::Volume(self.volumes.get(&volume).cloned()),
+            Err(reason) => {
+                let record = concerned.and_then(|v| self.volumes.get(&v).cloned());
+                MetaReply::Refused { reason, record }
+            }
+        }
+    }
+
+    fn live(&mut self, volume: VolumeId) -> Result<&mut VolumeRecord, Refusal> {
+        self.volumes.get_mut(&volume).filter(|v| !v.deleted).ok_or(Refusal::NoVolume)
+    }
+
+    /// R1: every start of a Volume machine raises the epoch. Only the node that the record
+    /// names may, or any node if it names none.
+    fn claim(
+        &mut self,
+        volume: VolumeId,
+        expected: Epoch,
+        node: NodeId,
+        by: NodeId,
+        boot: Boot,
+    ) -> Result<VolumeId, Refusal> {
+        if node != by || self.site_of_node(by).is_none() {
+            return Err(Refusal::NotYours);
+        }
+        let record = self.live(volume)?;
+        if record.epoch != expected {
+            return Err(Refusal::StaleEpoch);
+        }
+        if record.owner.is_some_and(|owner| owner.node != by) {
+            return Err(Refusal::NotYours);
+        }
+        record.epoch = record.epoch.next();
+        record.owner = Some(Owner { node: by, boot: Some(boot) });
+        record.clean = false;
+        Ok(volume)
+    }
+
+    /// The record, if that node owns it in that epoch.
+    fn owned(
+        &mut self,
+        volume: VolumeId,
+        epoch: Epoch,
+        by: NodeId,
+    ) -> Result<&mut VolumeRecord, Refusal> {
+        let record = self.live(volume)?;
+        if record.epoch != epoch {
+            return Err(Refusal::StaleEpoch);
+        }
+        let claimed = |o: Owner| o.node == by && o.boot.is_some();
+        if !record.owner.is_some_and(claimed) {
+            return Err(Refusal::NotYours);
+        }
+        Ok(record)
+    }
+
+    /// R3: a backstop; after a clean one nobody owns the volume.
+    fn publish(
+        &mut self,
+        volume: VolumeId,
+        epoch: Epoch,
+        checkpoint: Checkpoint,
+        clean: bool,
+        by: NodeId,
+    ) -> Result<(), Refusal> {
+        let record = self.owned(volume, epoch, by)?;
+        if checkpoint.covers >= record.checkpoint.covers {
+            record.checkpoint = checkpoint;
+        } else if clean {
+            // All is covered, by something older than what was published: not its last word.
+            return Err(Refusal::StaleEpoch);
+        }
+        if clean {
+            record.clean = true;
+            record.owner = None;
+        }
+        Ok(())
+    }
+
+    /// R5: from now on acknowledgements need both sets.
+    fn begin_change(
+        &mut self,
+        volume: VolumeId,
+        epoch: Epoch,
+        version: Version,
+        replicas: Vec<DiskRef>,
+        by: NodeId,
+    ) -> Result<VolumeId, Refusal> {
+        let sites = self.replica_sites(&replicas)?;
+        assert_eq!(sites.len(), replicas.len());
+        let record = self.owned(volume, epoch, by)?;
+        if record.journal.version != version {
+            return Err(Refusal::StaleVersion);
+        }
+        match &record.journal.next {
+            None => record.journal.next = Some(replicas),
+            // The same again: the first answer was lost.
+            Some(next) if *next == replicas => {}
+            Some(_) => return Err(Refusal::StaleVersion),
+        }
+        Ok(volume)
+    }
+
+    /// R5: a committed entry settles it; adopting and cancelling both raise the version.
+    fn end_change(
+        &mut self,
+        volume: VolumeId,
+        epoch: Epoch,
+        version: Version,
+        adopt: bool,
+        by: NodeId,
+    ) -> Result<VolumeId, Refusal> {
+        let record = self.owned(volume, epoch, by)?;
+        if record.journal.version != version {
+            return Err(Refusal::StaleVersion);
+        }
+        let next = record.journal.next.take().ok_or(Refusal::StaleVersion)?;
+        if adopt {
+            record.journal.replicas = next;
+        }
+        record.journal.version = record.journal.version.next();
+        Ok(volume)
+    }
+
+    /// R6: at most one replica a site, on disks that are known in that life.
+    fn replica_sites(&self, replicas: &[DiskRef]) -> Result<BTreeSet<SiteId>, Refusal> {
+        let known = replicas.iter().map(|at| self.site_of_disk(*at));
+        let sites: Option<BTreeSet<SiteId>> = known.collect();
+        let sites = sites.ok_or(Refusal::BadReplicas)?;
+        let sound = (1..=REPLICAS_MAX).contains(&replicas.len()) && sites.len() == replicas.len();
+        if sound { Ok(sites) } else { Err(Refusal::BadReplicas) }
+    }
+
+    fn create_volume(
+        &mut self,
+        name: String,
+        size_bytes: u64,
+        code: Code,
+        home: SiteId,
+        journal: Vec<DiskRef>,
+    ) -> Result<VolumeId, Refusal> {
+        if !(1..=NAME_BYTES_MAX).contains(&name.len())
+            || name.contains(['@', '/'])
+            || self.names.contains_key(&name)
+        {
+            return Err(Refusal::BadName);
+        }
+        check_size(size_bytes)?;
+        let sites = self.replica_sites(&journal)?;
+        let up = |s: &SiteId| self.sites.get(s).is_some_and(|e| e.presence == Presence::Up);
+        let settled_up = self.settled_sites().iter().filter(|s| up(s)).count();
+        let first = self.site_of_disk(journal[0]);
+        // One in each of the sites, up to three; home's first, unless home is away.
+        if sites.len() != settled_up.min(REPLICAS_MAX) || (up(&home) && first != Some(home)) {
+            return Err(Refusal::BadReplicas);
+        }
+        if !self.sites.get(&home).is_some_and(|s| s.presence != Presence::Gone) {
+            return Err(Refusal::BadReplicas);
+        }
+        self.create_pools_for(code).map_err(|_| Refusal::BadCode)?;
+        let id = VolumeId(self.next_volume);
+        self.next_volume = self.next_volume.checked_add(1).ok_or(Refusal::BadName)?;
+        self.names.insert(name.clone(), id);
+        let journal = JournalConfig { version: Version(1), replicas: journal, next: None };
+        let record = VolumeRecord {
+            id,
+            name,
+            size_bytes,
+            code,
+            home,
+            epoch: Epoch(0),
+            owner: None,
+            journal,
+            checkpoint: Checkpoint::EMPTY,
+            clean: true,
+            deleted: false,
+        };
+        self.volumes.insert(id, record);
+        Ok(id)
+    }
+
+    fn resize_volume(&mut self, volume: VolumeId, size_bytes: u64) -> Result<VolumeId, Refusal> {
+        check_size(size_bytes)?;
+        self.live(volume)?.size_bytes = size_bytes;
+        Ok(volume)
+    }
+
+    /// R16: the tombstone stays for good, the name is free.
+    fn delete_volume(&mut self, volume: VolumeId) -> Result<VolumeId, Refusal> {
+        let record = self.live(volume)?;
+        record.deleted = true;
+        let name = record.name.clone();
+        self.names.remove(&name);
+        Ok(volume)
+    }
+
+    fn move_volume(
+        &mut self,
+        volume: VolumeId,
+        expected: Epoch,
+        to: NodeId,
+    ) -> Result<VolumeId, Refusal> {
+        if self.site_of_node(to).is_none() {
+            return Err(Refusal::NotYours);
+        }
+        let record = self.live(volume)?;
+        if record.epoch != expected {
+            return Err(Refusal::StaleEpoch);
+        }
+        record.epoch = record.epoch.next();
+        record.owner = Some(Owner { node: to, boot: None });
+        Ok(volume)
+    }
+}
+
+fn check_size(size_bytes: u64) -> Result<(), Refusal> {
+    let sound = size_bytes > 0 && size_bytes.is_multiple_of(BLOCK_BYTES as u64);
+    if sound { Ok(()) } else { Err(Refusal::BadSize) }
+}
+
+fn concerned(request: &MetaRequest) -> Option<VolumeId> {
+    match request {
+        MetaRequest::CreateVolume { .. } => None,
+        MetaRequest::Claim { volume, .. }
+        | MetaRequest::ReadVolume { volume }
+        | MetaRequest::Publish { volume, .. }
+        | MetaRequest::BeginJournalChange { volume, .. }
+        | MetaRequest::EndJournalChange { volume, .. }
+        | MetaRequest::ResizeVolume { volume, .. }
+        | MetaRequest::DeleteVolume { volume }
+        | MetaRequest::MoveVolume { volume, .. } => Some(*volume),
+    }
+}

@@ -1,0 +1,432 @@
+//! What metadata says on the wire and in its logs: structs of ours in bincode. raft-rs's
+//! protobuf never parses a byte from the network (section 9).
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use bincode::{Decode, Encode};
+use model::ids::{Boot, DiskRef, Incarnation, NodeId, SiteId};
+
+/// Bound of the entries in one message.
+pub const ENTRIES_PER_MESSAGE_MAX: usize = 4096;
+
+/// No term or index is higher: room for arithmetic on what a peer claims.
+pub const NUMBER_MAX: u64 = 1 << 56;
+
+/// Bound of a command's bytes.
+pub const COMMAND_BYTES_MAX: usize = 1 << 20;
+
+/// Names a metadata group.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Decode)]
+pub enum GroupId {
+    /// The global placement group.
+    Global,
+    /// The group of one site.
+    Site(SiteId),
+}
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Global => f.write_str("global"),
+            Self::Site(site) => write!(f, "group of {site}"),
+        }
+    }
+}
+
+/// Place of an entry in a group's log, from 1.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Encode, Decode,
+)]
+pub struct LogIndex(pub u64);
+
+/// A Raft term.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Encode, Decode,
+)]
+pub struct Term(pub u64);
+
+/// A member of a group: a node with one life of its metadata directory. A node that lost its
+/// logs gets another member id, so that it never counts for what it forgot (R2, R8).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Decode)]
+pub struct MemberId(pub u64);
+
+const DIRECTORY_BITS: u32 = 48;
+
+impl MemberId {
+    /// The member id of a node whose logs live in that directory. Never zero.
+    #[must_use]
+    pub fn new(node: NodeId, directory: Incarnation) -> Self {
+        let low = directory.0 & ((1 << DIRECTORY_BITS) - 1);
+        Self(u64::from(node.0) << DIRECTORY_BITS | low.max(1))
+    }
+
+    /// The node.
+    #[must_use]
+    pub fn node(self) -> NodeId {
+        let high = self.0 >> DIRECTORY_BITS;
+        NodeId(u16::try_from(high).expect("16 bits remain"))
+    }
+}
+
+/// Who votes in a group and who only learns. Sorted, disjoint.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub struct Members {
+    /// They vote.
+    pub voters: Vec<MemberId>,
+    /// They receive the log, to vote later.
+    pub learners: Vec<MemberId>,
+}
+
+impl Members {
+    /// Whether it votes or learns.
+    #[must_use]
+    pub fn contains(&self, member: MemberId) -> bool {
+        self.voters.contains(&member) || self.learners.contains(&member)
+    }
+
+    /// The voters' nodes.
+    #[must_use]
+    pub fn voter_nodes(&self) -> Vec<NodeId> {
+        self.voters.iter().map(|m| m.node()).collect()
+    }
+
+    /// The nodes of all members.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<NodeId> {
+        let all = self.voters.iter().chain(&self.learners);
+        all.map(|m| m.node()).collect()
+    }
+
+    /// Whether the lists are sorted, disjoint, not empty of voters, and name no member zero.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let ascending = |list: &[MemberId]| list.windows(2).all(|w| w[0] < w[1]);
+        !self.voters.is_empty()
+            && ascending(&self.voters)
+            && ascending(&self.learners)
+            && self.learners.iter().all(|l| !self.voters.contains(l))
+            && self.voters.iter().chain(&self.learners).all(|m| m.0 != 0)
+    }
+
+    /// Carries out a committed step, as raft-rs does; an impossible one changes nothing.
+    pub fn apply(&mut self, step: MemberStep) {
+        let member = step.member;
+        let mut next = self.clone();
+        next.voters.retain(|m| *m != member);
+        next.learners.retain(|m| *m != member);
+        match step.kind {
+            StepKind::Voter => next.voters.push(member),
+            StepKind::Learner => next.learners.push(member),
+            StepKind::Remove => {}
+        }
+        next.voters.sort_unstable();
+        next.learners.sort_unstable();
+        if !next.voters.is_empty() && member.0 != 0 {
+            *self = next;
+        }
+    }
+}
+
+/// What a membership step does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum StepKind {
+    /// Let it vote.
+    Voter,
+    /// Let it learn.
+    Learner,
+    /// Remove it.
+    Remove,
+}
+
+/// One change of a group's membership; there is never more than one under way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct MemberStep {
+    /// What.
+    pub kind: StepKind,
+    /// Whom.
+    pub member: MemberId,
+}
+
+/// What an entry says.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum EntryBody {
+    /// A new leader's first entry.
+    Empty,
+    /// A [`crate::replica::Proposal`], encoded.
+    Proposal(Vec<u8>),
+    /// A membership step.
+    Members(MemberStep),
+}
+
+/// An entry of a group's log.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct LogEntry {
+    /// Its place.
+    pub index: LogIndex,
+    /// The term of the leader that made it.
+    pub term: Term,
+    /// What it says.
+    pub body: EntryBody,
+}
+
+/// A group's whole state at an index.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Snapshot {
+    /// All entries up to here are in it.
+    pub index: LogIndex,
+    /// That entry's term.
+    pub term: Term,
+    /// The members then.
+    pub members: Members,
+    /// [`crate::replica::Replica`], encoded.
+    pub state: Vec<u8>,
+}
+
+/// The kinds of Raft message that cross the wire. Proposals and reads are forwarded by
+/// [`Ask`], never by raft-rs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum RaftKind {
+    /// By a leader: append after `index`.
+    Append,
+    /// By a follower, to `Append` and `Snapshot`.
+    AppendResponse,
+    /// By a candidate.
+    Vote,
+    /// To `Vote`.
+    VoteResponse,
+    /// By a node that would become a candidate if it could win.
+    PreVote,
+    /// To `PreVote`.
+    PreVoteResponse,
+    /// By a leader, periodically and to confirm its leadership for reads.
+    Heartbeat,
+    /// To `Heartbeat`.
+    HeartbeatResponse,
+    /// By a leader, to one that lacks what was compacted.
+    Snapshot,
+    /// By a leader that hands over: start an election at once.
+    TimeoutNow,
+}
+
+/// A Raft message.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct RaftMessage {
+    /// What it is.
+    pub kind: RaftKind,
+    /// The sender; its node must be the one that the transport authenticated.
+    pub from: MemberId,
+    /// The receiver.
+    pub to: MemberId,
+    /// The sender's term.
+    pub term: Term,
+    /// Term of the entry at `index`.
+    pub log_term: Term,
+    /// The entry before the first one, or what the response is about.
+    pub index: LogIndex,
+    /// The sender's commit index.
+    pub commit: LogIndex,
+    /// The term of the entry at `commit`.
+    pub commit_term: Term,
+    /// In a refusal: where the log may match.
+    pub reject: Option<LogIndex>,
+    /// Opaque to the receiver, at most [`CONTEXT_BYTES_MAX`].
+    pub context: Vec<u8>,
+    /// Entries.
+    pub entries: Vec<LogEntry>,
+    /// The snapshot.
+    pub snapshot: Option<Snapshot>,
+}
+
+/// Bound of a Raft message's context.
+pub const CONTEXT_BYTES_MAX: usize = 64;
+
+/// A proposer's session: the index of its committed `Open`. Commands carry it, so that they
+/// are applied exactly once (section 9).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Decode)]
+pub struct ProposerId(pub LogIndex);
+
+/// Asked of a group's leader by any node; a member that does not lead answers
+/// [`Answer::Redirect`].
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Ask {
+    /// Begin a proposer's session. Answered by `Opened`.
+    Open {
+        /// The life of the asking node.
+        boot: Boot,
+    },
+    /// Commit a command. Answered by `Applied`, `NoSession` or `Superseded`.
+    Propose {
+        /// The session.
+        proposer: ProposerId,
+        /// The command's number in the session.
+        number: u64,
+        /// The lowest number that the proposer has no answer to.
+        low: u64,
+        /// The command, encoded.
+        command: Vec<u8>,
+    },
+    /// A linearizable read. Answered by `Read`.
+    Read {
+        /// Correlates the answer.
+        number: u64,
+        /// The query, encoded.
+        query: Vec<u8>,
+    },
+}
+
+/// To an [`Ask`].
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Answer {
+    /// The session is committed.
+    Opened {
+        /// The life that it is for.
+        boot: Boot,
+        /// The session.
+        proposer: ProposerId,
+    },
+    /// The command was applied, now or before.
+    Applied {
+        /// The session.
+        proposer: ProposerId,
+        /// Which command.
+        number: u64,
+        /// The state machine's reply, encoded.
+        reply: Vec<u8>,
+    },
+    /// The session is not known: whether the command was applied is unknown.
+    NoSession {
+        /// The session.
+        proposer: ProposerId,
+    },
+    /// The number is below the session's low mark, or beyond its window.
+    Superseded {
+        /// The session.
+        proposer: ProposerId,
+        /// Which command.
+        number: u64,
+    },
+    /// A read's answer.
+    Read {
+        /// Which read.
+        number: u64,
+        /// The state machine's reply, encoded.
+        reply: Vec<u8>,
+    },
+    /// Not the leader; who is, if known.
+    Redirect {
+        /// The leader's node.
+        leader: Option<NodeId>,
+        /// The members' nodes, as the answering node knows them.
+        members: Vec<NodeId>,
+    },
+}
+
+/// To a [`MetaMessage::Follow`], and pushed while the subscription's lease runs.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Feed {
+    /// Committed entries that follow what the follower has; with none, only a sign of life.
+    Entries {
+        /// Which founding of the group this is (R11).
+        founding: Boot,
+        /// The entries.
+        entries: Vec<LogEntry>,
+        /// The leader's node, if one is known.
+        leader: Option<NodeId>,
+    },
+    /// What the follower lacks was compacted, or it follows another founding.
+    Snapshot {
+        /// Which founding of the group this is (R11).
+        founding: Boot,
+        /// The state.
+        snapshot: Snapshot,
+        /// The leader's node, if one is known.
+        leader: Option<NodeId>,
+    },
+    /// The asked node is no member; these are.
+    Elsewhere {
+        /// The members' nodes, as far as known.
+        members: Vec<NodeId>,
+    },
+}
+
+/// A node's sign of life, with what its site's leader must know to register it. Sent to the
+/// members of its site's group and of the global group.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Beat {
+    /// Its site.
+    pub site: SiteId,
+    /// Its life.
+    pub boot: Boot,
+    /// As a member of groups.
+    pub member: MemberId,
+    /// Its name.
+    pub name: String,
+    /// Where its QUIC endpoint listens.
+    pub address: SocketAddr,
+    /// Where its NBD server listens.
+    pub nbd: SocketAddr,
+    /// Whether its site's group has a leader that it hears (R11).
+    pub site_quorum: bool,
+    /// Its disks, at most [`DISKS_PER_NODE_MAX`].
+    pub disks: Vec<LocalDisk>,
+}
+
+/// Bound of a node's disks.
+pub const DISKS_PER_NODE_MAX: usize = 256;
+
+/// A disk that a node has mounted and serves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct LocalDisk {
+    /// The disk, in its present life.
+    pub at: DiskRef,
+    /// Its capacity in bytes.
+    pub capacity_bytes: u64,
+}
+
+/// Any message between two nodes' metadata machines.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum MetaMessage {
+    /// Between members of a group.
+    Raft {
+        /// The group.
+        group: GroupId,
+        /// The message.
+        message: RaftMessage,
+    },
+    /// By a node that is no member of the group: send what comes after `applied`, now and for
+    /// the next two seconds. Answered by `Feed`.
+    Follow {
+        /// The group.
+        group: GroupId,
+        /// Which founding of the group `applied` is about, if the follower has any state.
+        founding: Option<Boot>,
+        /// The last entry that the follower applied.
+        applied: LogIndex,
+        /// Whether an answer is wanted even if there is nothing new.
+        renew: bool,
+    },
+    /// By a member to a follower.
+    Feed {
+        /// The group.
+        group: GroupId,
+        /// What it says.
+        feed: Feed,
+    },
+    /// By any node to a member. Answered by `Answer`.
+    Ask {
+        /// The group.
+        group: GroupId,
+        /// What is asked.
+        ask: Ask,
+    },
+    /// By a member to the asking node.
+    Answer {
+        /// The group.
+        group: GroupId,
+        /// The answer.
+        answer: Answer,
+    },
+    /// A sign of life; not answered.
+    Beat(Beat),
+}

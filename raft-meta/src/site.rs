@@ -1,0 +1,283 @@
+//! The site group's state machine: the site's nodes and disks, and which disk holds which slot.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use bincode::{Decode, Encode};
+use model::geometry::{Pool, SLOTS_MAX};
+use model::ids::{Boot, DiskId, DiskRef, NodeId, Row, SiteId, Slot};
+use model::placement::Presence;
+
+use crate::message::MemberId;
+use crate::rendezvous::{Candidate, RowUse};
+use crate::replica::StateMachine;
+
+/// Bound of a pool's rows.
+pub const ROWS_MAX: usize = 4096;
+
+/// Bound of a site's nodes.
+pub const NODES_MAX: usize = 4096;
+
+/// Bound of a site's disks.
+pub const DISKS_MAX: usize = 1 << 16;
+
+/// Bound of pools.
+pub const POOLS_MAX: usize = 1024;
+
+/// A node of the site.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct SiteNode {
+    /// Its name.
+    pub name: String,
+    /// Where its QUIC endpoint listens.
+    pub address: SocketAddr,
+    /// Where its NBD server listens.
+    pub nbd: SocketAddr,
+    /// Whether it takes part.
+    pub presence: Presence,
+    /// Its latest registered life.
+    pub boot: Boot,
+    /// As a member of groups.
+    pub member: MemberId,
+}
+
+/// A disk of the site.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct SiteDisk {
+    /// The disk, in its registered life.
+    pub at: DiskRef,
+    /// Its node.
+    pub node: NodeId,
+    /// Its capacity in bytes.
+    pub capacity_bytes: u64,
+    /// Whether it takes part.
+    pub presence: Presence,
+}
+
+/// A pool's slots in this site: row by row, each slot with its disk.
+pub type PoolSlots = Vec<BTreeMap<Slot, DiskRef>>;
+
+/// The state.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct SiteState {
+    /// Which site this is.
+    pub site: SiteId,
+    /// Its nodes.
+    pub nodes: BTreeMap<NodeId, SiteNode>,
+    /// Its disks.
+    pub disks: BTreeMap<DiskId, SiteDisk>,
+    /// Which disk holds which slot; never changed by itself.
+    pub slots: BTreeMap<Pool, PoolSlots>,
+}
+
+/// What changes the state. Variants are only ever appended.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum SiteCommand {
+    /// A node gave a sign of life: it is new, or has a new life or address. A new life does
+    /// not make it Up; a new node is.
+    RegisterNode {
+        /// The node.
+        node: NodeId,
+        /// Its life.
+        boot: Boot,
+        /// As a member of groups.
+        member: MemberId,
+        /// Its name.
+        name: String,
+        /// Where its QUIC endpoint listens.
+        address: SocketAddr,
+        /// Where its NBD server listens.
+        nbd: SocketAddr,
+    },
+    /// A node was found dead, or is back, or is gone for good.
+    SetNodePresence {
+        /// The node.
+        node: NodeId,
+        /// Compare: its presence.
+        expected: Presence,
+        /// Compare: its registered life.
+        boot: Boot,
+        /// What it is to be.
+        to: Presence,
+    },
+    /// A node serves a disk; the disk is new, or has a new life, capacity or node.
+    RegisterDisk {
+        /// The disk.
+        at: DiskRef,
+        /// Its node.
+        node: NodeId,
+        /// Its capacity in bytes.
+        capacity_bytes: u64,
+    },
+    /// A disk was found dead, or is back, or is gone for good.
+    SetDiskPresence {
+        /// The disk.
+        at: DiskRef,
+        /// Compare: its presence.
+        expected: Presence,
+        /// What it is to be.
+        to: Presence,
+    },
+    /// Give every slot that this site holds of a pool a disk; slots that have one keep it.
+    AssignPool {
+        /// The pool.
+        pool: Pool,
+        /// Row by row: this site's slots, by the global placement group's table.
+        rows: Vec<Vec<Slot>>,
+    },
+}
+
+/// The answer to a command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum SiteReply {
+    /// Done.
+    Done,
+    /// A comparison failed, a bound is reached, or there is no disk; nothing was changed.
+    Refused,
+}
+
+impl SiteState {
+    /// A new site, without nodes: its founder registers itself like every other node.
+    #[must_use]
+    pub fn new(site: SiteId) -> Self {
+        Self { site, nodes: BTreeMap::new(), disks: BTreeMap::new(), slots: BTreeMap::new() }
+    }
+
+    /// Whether every slot of these rows has a disk.
+    #[must_use]
+    pub fn has_assigned(&self, pool: Pool, rows: &[Vec<Slot>]) -> bool {
+        self.slots.get(&pool).is_some_and(|have| {
+            have.len() == rows.len()
+                && have.iter().zip(rows).all(|(h, want)| want.iter().all(|s| h.contains_key(s)))
+        })
+    }
+
+    /// Whether there is a disk to assign.
+    #[must_use]
+    pub fn has_candidates(&self) -> bool {
+        self.disks.values().any(|d| self.serves(d))
+    }
+
+    fn serves(&self, disk: &SiteDisk) -> bool {
+        let node_up = self.nodes.get(&disk.node).is_some_and(|n| n.presence == Presence::Up);
+        disk.presence == Presence::Up && node_up
+    }
+
+    fn candidates(&self) -> Vec<Candidate> {
+        let up = self.disks.values().filter(|d| self.serves(d));
+        up.map(|d| Candidate { at: d.at, node: d.node, weight: (d.capacity_bytes >> 30).max(1) })
+            .collect()
+    }
+
+    fn assign(&mut self, pool: Pool, rows: &[Vec<Slot>]) -> bool {
+        let candidates = self.candidates();
+        let known = self.slots.contains_key(&pool) || self.slots.len() < POOLS_MAX;
+        let sound = !rows.is_empty()
+            && rows.len() <= ROWS_MAX
+            && rows.iter().flatten().all(|s| s.0 < SLOTS_MAX);
+        if candidates.is_empty() || !known || !sound {
+            return false;
+        }
+        let old = self.slots.get(&pool).cloned().unwrap_or_default();
+        let mut table = PoolSlots::with_capacity(rows.len());
+        for (number, slots) in (0u16..).zip(rows) {
+            let had = old.get(usize::from(number));
+            let mut row: BTreeMap<Slot, DiskRef> = BTreeMap::new();
+            let mut used = RowUse::default();
+            for slot in slots {
+                if let Some(at) = had.and_then(|h| h.get(slot)) {
+                    row.insert(*slot, *at);
+                    if let Some(disk) = self.disks.get(&at.disk) {
+                        used.add(*at, disk.node);
+                    }
+                }
+            }
+            for slot in slots {
+                if !row.contains_key(slot) {
+                    let chosen = used.choose(pool, Row(number), *slot, &candidates);
+                    let chosen = chosen.expect("there are candidates");
+                    used.add(chosen.at, chosen.node);
+                    row.insert(*slot, chosen.at);
+                }
+            }
+            table.push(row);
+        }
+        self.slots.insert(pool, table);
+        true
+    }
+
+    fn register_disk(&mut self, at: DiskRef, node: NodeId, capacity_bytes: u64) -> bool {
+        let Some(known) = self.disks.get_mut(&at.disk) else {
+            if self.disks.len() >= DISKS_MAX || !self.nodes.contains_key(&node) {
+                return false;
+            }
+            let disk = SiteDisk { at, node, capacity_bytes, presence: Presence::Up };
+            self.disks.insert(at.disk, disk);
+            return true;
+        };
+        if known.presence == Presence::Gone && known.at == at {
+            return false;
+        }
+        if known.at != at {
+            known.presence = Presence::Up;
+        }
+        (known.at, known.node, known.capacity_bytes) = (at, node, capacity_bytes);
+        true
+    }
+}
+
+impl StateMachine for SiteState {
+    type Command = SiteCommand;
+    type Query = ();
+    type Reply = SiteReply;
+
+    fn apply(&mut self, command: SiteCommand) -> SiteReply {
+        let done = match command {
+            SiteCommand::RegisterNode { node, boot, member, name, address, nbd } => {
+                let room = self.nodes.len() < NODES_MAX;
+                match self.nodes.get_mut(&node) {
+                    Some(known) if known.presence == Presence::Gone => false,
+                    Some(known) => {
+                        let presence = known.presence;
+                        *known = SiteNode { name, address, nbd, presence, boot, member };
+                        true
+                    }
+                    None if !room => false,
+                    None => {
+                        let presence = Presence::Up;
+                        let new = SiteNode { name, address, nbd, presence, boot, member };
+                        self.nodes.insert(node, new);
+                        true
+                    }
+                }
+            }
+            SiteCommand::SetNodePresence { node, expected, boot, to } => {
+                match self.nodes.get_mut(&node) {
+                    Some(n) if n.presence == expected && n.boot == boot => {
+                        n.presence = to;
+                        true
+                    }
+                    _ => false,
+                }
+            }
+            SiteCommand::RegisterDisk { at, node, capacity_bytes } => {
+                self.register_disk(at, node, capacity_bytes)
+            }
+            SiteCommand::SetDiskPresence { at, expected, to } => {
+                match self.disks.get_mut(&at.disk) {
+                    Some(d) if d.at == at && d.presence == expected => {
+                        d.presence = to;
+                        true
+                    }
+                    _ => false,
+                }
+            }
+            SiteCommand::AssignPool { pool, rows } => self.assign(pool, &rows),
+        };
+        if done { SiteReply::Done } else { SiteReply::Refused }
+    }
+
+    fn query(&self, (): ()) -> SiteReply {
+        SiteReply::Done
+    }
+}

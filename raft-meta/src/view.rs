@@ -1,0 +1,93 @@
+//! The placement as machines read it, put together from the groups' states.
+
+use std::collections::BTreeMap;
+
+use model::geometry::Pool;
+use model::ids::{Row, SiteId, Slot, Version};
+use model::placement::{Disk, Node, Presence, Site, SpreadTable, View};
+
+use crate::global::{GlobalState, PoolEntry};
+use crate::site::SiteState;
+
+/// Builds a view. Tables are in it once every slot has a disk; the slots of a site that is
+/// away may lack one, since nobody may be left who knows it.
+pub(crate) fn build(
+    version: Version,
+    global: &GlobalState,
+    sites: &BTreeMap<SiteId, &SiteState>,
+) -> View {
+    let mut view = View {
+        version,
+        sites: global
+            .sites
+            .iter()
+            .map(|(id, s)| (*id, Site { name: s.name.clone(), presence: s.presence }))
+            .collect(),
+        volumes: global.volumes.clone(),
+        ..View::default()
+    };
+    add_nodes(&mut view, global, sites);
+    add_disks(&mut view, sites);
+    for (pool, entry) in &global.pools {
+        if let Some(table) = table(*pool, entry, global, sites) {
+            view.pools.insert(*pool, table);
+        }
+    }
+    view
+}
+
+/// The weaker of two: what is in a dead node is dead, what is in a removed one is gone.
+fn weaker(a: Presence, b: Presence) -> Presence {
+    match (a, b) {
+        (Presence::Gone, _) | (_, Presence::Gone) => Presence::Gone,
+        (Presence::Down, _) | (_, Presence::Down) => Presence::Down,
+        (Presence::Up, Presence::Up) => Presence::Up,
+    }
+}
+
+fn add_nodes(view: &mut View, global: &GlobalState, sites: &BTreeMap<SiteId, &SiteState>) {
+    for (id, entry) in &global.nodes {
+        let registered = sites.get(&entry.site).and_then(|s| s.nodes.get(id));
+        // Until it registers it does not take part.
+        let own = registered.map_or(Presence::Down, |n| n.presence);
+        let of_site = global.sites.get(&entry.site).map_or(Presence::Gone, |s| s.presence);
+        let presence = if entry.gone { Presence::Gone } else { weaker(own, of_site) };
+        let (address, nbd) = registered.map_or((entry.address, entry.nbd), |n| (n.address, n.nbd));
+        let node = Node { name: entry.name.clone(), site: entry.site, address, nbd, presence };
+        view.nodes.insert(*id, node);
+    }
+}
+
+fn add_disks(view: &mut View, sites: &BTreeMap<SiteId, &SiteState>) {
+    for (id, disk) in sites.values().flat_map(|s| &s.disks) {
+        let of_node = view.nodes.get(&disk.node).map_or(Presence::Gone, |n| n.presence);
+        let presence = weaker(disk.presence, of_node);
+        let capacity_bytes = disk.capacity_bytes;
+        view.disks.insert(*id, Disk { at: disk.at, node: disk.node, capacity_bytes, presence });
+    }
+}
+
+fn table(
+    pool: Pool,
+    entry: &PoolEntry,
+    global: &GlobalState,
+    sites: &BTreeMap<SiteId, &SiteState>,
+) -> Option<SpreadTable> {
+    let away = |site: &SiteId| {
+        global.sites.get(site).is_none_or(|s| s.presence != Presence::Up)
+    };
+    let mut disks = Vec::with_capacity(entry.sites.len());
+    for row in 0..entry.rows {
+        for slot in 0..entry.slots {
+            let site = entry.site(Row(row), Slot(slot))?;
+            let of_pool = sites.get(&site).and_then(|s| s.slots.get(&pool));
+            let of_row = of_pool.and_then(|rows| rows.get(usize::from(row)));
+            let disk = of_row.and_then(|slots| slots.get(&Slot(slot))).copied();
+            if disk.is_none() && !away(&site) {
+                return None;
+            }
+            disks.push(disk);
+        }
+    }
+    Some(SpreadTable { rows: entry.rows, disks, slots: entry.slots })
+}

@@ -1,0 +1,188 @@
+//! A simulated node: the machines that a node's process runs, and its disks' files, which
+//! outlive the process.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use actors::client::{Client, ClientConfig};
+use actors::disk::{Disk, DiskConfig};
+use actors::host::Host;
+use actors::segment::{SegmentConfig, Segments};
+use actors::volume::{Volume, VolumeConfig};
+use disk_store::catalog::MemCatalog;
+use disk_store::file::sim::SimFiles;
+use disk_store::fragments::{Fragments, FragmentsConfig};
+use disk_store::journal::{Journal, JournalConfig};
+use model::ids::{Boot, ClientId, DiskId, DiskRef, NodeId, RequestId, SiteId, VolumeId};
+use model::placement::View;
+use model::time::Time;
+use raft_meta::log::MemoryLog;
+use raft_meta::node::{Identity, MetaNode};
+
+/// A disk and what is on it.
+pub struct SimDisk {
+    /// Its life.
+    pub at: DiskRef,
+    /// Its files: they survive the process, and lose what was not synced.
+    pub files: SimFiles,
+    /// Its catalog's durable part.
+    pub catalog: MemCatalog,
+    /// The running half, while the node's process runs.
+    pub open: Option<OpenDisk>,
+    /// The journal's thread is busy until then.
+    pub journal_busy: Time,
+    /// The fragments' thread is busy until then.
+    pub fragments_busy: Time,
+}
+
+/// A disk that a process has open.
+pub struct OpenDisk {
+    /// The machine.
+    pub machine: Disk,
+    /// The journal's store.
+    pub journal: Journal<SimFiles>,
+    /// The fragments' store.
+    pub fragments: Fragments<SimFiles, MemCatalog>,
+}
+
+/// Terms of all machines in a run.
+#[derive(Clone, Debug)]
+pub struct MachineTerms {
+    /// Volumes.
+    pub volume: VolumeConfig,
+    /// Clients.
+    pub client: ClientConfig,
+    /// Disks.
+    pub disk: DiskConfig,
+    /// Metadata.
+    pub meta: raft_meta::node::Config,
+    /// Journal files.
+    pub journal_file_bytes: u64,
+    /// Bytes of a disk's fragments.
+    pub disk_bytes: u64,
+}
+
+/// A node's process.
+pub struct Process {
+    /// The metadata machine.
+    pub meta: MetaNode,
+    /// Which volumes run here.
+    pub host: Host,
+    /// The volumes' machines.
+    pub volumes: BTreeMap<VolumeId, Volume>,
+    /// The Segment machines beside them.
+    pub segments: BTreeMap<VolumeId, Segments>,
+    /// Front ends' clients.
+    pub clients: BTreeMap<ClientId, Client>,
+    /// Lives of Volume machines begun.
+    pub lives: u64,
+    /// Metadata questions that are out.
+    pub asked: BTreeMap<u64, (model::ids::Actor, model::meta::MetaToken)>,
+    /// The next of their numbers.
+    pub next_token: u64,
+}
+
+/// A node.
+pub struct SimNode {
+    /// Its id.
+    pub id: NodeId,
+    /// Its site.
+    pub site: SiteId,
+    /// Lives so far; events of earlier ones are void.
+    pub life: u64,
+    /// Its clock is so much ahead of the world's, in nanoseconds.
+    pub clock_ahead: u64,
+    /// Its disks.
+    pub disks: BTreeMap<DiskId, SimDisk>,
+    /// The metadata's durable log.
+    pub meta_log: MemoryLog,
+    /// Its process, while it runs.
+    pub process: Option<Process>,
+    /// Who it is.
+    pub identity: Identity,
+}
+
+impl SimNode {
+    /// The node's own clock.
+    #[must_use]
+    pub fn clock(&self, now: Time) -> Time {
+        Time(now.0 + self.clock_ahead)
+    }
+
+    /// The world's time of a moment of the node's clock.
+    #[must_use]
+    pub fn world_time(&self, clock: Time) -> Time {
+        Time(clock.0.saturating_sub(self.clock_ahead))
+    }
+
+    /// Begins a process around a metadata machine.
+    pub fn boot(&mut self, meta: MetaNode) {
+        let host = Host::new(self.id, Arc::new(View::default()));
+        self.process = Some(Process {
+            meta,
+            host,
+            volumes: BTreeMap::new(),
+            segments: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            lives: 0,
+            asked: BTreeMap::new(),
+            next_token: 0,
+        });
+    }
+
+    /// The process is killed: machines are gone; with a power loss, unsynced writes too.
+    pub fn kill(&mut self, power: Option<u64>) {
+        self.process = None;
+        self.life += 1;
+        self.identity.boot = Boot(self.identity.boot.0 + 1);
+        for disk in self.disks.values_mut() {
+            if let Some(open) = disk.open.take() {
+                disk.catalog = open.fragments.into_catalog();
+            }
+            if let Some(seed) = power {
+                disk.files.crash(seed ^ u64::from(disk.at.disk.0));
+                disk.catalog.crash();
+            }
+        }
+    }
+}
+
+/// Opens a disk as a process does at its start.
+///
+/// # Panics
+/// If a simulated device refuses without a fault: a bug of the simulator.
+pub fn open_disk(disk: &mut SimDisk, node: NodeId, terms: &MachineTerms, clock: Time, fresh: bool) {
+    let config = JournalConfig {
+        id: disk.at.incarnation.0,
+        file_bytes: terms.journal_file_bytes,
+        files_max: 1024,
+        spare_files_max: 4,
+    };
+    let layer = disk.files.clone();
+    if fresh {
+        Journal::create(&layer, config).expect("a new simulated disk takes a journal");
+    }
+    let (journal, scan, verdict) = Journal::open(&layer, config).expect("a simulated disk opens");
+    let fragments = FragmentsConfig::new(disk.at.incarnation.0, terms.disk_bytes);
+    let catalog = std::mem::take(&mut disk.catalog);
+    let fragments = if fresh {
+        Fragments::create(&layer, catalog, fragments)
+    } else {
+        Fragments::open(&layer, catalog, fragments)
+    }
+    .expect("a simulated disk opens");
+    let machine = Disk::recover(terms.disk.clone(), disk.at, node, clock, scan, verdict);
+    disk.open = Some(OpenDisk { machine, journal, fragments });
+}
+
+impl Process {
+    /// Starts a volume's machines.
+    pub fn start_volume(&mut self, node: NodeId, boot: Boot, id: VolumeId, terms: &MachineTerms) {
+        self.lives += 1;
+        let first = (boot.0 & 0xffff) << 48 | (self.lives & 0xffff) << 32;
+        let view = Arc::clone(self.host.current_view());
+        let segments = Segments::new(SegmentConfig::new(node), Arc::clone(&view), RequestId(first));
+        self.segments.insert(id, segments);
+        self.volumes.insert(id, Volume::new(id, node, terms.volume, view, first));
+    }
+}

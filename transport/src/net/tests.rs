@@ -1,0 +1,113 @@
+//! What a peer with a good certificate and bad manners can do: nothing but lose its
+//! connection. These need the crate's TLS configuration, so they are not in `tests/`.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::ids::NodeId;
+use tokio::sync::mpsc;
+
+use super::ca::{Authority, Identity};
+use super::config::{Config, quic};
+use super::endpoint::{Handlers, Transport};
+use super::tls;
+
+const HONEST: NodeId = NodeId(1);
+const HOSTILE: NodeId = NodeId(2);
+
+fn loopback() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, 0).into()
+}
+
+struct Scene {
+    transport: Transport,
+    received: mpsc::UnboundedReceiver<NodeId>,
+    hostile: Identity,
+}
+
+fn scene() -> Scene {
+    let authority = Authority::create("blue".parse().expect("valid")).expect("made");
+    let config = Config::new(loopback(), Arc::new(|_| None));
+    let transport =
+        Transport::bind(config, &authority.issue(HONEST).expect("issued")).expect("bound");
+    let (sender, received) = mpsc::unbounded_channel();
+    let handler = move |from, _class, _header, _payload| {
+        let _ = sender.send(from);
+    };
+    transport
+        .serve(Handlers::all(Arc::new(handler)))
+        .expect("not serving yet");
+    Scene {
+        transport,
+        received,
+        hostile: authority.issue(HOSTILE).expect("issued"),
+    }
+}
+
+async fn connect(scene: &Scene) -> (quinn::Endpoint, quinn::Connection) {
+    let endpoint = quinn::Endpoint::client(loopback()).expect("a socket");
+    let crypto = tls::client_config(&scene.hostile).expect("usable");
+    let mut client = quinn::ClientConfig::new(Arc::new(crypto));
+    let config = Config::new(loopback(), Arc::new(|_| None));
+    client.transport_config(Arc::new(quic(&config, true)));
+    let address = scene.transport.local_addr().expect("bound");
+    let name = scene.hostile.fabric().node_name(HONEST);
+    let connection = endpoint
+        .connect_with(client, address, &name)
+        .expect("started")
+        .await
+        .expect("a good certificate");
+    (endpoint, connection)
+}
+
+/// Opens streams with these bytes; expects to be thrown out.
+async fn thrown_out(streams: &[&[u8]]) {
+    let mut scene = scene();
+    let (_endpoint, connection) = connect(&scene).await;
+    let mut open = Vec::new();
+    for bytes in streams {
+        let mut stream = connection.open_uni().await.expect("open");
+        stream.write_all(bytes).await.expect("written");
+        open.push(stream);
+    }
+    let closed = tokio::time::timeout(Duration::from_secs(5), connection.closed()).await;
+    let reason = closed.expect("thrown out in time");
+    assert!(
+        matches!(reason, quinn::ConnectionError::ApplicationClosed(_)),
+        "{reason:?} for {streams:?}"
+    );
+    assert!(scene.received.try_recv().is_err());
+    // The honest node goes on: a well-behaved connection of the same peer is served.
+    let (_endpoint, connection) = connect(&scene).await;
+    let mut stream = connection.open_uni().await.expect("open");
+    stream
+        .write_all(&[1, 1, 0, 0, 0, 0, 0, 0, 0, 42])
+        .await
+        .expect("written");
+    let from = tokio::time::timeout(Duration::from_secs(5), scene.received.recv()).await;
+    assert_eq!(from.expect("in time"), Some(HOSTILE));
+}
+
+#[tokio::test]
+async fn a_huge_header_length() {
+    thrown_out(&[&[1, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]]).await;
+}
+
+#[tokio::test]
+async fn a_huge_payload_length() {
+    thrown_out(&[&[4, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]]).await;
+}
+
+#[tokio::test]
+async fn a_stream_of_no_class() {
+    thrown_out(&[&[0]]).await;
+    thrown_out(&[&[200]]).await;
+}
+
+#[tokio::test]
+async fn a_class_twice_or_on_the_wrong_lane() {
+    thrown_out(&[&[1], &[1]]).await;
+    thrown_out(&[&[1], &[4]]).await;
+    thrown_out(&[&[4], &[2]]).await;
+}

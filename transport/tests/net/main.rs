@@ -1,0 +1,12 @@
+//! The network half on the loopback interface.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "these tests run on the real clock"
+)]
+
+mod authority;
+mod delivery;
+mod fixture;
+mod join;
+mod relay;
+mod security;

@@ -1,0 +1,86 @@
+//! `cargo xtask test`: layers of tests, cheapest first. Every test is in exactly one layer.
+
+use std::time::Instant;
+
+use anyhow::Context;
+use clap::ValueEnum;
+
+use crate::command::{Step, paint};
+use crate::{setup, verify};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Only this layer; repeat it for more.
+    #[arg(long = "layer", value_enum)]
+    layers: Vec<Layer>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Layer {
+    /// Format, lints, licenses, purity, directions.
+    Verify,
+    /// Tests inside crates, and examples in docs.
+    Unit,
+    /// Properties and scenarios of one crate, from outside.
+    Property,
+    /// Every crash point of the disk's files.
+    Crash,
+    /// Whole fabrics on virtual time.
+    Sim,
+    /// Real processes, real clients.
+    Real,
+}
+
+impl Layer {
+    /// The layer's tests in nextest's language; together they are all, apart they overlap not.
+    fn filter(self) -> Option<&'static str> {
+        match self {
+            Self::Verify => None,
+            Self::Unit => Some("not kind(test) and not package(atoll-sim)"),
+            Self::Property => {
+                Some("kind(test) and not package(/^atoll-(sim|node)$/) and not (package(atoll-disk-store) and binary(/crash/))")
+            }
+            Self::Crash => Some("package(atoll-disk-store) and kind(test) and binary(/crash/)"),
+            Self::Sim => Some("package(atoll-sim)"),
+            Self::Real => Some("package(atoll-node) and kind(test)"),
+        }
+    }
+
+    fn run(self) -> anyhow::Result<()> {
+        let Some(filter) = self.filter() else { return verify::run() };
+        if self == Self::Real {
+            build()?;
+        }
+        let name = format!("tests: {}", self.name());
+        let args = ["nextest", "run", "--release", "--workspace", "--cargo-quiet", "--status-level", "fail"];
+        Step::cargo(&name).args(args).args(["--filterset", filter]).run()?;
+        if self == Self::Unit {
+            let doc = ["test", "--release", "--workspace", "--doc", "--quiet"];
+            Step::cargo("tests: examples in docs").args(doc).run()?;
+        }
+        Ok(())
+    }
+
+    fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned())
+    }
+}
+
+/// Builds `target/release/atoll`.
+pub(crate) fn build() -> anyhow::Result<()> {
+    Step::cargo("building atoll").args(["build", "--release", "--quiet", "--package", "atoll-node"]).run()
+}
+
+/// Runs the layers, and ends with one line that says so.
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let started = Instant::now();
+    setup::run()?;
+    let layers = if args.layers.is_empty() { Layer::value_variants() } else { &args.layers };
+    for layer in layers {
+        layer.run().with_context(|| format!("run it alone: cargo xtask test --layer {}", layer.name()))?;
+    }
+    let names: Vec<String> = layers.iter().map(|layer| layer.name()).collect();
+    let took = started.elapsed().as_secs();
+    println!("\n{} in {took} s: {}", paint("32;1", "all tests passed"), names.join(", "));
+    Ok(())
+}
