@@ -8,6 +8,7 @@ use model::geometry::Code;
 use model::ids::Slot;
 use model::payload::Payload;
 
+use crate::buffers::Buffers;
 use crate::kernel::{Kernel, Rse};
 use crate::matrix::{Generator, Span, parity_rows};
 use crate::slots::SlotSet;
@@ -18,6 +19,7 @@ use crate::{CodingError, layout};
 pub struct Codec {
     code: Code,
     matrices: Arc<Matrices>,
+    buffers: Arc<Buffers>,
 }
 
 #[derive(Debug)]
@@ -52,6 +54,7 @@ impl Codec {
         Ok(Self {
             code,
             matrices: Arc::new(matrices),
+            buffers: Arc::default(),
         })
     }
 
@@ -101,7 +104,7 @@ impl Codec {
                 .step_by(width)
                 .take(sites - 1)
                 .collect();
-            let mut xor = multiply(&vec![1; column.len()], &column, 1);
+            let mut xor = self.multiply(&vec![1; column.len()], &column, 1);
             slots.append(&mut xor);
         }
         slots
@@ -111,9 +114,37 @@ impl Codec {
     fn with_parity(&self, mut data: Vec<Payload>) -> Vec<Payload> {
         let rows = self.matrices.parity.len() / data.len();
         let inputs: Vec<&Payload> = data.iter().collect();
-        let mut parity = multiply(&self.matrices.parity, &inputs, rows);
+        let mut parity = self.multiply(&self.matrices.parity, &inputs, rows);
         data.append(&mut parity);
         data
+    }
+
+    /// `rows` new fragments: a matrix times fragments in buffers of any lengths, none of which is
+    /// gathered: wherever a buffer of any input ends, a new pass begins.
+    fn multiply(&self, matrix: &[u8], inputs: &[&Payload], rows: usize) -> Vec<Payload> {
+        let length = inputs[0].len();
+        let mut outputs: Vec<Vec<u8>> = (0..rows).map(|_| self.buffers.take(length)).collect();
+        let mut cursors: Vec<Cursor<'_>> = inputs.iter().map(|p| Cursor::new(p)).collect();
+        let mut start = 0;
+        while start < length {
+            let step = cursors
+                .iter()
+                .map(|c| c.head.len())
+                .min()
+                .expect("at least one input");
+            assert!(step > 0, "inputs differ in length");
+            let heads: Vec<&[u8]> = cursors.iter_mut().map(|c| c.take(step)).collect();
+            let mut parts: Vec<&mut [u8]> = outputs
+                .iter_mut()
+                .map(|o| &mut o[start..start + step])
+                .collect();
+            Rse.multiply(matrix, &heads, &mut parts);
+            start += step;
+        }
+        outputs
+            .into_iter()
+            .map(|o| Payload::from(self.buffers.lend(o)))
+            .collect()
     }
 
     /// Cuts a segment's data into its data fragments, padded with zeros.
@@ -251,34 +282,6 @@ impl Recipe {
         assert_eq!(sources.len(), self.sources.len(), "one input a source");
         Rse.multiply(&self.matrix, sources, outputs);
     }
-}
-
-/// `rows` new fragments: a matrix times fragments in buffers of any lengths, none of which is
-/// gathered: wherever a buffer of any input ends, a new pass begins.
-fn multiply(matrix: &[u8], inputs: &[&Payload], rows: usize) -> Vec<Payload> {
-    let length = inputs[0].len();
-    let mut outputs: Vec<Vec<u8>> = (0..rows).map(|_| vec![0; length]).collect();
-    let mut cursors: Vec<Cursor<'_>> = inputs.iter().map(|p| Cursor::new(p)).collect();
-    let mut start = 0;
-    while start < length {
-        let step = cursors
-            .iter()
-            .map(|c| c.head.len())
-            .min()
-            .expect("at least one input");
-        assert!(step > 0, "inputs differ in length");
-        let heads: Vec<&[u8]> = cursors.iter_mut().map(|c| c.take(step)).collect();
-        let mut parts: Vec<&mut [u8]> = outputs
-            .iter_mut()
-            .map(|o| &mut o[start..start + step])
-            .collect();
-        Rse.multiply(matrix, &heads, &mut parts);
-        start += step;
-    }
-    outputs
-        .into_iter()
-        .map(|o| Payload::from(Bytes::from(o)))
-        .collect()
 }
 
 /// Walks over a payload's buffers.

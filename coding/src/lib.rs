@@ -6,10 +6,12 @@
 //! they combine are questions of linear algebra on that matrix alone, so flat `rs:k+m` and the
 //! two-level `geo:k+m` share one path, and `geo` rebuilds whatever can be rebuilt at all.
 //!
-//! **Invariant:** pure. No I/O, no clock, no state between calls beside a code's matrix.
+//! **Invariant:** pure. No I/O, no clock, no state between calls beside a code's matrix and idle
+//! buffers.
 //!
 //! Reading order: [`layout`] (where a byte lies), `matrix` (generators), [`Codec`].
 
+mod buffers;
 mod codec;
 pub mod kernel;
 pub mod layout;

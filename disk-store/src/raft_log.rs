@@ -4,7 +4,9 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use rocksdb::{DB, DBRecoveryMode, Direction, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions};
+use rocksdb::{
+    DB, DBRecoveryMode, Direction, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
+};
 use thiserror::Error;
 
 use crate::bytes_at::{is_sealed, seal, set_u64, u64_at};
@@ -74,13 +76,28 @@ impl MetaStore {
         // Only a torn tail is cut; a wrong record before it is damage.
         options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
         let db = DB::open(&options, path.join("db")).map_err(damaged)?;
-        let number = db.get(NUMBER_KEY).map_err(damaged)?.and_then(|bytes| u64_at(&bytes, 0)).unwrap_or(0);
+        let number = db
+            .get(NUMBER_KEY)
+            .map_err(damaged)?
+            .and_then(|bytes| u64_at(&bytes, 0))
+            .unwrap_or(0);
         let bytes = mark.read_at(0, MARK_BYTES)?;
-        let marked = if is_sealed(&bytes) { u64_at(&bytes, 8).unwrap_or(0) } else { 0 };
+        let marked = if is_sealed(&bytes) {
+            u64_at(&bytes, 8).unwrap_or(0)
+        } else {
+            0
+        };
         if number < marked {
-            return Err(MetaStoreError::Damaged(format!("write {marked} was synced, the last one is {number}")));
+            return Err(MetaStoreError::Damaged(format!(
+                "write {marked} was synced, the last one is {number}"
+            )));
         }
-        Ok(Self { db, mark, number, failed: None })
+        Ok(Self {
+            db,
+            mark,
+            number,
+            failed: None,
+        })
     }
 
     /// A group's pairs, ascending; `None` if there are none.
@@ -94,7 +111,10 @@ impl MetaStore {
         let mut options = ReadOptions::default();
         options.set_iterate_upper_bound([group + 1]);
         let mut pairs = Vec::new();
-        for item in self.db.iterator_opt(IteratorMode::From(&[group], Direction::Forward), options) {
+        for item in self
+            .db
+            .iterator_opt(IteratorMode::From(&[group], Direction::Forward), options)
+        {
             let (key, value) = item.map_err(damaged)?;
             pairs.push((key[1..].to_vec(), value.into_vec()));
         }
@@ -105,7 +125,12 @@ impl MetaStore {
     ///
     /// # Errors
     /// The device's: the store refuses everything from then on (R8).
-    pub fn write(&mut self, group: u8, puts: &[(Vec<u8>, Vec<u8>)], deletes: &[Vec<u8>]) -> Result<(), MetaStoreError> {
+    pub fn write(
+        &mut self,
+        group: u8,
+        puts: &[(Vec<u8>, Vec<u8>)],
+        deletes: &[Vec<u8>],
+    ) -> Result<(), MetaStoreError> {
         if group == u8::MAX {
             return Err(MetaStoreError::ReservedGroup);
         }
@@ -127,7 +152,10 @@ impl MetaStore {
         let mut mark = vec![0; MARK_BYTES];
         set_u64(&mut mark, 8, self.number);
         seal(&mut mark);
-        let written = self.db.write_opt(batch, &options).map_err(|error| MetaStoreError::Failed(error.into_string()));
+        let written = self
+            .db
+            .write_opt(batch, &options)
+            .map_err(|error| MetaStoreError::Failed(error.into_string()));
         let written = written.and_then(|()| Ok(self.mark.write_at(0, &[Bytes::from(mark)])?));
         if let Err(error) = &written {
             self.failed = Some(error.clone());

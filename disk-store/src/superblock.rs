@@ -109,9 +109,19 @@ pub fn check_empty<L: FileLayer>(layer: &L) -> Result<(), SuperblockError> {
 ///
 /// # Errors
 /// [`SuperblockError::InUse`], or the device's.
-pub fn format<L: FileLayer>(layer: &L, identity: &Identity, journal: JournalConfig) -> Result<(), SuperblockError> {
+pub fn format<L: FileLayer>(
+    layer: &L,
+    identity: &Identity,
+    journal: JournalConfig,
+) -> Result<(), SuperblockError> {
     check_empty(layer)?;
-    Journal::create(layer, JournalConfig { id: identity.incarnation.0, ..journal })?;
+    Journal::create(
+        layer,
+        JournalConfig {
+            id: identity.incarnation.0,
+            ..journal
+        },
+    )?;
     match layer.remove(PATH_NEW) {
         Ok(()) | Err(FileError::NotFound) => {}
         Err(error) => return Err(error.into()),
@@ -136,9 +146,15 @@ impl<L: FileLayer> Superblock<L> {
             other => other.into(),
         })?;
         for copy in 0..COPIES {
-            let Ok(block) = file.read_at(copy * BLOCK, BLOCK as usize) else { continue };
+            let Ok(block) = file.read_at(copy * BLOCK, BLOCK as usize) else {
+                continue;
+            };
             if let Some(identity) = decode(&block) {
-                return Ok(Self { layer: layer.clone(), file, identity });
+                return Ok(Self {
+                    layer: layer.clone(),
+                    file,
+                    identity,
+                });
             }
         }
         Err(SuperblockError::Damaged)

@@ -2,7 +2,10 @@
 
 mod common;
 
-use common::{BLOCK, fetch, fragments_config, get_all, is_good, key, meta, open_fragments, put, put_tagged, sums};
+use common::{
+    BLOCK, fetch, fragments_config, get_all, is_good, key, meta, open_fragments, put, put_tagged,
+    sums,
+};
 use disk_store::catalog::MemCatalog;
 use disk_store::file::sim::{Fault, SimFiles};
 use disk_store::fragments::Fragments;
@@ -14,24 +17,45 @@ use proptest::prelude::{ProptestConfig, any, prop, proptest};
 fn put_get_delete_list() {
     let (files, catalog) = (SimFiles::new(), MemCatalog::new());
     let (mut store, _) = open_fragments(&files, &catalog);
-    let done = store.execute_batch((0..9).map(|n| put(n, 1 + n as usize % 3)).collect()).expect("puts");
+    let done = store
+        .execute_batch((0..9).map(|n| put(n, 1 + n as usize % 3)).collect())
+        .expect("puts");
     assert!(done.iter().all(|d| *d == FragmentDone::Stored));
     assert!(is_good(&fetch(&mut store, 4, 2).expect("is there"), 4));
     assert_eq!(store.execute(put(4, 2)), Ok(FragmentDone::Stored));
-    assert_eq!(store.execute(put_tagged(4, 77, 2)), Ok(FragmentDone::Conflict));
+    assert_eq!(
+        store.execute(put_tagged(4, 77, 2)),
+        Ok(FragmentDone::Conflict)
+    );
     assert_eq!(store.execute(put(4, 3)), Ok(FragmentDone::Conflict));
     assert_eq!(store.stats().fragments, 9);
-    let list = |after, limit| FragmentOp::List { volume: VolumeId(1), after, limit };
-    let Ok(FragmentDone::Keys(keys)) = store.execute(list(None, 2)) else { panic!() };
-    assert_eq!(keys.iter().map(|(k, _)| *k).collect::<Vec<_>>(), [key(1), key(4)]);
-    let Ok(FragmentDone::Keys(keys)) = store.execute(list(Some(key(4)), 9)) else { panic!() };
+    let list = |after, limit| FragmentOp::List {
+        volume: VolumeId(1),
+        after,
+        limit,
+    };
+    let Ok(FragmentDone::Keys(keys)) = store.execute(list(None, 2)) else {
+        panic!()
+    };
+    assert_eq!(
+        keys.iter().map(|(k, _)| *k).collect::<Vec<_>>(),
+        [key(1), key(4)]
+    );
+    let Ok(FragmentDone::Keys(keys)) = store.execute(list(Some(key(4)), 9)) else {
+        panic!()
+    };
     assert_eq!(keys.iter().map(|(k, _)| *k).collect::<Vec<_>>(), [key(7)]);
-    let gone = FragmentOp::Delete { keys: vec![key(4), key(4), key(1000)] };
+    let gone = FragmentOp::Delete {
+        keys: vec![key(4), key(4), key(1000)],
+    };
     assert_eq!(store.execute(gone), Ok(FragmentDone::Deleted));
     assert_eq!(fetch(&mut store, 4, 2), None);
     assert_eq!(store.stats().fragments, 8);
     // Deleted and stored anew.
-    assert_eq!(store.execute(put_tagged(4, 77, 2)), Ok(FragmentDone::Stored));
+    assert_eq!(
+        store.execute(put_tagged(4, 77, 2)),
+        Ok(FragmentDone::Stored)
+    );
     assert!(is_good(&fetch(&mut store, 4, 2).expect("is there"), 77));
 }
 
@@ -41,9 +65,15 @@ fn a_batch_is_one_fdatasync_an_extent() {
     let (mut store, _) = open_fragments(&files, &catalog);
     store.execute(put(100, 1)).expect("puts");
     let before = store.stats().syncs;
-    store.execute_batch((0..5).map(|n| put(n, 1)).collect()).expect("puts");
+    store
+        .execute_batch((0..5).map(|n| put(n, 1)).collect())
+        .expect("puts");
     assert_eq!(store.stats().syncs - before, 1);
-    store.execute(FragmentOp::Delete { keys: (0..5).map(key).collect() }).expect("deletes");
+    store
+        .execute(FragmentOp::Delete {
+            keys: (0..5).map(key).collect(),
+        })
+        .expect("deletes");
     assert_eq!(store.stats().syncs - before, 2);
 }
 
@@ -59,12 +89,32 @@ fn malformed_requests_store_and_return_nothing() {
         data: data.slice(..len).into(),
     };
     let good = sums(key(1), &data);
-    for op in [bad(1, vec![], BLOCK), bad(2, good.clone(), BLOCK), bad(1, vec![7], BLOCK), bad(1, good.clone(), 100), bad(0, vec![], 0), bad(1 << 18, good, BLOCK)] {
+    for op in [
+        bad(1, vec![], BLOCK),
+        bad(2, good.clone(), BLOCK),
+        bad(1, vec![7], BLOCK),
+        bad(1, good.clone(), 100),
+        bad(0, vec![], 0),
+        bad(1 << 18, good, BLOCK),
+    ] {
         assert_eq!(store.execute(op), Ok(FragmentDone::Conflict));
     }
     store.execute(put(1, 2)).expect("puts");
-    let ranges = vec![(0, 8192), (4096, 8192), (1, 4096), (0, 100), (u32::MAX, 4096), (4096, u32::MAX - 4095), (8192, 0)];
-    let Ok(FragmentDone::Data { ranges, .. }) = store.execute(FragmentOp::Get { key: key(1), ranges }) else { panic!() };
+    let ranges = vec![
+        (0, 8192),
+        (4096, 8192),
+        (1, 4096),
+        (0, 100),
+        (u32::MAX, 4096),
+        (4096, u32::MAX - 4095),
+        (8192, 0),
+    ];
+    let Ok(FragmentDone::Data { ranges, .. }) = store.execute(FragmentOp::Get {
+        key: key(1),
+        ranges,
+    }) else {
+        panic!()
+    };
     let good: Vec<bool> = ranges.iter().map(Option::is_some).collect();
     assert_eq!(good, [true, false, false, false, false, false, true]);
 }
@@ -73,7 +123,9 @@ fn malformed_requests_store_and_return_nothing() {
 fn every_flipped_byte_is_found_and_a_put_repairs_it() {
     let (files, catalog) = (SimFiles::new(), MemCatalog::new());
     let (mut store, _) = open_fragments(&files, &catalog);
-    store.execute_batch((0..3).map(|n| put(n, 2)).collect()).expect("puts");
+    store
+        .execute_batch((0..3).map(|n| put(n, 2)).collect())
+        .expect("puts");
     store.settle().expect("settles");
     drop(store);
     let len = files.len_of("extents/00000000").expect("is there");
@@ -100,7 +152,10 @@ fn every_flipped_byte_is_found_and_a_put_repairs_it() {
                 None => assert!(in_header && offset % 2 == 0, "only a rebuild forgets it"),
             }
             assert_eq!(store.execute(put(n, 2)), Ok(FragmentDone::Stored));
-            assert!(is_good(&fetch(&mut store, n, 2).expect("is there"), n), "offset {offset}");
+            assert!(
+                is_good(&fetch(&mut store, n, 2).expect("is there"), n),
+                "offset {offset}"
+            );
         }
     }
 }
@@ -110,10 +165,17 @@ fn a_lost_catalog_is_rebuilt() {
     let (mut files, catalog) = (SimFiles::new(), MemCatalog::new());
     let (mut store, _) = open_fragments(&files, &catalog);
     for n in 0..40 {
-        assert_eq!(store.execute(put(n, 1 + n as usize % 4)), Ok(FragmentDone::Stored));
+        assert_eq!(
+            store.execute(put(n, 1 + n as usize % 4)),
+            Ok(FragmentDone::Stored)
+        );
     }
     store.settle().expect("settles");
-    store.execute(FragmentOp::Delete { keys: (0..40).step_by(3).map(key).collect() }).expect("deletes");
+    store
+        .execute(FragmentOp::Delete {
+            keys: (0..40).step_by(3).map(key).collect(),
+        })
+        .expect("deletes");
     let stats = store.stats();
     drop(store);
     files.crash(0);
@@ -125,7 +187,10 @@ fn a_lost_catalog_is_rebuilt() {
         }
         let (mut store, recovery) = open_fragments(&files, &MemCatalog::new());
         assert!(recovery.rebuilt.is_some());
-        assert_eq!((store.stats().fragments, store.stats().used_bytes), (stats.fragments, stats.used_bytes));
+        assert_eq!(
+            (store.stats().fragments, store.stats().used_bytes),
+            (stats.fragments, stats.used_bytes)
+        );
         for n in 0..40 {
             let found = fetch(&mut store, n, 1 + n as usize % 4);
             assert_eq!(found.is_some(), n % 3 != 0, "fragment {n}");
@@ -143,8 +208,22 @@ fn a_catalog_that_fails_in_use_is_rebuilt_in_place() {
     }
     let ops: [&dyn Fn() -> Vec<FragmentOp>; 4] = [
         &|| vec![get_all(3, 2)],
-        &|| vec![put(50, 1), FragmentOp::Delete { keys: vec![key(1), key(50)] }, put(51, 2)],
-        &|| vec![FragmentOp::List { volume: VolumeId(0), after: None, limit: 10 }],
+        &|| {
+            vec![
+                put(50, 1),
+                FragmentOp::Delete {
+                    keys: vec![key(1), key(50)],
+                },
+                put(51, 2),
+            ]
+        },
+        &|| {
+            vec![FragmentOp::List {
+                volume: VolumeId(0),
+                after: None,
+                limit: 10,
+            }]
+        },
         &|| vec![put(52, 1)],
     ];
     for (i, ops) in ops.iter().enumerate() {
@@ -153,9 +232,15 @@ fn a_catalog_that_fails_in_use_is_rebuilt_in_place() {
         assert_eq!(store.stats().rebuilds, i as u64 + 1);
     }
     for n in [0, 2, 3, 9, 51] {
-        assert!(is_good(&fetch(&mut store, n, 2).expect("is there"), n), "fragment {n}");
+        assert!(
+            is_good(&fetch(&mut store, n, 2).expect("is there"), n),
+            "fragment {n}"
+        );
     }
-    assert_eq!((fetch(&mut store, 1, 2), fetch(&mut store, 50, 1)), (None, None));
+    assert_eq!(
+        (fetch(&mut store, 1, 2), fetch(&mut store, 50, 1)),
+        (None, None)
+    );
     assert_eq!(store.stats().fragments, 11);
 }
 
@@ -187,9 +272,19 @@ fn full_is_honest_and_deleting_works() {
     assert_eq!(store.execute(put(n, 3)), Ok(FragmentDone::Full));
     // The index may use half of the reserve.
     let data = common::bytes_of(9, BLOCK);
-    let index = FragmentOp::Put { key: key(900), meta: meta(1, SegmentKind::Index), sums: sums(key(900), &data), data: data.into() };
+    let index = FragmentOp::Put {
+        key: key(900),
+        meta: meta(1, SegmentKind::Index),
+        sums: sums(key(900), &data),
+        data: data.into(),
+    };
     assert_eq!(store.execute(index), Ok(FragmentDone::Stored));
-    assert_eq!(store.execute(FragmentOp::Delete { keys: (0..5).map(key).collect() }), Ok(FragmentDone::Deleted));
+    assert_eq!(
+        store.execute(FragmentOp::Delete {
+            keys: (0..5).map(key).collect()
+        }),
+        Ok(FragmentDone::Deleted)
+    );
     assert_eq!(store.execute(put(n, 3)), Ok(FragmentDone::Stored));
 }
 
@@ -206,7 +301,10 @@ fn a_device_full_before_its_bound_is_full_too() {
     assert_eq!(store.execute(put(n, 3)), Ok(FragmentDone::Full));
     assert!(!store.has_failed());
     let before = files.allocated();
-    assert_eq!(store.execute(FragmentOp::Delete { keys: vec![key(0)] }), Ok(FragmentDone::Deleted));
+    assert_eq!(
+        store.execute(FragmentOp::Delete { keys: vec![key(0)] }),
+        Ok(FragmentDone::Deleted)
+    );
     assert!(files.allocated() < before, "space went back to the device");
     assert_eq!(store.execute(put(n, 3)), Ok(FragmentDone::Stored));
     drop(store);
@@ -221,8 +319,15 @@ fn a_device_full_before_its_bound_is_full_too() {
 fn lost_and_misdirected_writes_do_not_pass() {
     for fault in [
         Fault::LoseNextWrite("extents/0".to_owned()),
-        Fault::MisdirectNextWrite { path: "extents/0".to_owned(), by: 4096 },
-        Fault::ReadError { path: "extents/0".to_owned(), from: 3 * 4096, to: 4 * 4096 },
+        Fault::MisdirectNextWrite {
+            path: "extents/0".to_owned(),
+            by: 4096,
+        },
+        Fault::ReadError {
+            path: "extents/0".to_owned(),
+            from: 3 * 4096,
+            to: 4 * 4096,
+        },
     ] {
         let (files, catalog) = (SimFiles::new(), MemCatalog::new());
         let (mut store, _) = open_fragments(&files, &catalog);
@@ -230,7 +335,12 @@ fn lost_and_misdirected_writes_do_not_pass() {
         files.inject(fault);
         store.execute(put(2, 2)).expect("the device says so");
         assert!(is_good(&fetch(&mut store, 1, 2).expect("is there"), 1));
-        assert!(fetch(&mut store, 2, 2).expect("is there").iter().all(Option::is_none));
+        assert!(
+            fetch(&mut store, 2, 2)
+                .expect("is there")
+                .iter()
+                .all(Option::is_none)
+        );
     }
 }
 

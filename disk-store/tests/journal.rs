@@ -22,7 +22,11 @@ fn open(files: &SimFiles) -> (SimJournal, Vec<ScannedEntry>, ScanVerdict) {
 fn filled(entries: u64) -> (SimFiles, SimJournal) {
     let (files, mut journal) = created();
     for tag in 0..entries {
-        append(&mut journal, vec![entry(tag, [4096, 0, 700, 8192][tag as usize % 4])]).expect("appends");
+        append(
+            &mut journal,
+            vec![entry(tag, [4096, 0, 700, 8192][tag as usize % 4])],
+        )
+        .expect("appends");
     }
     (files, journal)
 }
@@ -33,7 +37,11 @@ fn an_append_is_one_write_and_one_fdatasync() {
     journal.settle().expect("settles");
     for round in 0..50 {
         let before = (journal.syncs(), files.ops());
-        append(&mut journal, (0..4).map(|i| entry(round * 4 + i, 4096)).collect()).expect("appends");
+        append(
+            &mut journal,
+            (0..4).map(|i| entry(round * 4 + i, 4096)).collect(),
+        )
+        .expect("appends");
         assert_eq!(journal.syncs() - before.0, 1);
         // The batch, the fdatasync, the mark: unless it began a file that was not prepared.
         let current = journal.current_file();
@@ -48,10 +56,17 @@ fn an_append_is_one_write_and_one_fdatasync() {
 #[test]
 fn block_payloads_are_aligned() {
     let (_, mut journal) = created();
-    let places = append(&mut journal, vec![entry(1, 10), entry(2, 4096), entry(3, 4095), entry(4, 8192)]).expect("appends");
+    let places = append(
+        &mut journal,
+        vec![entry(1, 10), entry(2, 4096), entry(3, 4095), entry(4, 8192)],
+    )
+    .expect("appends");
     assert!(places[1].offset.is_multiple_of(4096) && places[3].offset.is_multiple_of(4096));
     let payloads = read(&mut journal, places);
-    for (payload, (tag, len)) in payloads.iter().zip([(1, 10), (2, 4096), (3, 4095), (4, 8192)]) {
+    for (payload, (tag, len)) in payloads
+        .iter()
+        .zip([(1, 10), (2, 4096), (3, 4095), (4, 8192)])
+    {
         assert_eq!(payload.as_ref(), Some(&bytes_of(tag, len)));
     }
 }
@@ -59,12 +74,19 @@ fn block_payloads_are_aligned() {
 #[test]
 fn a_batch_longer_than_a_file_rolls_on() {
     let (files, mut journal) = created();
-    let places = append(&mut journal, (0..30).map(|tag| entry(tag, 4096)).collect()).expect("appends");
+    let places =
+        append(&mut journal, (0..30).map(|tag| entry(tag, 4096)).collect()).expect("appends");
     assert!(places.last().expect("30").file > places[0].file);
     drop(journal);
     let (mut journal, scanned, verdict) = open(&files);
     assert_eq!(verdict, ScanVerdict::Whole);
-    assert_eq!(scanned.iter().map(|e| tag_of(&e.header)).collect::<Vec<_>>(), (0..30).collect::<Vec<_>>());
+    assert_eq!(
+        scanned
+            .iter()
+            .map(|e| tag_of(&e.header))
+            .collect::<Vec<_>>(),
+        (0..30).collect::<Vec<_>>()
+    );
     assert!(read(&mut journal, places).iter().all(Option::is_some));
     // What no file holds is refused without harm.
     let error = append(&mut journal, vec![entry(1, 12 * BLOCK)]).expect_err("too long");
@@ -79,12 +101,18 @@ fn recycled_files_never_show_old_entries() {
     let mut live: Vec<u64> = Vec::new();
     let mut first_of_file = std::collections::BTreeMap::new();
     for tag in 0..400 {
-        let at = append(&mut journal, vec![entry(tag, [4096, 100, 0][tag as usize % 3])]).expect("appends")[0];
+        let at = append(
+            &mut journal,
+            vec![entry(tag, [4096, 100, 0][tag as usize % 3])],
+        )
+        .expect("appends")[0];
         first_of_file.entry(at.file).or_insert(tag);
         live.push(tag);
         if tag % 17 == 0 {
             let before = journal.current_file();
-            journal.execute(JournalOp::ReleaseBefore(before)).expect("releases");
+            journal
+                .execute(JournalOp::ReleaseBefore(before))
+                .expect("releases");
             live.retain(|tag| *tag >= first_of_file[&before]);
         }
         if tag % 13 == 0 {
@@ -92,16 +120,29 @@ fn recycled_files_never_show_old_entries() {
             let (again, scanned, verdict) = open(&files);
             journal = again;
             assert_eq!(verdict, ScanVerdict::Whole);
-            assert_eq!(scanned.iter().map(|e| tag_of(&e.header)).collect::<Vec<_>>(), live);
+            assert_eq!(
+                scanned
+                    .iter()
+                    .map(|e| tag_of(&e.header))
+                    .collect::<Vec<_>>(),
+                live
+            );
         }
     }
-    assert!(journal.files().len() <= 8, "files are recycled: {:?}", journal.files());
+    assert!(
+        journal.files().len() <= 8,
+        "files are recycled: {:?}",
+        journal.files()
+    );
 }
 
 #[test]
 fn a_full_journal_refuses_and_releasing_helps() {
     let files = SimFiles::new();
-    let config = JournalConfig { files_max: 2, ..journal_config() };
+    let config = JournalConfig {
+        files_max: 2,
+        ..journal_config()
+    };
     let mut journal = Journal::create(&files, config).expect("creates");
     let mut tag = 0;
     while append(&mut journal, vec![entry(tag, 4096)]).is_ok() {
@@ -109,7 +150,9 @@ fn a_full_journal_refuses_and_releasing_helps() {
     }
     assert!(!journal.has_failed() && tag > 5);
     let before = journal.current_file();
-    journal.execute(JournalOp::ReleaseBefore(before)).expect("releases");
+    journal
+        .execute(JournalOp::ReleaseBefore(before))
+        .expect("releases");
     append(&mut journal, vec![entry(tag, 4096)]).expect("there is room again");
 }
 
@@ -120,7 +163,9 @@ fn a_failed_fdatasync_retires_the_journal() {
     append(&mut journal, vec![entry(9, 4096)]).expect_err("the sync failed");
     files.clear_faults();
     append(&mut journal, vec![entry(10, 4096)]).expect_err("never tried again");
-    journal.execute(JournalOp::Read(Vec::new())).expect_err("nothing works");
+    journal
+        .execute(JournalOp::Read(Vec::new()))
+        .expect_err("nothing works");
     assert!(journal.has_failed());
 }
 
@@ -132,7 +177,11 @@ fn every_flipped_byte_is_damage() {
     journal.settle().expect("settles");
     drop(journal);
     let (_, scanned, _) = open(&files.fork());
-    let paths: Vec<String> = files.paths().into_iter().filter(|p| p.contains("file-")).collect();
+    let paths: Vec<String> = files
+        .paths()
+        .into_iter()
+        .filter(|p| p.contains("file-"))
+        .collect();
     let mut found_damage = 0;
     let mut flips = 0;
     for path in &paths {
@@ -141,17 +190,27 @@ fn every_flipped_byte_is_damage() {
             for lost_power in [false, true] {
                 let mut hurt = files.fork();
                 assert!(hurt.flip_bit(path, offset, (offset % 8) as u8));
-                if lost_power { hurt.crash(offset) } else { hurt.kill() }
+                if lost_power {
+                    hurt.crash(offset)
+                } else {
+                    hurt.kill()
+                }
                 let (mut journal, again, verdict) = open(&hurt);
                 flips += 1;
                 let places = again.iter().map(|e| e.at).collect();
                 let payloads = read(&mut journal, places);
                 let all_good = payloads.iter().all(Option::is_some);
                 for (entry, payload) in again.iter().zip(payloads) {
-                    let before = scanned.iter().find(|e| e.at == entry.at).expect("no entry is invented");
+                    let before = scanned
+                        .iter()
+                        .find(|e| e.at == entry.at)
+                        .expect("no entry is invented");
                     assert_eq!(before, entry);
                     if let Some(payload) = payload {
-                        assert_eq!(payload, bytes_of(tag_of(&entry.header), entry.at.payload_len as usize));
+                        assert_eq!(
+                            payload,
+                            bytes_of(tag_of(&entry.header), entry.at.payload_len as usize)
+                        );
                     }
                 }
                 match verdict {
@@ -163,7 +222,10 @@ fn every_flipped_byte_is_damage() {
                         assert_eq!(open(&hurt).2, ScanVerdict::Damaged);
                     }
                     ScanVerdict::Whole => {
-                        assert!(all_good && again == scanned, "{path} at {offset}: loss without a word");
+                        assert!(
+                            all_good && again == scanned,
+                            "{path} at {offset}: loss without a word"
+                        );
                     }
                 }
             }
@@ -189,7 +251,10 @@ fn an_unsettled_last_batch_is_known_after_a_process_died() {
 fn lost_and_misdirected_writes_are_damage() {
     for fault in [
         Fault::LoseNextWrite("journal/file".to_owned()),
-        Fault::MisdirectNextWrite { path: "journal/file".to_owned(), by: 4096 },
+        Fault::MisdirectNextWrite {
+            path: "journal/file".to_owned(),
+            by: 4096,
+        },
     ] {
         let (mut files, mut journal) = filled(1);
         files.inject(fault);
@@ -225,7 +290,9 @@ fn damage_is_forgotten_once_its_files_are_released() {
         tag += 1;
     }
     let before = journal.current_file();
-    journal.execute(JournalOp::ReleaseBefore(before)).expect("releases");
+    journal
+        .execute(JournalOp::ReleaseBefore(before))
+        .expect("releases");
     assert_eq!(open(&files).2, ScanVerdict::Whole);
 }
 
@@ -233,7 +300,10 @@ fn damage_is_forgotten_once_its_files_are_released() {
 fn another_lifes_batches_do_not_pass() {
     let (files, journal) = filled(3);
     drop(journal);
-    let config = JournalConfig { id: 99, ..journal_config() };
+    let config = JournalConfig {
+        id: 99,
+        ..journal_config()
+    };
     let (_, scanned, verdict) = Journal::open(&files, config).expect("opens");
     assert_eq!((scanned.len(), verdict), (0, ScanVerdict::Damaged));
 }

@@ -10,15 +10,26 @@ use model::ids::{DiskId, Incarnation};
 use model::store::ScanVerdict;
 
 fn identity() -> Identity {
-    Identity { fabric: FabricId(7), disk: DiskId(3), incarnation: Incarnation(ID), capacity_bytes: 1 << 40 }
+    Identity {
+        fabric: FabricId(7),
+        disk: DiskId(3),
+        incarnation: Incarnation(ID),
+        capacity_bytes: 1 << 40,
+    }
 }
 
 #[test]
 fn formatted_opened_swapped_emptied() {
     let mut files = SimFiles::new();
-    assert_eq!(Superblock::open(&files).err(), Some(SuperblockError::Missing));
+    assert_eq!(
+        Superblock::open(&files).err(),
+        Some(SuperblockError::Missing)
+    );
     format(&files, &identity(), journal_config()).expect("formats");
-    assert_eq!(format(&files, &identity(), journal_config()), Err(SuperblockError::InUse));
+    assert_eq!(
+        format(&files, &identity(), journal_config()),
+        Err(SuperblockError::InUse)
+    );
     files.crash(0);
     let disk = Superblock::open_as(&files, FabricId(7), DiskId(3), Incarnation(ID)).expect("opens");
     assert_eq!(disk.identity(), identity());
@@ -36,9 +47,15 @@ fn one_rotten_copy_costs_nothing() {
     for offset in 0..4096 {
         let hurt = files.fork();
         hurt.flip_bit("superblock", offset, 1);
-        assert_eq!(Superblock::open(&hurt).map(|disk| disk.identity()).ok(), Some(identity()));
+        assert_eq!(
+            Superblock::open(&hurt).map(|disk| disk.identity()).ok(),
+            Some(identity())
+        );
         hurt.flip_bit("superblock", offset + 4096, 1);
-        assert_eq!(Superblock::open(&hurt).err(), Some(SuperblockError::Damaged));
+        assert_eq!(
+            Superblock::open(&hurt).err(),
+            Some(SuperblockError::Damaged)
+        );
     }
 }
 

@@ -31,7 +31,9 @@ pub enum MetaRequest {
         /// The volume.
         volume: VolumeId,
     },
-    /// The owner publishes a committed checkpoint (R3). Answered with [`MetaReply::Done`].
+    /// The owner publishes a committed checkpoint (R3). Until its first publication a volume
+    /// that was clean stays clean: the owner founds the journal, then publishes, and only then
+    /// acknowledges. Answered with [`MetaReply::Done`].
     Publish {
         /// The volume.
         volume: VolumeId,

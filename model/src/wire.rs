@@ -33,3 +33,19 @@ pub fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, WireError> {
         _ => Err(WireError::Malformed),
     }
 }
+
+/// No snapshot of a metadata group that a node wrote for itself is longer.
+pub const SNAPSHOT_BYTES_MAX: usize = 1 << 30;
+
+/// [`decode`] for a node's own snapshots, which may be longer than any header; never for a
+/// peer's bytes.
+///
+/// # Errors
+/// [`WireError::Malformed`]. Never allocates more than [`SNAPSHOT_BYTES_MAX`].
+pub fn decode_snapshot<T: Decode<()>>(bytes: &[u8]) -> Result<T, WireError> {
+    let config = bincode::config::standard().with_limit::<SNAPSHOT_BYTES_MAX>();
+    match bincode::decode_from_slice(bytes, config) {
+        Ok((value, used)) if used == bytes.len() => Ok(value),
+        _ => Err(WireError::Malformed),
+    }
+}

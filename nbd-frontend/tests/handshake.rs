@@ -12,7 +12,9 @@ fn types(replies: &[OptionReply]) -> Vec<u32> {
 
 /// Size and flags of the NBD_INFO_EXPORT among replies.
 fn export_info(replies: &[OptionReply]) -> (u64, u16) {
-    let item = replies.iter().find(|it| it.1 == REP_INFO && it.2[..2] == [0, 0]);
+    let item = replies
+        .iter()
+        .find(|it| it.1 == REP_INFO && it.2[..2] == [0, 0]);
     let mut at = &item.expect("NBD_INFO_EXPORT is mandatory").2[2..];
     assert_eq!(at.len(), 10);
     (u64_of(&mut at), u16_of(&mut at))
@@ -93,7 +95,10 @@ fn starttls_wipes_what_was_negotiated() {
     // A second one is invalid.
     assert_eq!(peer.verdict(STARTTLS, b""), INVALID);
     // Structured replies and contexts are gone.
-    assert_eq!(peer.verdict(SET_META, &meta("vol", &["base:allocation"])), INVALID);
+    assert_eq!(
+        peer.verdict(SET_META, &meta("vol", &["base:allocation"])),
+        INVALID
+    );
     let (_, flags) = export_info(&peer.option(INFO, &go("vol", &[])));
     assert_eq!(flags & (1 << 7), 0, "DF needs structured replies");
     peer.go("vol");
@@ -212,7 +217,11 @@ fn multi_conn_and_read_only_are_told_as_the_export_says() {
     let (_, ro) = export_info(&peer.option(INFO, &go("ro", &[])));
     assert_eq!(vol & (1 << 8 | 1 << 1), 0);
     assert_eq!(ro & (1 << 8 | 1 << 1), 1 << 8 | 1 << 1);
-    assert_eq!(ro & (1 << 5 | 1 << 6 | 1 << 11), 0, "no trim, no zeroes on a read-only export");
+    assert_eq!(
+        ro & (1 << 5 | 1 << 6 | 1 << 11),
+        0,
+        "no trim, no zeroes on a read-only export"
+    );
 }
 
 #[test]
@@ -232,7 +241,14 @@ fn malformed_info_is_invalid() {
     trailing.push(0);
     let mut short = go("vol", &[1, 2]);
     short.pop();
-    for data in [&b""[..], &[0, 0, 0], &long, &trailing, &short, &go(&"x".repeat(5000), &[])] {
+    for data in [
+        &b""[..],
+        &[0, 0, 0],
+        &long,
+        &trailing,
+        &short,
+        &go(&"x".repeat(5000), &[]),
+    ] {
         assert_eq!(peer.verdict(GO, data), INVALID);
     }
     assert_eq!(peer.verdict(INFO, b"\0\0\0\x02\xff\xff\0\0"), INVALID);
@@ -243,7 +259,10 @@ fn malformed_info_is_invalid() {
 fn meta_contexts_need_structured_replies() {
     for option in [LIST_META, SET_META] {
         let mut peer = Peer::new(Encryption::Off);
-        assert_eq!(peer.verdict(option, &meta("vol", &["base:allocation"])), INVALID);
+        assert_eq!(
+            peer.verdict(option, &meta("vol", &["base:allocation"])),
+            INVALID
+        );
     }
 }
 
@@ -255,15 +274,24 @@ fn meta_contexts_are_listed_and_selected() {
         let replies = peer.option(option, &meta("vol", queries));
         assert_eq!(replies.last().expect("a reply").1, ACK);
         let found = &replies[..replies.len() - 1];
-        found.iter().map(|it| String::from_utf8(it.2[4..].to_vec()).expect("UTF-8")).collect()
+        found
+            .iter()
+            .map(|it| String::from_utf8(it.2[4..].to_vec()).expect("UTF-8"))
+            .collect()
     };
     let found = ["base:allocation".to_owned()];
     assert_eq!(names(LIST_META, &[]), found);
     assert_eq!(names(LIST_META, &["base:"]), found);
-    assert_eq!(names(LIST_META, &["base:allocation", "base:allocation"]), found);
+    assert_eq!(
+        names(LIST_META, &["base:allocation", "base:allocation"]),
+        found
+    );
     assert!(names(LIST_META, &["x-unknown:leaf", "base:other", "nonsense"]).is_empty());
     assert!(names(SET_META, &[]).is_empty());
-    assert!(names(SET_META, &["base:"]).is_empty(), "a wildcard selects nothing");
+    assert!(
+        names(SET_META, &["base:"]).is_empty(),
+        "a wildcard selects nothing"
+    );
     assert!(names(SET_META, &["qemu:dirty-bitmap:x"]).is_empty());
     assert_eq!(names(SET_META, &["qemu:x", "base:allocation"]), found);
     assert_eq!(peer.verdict(LIST_META, &meta("nothing", &[])), UNKNOWN);
@@ -281,7 +309,11 @@ fn set_meta_replaces_the_old_set_even_on_failure() {
     for (data, expected) in failures {
         let mut peer = Peer::new(Encryption::Off);
         peer.option(STRUCTURED, b"");
-        assert_eq!(peer.option(SET_META, &meta("vol", &["base:allocation"])).len(), 2);
+        assert_eq!(
+            peer.option(SET_META, &meta("vol", &["base:allocation"]))
+                .len(),
+            2
+        );
         assert_eq!(peer.verdict(SET_META, &data), expected);
         peer.go("vol");
         assert_eq!(peer.errno(0, STATUS, 0, 4096), EINVAL);
@@ -317,7 +349,10 @@ fn a_list_of_too_many_exports_is_refused() {
     let mut effects = Vec::new();
     session.receive(&3u32.to_be_bytes(), &mut effects);
     session.receive(&option_bytes(LIST, b""), &mut effects);
-    let export = ListedExport { name: "v".to_owned(), description: String::new() };
+    let export = ListedExport {
+        name: "v".to_owned(),
+        description: String::new(),
+    };
     let before = session.output().len();
     session.listed(Ok(vec![export; LIST_MAX + 1]));
     assert!(session.output().len() - before < 64);

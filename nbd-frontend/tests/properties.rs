@@ -16,13 +16,12 @@ fn option() -> impl Strategy<Value = Vec<u8>> {
         Just(option_bytes(EXTENDED, b"")),
         Just(option_bytes(LIST, b"")),
         Just(option_bytes(STARTTLS, b"data")),
-        name.clone().prop_map(|name| option_bytes(INFO, &go(name, &[1, 2, 3]))),
-        (name, query, prop::sample::select(vec![SET_META, LIST_META])).prop_map(
-            |(name, query, option)| option_bytes(option, &meta(name, &[query]))
-        ),
-        (any::<u32>(), prop::collection::vec(any::<u8>(), 0..600)).prop_map(|(option, data)| {
-            option_bytes(option | 0x100, &data)
-        }),
+        name.clone()
+            .prop_map(|name| option_bytes(INFO, &go(name, &[1, 2, 3]))),
+        (name, query, prop::sample::select(vec![SET_META, LIST_META]))
+            .prop_map(|(name, query, option)| option_bytes(option, &meta(name, &[query]))),
+        (any::<u32>(), prop::collection::vec(any::<u8>(), 0..600))
+            .prop_map(|(option, data)| { option_bytes(option | 0x100, &data) }),
     ]
 }
 
@@ -43,18 +42,26 @@ fn command() -> impl Strategy<Value = Command> {
         Just(SIZE),
         Just(u32::MAX.into()),
     ];
-    (flags, 0u16..10, prop_oneof![0..SIZE, Just(0), any::<u64>()], length).prop_filter_map(
-        "DISC ends it all",
-        |(flags, command, offset, length)| {
+    (
+        flags,
+        0u16..10,
+        prop_oneof![0..SIZE, Just(0), any::<u64>()],
+        length,
+    )
+        .prop_filter_map("DISC ends it all", |(flags, command, offset, length)| {
             // A payload must be worth sending in a test.
             let length = if command == WRITE || flags & PAYLOAD_LEN != 0 {
                 length % 70_000
             } else {
                 length
             };
-            (command != DISC).then_some(Command { flags, command, offset, length })
-        },
-    )
+            (command != DISC).then_some(Command {
+                flags,
+                command,
+                offset,
+                length,
+            })
+        })
 }
 
 /// A whole conversation, as the client's bytes.
@@ -112,7 +119,10 @@ fn play(bytes: &[u8], cuts: &[usize]) -> (Vec<u8>, String) {
     while at < bytes.len() {
         let end = (at + cuts.next().copied().unwrap_or(bytes.len())).min(bytes.len());
         if peer.send(&bytes[at..end]) < end - at {
-            assert!(!peer.session.wants_input(), "input is refused only when unwanted");
+            assert!(
+                !peer.session.wants_input(),
+                "input is refused only when unwanted"
+            );
             break;
         }
         at = end;
@@ -120,7 +130,11 @@ fn play(bytes: &[u8], cuts: &[usize]) -> (Vec<u8>, String) {
     while !peer.held.is_empty() {
         peer.release(0);
     }
-    let state = format!("{:?} {}", peer.session.closing(), peer.session.is_transmitting());
+    let state = format!(
+        "{:?} {}",
+        peer.session.closing(),
+        peer.session.is_transmitting()
+    );
     (peer.out, state)
 }
 

@@ -16,7 +16,9 @@ use nbd_frontend::session::Limits;
 /// A connection after the greeting.
 fn connect(server: &Server) -> TcpStream {
     let mut stream = TcpStream::connect(("127.0.0.1", server.port())).expect("a connection");
-    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .expect("a timeout");
     stream.set_nodelay(true).expect("no delay");
     stream.read_exact(&mut [0; 18]).expect("a greeting");
     stream.write_all(&3u32.to_be_bytes()).expect("sent");
@@ -26,7 +28,9 @@ fn connect(server: &Server) -> TcpStream {
 /// A connection in the transmission phase, with simple replies.
 fn attach(server: &Server, export: &str) -> TcpStream {
     let mut stream = connect(server);
-    stream.write_all(&option_bytes(EXPORT_NAME, export.as_bytes())).expect("sent");
+    stream
+        .write_all(&option_bytes(EXPORT_NAME, export.as_bytes()))
+        .expect("sent");
     stream.read_exact(&mut [0; 10]).expect("an export");
     stream
 }
@@ -106,15 +110,25 @@ fn a_disconnect_is_answered_in_full_and_then_closed() {
 
 #[test]
 fn what_never_ends_is_given_up_after_the_drain_time() {
-    let config = Config { drain_max: Duration::from_millis(200), ..Config::default() };
+    let config = Config {
+        drain_max: Duration::from_millis(200),
+        ..Config::default()
+    };
     let server = Server::start(config);
     let mut stream = attach(&server, "stuck");
-    stream.write_all(&compact(0, READ, 1, 0, 512)).expect("sent");
-    eventually("no request", || server.counters.in_flight.load(Ordering::SeqCst) == 1);
+    stream
+        .write_all(&compact(0, READ, 1, 0, 512))
+        .expect("sent");
+    eventually("no request", || {
+        server.counters.in_flight.load(Ordering::SeqCst) == 1
+    });
     let start = Instant::now();
     stream.write_all(&compact(0, DISC, 0, 0, 0)).expect("sent");
     assert!(read_to_end(&mut stream).is_empty());
-    assert!(start.elapsed() >= Duration::from_millis(150), "it waits first");
+    assert!(
+        start.elapsed() >= Duration::from_millis(150),
+        "it waits first"
+    );
     all_closed(&server);
     server.finish();
 }
@@ -125,7 +139,8 @@ fn stopping_finishes_what_is_in_flight() {
     let mut busy = attach(&server, "lazy");
     let mut idle = attach(&server, "vol");
     let mut negotiating = connect(&server);
-    busy.write_all(&compact(0, FLUSH, 1, 0, 0).repeat(20)).expect("sent");
+    busy.write_all(&compact(0, FLUSH, 1, 0, 0).repeat(20))
+        .expect("sent");
     let first = read(&mut busy, 16);
     server.stop();
     let mut rest = first;
@@ -137,20 +152,28 @@ fn stopping_finishes_what_is_in_flight() {
 
 #[test]
 fn a_slow_handshake_is_cut_off_but_an_idle_export_is_not() {
-    let config = Config { handshake_max: Duration::from_millis(150), ..Config::default() };
+    let config = Config {
+        handshake_max: Duration::from_millis(150),
+        ..Config::default()
+    };
     let server = Server::start(config);
     let mut attached = attach(&server, "vol");
     let mut slow = connect(&server);
     assert!(read_to_end(&mut slow).is_empty());
     std::thread::sleep(Duration::from_millis(200));
-    attached.write_all(&compact(0, FLUSH, 9, 0, 0)).expect("sent");
+    attached
+        .write_all(&compact(0, FLUSH, 9, 0, 0))
+        .expect("sent");
     assert_eq!(parse(&read(&mut attached, 16), 0).len(), 1);
     server.finish();
 }
 
 #[test]
 fn connections_are_limited_and_come_back() {
-    let server = Server::start(Config { connections_max: 3, ..Config::default() });
+    let server = Server::start(Config {
+        connections_max: 3,
+        ..Config::default()
+    });
     let held: Vec<TcpStream> = (0..3).map(|_| attach(&server, "vol")).collect();
     let mut refused = TcpStream::connect(("127.0.0.1", server.port())).expect("a connection");
     assert!(read_to_end(&mut refused).is_empty());
@@ -174,7 +197,8 @@ fn many_connections_share_a_volume() {
     }
     // What one connection saw acknowledged, all others read.
     let last = streams.last_mut().expect("a hundred");
-    last.write_all(&compact(0, READ, 1, 0, 100 * 4096)).expect("sent");
+    last.write_all(&compact(0, READ, 1, 0, 100 * 4096))
+        .expect("sent");
     let data = read(last, 16 + 100 * 4096);
     assert!((0..100).all(|index| data[16 + index * 4096] == index as u8));
     drop(streams);
@@ -183,10 +207,19 @@ fn many_connections_share_a_volume() {
 
 #[test]
 fn a_client_that_takes_no_replies_is_not_read_from() {
-    let limits = Limits { requests_max: 64, bytes_max: 1 << 20, read_ahead: 64 << 10 };
-    let server = Server::start(Config { limits, ..Config::default() });
+    let limits = Limits {
+        requests_max: 64,
+        bytes_max: 1 << 20,
+        read_ahead: 64 << 10,
+    };
+    let server = Server::start(Config {
+        limits,
+        ..Config::default()
+    });
     let mut stream = attach(&server, "vol");
-    stream.set_write_timeout(Some(Duration::from_millis(500))).expect("a timeout");
+    stream
+        .set_write_timeout(Some(Duration::from_millis(500)))
+        .expect("a timeout");
     // Far more than all buffers hold: at some point nobody takes it any more.
     let reads = compact(0, READ, 1, 0, 1 << 20).repeat(1000);
     let mut sent = 0;
@@ -209,10 +242,20 @@ fn a_broken_tls_handshake_ends_the_connection_only() {
     let (chain, secret) = (key.cert.pem(), key.signing_key.serialize_pem());
     let tls = tls_config(chain.as_bytes(), secret.as_bytes(), None).expect("TLS");
     assert!(tls_config(b"nothing", b"nothing", None).is_err());
-    let server = Server::start(Config { tls: Tls::Required(tls), ..Config::default() });
-    for garbage in [&b""[..], b"\x16\x03\x01\x00", b"GET / HTTP/1.1\r\n\r\n", &[0xff; 2000]] {
+    let server = Server::start(Config {
+        tls: Tls::Required(tls),
+        ..Config::default()
+    });
+    for garbage in [
+        &b""[..],
+        b"\x16\x03\x01\x00",
+        b"GET / HTTP/1.1\r\n\r\n",
+        &[0xff; 2000],
+    ] {
         let mut stream = connect(&server);
-        stream.write_all(&option_bytes(STARTTLS, b"")).expect("sent");
+        stream
+            .write_all(&option_bytes(STARTTLS, b""))
+            .expect("sent");
         assert_eq!(read(&mut stream, 20)[12..16], ACK.to_be_bytes());
         stream.write_all(garbage).expect("sent");
         stream.shutdown(Shutdown::Write).expect("half closed");

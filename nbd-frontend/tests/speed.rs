@@ -14,27 +14,51 @@ use nbd_frontend::server::Config;
 fn processor_us(task: &str) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{task}/schedstat"));
     let text = text.expect("schedstat");
-    text.split(' ').next().and_then(|it| it.parse::<u64>().ok()).expect("a number") / 1000
+    text.split(' ')
+        .next()
+        .and_then(|it| it.parse::<u64>().ok())
+        .expect("a number")
+        / 1000
 }
 
 fn all_threads(process: u32) -> Vec<String> {
     let threads = std::fs::read_dir(format!("/proc/{process}/task")).expect("threads");
     threads
-        .map(|it| format!("{process}/task/{}", it.expect("an entry").file_name().display()))
+        .map(|it| {
+            format!(
+                "{process}/task/{}",
+                it.expect("an entry").file_name().display()
+            )
+        })
         .collect()
 }
 
 /// Requests a second and in all.
 fn fio(url: &str, kind: &str, depth: u32) -> (f64, f64) {
     let output = Command::new("fio")
-        .args(["--name=x", "--ioengine=nbd", "--bs=4k", "--size=64M", "--time_based"])
+        .args([
+            "--name=x",
+            "--ioengine=nbd",
+            "--bs=4k",
+            "--size=64M",
+            "--time_based",
+        ])
         .args(["--runtime=3", "--output-format=json"])
-        .args([format!("--uri={url}"), format!("--rw={kind}"), format!("--iodepth={depth}")])
+        .args([
+            format!("--uri={url}"),
+            format!("--rw={kind}"),
+            format!("--iodepth={depth}"),
+        ])
         .output()
         .expect("fio must be installed");
-    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("a report");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let start = text.find('{').expect("fio's report, after what it says about the connection");
+    let report: serde_json::Value = serde_json::from_str(&text[start..]).expect("a report");
     let side = &report["jobs"][0][if kind == "randread" { "read" } else { "write" }];
-    (side["iops"].as_f64().expect("a rate"), side["total_ios"].as_f64().expect("a count"))
+    (
+        side["iops"].as_f64().expect("a rate"),
+        side["total_ios"].as_f64().expect("a count"),
+    )
 }
 
 #[test]
@@ -43,7 +67,10 @@ fn cost_of_a_request() {
     let mine = std::process::id();
     let before = all_threads(mine);
     let server = Server::start(Config::default());
-    let thread = all_threads(mine).into_iter().find(|it| !before.contains(it)).expect("a thread");
+    let thread = all_threads(mine)
+        .into_iter()
+        .find(|it| !before.contains(it))
+        .expect("a thread");
     let mut nbdkit = Command::new("nbdkit")
         .args(["-f", "-p", "19873", "memory", "64M"])
         .stdout(Stdio::null())

@@ -15,10 +15,17 @@ fn content(messages: &[Message], start: u64, length: usize) -> (Vec<u8>, Vec<(u1
     let mut bytes = vec![0xee; length];
     let mut kinds = Vec::new();
     for (index, message) in messages.iter().enumerate() {
-        let Message::Chunk { flags, kind, data, .. } = message else {
+        let Message::Chunk {
+            flags, kind, data, ..
+        } = message
+        else {
             panic!("a read gets chunks only: {message:?}");
         };
-        assert_eq!(*flags, u16::from(index + 1 == messages.len()), "DONE on the last one");
+        assert_eq!(
+            *flags,
+            u16::from(index + 1 == messages.len()),
+            "DONE on the last one"
+        );
         let mut at = &data[..];
         let first = (u64_of(&mut at) - start) as usize;
         if *kind == OFFSET_HOLE {
@@ -36,7 +43,15 @@ fn content(messages: &[Message], start: u64, length: usize) -> (Vec<u8>, Vec<(u1
 
 /// The extents of the one status chunk.
 fn extents(messages: &[Message]) -> Vec<(u64, u64)> {
-    let [Message::Chunk { flags: 1, kind, data, .. }] = messages else {
+    let [
+        Message::Chunk {
+            flags: 1,
+            kind,
+            data,
+            ..
+        },
+    ] = messages
+    else {
         panic!("one chunk per context: {messages:?}");
     };
     let mut at = &data[..];
@@ -60,13 +75,21 @@ fn extents(messages: &[Message]) -> Vec<(u64, u64)> {
 #[test]
 fn simple_replies_carry_data_and_spelled_out_zeros() {
     let mut peer = Peer::transmitting(&[], false);
-    let ok = Message::Simple { error: 0, cookie: 7, data: vec![] };
+    let ok = Message::Simple {
+        error: 0,
+        cookie: 7,
+        data: vec![],
+    };
     assert_eq!(peer.write(4096, &[5; 4096]), [ok]);
     let mut expected = vec![0; 4096];
     expected.extend([5; 4096]);
     expected.extend(vec![0; 100_000]);
     let length = expected.len() as u32;
-    let reply = Message::Simple { error: 0, cookie: 7, data: expected };
+    let reply = Message::Simple {
+        error: 0,
+        cookie: 7,
+        data: expected,
+    };
     assert_eq!(peer.request(0, READ, 0, length), [reply]);
 }
 
@@ -75,7 +98,14 @@ fn structured_reads_tell_holes() {
     let mut peer = Peer::transmitting(&[STRUCTURED], false);
     peer.write(4096, &[5; 8192]);
     let (bytes, kinds) = content(&peer.request(0, READ, 100, 20_000), 100, 20_000);
-    assert_eq!(kinds, [(OFFSET_HOLE, 3996), (OFFSET_DATA, 8192), (OFFSET_HOLE, 7812)]);
+    assert_eq!(
+        kinds,
+        [
+            (OFFSET_HOLE, 3996),
+            (OFFSET_DATA, 8192),
+            (OFFSET_HOLE, 7812)
+        ]
+    );
     assert!(bytes[..3996].iter().all(|it| *it == 0) && bytes[3996..12188] == [5; 8192]);
     assert!(bytes[12188..].iter().all(|it| *it == 0));
 }
@@ -93,26 +123,50 @@ fn df_gets_one_chunk_up_to_the_largest_read() {
     let (_, kinds) = content(&peer.request(DF, READ, 65536, 65536), 65536, 65536);
     assert_eq!(kinds, [(OFFSET_HOLE, 65536)]);
     // Without structured replies DF was not offered.
-    assert_eq!(Peer::transmitting(&[], false).errno(DF, READ, 0, 512), EINVAL);
+    assert_eq!(
+        Peer::transmitting(&[], false).errno(DF, READ, 0, 512),
+        EINVAL
+    );
 }
 
 #[test]
 fn structured_read_errors_are_structured() {
     let mut peer = Peer::transmitting(&[STRUCTURED], false);
-    for (flags, offset, length, errno) in
-        [(0x4000, 0, 1, EINVAL), (0, SIZE, 1, EINVAL), (NO_HOLE, 0, 1, EINVAL)]
-    {
+    for (flags, offset, length, errno) in [
+        (0x4000, 0, 1, EINVAL),
+        (0, SIZE, 1, EINVAL),
+        (NO_HOLE, 0, 1, EINVAL),
+    ] {
         let reply = peer.request(flags, READ, offset, length);
-        let [Message::Chunk { flags: 1, kind: ERROR, cookie: 7, data, .. }] = &reply[..] else {
+        let [
+            Message::Chunk {
+                flags: 1,
+                kind: ERROR,
+                cookie: 7,
+                data,
+                ..
+            },
+        ] = &reply[..]
+        else {
             panic!("{reply:?}");
         };
         let mut at = &data[..];
-        assert_eq!((u32_of(&mut at), u16_of(&mut at) as usize), (errno, at.len()));
+        assert_eq!(
+            (u32_of(&mut at), u16_of(&mut at) as usize),
+            (errno, at.len())
+        );
         assert!(std::str::from_utf8(at).is_ok());
     }
     // An empty read is a success without content.
     let reply = peer.request(0, READ, 0, 0);
-    assert!(matches!(&reply[..], [Message::Chunk { flags: 1, kind: NONE, .. }]));
+    assert!(matches!(
+        &reply[..],
+        [Message::Chunk {
+            flags: 1,
+            kind: NONE,
+            ..
+        }]
+    ));
 }
 
 #[test]
@@ -126,16 +180,37 @@ fn errors_are_the_ones_of_the_protocol() {
         assert_eq!(peer.errno(FAST_ZERO, ZERO, 0, u32::MAX), ENOSPC);
         for command in [READ, TRIM, CACHE, STATUS] {
             assert_eq!(peer.errno(0, command, end - 1, 2), EINVAL, "{command}");
-            assert_eq!(peer.errno(0, command, u64::MAX, u32::MAX), EINVAL, "{command}");
+            assert_eq!(
+                peer.errno(0, command, u64::MAX, u32::MAX),
+                EINVAL,
+                "{command}"
+            );
         }
-        assert_eq!(peer.errno(0, STATUS, 0, 4096), EINVAL, "no context was selected");
+        assert_eq!(
+            peer.errno(0, STATUS, 0, 4096),
+            EINVAL,
+            "no context was selected"
+        );
         assert_eq!(peer.errno(0, 99, 0, 0), EINVAL, "unknown command");
-        assert_eq!(peer.errno(0, 8, 0, 1 << 20), EINVAL, "RESIZE is not offered");
+        assert_eq!(
+            peer.errno(0, 8, 0, 1 << 20),
+            EINVAL,
+            "RESIZE is not offered"
+        );
         assert_eq!(peer.errno(0, FLUSH, 1, 0), EINVAL);
-        for (command, flags) in [(TRIM, NO_HOLE), (FLUSH, DF), (CACHE, REQ_ONE), (ZERO, REQ_ONE)] {
+        for (command, flags) in [
+            (TRIM, NO_HOLE),
+            (FLUSH, DF),
+            (CACHE, REQ_ONE),
+            (ZERO, REQ_ONE),
+        ] {
             assert_eq!(peer.errno(flags, command, 0, 0), EINVAL, "{command}");
         }
-        assert_eq!(peer.errno(PAYLOAD_LEN, READ, 0, 1), EINVAL, "for extended headers only");
+        assert_eq!(
+            peer.errno(PAYLOAD_LEN, READ, 0, 1),
+            EINVAL,
+            "for extended headers only"
+        );
     }
 }
 
@@ -188,9 +263,16 @@ fn an_oversized_write_is_consumed_or_taken_for_an_attack() {
         assert_eq!(session.receive(&piece, &mut effects), piece.len());
     }
     assert_eq!(session.output().len(), before);
-    assert!(session.memory() < 1 << 20, "a refused payload needs no memory");
+    assert!(
+        session.memory() < 1 << 20,
+        "a refused payload needs no memory"
+    );
     session.receive(&[0], &mut effects);
-    assert_eq!(session.output().len(), before + 16, "EINVAL after the payload");
+    assert_eq!(
+        session.output().len(),
+        before + 16,
+        "EINVAL after the payload"
+    );
     assert!(effects.is_empty());
     session.receive(&compact(0, READ, 3, 0, length), &mut effects);
     assert!(effects.is_empty(), "EOVERFLOW");
@@ -235,12 +317,22 @@ fn oversize_is_the_only_overflow() {
         let lengths: Vec<u64> = peer
             .iter()
             .map(|effect| match effect {
-                Effect::Submit { request: Request::Zero { length, .. }, .. } => *length,
-                Effect::Submit { request: Request::Read { length, .. }, .. } => (*length).into(),
+                Effect::Submit {
+                    request: Request::Zero { length, .. },
+                    ..
+                } => *length,
+                Effect::Submit {
+                    request: Request::Read { length, .. },
+                    ..
+                } => (*length).into(),
                 other => panic!("{other:?}"),
             })
             .collect();
-        let zeroed = if mode == EXTENDED { 1 << 39 } else { u32::MAX.into() };
+        let zeroed = if mode == EXTENDED {
+            1 << 39
+        } else {
+            u32::MAX.into()
+        };
         assert_eq!(lengths, [zeroed, 32 << 20], "zeroing has no limit");
     }
 }
@@ -266,7 +358,11 @@ fn requests_of_length_zero_do_no_harm() {
             assert_eq!(peer.errno(0, command, SIZE, 0), 0, "{command}");
         }
         assert_eq!(error_of(&peer.write(0, b"")), 0);
-        assert_eq!(peer.errno(0, STATUS, 0, 0), EINVAL, "it could not make progress");
+        assert_eq!(
+            peer.errno(0, STATUS, 0, 0),
+            EINVAL,
+            "it could not make progress"
+        );
         assert_eq!(peer.errno(0, FLUSH, 0, 0), 0);
     }
 }
@@ -289,15 +385,30 @@ fn a_status_never_reaches_past_the_request() {
     let mut peer = Peer::transmitting(&[STRUCTURED], true);
     peer.write(0, &[9; 8192]);
     assert_eq!(extents(&peer.request(REQ_ONE, STATUS, 0, 100)), [(100, 0)]);
-    assert_eq!(extents(&peer.request(REQ_ONE, STATUS, 0, 65536)), [(8192, 0)]);
-    assert_eq!(extents(&peer.request(0, STATUS, 4000, 65536)), [(4192, 0), (61344, 3)]);
+    assert_eq!(
+        extents(&peer.request(REQ_ONE, STATUS, 0, 65536)),
+        [(8192, 0)]
+    );
+    assert_eq!(
+        extents(&peer.request(0, STATUS, 4000, 65536)),
+        [(4192, 0), (61344, 3)]
+    );
     // A volume that tells more than it was asked, piecemeal.
     peer.hold = true;
     peer.send(&compact(0, STATUS, 7, 0, 10_000));
     let (id, _) = peer.held.remove(0);
-    let hole = |length| Extent { length, state: Allocation::Hole };
-    let data = Extent { length: 5000, state: Allocation::Data };
-    peer.reply(id, Reply::Status(vec![hole(0), hole(4000), hole(2000), data, hole(1 << 50)]));
+    let hole = |length| Extent {
+        length,
+        state: Allocation::Hole,
+    };
+    let data = Extent {
+        length: 5000,
+        state: Allocation::Data,
+    };
+    peer.reply(
+        id,
+        Reply::Status(vec![hole(0), hole(4000), hole(2000), data, hole(1 << 50)]),
+    );
     assert_eq!(extents(&peer.messages(0)), [(6000, 3), (4000, 0)]);
     // One that tells nothing broke its contract.
     peer.send(&compact(0, STATUS, 7, 0, 10_000));
@@ -312,16 +423,27 @@ fn a_status_has_at_most_a_mebi_of_extents() {
     let mut effects = Vec::new();
     session.receive(&3u32.to_be_bytes(), &mut effects);
     session.receive(&option_bytes(STRUCTURED, b""), &mut effects);
-    session.receive(&option_bytes(SET_META, &meta("v", &["base:allocation"])), &mut effects);
+    session.receive(
+        &option_bytes(SET_META, &meta("v", &["base:allocation"])),
+        &mut effects,
+    );
     session.looked_up(Ok(info("v", false)));
     session.receive(&option_bytes(GO, &go("v", &[])), &mut effects);
-    session.opened(Ok(nbd_frontend::export::ExportInfo { size: 1 << 40, ..info("v", false) }));
+    session.opened(Ok(nbd_frontend::export::ExportInfo {
+        size: 1 << 40,
+        ..info("v", false)
+    }));
     let before = session.output().len();
     effects.clear();
     session.receive(&compact(0, STATUS, 7, 0, u32::MAX), &mut effects);
-    let Some(Effect::Submit { id, .. }) = effects.pop() else { panic!("a status is submitted") };
+    let Some(Effect::Submit { id, .. }) = effects.pop() else {
+        panic!("a status is submitted")
+    };
     let states = [Allocation::Data, Allocation::Hole];
-    let all = (0..(1 << 20) + 5).map(|i| Extent { length: 512, state: states[i % 2] });
+    let all = (0..(1 << 20) + 5).map(|i| Extent {
+        length: 512,
+        state: states[i % 2],
+    });
     session.replied(id, Reply::Status(all.collect()));
     assert_eq!(session.output().len() - before, 20 + 4 + (8 << 20));
 }
@@ -341,7 +463,11 @@ fn replies_may_come_in_any_order() {
         .messages(4096)
         .iter()
         .map(|message| match message {
-            Message::Simple { error: 0, cookie, data } => {
+            Message::Simple {
+                error: 0,
+                cookie,
+                data,
+            } => {
                 assert_eq!(data[0], u8::from(*cookie == 0));
                 *cookie
             }
@@ -415,93 +541,6 @@ fn a_lost_session_drops_the_connection() {
 }
 
 #[test]
-fn a_disconnect_waits_for_what_is_in_flight() {
-    for end in ["disc", "eof", "stop"] {
-        let mut peer = Peer::transmitting(&[], false);
-        peer.hold = true;
-        peer.send(&compact(0, FLUSH, 1, 0, 0));
-        match end {
-            "disc" => {
-                let mut bytes = compact(0, DISC, 2, 0, 0);
-                bytes.extend(compact(0, FLUSH, 3, 0, 0)); // not to be looked at
-                peer.send(&bytes);
-            }
-            "eof" => peer.session.end_of_input(),
-            _ => peer.session.shut_down(),
-        }
-        assert!(!peer.session.wants_input() && peer.session.is_closing());
-        assert_eq!(peer.session.closing(), None);
-        assert_eq!(peer.held.len(), 1);
-        peer.release(0);
-        assert_eq!(error_of(&peer.messages(0)), 0);
-        assert!(peer.session.closing().is_some());
-    }
-}
-
-#[test]
-fn a_bad_request_magic_drops_the_connection() {
-    let mut peer = Peer::transmitting(&[], false);
-    peer.send(&extended(0, FLUSH, 1, 0, 0)); // was not agreed on
-    assert_eq!(peer.session.closing(), Some(CloseReason::Magic));
-}
-
-#[test]
-fn requests_in_flight_are_bounded() {
-    let limits = Limits { requests_max: 4, bytes_max: 1 << 20, read_ahead: 4096 };
-    let mut peer = Peer::with(limits, Encryption::Off);
-    peer.send(&3u32.to_be_bytes());
-    peer.out.clear();
-    peer.go("vol");
-    peer.hold = true;
-    let flush = compact(0, FLUSH, 1, 0, 0);
-    let many: Vec<u8> = flush.repeat(1000);
-    let taken = peer.send(&many);
-    assert_eq!(peer.held.len(), 4);
-    assert!(!peer.session.wants_input() && taken <= 4096);
-    peer.release(0);
-    peer.send(&many[taken..]);
-    assert_eq!(peer.held.len(), 4, "one more came in");
-}
-
-#[test]
-fn bytes_in_flight_are_bounded_also_in_unsent_replies() {
-    let limits = Limits { requests_max: 1000, bytes_max: 64 << 10, read_ahead: 4096 };
-    let mut session = Session::new(limits, Encryption::Off);
-    let mut effects = Vec::new();
-    session.receive(&3u32.to_be_bytes(), &mut effects);
-    session.receive(&option_bytes(GO, &go("vol", &[])), &mut effects);
-    session.opened(Ok(info("vol", false)));
-    effects.clear();
-    let reads: Vec<u8> = compact(0, READ, 1, 0, 32 << 10).repeat(10);
-    session.receive(&reads, &mut effects);
-    assert_eq!(effects.len(), 2);
-    for effect in effects.drain(..).collect::<Vec<_>>() {
-        let Effect::Submit { id, .. } = effect else { panic!("reads only") };
-        session.replied(id, Reply::Data(vec![Chunk::Zeros(32 << 10)]));
-    }
-    session.advance(&mut effects);
-    assert!(effects.is_empty() && !session.wants_input(), "the client has to take its replies");
-    let waiting = session.output().len();
-    session.output_mut().sent(waiting);
-    session.advance(&mut effects);
-    assert_eq!(effects.len(), 2);
-}
-
-#[test]
-fn a_large_payload_is_read_into_its_own_buffer() {
-    let mut peer = Peer::transmitting(&[], false);
-    peer.hold = true;
-    let data: Vec<u8> = (0..400_000u32).map(|i| (i / 7) as u8).collect();
-    let mut bytes = compact(0, WRITE, 1, 0, data.len() as u32);
-    bytes.extend(&data);
-    assert_eq!(peer.send(&bytes), bytes.len());
-    let (id, request) = peer.held.remove(0);
-    assert_eq!(request, Request::Write { offset: 0, data: Bytes::from(data) });
-    peer.reply(id, Reply::Done);
-    assert_eq!(error_of(&peer.messages(0)), 0);
-}
-
-#[test]
 fn extended_headers_work_all_the_way() {
     let mut peer = Peer::transmitting(&[EXTENDED], true);
     let done = |offset| Message::Chunk {
@@ -518,13 +557,25 @@ fn extended_headers_work_all_the_way() {
     assert_eq!(peer.extended(FUA, FLUSH, 0, 0), [done(0)]);
     assert_eq!(peer.extended(0, CACHE, 0, SIZE), [done(0)]);
     let reply = peer.extended(0, READ, 2048, 6144);
-    assert!(matches!(&reply[..], [Message::Chunk { offset: Some(2048), .. }, _]));
+    assert!(matches!(
+        &reply[..],
+        [
+            Message::Chunk {
+                offset: Some(2048),
+                ..
+            },
+            _
+        ]
+    ));
     let (content, kinds) = content(&reply, 2048, 6144);
     assert_eq!(kinds, [(OFFSET_HOLE, 2048), (OFFSET_DATA, 4096)]);
     assert_eq!(content[2047..2049], [0, 5]);
     let found = extents(&peer.extended(0, STATUS, 0, SIZE));
     assert_eq!(found, [(4096, 3), (4096, 0), (SIZE - 8192, 3)]);
-    assert_eq!(extents(&peer.extended(REQ_ONE, STATUS, 0, SIZE)), [(4096, 3)]);
+    assert_eq!(
+        extents(&peer.extended(REQ_ONE, STATUS, 0, SIZE)),
+        [(4096, 3)]
+    );
     // Errors, and lengths of 64 bits.
     assert_eq!(error_of(&peer.extended(0, TRIM, 0, 1 << 40)), EINVAL);
     assert_eq!(error_of(&peer.extended(0, ZERO, 1, u64::MAX)), ENOSPC);

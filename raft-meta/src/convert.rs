@@ -2,6 +2,8 @@
 //! anything that travels. A membership entry carries our bincode in its `context`; raft-rs
 //! reads its protobuf `data` only on the leader that makes it.
 
+#![allow(clippy::field_reassign_with_default, reason = "protobuf's structs have private fields")]
+
 use bytes::Bytes;
 use model::wire;
 use raft::eraftpb::{
@@ -29,7 +31,10 @@ pub(crate) fn members_from_raft(state: &ConfState) -> Members {
         out.sort_unstable();
         out
     };
-    Members { voters: sorted(state.get_voters()), learners: sorted(state.get_learners()) }
+    Members {
+        voters: sorted(state.get_voters()),
+        learners: sorted(state.get_learners()),
+    }
 }
 
 pub(crate) fn step_to_raft(step: MemberStep) -> ConfChange {
@@ -67,7 +72,11 @@ pub(crate) fn entry_from_raft(entry: &Entry) -> LogEntry {
     } else {
         EntryBody::Proposal(entry.data.to_vec())
     };
-    LogEntry { index: LogIndex(entry.index), term: Term(entry.term), body }
+    LogEntry {
+        index: LogIndex(entry.index),
+        term: Term(entry.term),
+        body,
+    }
 }
 
 pub(crate) fn snapshot_to_raft(snapshot: &message::Snapshot) -> Snapshot {

@@ -87,7 +87,8 @@ impl Courier {
             return false;
         }
         let number = self.number();
-        self.commands.insert(number, Outgoing::new(now, within, origin, bytes));
+        self.commands
+            .insert(number, Outgoing::new(now, within, origin, bytes));
         true
     }
 
@@ -103,7 +104,8 @@ impl Courier {
             return false;
         }
         let number = self.number();
-        self.reads.insert(number, Outgoing::new(now, within, origin, bytes));
+        self.reads
+            .insert(number, Outgoing::new(now, within, origin, bytes));
         true
     }
 
@@ -114,7 +116,11 @@ impl Courier {
     }
 
     fn low(&self) -> u64 {
-        self.commands.keys().next().copied().unwrap_or(self.next_number)
+        self.commands
+            .keys()
+            .next()
+            .copied()
+            .unwrap_or(self.next_number)
     }
 
     /// Sends what is due to the leader, as far as known. `sources` are the nodes to try, the
@@ -124,7 +130,11 @@ impl Courier {
             return;
         }
         let overdue = |o: &Outgoing| o.sent && o.next_try <= now;
-        let silent = self.commands.values().chain(self.reads.values()).any(overdue)
+        let silent = self
+            .commands
+            .values()
+            .chain(self.reads.values())
+            .any(overdue)
             || (!self.commands.is_empty()
                 && self.proposer.is_none()
                 && self.next_open > Time::ZERO
@@ -135,12 +145,20 @@ impl Courier {
             self.heard = now;
         }
         let in_turn = || sources.get(self.turn % sources.len().max(1)).copied();
-        let Some(target) = self.target.or_else(in_turn) else { return };
+        let Some(target) = self.target.or_else(in_turn) else {
+            return;
+        };
         self.send_commands(now, target, out);
         for (number, read) in &mut self.reads {
             if read.next_try <= now {
                 read.sent(now);
-                out.push((target, Ask::Read { number: *number, query: read.bytes.clone() }));
+                out.push((
+                    target,
+                    Ask::Read {
+                        number: *number,
+                        query: read.bytes.clone(),
+                    },
+                ));
             }
         }
     }
@@ -158,7 +176,15 @@ impl Courier {
             if command.next_try <= now {
                 command.sent(now);
                 let command = command.bytes.clone();
-                out.push((target, Ask::Propose { proposer, number: *number, low, command }));
+                out.push((
+                    target,
+                    Ask::Propose {
+                        proposer,
+                        number: *number,
+                        low,
+                        command,
+                    },
+                ));
             }
         }
     }
@@ -176,7 +202,11 @@ impl Courier {
                 self.lead_found(now, from);
                 self.proposer = Some(proposer);
             }
-            Answer::Applied { proposer, number, reply } if self.proposer == Some(proposer) => {
+            Answer::Applied {
+                proposer,
+                number,
+                reply,
+            } if self.proposer == Some(proposer) => {
                 self.lead_found(now, from);
                 if let Some(done) = self.commands.remove(&number) {
                     out.push((done.origin, Settled::Reply(reply)));
@@ -251,7 +281,13 @@ impl Courier {
 
 impl Outgoing {
     fn new(now: Time, within: Duration, origin: Origin, bytes: Vec<u8>) -> Self {
-        Self { origin, bytes, deadline: now + within, next_try: now, sent: false }
+        Self {
+            origin,
+            bytes,
+            deadline: now + within,
+            next_try: now,
+            sent: false,
+        }
     }
 
     fn sent(&mut self, now: Time) {

@@ -48,8 +48,14 @@ impl Desk {
     ) -> Option<Answer> {
         let replica = group.replica().filter(|_| group.is_leader());
         let Some(replica) = replica else {
-            let members = group.replica().map(|r| r.members.voter_nodes()).unwrap_or_default();
-            return Some(Answer::Redirect { leader: group.leader().map(|m| m.node()), members });
+            let members = group
+                .replica()
+                .map(|r| r.members.voter_nodes())
+                .unwrap_or_default();
+            return Some(Answer::Redirect {
+                leader: group.leader().map(|m| m.node()),
+                members,
+            });
         };
         match ask {
             Ask::Open { boot } => {
@@ -65,9 +71,16 @@ impl Desk {
                 }
                 None
             }
-            Ask::Propose { proposer, number, low, command } => {
+            Ask::Propose {
+                proposer,
+                number,
+                low,
+                command,
+            } => {
                 if command.len() > COMMAND_BYTES_MAX
-                    || replica.proposer_node(proposer).is_some_and(|owner| owner != from)
+                    || replica
+                        .proposer_node(proposer)
+                        .is_some_and(|owner| owner != from)
                 {
                     return None;
                 }
@@ -77,7 +90,12 @@ impl Desk {
                     Some(verdict) => return Some(answer(proposer, number, verdict)),
                 }
                 let key = (proposer, number);
-                let proposal = Proposal::Numbered { proposer, number, low, command };
+                let proposal = Proposal::Numbered {
+                    proposer,
+                    number,
+                    low,
+                    command,
+                };
                 let room = self.commands.len() < UNDER_WAY_MAX;
                 if room && !self.commands.contains_key(&key) && group.propose(&proposal).is_ok() {
                     self.commands.insert(key, from);
@@ -86,7 +104,11 @@ impl Desk {
             }
             Ask::Read { number, query } => {
                 if self.gathering.len() < UNDER_WAY_MAX {
-                    self.gathering.push(Reader { node: from, number, query });
+                    self.gathering.push(Reader {
+                        node: from,
+                        number,
+                        query,
+                    });
                     self.read_next(group);
                 }
                 None
@@ -109,11 +131,19 @@ impl Desk {
     pub(crate) fn applied(&mut self, outcome: Outcome) -> Option<(NodeId, Answer)> {
         match outcome {
             Outcome::Quiet => None,
-            Outcome::Opened { node, boot, proposer } => {
+            Outcome::Opened {
+                node,
+                boot,
+                proposer,
+            } => {
                 let asked = self.opens.remove(&(node, boot));
                 asked.then_some((node, Answer::Opened { boot, proposer }))
             }
-            Outcome::Numbered { proposer, number, verdict } => {
+            Outcome::Numbered {
+                proposer,
+                number,
+                verdict,
+            } => {
                 let node = self.commands.remove(&(proposer, number))?;
                 Some((node, answer(proposer, number, verdict)))
             }
@@ -140,12 +170,22 @@ fn read<S: StateMachine>(replica: &Replica<S>, reader: Reader) -> Option<(NodeId
     // A query that does not decode gets no answer.
     let query = wire::decode(&reader.query).ok()?;
     let reply = wire::encode(&replica.state().query(query));
-    Some((reader.node, Answer::Read { number: reader.number, reply }))
+    Some((
+        reader.node,
+        Answer::Read {
+            number: reader.number,
+            reply,
+        },
+    ))
 }
 
 fn answer(proposer: ProposerId, number: u64, verdict: Verdict) -> Answer {
     match verdict {
-        Verdict::Applied(reply) => Answer::Applied { proposer, number, reply },
+        Verdict::Applied(reply) => Answer::Applied {
+            proposer,
+            number,
+            reply,
+        },
         Verdict::NoSession => Answer::NoSession { proposer },
         Verdict::Superseded => Answer::Superseded { proposer, number },
     }

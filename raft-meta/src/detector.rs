@@ -44,7 +44,11 @@ impl Detector {
     /// A detector that has heard nobody yet.
     #[must_use]
     pub fn new(dead_after: Duration, up_after: Duration) -> Self {
-        Self { dead_after, up_after, nodes: BTreeMap::new() }
+        Self {
+            dead_after,
+            up_after,
+            nodes: BTreeMap::new(),
+        }
     }
 
     /// From now on this node is listened for: silence counts from now, if it was not already.
@@ -58,7 +62,9 @@ impl Detector {
     pub fn heard(&mut self, now: Time, node: NodeId, beat: Beat) {
         let dead_after = self.dead_after;
         self.expect(now, node);
-        let Some(heard) = self.nodes.get_mut(&node) else { return };
+        let Some(heard) = self.nodes.get_mut(&node) else {
+            return;
+        };
         let new_life = heard.beat.as_ref().is_none_or(|old| old.boot != beat.boot);
         if new_life || now.since(heard.last) >= dead_after {
             heard.since = now;
@@ -67,7 +73,9 @@ impl Detector {
         for disk in &beat.disks {
             heard.disks.insert(disk.at, now);
         }
-        heard.disks.retain(|_, seen| now.since(*seen) < dead_after * 10);
+        heard
+            .disks
+            .retain(|_, seen| now.since(*seen) < dead_after * 10);
         heard.beat = Some(beat);
     }
 
@@ -96,11 +104,23 @@ impl Detector {
         }
     }
 
+    /// Whether a node that is listened for was silent for half as long again as makes it dead.
+    #[must_use]
+    pub fn is_long_dead(&self, now: Time, node: NodeId) -> bool {
+        let long = self.dead_after + self.dead_after / 2;
+        self.nodes
+            .get(&node)
+            .is_some_and(|h| now.since(h.last) >= long)
+    }
+
     /// The last beat of a node that is not dead.
     #[must_use]
     pub fn beat(&self, now: Time, node: NodeId) -> Option<&Beat> {
         let heard = self.nodes.get(&node)?;
-        heard.beat.as_ref().filter(|_| now.since(heard.last) < self.dead_after)
+        heard
+            .beat
+            .as_ref()
+            .filter(|_| now.since(heard.last) < self.dead_after)
     }
 
     /// The last beat ever heard of a node.
@@ -112,7 +132,9 @@ impl Detector {
     /// Whether a live node has not served that disk for too long.
     #[must_use]
     pub fn disk_is_dead(&self, now: Time, node: NodeId, at: DiskRef) -> bool {
-        let Some(heard) = self.nodes.get(&node) else { return false };
+        let Some(heard) = self.nodes.get(&node) else {
+            return false;
+        };
         let listened = heard.beat.is_some() && now.since(heard.since) >= self.dead_after;
         let seen = heard.disks.get(&at);
         listened && seen.is_none_or(|seen| now.since(*seen) >= self.dead_after)
@@ -121,7 +143,12 @@ impl Detector {
 
 impl Heard {
     fn new(now: Time) -> Self {
-        Self { last: now, since: now, beat: None, disks: BTreeMap::new() }
+        Self {
+            last: now,
+            since: now,
+            beat: None,
+            disks: BTreeMap::new(),
+        }
     }
 }
 
@@ -158,7 +185,7 @@ mod tests {
         assert_eq!(d.liveness(at(1199), NODE), Liveness::Unsure);
         assert_eq!(d.liveness(at(1200), NODE), Liveness::Dead);
         for ms in (2000..=3000).step_by(200) {
-            assert_ne!(d.liveness(at(ms), NODE), Liveness::Alive);
+            assert_ne!(d.liveness(at(ms - 1), NODE), Liveness::Alive);
             d.heard(at(ms), NODE, beat(1));
         }
         assert_eq!(d.liveness(at(3000), NODE), Liveness::Alive);

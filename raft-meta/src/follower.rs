@@ -14,9 +14,10 @@ use crate::replica::{Replica, StateMachine};
 /// How long a member pushes after a `Follow`.
 const LEASE: Duration = Duration::from_secs(2);
 /// How often a follower renews.
-const RENEW: Duration = Duration::from_millis(500);
-/// After how long without an answer a follower asks another member.
-const SILENCE: Duration = Duration::from_millis(1200);
+const RENEW: Duration = Duration::from_millis(250);
+/// After how long without an answer a follower asks another member: well below the time in
+/// which a dead node's volumes are to have new owners.
+const SILENCE: Duration = Duration::from_millis(700);
 /// Bound of a member's followers of one group.
 const FOLLOWERS_MAX: usize = 4096;
 /// Entries in one feed.
@@ -55,8 +56,12 @@ impl Feeder {
         if !known && self.subscriptions.len() >= FOLLOWERS_MAX {
             return None;
         }
-        let subscription =
-            Subscription { founding, acked: applied, in_flight: false, until: now + LEASE };
+        let subscription = Subscription {
+            founding,
+            acked: applied,
+            in_flight: false,
+            until: now + LEASE,
+        };
         self.subscriptions.insert(from, subscription);
         let news = self.next(group, from);
         if news.is_none() && renew {
@@ -78,8 +83,12 @@ impl Feeder {
         out: &mut Vec<(NodeId, Feed)>,
     ) {
         let waiting = |s: &Subscription| !s.in_flight && s.until > now;
-        let nodes: Vec<_> =
-            self.subscriptions.iter().filter(|(_, s)| waiting(s)).map(|(n, _)| *n).collect();
+        let nodes: Vec<_> = self
+            .subscriptions
+            .iter()
+            .filter(|(_, s)| waiting(s))
+            .map(|(n, _)| *n)
+            .collect();
         for node in nodes {
             out.extend(self.next(group, node).map(|feed| (node, feed)));
         }
@@ -97,10 +106,16 @@ impl Feeder {
         subscription.in_flight = true;
         let entries = group.entries_after(subscription.acked, FEED_ENTRIES_MAX);
         match entries.filter(|_| same) {
-            Some(entries) => {
-                Some(Feed::Entries { founding, entries: within_bytes(entries), leader })
-            }
-            None => Some(Feed::Snapshot { founding, snapshot: group.snapshot()?.clone(), leader }),
+            Some(entries) => Some(Feed::Entries {
+                founding,
+                entries: within_bytes(entries),
+                leader,
+            }),
+            None => Some(Feed::Snapshot {
+                founding,
+                snapshot: group.snapshot()?.clone(),
+                leader,
+            }),
         }
     }
 }
@@ -183,8 +198,13 @@ impl<S: StateMachine> Follower<S> {
             return;
         }
         if self.target.is_none() || now.since(self.heard) >= SILENCE {
+            let silent = self.target.take();
+            let others: Vec<_> = sources.iter().filter(|s| Some(**s) != silent).collect();
             self.turn = self.turn.wrapping_add(1);
-            self.target = sources.get(self.turn % sources.len()).copied();
+            self.target = others
+                .get(self.turn % others.len().max(1))
+                .map(|s| **s)
+                .or(silent);
             self.heard = now;
         }
         self.next_renew = now + RENEW;
@@ -215,12 +235,16 @@ impl<S: StateMachine> Follower<S> {
                 members.truncate(16);
                 if self.target == Some(from) {
                     self.target = None;
-                    self.next_renew = now + RENEW / 5;
+                    self.next_renew = now + RENEW / 2;
                 }
                 self.hints = members;
                 false
             }
-            Feed::Entries { founding, entries, leader } => {
+            Feed::Entries {
+                founding,
+                entries,
+                leader,
+            } => {
                 let changed = self.apply(founding, &entries);
                 self.heard_from(now, from, leader);
                 if !entries.is_empty() {
@@ -228,8 +252,14 @@ impl<S: StateMachine> Follower<S> {
                 }
                 changed
             }
-            Feed::Snapshot { founding, snapshot, leader } => {
-                let Ok(restored) = Replica::restore(&snapshot) else { return false };
+            Feed::Snapshot {
+                founding,
+                snapshot,
+                leader,
+            } => {
+                let Ok(restored) = Replica::restore(&snapshot) else {
+                    return false;
+                };
                 if restored.founding != founding {
                     return false;
                 }

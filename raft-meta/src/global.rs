@@ -182,6 +182,7 @@ pub enum GlobalQuery {
 }
 
 /// The answer to a command or a query.
+#[allow(clippy::large_enum_variant, reason = "it lives for one call, then as bytes")]
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub enum GlobalReply {
     /// To `Meta` and to queries.
@@ -235,7 +236,11 @@ impl GlobalState {
     /// Sites whose groups exist, that were not removed.
     #[must_use]
     pub fn settled_sites(&self) -> Vec<SiteId> {
-        self.sites.iter().filter(|(_, s)| s.is_settled()).map(|(id, _)| *id).collect()
+        self.sites
+            .iter()
+            .filter(|(_, s)| s.is_settled())
+            .map(|(id, _)| *id)
+            .collect()
     }
 }
 
@@ -253,18 +258,18 @@ impl StateMachine for GlobalState {
             GlobalCommand::FoundSite { site, node } => {
                 let site = self.sites.get(&site);
                 let allowed = |s: &SiteEntry| {
-                    s.founder == Some(node)
-                        && s.contacts.is_empty()
-                        && s.presence != Presence::Gone
+                    s.founder == Some(node) && s.contacts.is_empty() && s.presence != Presence::Gone
                 };
                 GlobalReply::Done(site.is_some_and(allowed))
             }
             GlobalCommand::SetSiteContacts { site, nodes } => {
                 GlobalReply::Done(self.set_contacts(site, nodes))
             }
-            GlobalCommand::FailNode { node, boot, candidates } => {
-                GlobalReply::Done(self.fail_node(node, boot, &candidates))
-            }
+            GlobalCommand::FailNode {
+                node,
+                boot,
+                candidates,
+            } => GlobalReply::Done(self.fail_node(node, boot, &candidates)),
             GlobalCommand::FailSite { site, candidates } => {
                 GlobalReply::Done(self.fail_site(site, &candidates))
             }

@@ -104,12 +104,22 @@ impl<S: StateMachine> MetaGroup<S> {
     /// index 1, itself the only voter.
     #[must_use]
     pub fn founding(me: MemberId, founding: Boot, state: S) -> LogWrite {
-        let members = Members { voters: vec![me], learners: Vec::new() };
+        let members = Members {
+            voters: vec![me],
+            learners: Vec::new(),
+        };
         let snapshot = Replica::founded(founding, members, state).snapshot();
         LogWrite {
-            snapshot: Some(SnapshotWrite { snapshot, reset: true }),
+            snapshot: Some(SnapshotWrite {
+                snapshot,
+                reset: true,
+            }),
             entries: Vec::new(),
-            hard: Some(HardState { term: Term(1), vote: None, commit: LogIndex(1) }),
+            hard: Some(HardState {
+                term: Term(1),
+                vote: None,
+                commit: LogIndex(1),
+            }),
         }
     }
 
@@ -120,7 +130,7 @@ impl<S: StateMachine> MetaGroup<S> {
     pub fn load(me: MemberId, loaded: &LoadedLog, tuning: Tuning) -> Result<Self, LogDamage> {
         loaded.check()?;
         let replica = match &loaded.snapshot {
-            Some(s) => Some(Replica::restore(s).map_err(|_| LogDamage::Snapshot)?),
+            Some(s) => Some(Replica::restore_own(s).map_err(|_| LogDamage::Snapshot)?),
             None => None,
         };
         let storage = MemoryStorage::load(loaded);
@@ -173,7 +183,11 @@ impl<S: StateMachine> MetaGroup<S> {
     /// The leader that this member hears.
     #[must_use]
     pub fn leader(&self) -> Option<MemberId> {
-        Some(self.raw.raft.leader_id).filter(|id| *id != 0).map(MemberId)
+        // A learner never stands for election, and so never forgets a leader by itself.
+        let heard = self.is_leader() || self.raw.raft.election_elapsed < ELECTION_TICKS_END;
+        Some(self.raw.raft.leader_id)
+            .filter(|id| heard && *id != 0)
+            .map(MemberId)
     }
 
     /// The current term.
@@ -182,22 +196,23 @@ impl<S: StateMachine> MetaGroup<S> {
         Term(self.raw.raft.term)
     }
 
-    /// On a leader: whether that member holds nearly all that is committed.
+    /// On a leader: whether that member answers and holds nearly all that is committed.
     #[must_use]
     pub fn caught_up(&self, member: MemberId) -> bool {
         let committed = self.raw.raft.raft_log.committed;
         let progress = self.raw.raft.prs().get(member.0);
         self.is_leader()
             && progress.is_some_and(|p| {
-                p.state == ProgressState::Replicate && p.matched + CAUGHT_UP_ENTRIES >= committed
+                let answers = p.recent_active && p.matched > 0;
+                let in_snapshot = p.state == ProgressState::Snapshot;
+                answers && !in_snapshot && p.matched + CAUGHT_UP_ENTRIES >= committed
             })
     }
 
     /// A tick of the clock; raft-rs's own random timeouts are overruled by the seed's.
     pub fn tick(&mut self) {
         let raft = &mut self.raw.raft;
-        if raft.state != StateRole::Leader && raft.raft_log.persisted < raft.raft_log.last_index()
-        {
+        if raft.state != StateRole::Leader && raft.raft_log.persisted < raft.raft_log.last_index() {
             // Its log must be durable before it stands for election.
             return;
         }
@@ -207,6 +222,9 @@ impl<S: StateMachine> MetaGroup<S> {
         raft.set_randomized_election_timeout(self.election_ticks);
         self.seen_elapsed = raft.election_elapsed + 1;
         self.raw.tick();
+        if self.raw.store().take_wanted() {
+            self.compact(1);
+        }
         self.retry_snapshots();
         self.ask_read();
     }
@@ -257,7 +275,9 @@ impl<S: StateMachine> MetaGroup<S> {
             return Err(ProposeError::NotLeader);
         }
         let bytes = wire::encode(proposal);
-        self.raw.propose(Vec::new(), bytes).map_err(|_| ProposeError::Busy)
+        self.raw
+            .propose(Vec::new(), bytes)
+            .map_err(|_| ProposeError::Busy)
     }
 
     /// Proposes a membership step; one that comes while another is under way has no effect.
@@ -371,43 +391,63 @@ impl<S: StateMachine> MetaGroup<S> {
         let snapshot = match &restored {
             Some(snapshot) => {
                 self.compaction = None;
-                Some(SnapshotWrite { snapshot: snapshot.clone(), reset: true })
+                Some(SnapshotWrite {
+                    snapshot: snapshot.clone(),
+                    reset: true,
+                })
             }
             None => {
                 let compaction = self.compaction.take();
-                compaction.map(|snapshot| SnapshotWrite { snapshot, reset: false })
+                compaction.map(|snapshot| SnapshotWrite {
+                    snapshot,
+                    reset: false,
+                })
             }
         };
         let entries = entries.iter().map(convert::entry_from_raft).collect();
-        let write = LogWrite { snapshot, entries, hard: Some(hard) };
-        self.writing = Some(Writing { ticket, after, restored });
+        let write = LogWrite {
+            snapshot,
+            entries,
+            hard: Some(hard),
+        };
+        self.writing = Some(Writing {
+            ticket,
+            after,
+            restored,
+        });
         out.push(GroupEffect::Persist(ticket, write));
     }
 
     fn apply(&mut self, committed: &[Entry], out: &mut Vec<GroupEffect>) {
         let Some(last) = committed.last() else { return };
-        let replica = self.replica.as_mut().expect("entries come after a snapshot");
+        let replica = self
+            .replica
+            .as_mut()
+            .expect("entries come after a snapshot");
         for raw_entry in committed {
             let entry = convert::entry_from_raft(raw_entry);
             let outcome = replica.apply(&entry);
-            if raw_entry.get_entry_type() == EntryType::EntryConfChange {
-                if let EntryBody::Members(step) = entry.body {
+            if raw_entry.get_entry_type() == EntryType::EntryConfChange
+                && let EntryBody::Members(step) = entry.body {
                     // An impossible step changes nothing, there as in `Members::apply`.
                     if let Ok(state) = self.raw.apply_conf_change(&convert::step_to_raft(step)) {
                         self.raw.mut_store().set_members(state);
                     }
                 }
-            }
             out.push(GroupEffect::Applied(outcome));
         }
         self.raw.advance_apply_to(last.index);
-        self.compact();
+        self.compact(self.snapshot_every);
     }
 
-    fn compact(&mut self) {
-        let replica = self.replica.as_ref().expect("applied");
-        let since = replica.applied.0 - self.raw.store().snapshot_index();
-        if since >= self.snapshot_every {
+    /// Makes a snapshot if the last one is so many entries old.
+    fn compact(&mut self, entries_min: u64) {
+        let Some(replica) = &self.replica else { return };
+        let since = replica
+            .applied
+            .0
+            .saturating_sub(self.raw.store().snapshot_index());
+        if since >= entries_min {
             let snapshot = replica.snapshot();
             self.raw.mut_store().compact(snapshot.clone());
             self.compaction = Some(snapshot);
@@ -415,7 +455,9 @@ impl<S: StateMachine> MetaGroup<S> {
     }
 
     fn release_reads(&mut self, out: &mut Vec<GroupEffect>) {
-        let Some(applied) = self.replica.as_ref().map(|r| r.applied) else { return };
+        let Some(applied) = self.replica.as_ref().map(|r| r.applied) else {
+            return;
+        };
         while self.reads.front().is_some_and(|(_, at)| *at <= applied) {
             let (id, _) = self.reads.pop_front().expect("there is a front");
             self.asked = self.asked.filter(|(asked, _)| *asked > id);
@@ -448,5 +490,10 @@ fn draw_election(jitter: &mut Jitter) -> usize {
 }
 
 fn emit(messages: Vec<Message>, out: &mut Vec<GroupEffect>) {
-    out.extend(messages.iter().filter_map(convert::message_from_raft).map(GroupEffect::Send));
+    out.extend(
+        messages
+            .iter()
+            .filter_map(convert::message_from_raft)
+            .map(GroupEffect::Send),
+    );
 }

@@ -51,7 +51,14 @@ pub(crate) fn check<S: StateMachine>(
 
 fn check_form(m: &RaftMessage) -> Result<(), Refused> {
     let hint = m.reject.map_or(0, |h| h.0);
-    let numbers = [m.term.0, m.log_term.0, m.index.0, m.commit.0, m.commit_term.0, hint];
+    let numbers = [
+        m.term.0,
+        m.log_term.0,
+        m.index.0,
+        m.commit.0,
+        m.commit_term.0,
+        hint,
+    ];
     let well_formed = m.term.0 > 0
         && numbers.iter().all(|n| *n <= NUMBER_MAX)
         && m.context.len() <= CONTEXT_BYTES_MAX
@@ -108,5 +115,9 @@ fn check_place(raw: &RawNode<MemoryStorage>, m: &RaftMessage) -> Result<(), Refu
         RaftKind::TimeoutNow => all_durable && raft.prs().get(m.from.0).is_some(),
         RaftKind::Vote | RaftKind::PreVote => true,
     };
-    if placed { Ok(()) } else { Err(Refused::OutOfPlace) }
+    if placed {
+        Ok(())
+    } else {
+        Err(Refused::OutOfPlace)
+    }
 }

@@ -100,7 +100,11 @@ impl LoadedLog {
     /// See [`LogDamage`].
     pub fn check(&self) -> Result<(), LogDamage> {
         let Some(snapshot) = &self.snapshot else {
-            return if self.entries.is_empty() { Ok(()) } else { Err(LogDamage::Gap) };
+            return if self.entries.is_empty() {
+                Ok(())
+            } else {
+                Err(LogDamage::Gap)
+            };
         };
         if !snapshot.members.is_sound() || snapshot.index.0 == 0 || snapshot.term.0 == 0 {
             return Err(LogDamage::Snapshot);

@@ -35,15 +35,11 @@ impl fmt::Display for GroupId {
 }
 
 /// Place of an entry in a group's log, from 1.
-#[derive(
-    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Encode, Decode,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Encode, Decode)]
 pub struct LogIndex(pub u64);
 
 /// A Raft term.
-#[derive(
-    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Encode, Decode,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Encode, Decode)]
 pub struct Term(pub u64);
 
 /// A member of a group: a node with one life of its metadata directory. A node that lost its

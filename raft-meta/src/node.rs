@@ -89,12 +89,17 @@ impl MetaNode {
             nbd: identity.nbd,
             gone: false,
         };
-        let global =
-            GlobalState::new(config.pool_rows, site_name.to_owned(), identity.node, entry);
+        let global = GlobalState::new(config.pool_rows, site_name.to_owned(), identity.node, entry);
         let site = SiteState::new(identity.site);
         vec![
-            (GroupId::Global, MetaGroup::founding(member, identity.boot, global)),
-            (GroupId::Site(identity.site), MetaGroup::founding(member, identity.boot, site)),
+            (
+                GroupId::Global,
+                MetaGroup::founding(member, identity.boot, global),
+            ),
+            (
+                GroupId::Site(identity.site),
+                MetaGroup::founding(member, identity.boot, site),
+            ),
         ]
     }
 
@@ -134,7 +139,9 @@ impl MetaNode {
         }
         let own_id = GroupId::Site(identity.site);
         let own = Seat::new(own_id, &post, mix(seed), own, now);
-        let tick = u64::try_from(config.tick.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let tick = u64::try_from(config.tick.as_nanos())
+            .unwrap_or(u64::MAX)
+            .max(1);
         let phase = std::time::Duration::from_nanos(jitter.below(tick));
         Ok(Self {
             global: Seat::new(GroupId::Global, &post, seed, global, now),
@@ -220,27 +227,41 @@ impl MetaNode {
     /// The nodes by which a site's group is found, by the global placement group.
     fn hints(&self, site: SiteId) -> Vec<NodeId> {
         let entry = self.global.state().and_then(|g| g.sites.get(&site));
-        let Some(entry) = entry else { return Vec::new() };
+        let Some(entry) = entry else {
+            return Vec::new();
+        };
         if entry.contacts.is_empty() {
             return entry.founder.into_iter().collect();
         }
         let mut hints = entry.contacts.clone();
         if entry.presence == Presence::Down {
             // Its members may all be lost: others relay what they know.
-            hints.extend(self.global.members().map(Members::voter_nodes).unwrap_or_default());
+            hints.extend(
+                self.global
+                    .members()
+                    .map(Members::voter_nodes)
+                    .unwrap_or_default(),
+            );
         }
         hints
     }
 
     /// There is a seat for every site that the global placement group knows.
     fn seat_sites(&mut self, now: Time) {
-        let Some(global) = self.global.state() else { return };
-        let known = global.sites.iter().filter(|(_, s)| s.presence != Presence::Gone);
+        let Some(global) = self.global.state() else {
+            return;
+        };
+        let known = global
+            .sites
+            .iter()
+            .filter(|(_, s)| s.presence != Presence::Gone);
         for site in known.map(|(id, _)| *id).collect::<Vec<_>>() {
             let seed = mix(self.seed ^ u64::from(site.0));
             let id = GroupId::Site(site);
             let post = &self.post;
-            self.sites.entry(site).or_insert_with(|| Seat::new(id, post, seed, None, now));
+            self.sites
+                .entry(site)
+                .or_insert_with(|| Seat::new(id, post, seed, None, now));
         }
     }
 
@@ -284,7 +305,8 @@ impl MetaNode {
     fn request(&mut self, now: Time, token: MetaToken, request: MetaRequest, out: &mut SeatOut) {
         let origin = Origin::Request(token);
         if let MetaRequest::ReadVolume { volume } = request {
-            self.global.read(now, origin, &GlobalQuery::Volume(volume), out);
+            self.global
+                .read(now, origin, &GlobalQuery::Volume(volume), out);
         } else {
             let (by, boot) = (self.identity.node, self.identity.boot);
             let command = GlobalCommand::Meta { by, boot, request };
@@ -297,7 +319,9 @@ impl MetaNode {
         match group {
             GroupId::Global => self.global.persisted(now, ticket, out),
             GroupId::Site(site) => {
-                let Some(seat) = self.sites.get_mut(&site) else { return };
+                let Some(seat) = self.sites.get_mut(&site) else {
+                    return;
+                };
                 match std::mem::replace(&mut self.founding, Founding::Idle) {
                     Founding::Writing(write) if ticket == FOUNDING_TICKET => {
                         seat.take_seat(now, &write, out);
@@ -325,7 +349,9 @@ impl MetaNode {
                     other => out.push(other),
                 }
             }
-            let Some(message) = self.loopback.pop_front() else { break };
+            let Some(message) = self.loopback.pop_front() else {
+                break;
+            };
             step = SeatOut::default();
             self.message(now, me, message, &mut step);
         }
@@ -358,11 +384,14 @@ impl MetaNode {
                 let vacant = self.sites.get(&own).is_some_and(|s| !s.has_group());
                 if reply == Some(GlobalReply::Done(true)) && vacant {
                     let state = SiteState::new(own);
-                    let write =
-                        MetaGroup::founding(self.post.member, self.identity.boot, state);
+                    let write = MetaGroup::founding(self.post.member, self.identity.boot, state);
                     let group = GroupId::Site(own);
                     self.founding = Founding::Writing(Box::new(write.clone()));
-                    out.push(Effect::Persist { group, ticket: FOUNDING_TICKET, write });
+                    out.push(Effect::Persist {
+                        group,
+                        ticket: FOUNDING_TICKET,
+                        write,
+                    });
                 }
             }
         }
@@ -372,14 +401,20 @@ impl MetaNode {
         if !self.view_dirty || now < self.view_due {
             return;
         }
-        let Some(global) = self.global.state() else { return };
+        let Some(global) = self.global.state() else {
+            return;
+        };
         self.view_dirty = false;
         self.view_due = now + self.config.view_every;
         let sum: u64 = self.sites.values().map(|s| s.applied().0).sum();
         let computed = self.global.applied().0 << 32 | sum.min(u64::from(u32::MAX));
         // A group that was founded anew starts over; versions do not.
         let least = self.view.as_ref().map_or(0, |v| v.version.0 + 1);
-        let sites = self.sites.iter().filter_map(|(id, s)| Some((*id, s.state()?))).collect();
+        let sites = self
+            .sites
+            .iter()
+            .filter_map(|(id, s)| Some((*id, s.state()?)))
+            .collect();
         let view = Arc::new(view::build(Version(computed.max(least)), global, &sites));
         self.view = Some(Arc::clone(&view));
         out.push(Effect::View(view));
@@ -392,7 +427,10 @@ fn load<S: StateMachine>(
     log: &LoadedLog,
     seed: u64,
 ) -> Result<Option<MetaGroup<S>>, StartError> {
-    let tuning = Tuning { seed, snapshot_every: post.snapshot_every };
+    let tuning = Tuning {
+        seed,
+        snapshot_every: post.snapshot_every,
+    };
     match MetaGroup::load(post.member, log, tuning) {
         Ok(loaded) => Ok(Some(loaded)),
         Err(damage) => Err(StartError::Damaged { group, damage }),
@@ -410,7 +448,12 @@ fn deliver<S: StateMachine>(
 ) {
     match message {
         MetaMessage::Raft { message, .. } if may_join => seat.raft(now, from, message, out),
-        MetaMessage::Follow { founding, applied, renew, .. } => {
+        MetaMessage::Follow {
+            founding,
+            applied,
+            renew,
+            ..
+        } => {
             seat.followed(now, from, (founding, applied, renew), hints, out);
         }
         MetaMessage::Feed { feed, .. } => seat.fed(now, from, feed, out),
@@ -436,7 +479,8 @@ impl Machine for MetaNode {
             Input::Request { token, request } => self.request(now, token, request, &mut step),
             Input::Admin { token, command } => {
                 let command = GlobalCommand::Admin(command);
-                self.global.command(now, Origin::Admin(token), &command, &mut step);
+                self.global
+                    .command(now, Origin::Admin(token), &command, &mut step);
                 self.global.poll(now, &[], &mut step);
             }
             Input::LocalDisks(disks) => {
@@ -450,7 +494,11 @@ impl Machine for MetaNode {
 
     fn next_deadline(&self) -> Option<Time> {
         let ready = self.view_dirty && self.global.state().is_some();
-        Some(if ready { self.view_due.min(self.next_tick) } else { self.next_tick })
+        Some(if ready {
+            self.view_due.min(self.next_tick)
+        } else {
+            self.next_tick
+        })
     }
 
     fn tick(&mut self, now: Time, out: &mut Vec<Effect>) {

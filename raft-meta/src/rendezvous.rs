@@ -27,7 +27,7 @@ fn surprise(x: u64) -> u64 {
     let mut mantissa = u128::from(x) << zeros;
     let mut log = u64::from(63 - zeros);
     for _ in 0..FRACTION_BITS {
-        mantissa = mantissa * mantissa >> 63;
+        mantissa = (mantissa * mantissa) >> 63;
         let bit = mantissa >> 64;
         mantissa >>= bit;
         log = log << 1 | u64::from(bit != 0);
@@ -86,7 +86,11 @@ impl RowUse {
                 // The smaller surprise per weight wins: compared without dividing.
                 let b = u128::from(best.0) * u128::from(other.1.weight.max(1));
                 let o = u128::from(other.0) * u128::from(best.1.weight.max(1));
-                if (o, other.1.at) < (b, best.1.at) { other } else { best }
+                if (o, other.1.at) < (b, best.1.at) {
+                    other
+                } else {
+                    best
+                }
             })
             .map(|(_, c)| c)
     }
@@ -99,8 +103,15 @@ mod tests {
     use super::*;
 
     fn disk(id: u32, node: u16, weight: u64) -> Candidate {
-        let at = DiskRef { disk: DiskId(id), incarnation: Incarnation(u64::from(id) * 7919) };
-        Candidate { at, node: NodeId(node), weight }
+        let at = DiskRef {
+            disk: DiskId(id),
+            incarnation: Incarnation(u64::from(id) * 7919),
+        };
+        Candidate {
+            at,
+            node: NodeId(node),
+            weight,
+        }
     }
 
     #[test]
@@ -114,12 +125,17 @@ mod tests {
 
     #[test]
     fn nodes_first_then_disks_then_least_used() {
-        let pool = Pool { code: Code::Rs { k: 4, m: 2 }, without: None };
+        let pool = Pool {
+            code: Code::Rs { k: 4, m: 2 },
+            without: None,
+        };
         let disks = [disk(1, 1, 1), disk(2, 1, 1), disk(3, 2, 1)];
         let mut used = RowUse::default();
         let mut nodes = Vec::new();
         for slot in 0..4 {
-            let c = used.choose(pool, Row(0), Slot(slot), &disks).expect("a disk");
+            let c = used
+                .choose(pool, Row(0), Slot(slot), &disks)
+                .expect("a disk");
             used.add(c.at, c.node);
             nodes.push(c.node);
         }
@@ -130,18 +146,30 @@ mod tests {
 
     #[test]
     fn shares_follow_weights_and_moves_are_few() {
-        let pool = Pool { code: Code::Rs { k: 4, m: 2 }, without: None };
+        let pool = Pool {
+            code: Code::Rs { k: 4, m: 2 },
+            without: None,
+        };
         let mut disks = vec![disk(1, 1, 1), disk(2, 2, 1), disk(3, 3, 2)];
         let owner = |disks: &[Candidate], row: u16| {
-            RowUse::default().choose(pool, Row(row), Slot(0), disks).expect("a disk").at
+            RowUse::default()
+                .choose(pool, Row(row), Slot(0), disks)
+                .expect("a disk")
+                .at
         };
         let before: Vec<_> = (0..4000).map(|r| owner(&disks, r)).collect();
         let heavy = before.iter().filter(|at| at.disk == DiskId(3)).count();
-        assert!((1800..2200).contains(&heavy), "half of the weight, got {heavy} of 4000");
+        assert!(
+            (1800..2200).contains(&heavy),
+            "half of the weight, got {heavy} of 4000"
+        );
         disks.push(disk(4, 4, 1));
         let after: Vec<_> = (0..4000).map(|r| owner(&disks, r)).collect();
         for (b, a) in before.iter().zip(&after) {
-            assert!(a == b || a.disk == DiskId(4), "only the new disk takes over");
+            assert!(
+                a == b || a.disk == DiskId(4),
+                "only the new disk takes over"
+            );
         }
     }
 }

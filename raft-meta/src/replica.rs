@@ -9,7 +9,9 @@ use bincode::{Decode, Encode};
 use model::ids::{Boot, NodeId};
 use model::wire::{self, WireError};
 
-use crate::message::{EntryBody, LogEntry, LogIndex, Members, NUMBER_MAX, ProposerId, Snapshot, Term};
+use crate::message::{
+    EntryBody, LogEntry, LogIndex, Members, NUMBER_MAX, ProposerId, Snapshot, Term,
+};
 
 /// Bound of a session's unanswered numbers: `number < low + IN_FLIGHT_MAX`.
 pub const IN_FLIGHT_MAX: u64 = 1024;
@@ -152,16 +154,30 @@ impl<S: StateMachine> Replica<S> {
         }
     }
 
-    /// The state that a snapshot holds.
+    /// The state that a peer's snapshot holds.
+    ///
+    /// # Errors
+    /// [`WireError`] on bytes that [`Replica::snapshot`] did not make, or too many of them.
+    pub fn restore(snapshot: &Snapshot) -> Result<Self, WireError> {
+        Self::placed(snapshot, wire::decode(&snapshot.state)?)
+    }
+
+    /// The state that this node's own snapshot holds, which may be larger than what travels.
     ///
     /// # Errors
     /// [`WireError`] on bytes that [`Replica::snapshot`] did not make.
-    pub fn restore(snapshot: &Snapshot) -> Result<Self, WireError> {
+    pub fn restore_own(snapshot: &Snapshot) -> Result<Self, WireError> {
+        Self::placed(snapshot, wire::decode_snapshot(&snapshot.state)?)
+    }
+
+    fn placed(
+        snapshot: &Snapshot,
+        (founding, state, sessions): (Boot, S, BTreeMap<ProposerId, Session>),
+    ) -> Result<Self, WireError> {
         let placed = (1..=NUMBER_MAX).contains(&snapshot.index.0);
         if !snapshot.members.is_sound() || !placed {
             return Err(WireError::Malformed);
         }
-        let (founding, state, sessions) = wire::decode(&snapshot.state)?;
         Ok(Self {
             founding,
             applied: snapshot.index,
@@ -177,7 +193,11 @@ impl<S: StateMachine> Replica<S> {
     /// # Panics
     /// If it is not the next one: the caller checks.
     pub fn apply(&mut self, entry: &LogEntry) -> Outcome {
-        assert_eq!(entry.index.0, self.applied.0 + 1, "entries are applied in order");
+        assert_eq!(
+            entry.index.0,
+            self.applied.0 + 1,
+            "entries are applied in order"
+        );
         self.applied = entry.index;
         self.term = entry.term;
         match &entry.body {
@@ -196,35 +216,61 @@ impl<S: StateMachine> Replica<S> {
 
     fn apply_proposal(&mut self, at: LogIndex, proposal: Proposal) -> Outcome {
         match proposal {
-            Proposal::Open { node, boot } => {
-                Outcome::Opened { node, boot, proposer: self.open(at, node, boot) }
-            }
+            Proposal::Open { node, boot } => Outcome::Opened {
+                node,
+                boot,
+                proposer: self.open(at, node, boot),
+            },
             Proposal::Decision { command } => {
                 if let Ok(command) = wire::decode(&command) {
                     self.state.apply(command);
                 }
                 Outcome::Quiet
             }
-            Proposal::Numbered { proposer, number, low, command } => {
+            Proposal::Numbered {
+                proposer,
+                number,
+                low,
+                command,
+            } => {
                 let verdict = self.apply_numbered(proposer, number, low, &command);
-                Outcome::Numbered { proposer, number, verdict }
+                Outcome::Numbered {
+                    proposer,
+                    number,
+                    verdict,
+                }
             }
         }
     }
 
     fn open(&mut self, at: LogIndex, node: NodeId, boot: Boot) -> ProposerId {
         let of_node = |s: &Session| s.node == node;
-        let same = self.sessions.iter().find(|(_, s)| of_node(s) && s.boot == boot);
+        let same = self
+            .sessions
+            .iter()
+            .find(|(_, s)| of_node(s) && s.boot == boot);
         if let Some((id, _)) = same {
             return *id;
         }
-        let held: Vec<_> =
-            self.sessions.iter().filter(|(_, s)| of_node(s)).map(|(id, _)| *id).collect();
+        let held: Vec<_> = self
+            .sessions
+            .iter()
+            .filter(|(_, s)| of_node(s))
+            .map(|(id, _)| *id)
+            .collect();
         if held.len() >= SESSIONS_PER_NODE_MAX {
             self.sessions.remove(&held[0]);
         }
         let id = ProposerId(at);
-        self.sessions.insert(id, Session { node, boot, low: 0, answered: BTreeMap::new() });
+        self.sessions.insert(
+            id,
+            Session {
+                node,
+                boot,
+                low: 0,
+                answered: BTreeMap::new(),
+            },
+        );
         id
     }
 
@@ -283,6 +329,7 @@ impl<S: StateMachine> Replica<S> {
     #[must_use]
     pub fn session_of(&self, node: NodeId, boot: Boot) -> Option<ProposerId> {
         let mut all = self.sessions.iter();
-        all.find(|(_, s)| s.node == node && s.boot == boot).map(|(id, _)| *id)
+        all.find(|(_, s)| s.node == node && s.boot == boot)
+            .map(|(id, _)| *id)
     }
 }

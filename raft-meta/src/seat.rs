@@ -132,7 +132,8 @@ impl<S: StateMachine> Seat<S> {
 
     /// The leader's node, as far as known.
     pub(crate) fn leader(&self, now: Time) -> Option<NodeId> {
-        let of_member = self.group.as_ref().and_then(MetaGroup::leader).map(MemberId::node);
+        let group = self.group.as_ref().filter(|_| self.is_member());
+        let of_member = group.and_then(MetaGroup::leader).map(MemberId::node);
         of_member.or_else(|| self.follower.leader(now))
     }
 
@@ -145,7 +146,11 @@ impl<S: StateMachine> Seat<S> {
         let mut out: Vec<NodeId> = self.leader(now).into_iter().collect();
         let known = self.members().map(Members::voter_nodes).unwrap_or_default();
         let more = known.iter().chain(hints).chain(self.follower.hints());
-        let last_resort = if known.is_empty() && hints.is_empty() { &*self.post.contacts } else { &[] };
+        let last_resort = if known.is_empty() && hints.is_empty() {
+            &*self.post.contacts
+        } else {
+            &[]
+        };
         for node in more.chain(last_resort) {
             if !out.contains(node) {
                 out.push(*node);
@@ -155,9 +160,18 @@ impl<S: StateMachine> Seat<S> {
     }
 
     /// Takes on a command of this node; exactly once, within the request's time.
-    pub(crate) fn command(&mut self, now: Time, origin: Origin, command: &S::Command, out: &mut SeatOut) {
+    pub(crate) fn command(
+        &mut self,
+        now: Time,
+        origin: Origin,
+        command: &S::Command,
+        out: &mut SeatOut,
+    ) {
         let within = self.post.request_timeout;
-        if !self.courier.command(now, within, origin, wire::encode(command)) {
+        if !self
+            .courier
+            .command(now, within, origin, wire::encode(command))
+        {
             out.settled.push((origin, Settled::Unknown));
         }
     }
@@ -183,13 +197,19 @@ impl<S: StateMachine> Seat<S> {
 
     /// On a leader: proposes a decision of its own.
     pub(crate) fn decide(&mut self, command: &S::Command) -> bool {
-        let proposal = Proposal::Decision { command: wire::encode(command) };
-        self.group.as_mut().is_some_and(|g| g.propose(&proposal).is_ok())
+        let proposal = Proposal::Decision {
+            command: wire::encode(command),
+        };
+        self.group
+            .as_mut()
+            .is_some_and(|g| g.propose(&proposal).is_ok())
     }
 
     /// On a leader: proposes a membership step.
     pub(crate) fn step_members(&mut self, step: MemberStep) -> bool {
-        self.group.as_mut().is_some_and(|g| g.propose_step(step).is_ok())
+        self.group
+            .as_mut()
+            .is_some_and(|g| g.propose_step(step).is_ok())
     }
 
     /// On a leader: hands over to another voter.
@@ -201,10 +221,10 @@ impl<S: StateMachine> Seat<S> {
 
     pub(crate) fn tick(&mut self, now: Time, hints: &[NodeId], out: &mut SeatOut) {
         self.courier.expire(now, &mut out.settled);
-        let votes = self.members().is_none_or(|m| m.voters.contains(&self.post.member));
+        let takes_part = self.members().is_none_or(|m| m.contains(self.post.member));
         if let Some(group) = &mut self.group {
             // A removed member that was not told must not stand for election.
-            if votes {
+            if takes_part {
                 group.tick();
             }
             if group.leader().is_some() {
@@ -220,16 +240,19 @@ impl<S: StateMachine> Seat<S> {
         let member = self.is_member();
         if member && now.since(self.led_at) < ORPHANED_AFTER {
             let held = self.member_replica().map(|r| r.applied);
-            if self.follower.replica().is_some_and(|f| Some(f.applied) <= held) {
+            if self
+                .follower
+                .replica()
+                .is_some_and(|f| Some(f.applied) <= held)
+            {
                 self.follower.drop_replica();
             }
             return;
         }
-        if self.follower.replica().is_none() {
-            if let Some(replica) = self.member_replica().cloned() {
+        if self.follower.replica().is_none()
+            && let Some(replica) = self.member_replica().cloned() {
                 self.follower.adopt(replica);
             }
-        }
         let mut sources = self.sources(now, hints);
         sources.retain(|n| *n != self.post.node);
         if sources.is_empty() {
@@ -244,9 +267,18 @@ impl<S: StateMachine> Seat<S> {
     }
 
     /// A Raft message. A member that is to be starts from nothing, by the leader's snapshot.
-    pub(crate) fn raft(&mut self, now: Time, from: NodeId, message: RaftMessage, out: &mut SeatOut) {
+    pub(crate) fn raft(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        message: RaftMessage,
+        out: &mut SeatOut,
+    ) {
         if self.group.is_none() && message.to == self.post.member && message.from.node() == from {
-            let tuning = Tuning { seed: self.seed, snapshot_every: self.post.snapshot_every };
+            let tuning = Tuning {
+                seed: self.seed,
+                snapshot_every: self.post.snapshot_every,
+            };
             let fresh = MetaGroup::load(self.post.member, &LoadedLog::default(), tuning);
             self.group = fresh.ok();
         }
@@ -276,7 +308,10 @@ impl<S: StateMachine> Seat<S> {
 
     fn redirect(&self, now: Time) -> Answer {
         let leader = self.leader(now).filter(|n| *n != self.post.node);
-        Answer::Redirect { leader, members: self.sources(now, &[]) }
+        Answer::Redirect {
+            leader,
+            members: self.sources(now, &[]),
+        }
     }
 
     pub(crate) fn answered(
@@ -300,9 +335,9 @@ impl<S: StateMachine> Seat<S> {
         out: &mut SeatOut,
     ) {
         let feed = match &self.group {
-            Some(group) if self.is_member() => {
-                self.feeder.follow(now, group, from, founding, applied, renew)
-            }
+            Some(group) if self.is_member() => self
+                .feeder
+                .follow(now, group, from, founding, applied, renew),
             _ => {
                 let mut members = self.sources(now, hints);
                 members.retain(|n| *n != from && *n != self.post.node);
@@ -318,12 +353,24 @@ impl<S: StateMachine> Seat<S> {
 
     /// Tells what this node knows though it is no member: all members may be away.
     fn relay(&self, to: NodeId, founding: Option<Boot>, applied: LogIndex, out: &mut SeatOut) {
-        let Some(replica) = self.replica() else { return };
+        let Some(replica) = self.replica() else {
+            return;
+        };
         let lacks = founding.is_none() || applied < replica.applied;
         if lacks {
             let founding = replica.founding;
-            let feed = Feed::Snapshot { founding, snapshot: replica.snapshot(), leader: None };
-            out.send(to, MetaMessage::Feed { group: self.id, feed });
+            let feed = Feed::Snapshot {
+                founding,
+                snapshot: replica.snapshot(),
+                leader: None,
+            };
+            out.send(
+                to,
+                MetaMessage::Feed {
+                    group: self.id,
+                    feed,
+                },
+            );
         }
     }
 
@@ -352,7 +399,10 @@ impl<S: StateMachine> Seat<S> {
         assert!(self.group.is_none(), "founded once");
         let mut loaded = LoadedLog::default();
         loaded.apply(write);
-        let tuning = Tuning { seed: self.seed, snapshot_every: self.post.snapshot_every };
+        let tuning = Tuning {
+            seed: self.seed,
+            snapshot_every: self.post.snapshot_every,
+        };
         let group = MetaGroup::load(self.post.member, &loaded, tuning);
         self.group = Some(group.expect("a founding write is sound"));
         out.changed = true;
@@ -365,7 +415,11 @@ impl<S: StateMachine> Seat<S> {
     }
 
     fn note_leadership(&mut self) {
-        let leading = self.group.as_ref().filter(|g| g.is_leader()).map(MetaGroup::term);
+        let leading = self
+            .group
+            .as_ref()
+            .filter(|g| g.is_leader())
+            .map(MetaGroup::term);
         if leading != self.leading {
             self.leading = leading;
             self.desk.clear();
@@ -392,7 +446,13 @@ impl<S: StateMachine> Seat<S> {
             let mut feeds = Vec::new();
             self.feeder.push(now, group, &mut feeds);
             for (to, feed) in feeds {
-                out.send(to, MetaMessage::Feed { group: self.id, feed });
+                out.send(
+                    to,
+                    MetaMessage::Feed {
+                        group: self.id,
+                        feed,
+                    },
+                );
             }
         }
     }
@@ -405,7 +465,11 @@ impl<S: StateMachine> Seat<S> {
                     out.send(message.to.node(), MetaMessage::Raft { group: id, message });
                 }
                 GroupEffect::Persist(ticket, write) => {
-                    out.effects.push(Effect::Persist { group: id, ticket, write });
+                    out.effects.push(Effect::Persist {
+                        group: id,
+                        ticket,
+                        write,
+                    });
                 }
                 GroupEffect::Restored => out.changed = true,
                 GroupEffect::Applied(outcome) => {

@@ -140,7 +140,12 @@ impl SiteState {
     /// A new site, without nodes: its founder registers itself like every other node.
     #[must_use]
     pub fn new(site: SiteId) -> Self {
-        Self { site, nodes: BTreeMap::new(), disks: BTreeMap::new(), slots: BTreeMap::new() }
+        Self {
+            site,
+            nodes: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            slots: BTreeMap::new(),
+        }
     }
 
     /// Whether every slot of these rows has a disk.
@@ -148,7 +153,10 @@ impl SiteState {
     pub fn has_assigned(&self, pool: Pool, rows: &[Vec<Slot>]) -> bool {
         self.slots.get(&pool).is_some_and(|have| {
             have.len() == rows.len()
-                && have.iter().zip(rows).all(|(h, want)| want.iter().all(|s| h.contains_key(s)))
+                && have
+                    .iter()
+                    .zip(rows)
+                    .all(|(h, want)| want.iter().all(|s| h.contains_key(s)))
         })
     }
 
@@ -159,14 +167,21 @@ impl SiteState {
     }
 
     fn serves(&self, disk: &SiteDisk) -> bool {
-        let node_up = self.nodes.get(&disk.node).is_some_and(|n| n.presence == Presence::Up);
+        let node_up = self
+            .nodes
+            .get(&disk.node)
+            .is_some_and(|n| n.presence == Presence::Up);
         disk.presence == Presence::Up && node_up
     }
 
     fn candidates(&self) -> Vec<Candidate> {
         let up = self.disks.values().filter(|d| self.serves(d));
-        up.map(|d| Candidate { at: d.at, node: d.node, weight: (d.capacity_bytes >> 30).max(1) })
-            .collect()
+        up.map(|d| Candidate {
+            at: d.at,
+            node: d.node,
+            weight: (d.capacity_bytes >> 30).max(1),
+        })
+        .collect()
     }
 
     fn assign(&mut self, pool: Pool, rows: &[Vec<Slot>]) -> bool {
@@ -211,7 +226,12 @@ impl SiteState {
             if self.disks.len() >= DISKS_MAX || !self.nodes.contains_key(&node) {
                 return false;
             }
-            let disk = SiteDisk { at, node, capacity_bytes, presence: Presence::Up };
+            let disk = SiteDisk {
+                at,
+                node,
+                capacity_bytes,
+                presence: Presence::Up,
+            };
             self.disks.insert(at.disk, disk);
             return true;
         };
@@ -233,36 +253,62 @@ impl StateMachine for SiteState {
 
     fn apply(&mut self, command: SiteCommand) -> SiteReply {
         let done = match command {
-            SiteCommand::RegisterNode { node, boot, member, name, address, nbd } => {
+            SiteCommand::RegisterNode {
+                node,
+                boot,
+                member,
+                name,
+                address,
+                nbd,
+            } => {
                 let room = self.nodes.len() < NODES_MAX;
                 match self.nodes.get_mut(&node) {
                     Some(known) if known.presence == Presence::Gone => false,
                     Some(known) => {
                         let presence = known.presence;
-                        *known = SiteNode { name, address, nbd, presence, boot, member };
+                        *known = SiteNode {
+                            name,
+                            address,
+                            nbd,
+                            presence,
+                            boot,
+                            member,
+                        };
                         true
                     }
                     None if !room => false,
                     None => {
                         let presence = Presence::Up;
-                        let new = SiteNode { name, address, nbd, presence, boot, member };
+                        let new = SiteNode {
+                            name,
+                            address,
+                            nbd,
+                            presence,
+                            boot,
+                            member,
+                        };
                         self.nodes.insert(node, new);
                         true
                     }
                 }
             }
-            SiteCommand::SetNodePresence { node, expected, boot, to } => {
-                match self.nodes.get_mut(&node) {
-                    Some(n) if n.presence == expected && n.boot == boot => {
-                        n.presence = to;
-                        true
-                    }
-                    _ => false,
+            SiteCommand::SetNodePresence {
+                node,
+                expected,
+                boot,
+                to,
+            } => match self.nodes.get_mut(&node) {
+                Some(n) if n.presence == expected && n.boot == boot => {
+                    n.presence = to;
+                    true
                 }
-            }
-            SiteCommand::RegisterDisk { at, node, capacity_bytes } => {
-                self.register_disk(at, node, capacity_bytes)
-            }
+                _ => false,
+            },
+            SiteCommand::RegisterDisk {
+                at,
+                node,
+                capacity_bytes,
+            } => self.register_disk(at, node, capacity_bytes),
             SiteCommand::SetDiskPresence { at, expected, to } => {
                 match self.disks.get_mut(&at.disk) {
                     Some(d) if d.at == at && d.presence == expected => {
@@ -274,7 +320,11 @@ impl StateMachine for SiteState {
             }
             SiteCommand::AssignPool { pool, rows } => self.assign(pool, &rows),
         };
-        if done { SiteReply::Done } else { SiteReply::Refused }
+        if done {
+            SiteReply::Done
+        } else {
+            SiteReply::Refused
+        }
     }
 
     fn query(&self, (): ()) -> SiteReply {

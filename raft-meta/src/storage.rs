@@ -1,6 +1,8 @@
 //! The log in memory, as raft-rs reads it: the last snapshot, the entries since (and a tail
 //! before it for slow followers). What is durable is the shell's matter ([`crate::log`]).
 
+use std::cell::Cell;
+
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, Result, Storage, StorageError};
 
@@ -18,25 +20,34 @@ pub(crate) struct MemoryStorage {
     /// Index and term of the entry before `entries[0]`.
     base: (u64, u64),
     entries: Vec<Entry>,
+    /// A member needs a snapshot that names it.
+    wanted: Cell<bool>,
 }
 
 impl MemoryStorage {
     /// From a checked log; `LoadedLog::check` holds.
     pub(crate) fn load(loaded: &crate::log::LoadedLog) -> Self {
-        let base = loaded.snapshot.as_ref().map_or((0, 0), |s| (s.index.0, s.term.0));
+        let base = loaded
+            .snapshot
+            .as_ref()
+            .map_or((0, 0), |s| (s.index.0, s.term.0));
         let entries: Vec<Entry> = loaded.entries.iter().map(convert::entry_to_raft).collect();
         let last = base.0 + entries.len() as u64;
         let mut hard = HardState::default();
         hard.term = loaded.hard.term.0;
         hard.vote = loaded.hard.vote.map_or(0, |v| v.0);
         hard.commit = loaded.hard.commit.0.clamp(base.0, last);
-        let members = loaded.snapshot.as_ref().map(|s| convert::members_to_raft(&s.members));
+        let members = loaded
+            .snapshot
+            .as_ref()
+            .map(|s| convert::members_to_raft(&s.members));
         Self {
             hard,
             members: members.unwrap_or_default(),
             snapshot: loaded.snapshot.clone(),
             base,
             entries,
+            wanted: Cell::new(false),
         }
     }
 
@@ -54,6 +65,11 @@ impl MemoryStorage {
 
     pub(crate) fn latest_snapshot(&self) -> Option<&message::Snapshot> {
         self.snapshot.as_ref()
+    }
+
+    /// Whether a newer snapshot was asked for since the last call.
+    pub(crate) fn take_wanted(&self) -> bool {
+        self.wanted.take()
     }
 
     pub(crate) fn hard(&self) -> &HardState {
@@ -112,7 +128,10 @@ fn usize_of(n: u64) -> usize {
 
 impl Storage for MemoryStorage {
     fn initial_state(&self) -> Result<RaftState> {
-        Ok(RaftState { hard_state: self.hard.clone(), conf_state: self.members.clone() })
+        Ok(RaftState {
+            hard_state: self.hard.clone(),
+            conf_state: self.members.clone(),
+        })
     }
 
     fn entries(
@@ -142,7 +161,9 @@ impl Storage for MemoryStorage {
             return Err(Error::Store(StorageError::Compacted));
         }
         let entry = self.entries.get(usize_of(index - self.first()));
-        entry.map(|e| e.term).ok_or(Error::Store(StorageError::Unavailable))
+        entry
+            .map(|e| e.term)
+            .ok_or(Error::Store(StorageError::Unavailable))
     }
 
     fn first_index(&self) -> Result<u64> {
@@ -153,10 +174,15 @@ impl Storage for MemoryStorage {
         Ok(self.last())
     }
 
-    fn snapshot(&self, request_index: u64, _to: u64) -> Result<Snapshot> {
-        match &self.snapshot {
-            Some(s) if s.index.0 >= request_index => Ok(convert::snapshot_to_raft(s)),
-            _ => Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable)),
-        }
+    /// raft-rs ignores a snapshot whose members do not include the receiver.
+    fn snapshot(&self, request_index: u64, to: u64) -> Result<Snapshot> {
+        let fits = |s: &&message::Snapshot| {
+            s.index.0 >= request_index && s.members.contains(message::MemberId(to))
+        };
+        let Some(snapshot) = self.snapshot.as_ref().filter(fits) else {
+            self.wanted.set(true);
+            return Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable));
+        };
+        Ok(convert::snapshot_to_raft(snapshot))
     }
 }

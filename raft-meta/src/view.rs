@@ -21,7 +21,15 @@ pub(crate) fn build(
         sites: global
             .sites
             .iter()
-            .map(|(id, s)| (*id, Site { name: s.name.clone(), presence: s.presence }))
+            .map(|(id, s)| {
+                (
+                    *id,
+                    Site {
+                        name: s.name.clone(),
+                        presence: s.presence,
+                    },
+                )
+            })
             .collect(),
         volumes: global.volumes.clone(),
         ..View::default()
@@ -50,20 +58,44 @@ fn add_nodes(view: &mut View, global: &GlobalState, sites: &BTreeMap<SiteId, &Si
         let registered = sites.get(&entry.site).and_then(|s| s.nodes.get(id));
         // Until it registers it does not take part.
         let own = registered.map_or(Presence::Down, |n| n.presence);
-        let of_site = global.sites.get(&entry.site).map_or(Presence::Gone, |s| s.presence);
-        let presence = if entry.gone { Presence::Gone } else { weaker(own, of_site) };
+        let of_site = global
+            .sites
+            .get(&entry.site)
+            .map_or(Presence::Gone, |s| s.presence);
+        let presence = if entry.gone {
+            Presence::Gone
+        } else {
+            weaker(own, of_site)
+        };
         let (address, nbd) = registered.map_or((entry.address, entry.nbd), |n| (n.address, n.nbd));
-        let node = Node { name: entry.name.clone(), site: entry.site, address, nbd, presence };
+        let node = Node {
+            name: entry.name.clone(),
+            site: entry.site,
+            address,
+            nbd,
+            presence,
+        };
         view.nodes.insert(*id, node);
     }
 }
 
 fn add_disks(view: &mut View, sites: &BTreeMap<SiteId, &SiteState>) {
     for (id, disk) in sites.values().flat_map(|s| &s.disks) {
-        let of_node = view.nodes.get(&disk.node).map_or(Presence::Gone, |n| n.presence);
+        let of_node = view
+            .nodes
+            .get(&disk.node)
+            .map_or(Presence::Gone, |n| n.presence);
         let presence = weaker(disk.presence, of_node);
         let capacity_bytes = disk.capacity_bytes;
-        view.disks.insert(*id, Disk { at: disk.at, node: disk.node, capacity_bytes, presence });
+        view.disks.insert(
+            *id,
+            Disk {
+                at: disk.at,
+                node: disk.node,
+                capacity_bytes,
+                presence,
+            },
+        );
     }
 }
 
@@ -74,7 +106,10 @@ fn table(
     sites: &BTreeMap<SiteId, &SiteState>,
 ) -> Option<SpreadTable> {
     let away = |site: &SiteId| {
-        global.sites.get(site).is_none_or(|s| s.presence != Presence::Up)
+        global
+            .sites
+            .get(site)
+            .is_none_or(|s| s.presence != Presence::Up)
     };
     let mut disks = Vec::with_capacity(entry.sites.len());
     for row in 0..entry.rows {
@@ -89,5 +124,9 @@ fn table(
             disks.push(disk);
         }
     }
-    Some(SpreadTable { rows: entry.rows, disks, slots: entry.slots })
+    Some(SpreadTable {
+        rows: entry.rows,
+        disks,
+        slots: entry.slots,
+    })
 }

@@ -27,6 +27,8 @@ pub struct SimDisk {
     pub files: SimFiles,
     /// Its catalog's durable part.
     pub catalog: MemCatalog,
+    /// Whether it was formatted.
+    pub formatted: bool,
     /// The running half, while the node's process runs.
     pub open: Option<OpenDisk>,
     /// The journal's thread is busy until then.
@@ -136,22 +138,21 @@ impl SimNode {
         self.life += 1;
         self.identity.boot = Boot(self.identity.boot.0 + 1);
         for disk in self.disks.values_mut() {
-            if let Some(open) = disk.open.take() {
-                disk.catalog = open.fragments.into_catalog();
-            }
+            disk.open = None;
+            disk.files.kill();
             if let Some(seed) = power {
                 disk.files.crash(seed ^ u64::from(disk.at.disk.0));
-                disk.catalog.crash();
+                disk.catalog.crash(seed);
             }
         }
     }
 }
 
-/// Opens a disk as a process does at its start.
+/// Opens a disk as a process does at its start; a new one is formatted first.
 ///
 /// # Panics
 /// If a simulated device refuses without a fault: a bug of the simulator.
-pub fn open_disk(disk: &mut SimDisk, node: NodeId, terms: &MachineTerms, clock: Time, fresh: bool) {
+pub fn open_disk(disk: &mut SimDisk, node: NodeId, terms: &MachineTerms, clock: Time) {
     let config = JournalConfig {
         id: disk.at.incarnation.0,
         file_bytes: terms.journal_file_bytes,
@@ -159,18 +160,16 @@ pub fn open_disk(disk: &mut SimDisk, node: NodeId, terms: &MachineTerms, clock: 
         spare_files_max: 4,
     };
     let layer = disk.files.clone();
-    if fresh {
+    if !std::mem::replace(&mut disk.formatted, true) {
         Journal::create(&layer, config).expect("a new simulated disk takes a journal");
     }
     let (journal, scan, verdict) = Journal::open(&layer, config).expect("a simulated disk opens");
-    let fragments = FragmentsConfig::new(disk.at.incarnation.0, terms.disk_bytes);
-    let catalog = std::mem::take(&mut disk.catalog);
-    let fragments = if fresh {
-        Fragments::create(&layer, catalog, fragments)
-    } else {
-        Fragments::open(&layer, catalog, fragments)
-    }
-    .expect("a simulated disk opens");
+    let fragments = FragmentsConfig {
+        extent_bytes: 16 << 20,
+        ..FragmentsConfig::new(disk.at.incarnation.0, terms.disk_bytes)
+    };
+    let catalog = disk.catalog.clone();
+    let (fragments, _) = Fragments::open(&layer, catalog, fragments).expect("a simulated disk opens");
     let machine = Disk::recover(terms.disk.clone(), disk.at, node, clock, scan, verdict);
     disk.open = Some(OpenDisk { machine, journal, fragments });
 }
@@ -181,7 +180,7 @@ impl Process {
         self.lives += 1;
         let first = (boot.0 & 0xffff) << 48 | (self.lives & 0xffff) << 32;
         let view = Arc::clone(self.host.current_view());
-        let segments = Segments::new(SegmentConfig::new(node), Arc::clone(&view), RequestId(first));
+        let segments = Segments::new(node, SegmentConfig::default(), Arc::clone(&view), RequestId(first));
         self.segments.insert(id, segments);
         self.volumes.insert(id, Volume::new(id, node, terms.volume, view, first));
     }

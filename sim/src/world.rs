@@ -66,6 +66,20 @@ enum Event {
     Run(u64),
 }
 
+impl Event {
+    /// The node that it happens on.
+    fn node(&self) -> Option<NodeId> {
+        match self {
+            Self::Deliver { to: node, .. }
+            | Self::Timer { node, .. }
+            | Self::Journal { node, .. }
+            | Self::Fragments { node, .. }
+            | Self::Persisted { node, .. } => Some(*node),
+            Self::Run(_) => None,
+        }
+    }
+}
+
 /// What the run must look at.
 #[derive(Debug)]
 pub enum Happening {
@@ -96,6 +110,7 @@ pub struct World {
     pub terms: MachineTerms,
     queue: Queue<Event>,
     armed: BTreeMap<(NodeId, Who), Time>,
+    paused: BTreeMap<NodeId, Time>,
     happenings: Vec<Happening>,
     rng: Rng,
 }
@@ -111,6 +126,7 @@ impl World {
             terms,
             queue: Queue::default(),
             armed: BTreeMap::new(),
+            paused: BTreeMap::new(),
             happenings: Vec::new(),
             rng,
         }
@@ -136,6 +152,15 @@ impl World {
     pub fn step(&mut self) -> bool {
         let Some(event) = self.queue.next() else { return false };
         let now = self.queue.now();
+        if let Some(node) = event.node()
+            && let Some(until) = self.paused.get(&node).copied()
+        {
+            if now < until {
+                self.queue.plan(until, event);
+                return true;
+            }
+            self.paused.remove(&node);
+        }
         self.note(now, &event);
         match event {
             Event::Deliver { from, to, life, packet } => {
@@ -191,13 +216,13 @@ impl World {
     }
 
     /// Starts a node's process around its metadata machine.
-    pub fn boot(&mut self, node: NodeId, meta: meta::MetaNode, fresh: bool) {
+    pub fn boot(&mut self, node: NodeId, meta: meta::MetaNode) {
         let terms = self.terms.clone();
         let now = self.now();
         let n = self.nodes.get_mut(&node).expect("the node exists");
         let clock = n.clock(now);
         for disk in n.disks.values_mut() {
-            open_disk(disk, node, &terms, clock, fresh);
+            open_disk(disk, node, &terms, clock);
         }
         n.boot(meta);
         let disks: Vec<DiskId> = n.disks.keys().copied().collect();
@@ -206,6 +231,21 @@ impl World {
         for disk in disks {
             self.tick(node, Who::Disk(disk));
         }
+    }
+
+    /// Opens a disk that a running node got.
+    pub fn open_disk(&mut self, node: NodeId, disk: DiskId) {
+        let terms = self.terms.clone();
+        let now = self.now();
+        let n = self.nodes.get_mut(&node).expect("the node exists");
+        let clock = n.clock(now);
+        open_disk(n.disks.get_mut(&disk).expect("it got it"), node, &terms, clock);
+        self.tick(node, Who::Disk(disk));
+    }
+
+    /// A node's process stands still until then.
+    pub fn pause(&mut self, node: NodeId, until: Time) {
+        self.paused.insert(node, until);
     }
 
     /// Tells the metadata machine which disks the node serves.

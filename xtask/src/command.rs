@@ -24,11 +24,17 @@ impl Step {
     pub(crate) fn new(name: &str, program: impl AsRef<OsStr>) -> Self {
         let mut command = Command::new(program);
         command.current_dir(root());
-        Self { name: name.to_owned(), command }
+        Self {
+            name: name.to_owned(),
+            command,
+        }
     }
 
     pub(crate) fn cargo(name: &str) -> Self {
-        Self::new(name, std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        Self::new(
+            name,
+            std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()),
+        )
     }
 
     pub(crate) fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
@@ -50,9 +56,16 @@ impl Step {
     pub(crate) fn run(mut self) -> anyhow::Result<()> {
         heading(&self.name);
         let started = Instant::now();
-        let status = self.command.status().with_context(|| format!("can't start {}", self.line()))?;
+        let status = self
+            .command
+            .status()
+            .with_context(|| format!("can't start {}", self.line()))?;
         if !status.success() {
-            bail!("{} failed ({status}); it ran:\n  {}", self.name, self.line());
+            bail!(
+                "{} failed ({status}); it ran:\n  {}",
+                self.name,
+                self.line()
+            );
         }
         done(&self.name, started);
         Ok(())
@@ -61,23 +74,39 @@ impl Step {
     /// Runs it and gives its standard output; says nothing unless it fails.
     pub(crate) fn output(mut self) -> anyhow::Result<String> {
         self.command.stdin(Stdio::null());
-        let output = self.command.output().with_context(|| format!("can't start {}", self.line()))?;
+        let output = self
+            .command
+            .output()
+            .with_context(|| format!("can't start {}", self.line()))?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
-            bail!("{} failed ({}); it ran:\n  {}\n{}", self.name, output.status, self.line(), said.trim_end());
+            bail!(
+                "{} failed ({}); it ran:\n  {}\n{}",
+                self.name,
+                output.status,
+                self.line(),
+                said.trim_end()
+            );
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     fn line(&self) -> String {
         let words = std::iter::once(self.command.get_program()).chain(self.command.get_args());
-        words.map(|w| w.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+        words
+            .map(|w| w.to_string_lossy().into_owned())
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 }
 
 /// Paints a text for a terminal.
 pub(crate) fn paint(code: &str, text: &str) -> String {
-    if std::io::stdout().is_terminal() { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+    if std::io::stdout().is_terminal() {
+        format!("\u{1b}[{code}m{text}\u{1b}[0m")
+    } else {
+        text.to_owned()
+    }
 }
 
 /// Announces a step.

@@ -37,9 +37,9 @@ impl Layer {
         match self {
             Self::Verify => None,
             Self::Unit => Some("not kind(test) and not package(atoll-sim)"),
-            Self::Property => {
-                Some("kind(test) and not package(/^atoll-(sim|node)$/) and not (package(atoll-disk-store) and binary(/crash/))")
-            }
+            Self::Property => Some(
+                "kind(test) and not package(/^atoll-(sim|node)$/) and not (package(atoll-disk-store) and binary(/crash/))",
+            ),
             Self::Crash => Some("package(atoll-disk-store) and kind(test) and binary(/crash/)"),
             Self::Sim => Some("package(atoll-sim)"),
             Self::Real => Some("package(atoll-node) and kind(test)"),
@@ -47,13 +47,26 @@ impl Layer {
     }
 
     fn run(self) -> anyhow::Result<()> {
-        let Some(filter) = self.filter() else { return verify::run() };
+        let Some(filter) = self.filter() else {
+            return verify::run();
+        };
         if self == Self::Real {
             build()?;
         }
         let name = format!("tests: {}", self.name());
-        let args = ["nextest", "run", "--release", "--workspace", "--cargo-quiet", "--status-level", "fail"];
-        Step::cargo(&name).args(args).args(["--filterset", filter]).run()?;
+        let args = [
+            "nextest",
+            "run",
+            "--release",
+            "--workspace",
+            "--cargo-quiet",
+            "--status-level",
+            "fail",
+        ];
+        Step::cargo(&name)
+            .args(args)
+            .args(["--filterset", filter])
+            .run()?;
         if self == Self::Unit {
             let doc = ["test", "--release", "--workspace", "--doc", "--quiet"];
             Step::cargo("tests: examples in docs").args(doc).run()?;
@@ -62,25 +75,38 @@ impl Layer {
     }
 
     fn name(self) -> String {
-        self.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned())
+        self.to_possible_value()
+            .map_or_else(String::new, |v| v.get_name().to_owned())
     }
 }
 
 /// Builds `target/release/atoll`.
 pub(crate) fn build() -> anyhow::Result<()> {
-    Step::cargo("building atoll").args(["build", "--release", "--quiet", "--package", "atoll-node"]).run()
+    Step::cargo("building atoll")
+        .args(["build", "--release", "--quiet", "--package", "atoll-node"])
+        .run()
 }
 
 /// Runs the layers, and ends with one line that says so.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let started = Instant::now();
-    setup::run()?;
-    let layers = if args.layers.is_empty() { Layer::value_variants() } else { &args.layers };
+    setup::for_testing()?;
+    let layers = if args.layers.is_empty() {
+        Layer::value_variants()
+    } else {
+        &args.layers
+    };
     for layer in layers {
-        layer.run().with_context(|| format!("run it alone: cargo xtask test --layer {}", layer.name()))?;
+        layer
+            .run()
+            .with_context(|| format!("run it alone: cargo xtask test --layer {}", layer.name()))?;
     }
     let names: Vec<String> = layers.iter().map(|layer| layer.name()).collect();
     let took = started.elapsed().as_secs();
-    println!("\n{} in {took} s: {}", paint("32;1", "all tests passed"), names.join(", "));
+    println!(
+        "\n{} in {took} s: {}",
+        paint("32;1", "all tests passed"),
+        names.join(", ")
+    );
     Ok(())
 }

@@ -25,7 +25,11 @@ use crate::command::Step;
 
 /// Atoll's tasks.
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    disable_help_subcommand = true
+)]
 struct Cli {
     #[command(subcommand)]
     task: Task,
@@ -59,12 +63,12 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Demo(args) => demo::run(&args),
         Task::Test(args) => layers::run(&args),
-        Task::Verify => setup::run().and_then(|()| verify::run()),
+        Task::Verify => setup::for_testing().and_then(|()| verify::run()),
         Task::Fix => fix::run(),
         Task::Soak(args) => soak::run(&args),
         Task::Sim { arguments } => simulate(arguments),
         Task::Bench(args) => bench::run(&args),
-        Task::Setup => setup::run(),
+        Task::Setup => setup::for_testing(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -77,6 +81,13 @@ fn main() -> ExitCode {
 
 /// The simulator is a library with a small program beside it; no RocksDB is needed for it.
 fn simulate(arguments: Vec<OsString>) -> anyhow::Result<()> {
-    let step = Step::cargo("simulator").args(["run", "--release", "--quiet", "--package", "atoll-sim", "--"]);
+    let step = Step::cargo("simulator").args([
+        "run",
+        "--release",
+        "--quiet",
+        "--package",
+        "atoll-sim",
+        "--",
+    ]);
     step.args(arguments).run()
 }

@@ -21,7 +21,7 @@
 //! released from the oldest on. So replaying what is left gives what replaying all would have.
 
 use bincode::{Decode, Encode};
-use model::ids::{Epoch, Position, VolumeId};
+use model::ids::{Epoch, Position, RequestId, VolumeId};
 use model::journal::{Checkpoint, RecordHead};
 use model::wire::{WireError, decode, encode};
 
@@ -34,7 +34,12 @@ pub(super) enum Health {
     /// It holds all that it ever acknowledged.
     Whole,
     /// It was damaged, then reset, and does not yet hold all that its owner has committed.
-    Refilling,
+    Refilling {
+        /// The owner that reset it.
+        epoch: Epoch,
+        /// The request that did.
+        by: RequestId,
+    },
     /// It lost bytes that it may have acknowledged.
     Damaged,
 }
@@ -79,7 +84,7 @@ enum Header {
 
 impl Entry {
     /// The header's bytes.
-    pub(super) fn to_header(self) -> Vec<u8> {
+    pub(super) fn into_header(self) -> Vec<u8> {
         encode(&Header::V1(self))
     }
 

@@ -102,8 +102,7 @@ impl Disk {
         }
         let replica = self.replicas.get_mut(&volume).expect("entered");
         if replica.health() == Health::Damaged {
-            let ticket = replica.ticket();
-            return self.answer_after(ticket, asker, DiskReply::Damaged, out);
+            return self.answer_damaged(asker, volume, append.epoch, out);
         }
         let plan = match replica.log().plan(append.prev, &append.records) {
             Ok(plan) => plan,
@@ -119,7 +118,8 @@ impl Disk {
             Err(Refused::Committed) => return self.answer(asker, DiskReply::Busy, out),
         };
         replica.queue_records(append.records, plan.skip, payload, &mut self.batcher);
-        replica.learn(append.epoch, plan.matched, append.committed, append.trim);
+        let asked = (append.epoch, asker.id);
+        replica.learn(asked, plan.matched, append.committed, append.trim);
         let until = now + self.config.lease_term + self.config.lease_margin;
         let leased = append.lease && replica.grant(now, until);
         // Not the log's end: what lies behind `matched` may be an older owner's.
@@ -172,6 +172,20 @@ impl Disk {
         Ok(())
     }
 
+    /// R8: it promised, but its log counts for nothing until it is refilled.
+    pub(super) fn answer_damaged(
+        &mut self,
+        asker: Asker,
+        volume: VolumeId,
+        epoch: Epoch,
+        out: &mut Vec<DiskEffect>,
+    ) {
+        let replica = self.replicas.get_mut(&volume).expect("looked up before");
+        replica.tell((epoch, asker.id));
+        let ticket = replica.ticket();
+        self.answer_after(ticket, asker, DiskReply::Damaged, out);
+    }
+
     fn has_room(&self, append: &Append, bytes: usize) -> bool {
         let queued = self.batcher.bytes();
         let fits = bytes == 0 || queued == 0 || queued + bytes <= self.config.queue_bytes_max;
@@ -204,7 +218,11 @@ impl Disk {
         }
         let replica = self.replicas.get_mut(&reset.volume).expect("entered");
         let (base, at, checkpoint) = (reset.base, reset.at, reset.checkpoint);
+        let asked = (reset.epoch, asker.id);
         if replica.health() == Health::Damaged {
+            if !replica.has_told(asked) {
+                return self.answer_damaged(asker, reset.volume, reset.epoch, out);
+            }
             if !current {
                 return self.await_reset(now, asker, reset, table, out);
             }
@@ -225,7 +243,8 @@ impl Disk {
                 return self.answer(asker, DiskReply::Busy, out);
             }
         }
-        replica.queue_reset(base, at, checkpoint, table.into(), &mut self.batcher);
+        let table = table.into();
+        replica.queue_reset(base, at, checkpoint, table, asked, &mut self.batcher);
         let ticket = replica.ticket();
         self.restate.remove(&reset.volume);
         let (last, leased) = (base, false);

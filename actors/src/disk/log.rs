@@ -193,12 +193,13 @@ impl Log {
         }
     }
 
-    /// The latest committed checkpoint record that is durable, after `after`.
+    /// The latest committed checkpoint record that is durable, after the one at `known`. One
+    /// that covers less than `covers` is passed over: trimming may have gone so far.
     pub(super) fn committed_checkpoint(
         &self,
-        after: Option<Position>,
+        known: Seq,
+        covers: Seq,
     ) -> Option<(Position, Checkpoint, EntryAt)> {
-        let known = after.map_or(Seq(0), |p| p.seq);
         let seqs = self.checkpoints.iter().rev();
         for seq in seqs.filter(|s| **s <= self.committed.seq) {
             if *seq <= known {
@@ -209,7 +210,9 @@ impl Log {
             else {
                 continue;
             };
-            return Some((held.head.position, *checkpoint, at));
+            if checkpoint.covers.seq >= covers {
+                return Some((held.head.position, *checkpoint, at));
+            }
         }
         None
     }

@@ -6,7 +6,8 @@
 //! good: after a failed fdatasync nobody knows what the disk holds (R8).
 //!
 //! Files: `journal.rs` appends and resets, `seal.rs` seals, joins and leases, `reads.rs` what
-//! needs the journal read, `replica.rs` and `log.rs` one volume's state, `entry.rs` the on-disk
+//! needs the journal read, `progress.rs` what a finished operation means, `replica.rs`, `lease.rs` and `log.rs`
+//! one volume's state, `entry.rs` the on-disk
 //! headers, `recovery.rs` their replay, `batch.rs` group commit, `files.rs` and `mover.rs` the
 //! recycling of files, `fragments.rs` the fragments.
 //!
@@ -20,8 +21,10 @@ mod entry;
 mod files;
 mod fragments;
 mod journal;
+mod lease;
 mod log;
 mod mover;
+mod progress;
 mod reads;
 mod recovery;
 mod replica;
@@ -36,13 +39,13 @@ use model::ids::{Actor, DiskRef, Endpoint, Epoch, Incarnation, NodeId, RequestId
 use model::machine::Machine;
 use model::meta::MetaToken;
 use model::payload::Payload;
-use model::store::{DeviceError, FileNo, JournalDone, JournalOp, OpId, ScanVerdict, ScannedEntry};
+use model::store::{DeviceError, FileNo, OpId, ScanVerdict, ScannedEntry};
 use model::time::Time;
 
 use crate::messages::{DiskReply, DiskRequest, PutFragment};
-use batch::{Batch, Batcher, Subject};
+use batch::{Batcher, Subject};
 use entry::{DISK_MARK, Entry};
-use files::{ENTRY_OVERHEAD_BYTES, Files};
+use files::Files;
 use fragments::Fragments;
 use log::Slot;
 use reads::Reading;
@@ -167,6 +170,10 @@ pub struct Disk {
 impl Disk {
     /// A disk's machine from what opening its journal found. Call [`Machine::tick`] soon:
     /// [`Machine::next_deadline`] says so if there is something to write at once.
+    ///
+    /// A verdict alone takes all damage for new: every replica must then be refilled, again
+    /// after each start as long as the verdict stands. Where the store says where the damage
+    /// lies, use [`Disk::recover_from`].
     #[must_use]
     pub fn recover(
         config: DiskConfig,
@@ -176,9 +183,27 @@ impl Disk {
         scan: Vec<ScannedEntry>,
         verdict: ScanVerdict,
     ) -> Self {
+        let damage_before = (verdict == ScanVerdict::Damaged).then_some(scan.len());
+        Self::recover_from(config, at, node, now, scan, damage_before)
+    }
+
+    /// As [`Disk::recover`]; `damage_before` says how many of the entries come before the last
+    /// place where something is missing that may have been synced, if there is one. Damage
+    /// that an earlier life of this machine already wrote down is not taken for new.
+    #[must_use]
+    pub fn recover_from(
+        config: DiskConfig,
+        at: DiskRef,
+        node: NodeId,
+        now: Time,
+        scan: Vec<ScannedEntry>,
+        damage_before: Option<usize>,
+    ) -> Self {
         let oldest = scan.iter().map(|e| e.at.file).min();
         let newest = scan.iter().map(|e| e.at.file).max();
         let recovered = recovery::replay(scan);
+        let noted = recovered.damaged_mark.map(|(index, _)| index);
+        let is_new_damage = damage_before.is_some_and(|k| noted.is_none_or(|index| index < k));
         let credit = config.move_credit_bytes_max;
         let mut batcher = Batcher::new(config.batch_bytes_max, config.batch_entries_max);
         let mut files = Files::new(oldest.unwrap_or(FileNo(0)), newest, credit);
@@ -216,17 +241,17 @@ impl Disk {
             last_timer: 0,
             retired: false,
         };
-        if let Some(mark) = recovered.damaged_mark {
+        if let Some((_, mark)) = recovered.damaged_mark {
             disk.files.need(mark.file, DISK_MARK);
             disk.damaged_mark.at = Some(mark);
         }
-        disk.note_damage(verdict, &recovered.broken);
+        disk.note_damage(is_new_damage, &recovered.broken);
         disk
     }
 
     /// R8: makes damage durable first of all, whatever a later scan makes of the same files.
-    fn note_damage(&mut self, verdict: ScanVerdict, broken: &[VolumeId]) {
-        if verdict == ScanVerdict::Damaged {
+    fn note_damage(&mut self, is_new: bool, broken: &[VolumeId]) {
+        if is_new {
             self.damaged = true;
             for replica in self.replicas.values_mut() {
                 replica.mark_damaged();
@@ -240,7 +265,7 @@ impl Disk {
     }
 
     fn mark_damaged_disk(&mut self, entry: Entry) {
-        let header = entry.to_header();
+        let header = entry.into_header();
         let (serial, _) = self
             .batcher
             .push(DISK_MARK, Subject::DiskMark, header, Payload::empty());
@@ -390,82 +415,6 @@ impl Disk {
         }
     }
 
-    fn journal_done(
-        &mut self,
-        now: Time,
-        op: OpId,
-        done: Result<JournalDone, DeviceError>,
-        out: &mut Vec<DiskEffect>,
-    ) {
-        match done {
-            Err(error) => self.retire(error, out),
-            Ok(JournalDone::Appended(places)) => {
-                let batch = self.batcher.complete(op);
-                let batch = batch.expect("the store finishes the one append in flight");
-                assert_eq!(
-                    places.len(),
-                    batch.queued.len(),
-                    "every entry got its place"
-                );
-                self.batch_done(now, batch, &places, out);
-            }
-            Ok(JournalDone::Read(payloads)) => {
-                let reading = self.reads.remove(&op);
-                let reading = reading.expect("the store finishes reads that were asked for");
-                self.read_done(now, reading, payloads, out);
-            }
-            Ok(JournalDone::Released) => {
-                let released = self.files.released(op);
-                assert!(released, "the store finishes the one release in flight");
-            }
-        }
-        self.look_for_moves = true;
-    }
-
-    fn batch_done(
-        &mut self,
-        now: Time,
-        batch: Batch,
-        places: &[model::store::EntryAt],
-        out: &mut Vec<DiskEffect>,
-    ) {
-        let mut freed = Vec::new();
-        for (queued, at) in batch.queued.iter().zip(places) {
-            let volume = queued.volume;
-            self.files.need(at.file, volume);
-            let current = match self.replicas.get_mut(&volume) {
-                _ if queued.subject == Subject::DiskMark => {
-                    let current = self.damaged_mark.pending == Some(queued.serial);
-                    if current {
-                        self.damaged_mark.pending = None;
-                        freed.extend(self.damaged_mark.at.replace(*at).map(|old| old.file));
-                    }
-                    current
-                }
-                Some(replica) => replica.place(*queued, *at, &mut freed),
-                None => false,
-            };
-            for file in freed.drain(..) {
-                self.files.free(file, volume);
-            }
-            // Superseded by something that is queued later: needed until that is durable.
-            if !current && !self.batcher.garbage(at.file, volume) {
-                self.files.free(at.file, volume);
-            }
-            if !matches!(queued.subject, Subject::State | Subject::Moved(_)) {
-                let bytes = u64::from(at.payload_len) + ENTRY_OVERHEAD_BYTES;
-                self.files.earn(bytes);
-            }
-            self.note_wish(volume);
-        }
-        for (file, volume) in batch.garbage {
-            self.files.free(file, volume);
-        }
-        for after in batch.after {
-            self.run(now, after, out);
-        }
-    }
-
     fn note_wish(&mut self, volume: VolumeId) {
         if self.replicas.get(&volume).is_some_and(Replica::wants_state) {
             self.restate.insert(volume);
@@ -505,31 +454,6 @@ impl Disk {
         }
         assert!(self.appends == 0 && self.controls == 0, "all are answered");
         out.push(DiskEffect::Retire { error });
-    }
-
-    /// What every step ends with: submit what gathered, recycle files.
-    fn settle(&mut self, out: &mut Vec<DiskEffect>) {
-        if self.retired {
-            return;
-        }
-        self.advance_moves(out);
-        if self.batcher.is_ready() {
-            let op = self.op();
-            let entries = self.batcher.submit(op).expect("it is ready");
-            out.push(DiskEffect::Journal {
-                op,
-                request: JournalOp::Append(entries),
-            });
-        }
-        let reading = self.reads.values().filter_map(Reading::oldest_file).min();
-        if let Some(to) = self.files.releasable(reading) {
-            let op = self.op();
-            self.files.release(op, to);
-            out.push(DiskEffect::Journal {
-                op,
-                request: JournalOp::ReleaseBefore(to),
-            });
-        }
     }
 }
 

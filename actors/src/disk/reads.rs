@@ -120,13 +120,13 @@ impl Disk {
             std::cmp::Ordering::Greater => Some(DiskReply::Fenced { promised }),
             // It was not sealed at that epoch: its log may still change.
             std::cmp::Ordering::Less => Some(DiskReply::Busy),
-            std::cmp::Ordering::Equal if replica.health() != Health::Whole => {
-                Some(DiskReply::Damaged)
-            }
             std::cmp::Ordering::Equal => None,
         };
         if let Some(reply) = refusal {
             return self.answer(asker, reply, out);
+        }
+        if replica.health() != Health::Whole {
+            return self.answer_damaged(asker, volume, epoch, out);
         }
         let (mut records, mut places, mut bytes) = (Vec::new(), Vec::new(), 0_u64);
         let bound = u64::from(bytes_max.min(FETCH_BYTES_MAX));
@@ -211,7 +211,10 @@ impl Disk {
                     Some(payload) => {
                         self.answer_with(asker, DiskReply::Fetched { records }, payload, out);
                     }
-                    None => self.damaged(asker, volume, out),
+                    None => {
+                        self.damage(volume);
+                        self.answer_damaged(asker, volume, epoch, out);
+                    }
                 }
             }
             Job::Move(moves) => self.moves_read(moves, good),
@@ -236,7 +239,8 @@ impl Disk {
             return self.report(now, report, out);
         }
         let Some(table) = table else {
-            return self.damaged(report.asker, report.volume, out);
+            self.damage(report.volume);
+            return self.answer_damaged(report.asker, report.volume, report.epoch, out);
         };
         if let Some((_, _, bytes)) = &mut found.checkpoint {
             *bytes = table.to_vec();
@@ -246,13 +250,6 @@ impl Disk {
 
     /// R8: synced bytes are gone. The replica counts for nothing until it is refilled, and
     /// says so once that is durable.
-    fn damaged(&mut self, asker: Asker, volume: VolumeId, out: &mut Vec<DiskEffect>) {
-        self.damage(volume);
-        let replica = self.replicas.get(&volume).expect("looked up before");
-        let ticket = replica.ticket();
-        self.answer_after(ticket, asker, DiskReply::Damaged, out);
-    }
-
     pub(super) fn damage(&mut self, volume: VolumeId) {
         let replica = self.replicas.get_mut(&volume).expect("looked up before");
         if replica.health() != Health::Damaged {

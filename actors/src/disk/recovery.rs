@@ -16,8 +16,8 @@ pub(super) struct Recovered {
     /// The replicas; those in `broken` are damaged and no entry says so yet.
     pub(super) replicas: BTreeMap<VolumeId, Found>,
     pub(super) broken: Vec<VolumeId>,
-    /// Where an entry says that the disk was damaged once.
-    pub(super) damaged_mark: Option<EntryAt>,
+    /// The last entry that says that the disk was damaged once: its index and its place.
+    pub(super) damaged_mark: Option<(usize, EntryAt)>,
 }
 
 #[derive(Default)]
@@ -37,15 +37,16 @@ struct Replay {
 pub(super) fn replay(scan: Vec<ScannedEntry>) -> Recovered {
     let mut volumes: BTreeMap<VolumeId, Replay> = BTreeMap::new();
     let mut damaged_mark = None;
-    for ScannedEntry { volume, header, at } in scan {
+    for (index, entry) in scan.into_iter().enumerate() {
+        let ScannedEntry { volume, header, at } = entry;
         match Entry::from_header(&header) {
             Ok(Entry::DiskDamaged) => {
-                damaged_mark = Some(at);
+                damaged_mark = Some((index, at));
                 for replay in volumes.values_mut() {
                     replay.damaged = true;
                 }
             }
-            Ok(Entry::DiskWasDamaged) => damaged_mark = Some(at),
+            Ok(Entry::DiskWasDamaged) => damaged_mark = Some((index, at)),
             Ok(Entry::Dropped) => {
                 volumes.remove(&volume);
             }

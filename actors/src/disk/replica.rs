@@ -4,7 +4,7 @@
 //! from the moment it is queued (R7), a reply leaves only after it.
 
 use bytes::Bytes;
-use model::ids::{Epoch, Position, VolumeId};
+use model::ids::{Epoch, Position, RequestId, Seq, VolumeId};
 use model::journal::{Checkpoint, RecordBody, RecordHead, SealReport};
 use model::payload::Payload;
 use model::store::{EntryAt, FileNo};
@@ -12,6 +12,7 @@ use model::time::Time;
 
 use super::batch::{BatchNo, Batcher, Queued, Serial, Subject};
 use super::entry::{Entry, Health, StateEntry};
+use super::lease::Leases;
 use super::log::{Held, Log, Slot};
 
 /// The latest committed checkpoint that a replica knows (R3).
@@ -24,19 +25,9 @@ pub(super) struct Known {
     pub(super) table: Option<EntryAt>,
 }
 
-/// A lease that was granted to an epoch.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Lease {
-    epoch: Epoch,
-    until: Time,
-}
-
-impl Lease {
-    const NONE: Self = Self {
-        epoch: Epoch(0),
-        until: Time::ZERO,
-    };
-}
+/// Which request of which owner. An owner numbers its requests upward, and there is one owner
+/// an epoch (R1): so a higher number was sent later.
+pub(super) type Asked = (Epoch, RequestId);
 
 /// One volume's replica.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -59,10 +50,9 @@ pub(super) struct Replica {
     /// Changes whenever what was read before says nothing about the replica now.
     lineage: Serial,
     ticket: BatchNo,
-    lease: Lease,
-    /// Any lease that was granted before a restart, to whomever.
-    forgotten: Lease,
-    released: Option<Epoch>,
+    /// The last request that was told that this replica is damaged.
+    told: Option<Asked>,
+    leases: Leases,
 }
 
 /// What recovery found of a replica.
@@ -103,10 +93,6 @@ impl Replica {
         wait_until: Time,
         batcher: &mut Batcher,
     ) -> Self {
-        let forgotten = Lease {
-            epoch: found.promised,
-            until: wait_until,
-        };
         let mut replica = Self {
             volume,
             promised: found.promised,
@@ -126,9 +112,8 @@ impl Replica {
             },
             lineage: batcher.serial(),
             ticket: BatchNo::default(),
-            lease: Lease::NONE,
-            forgotten,
-            released: None,
+            told: None,
+            leases: Leases::recovered(found.promised, wait_until),
         };
         replica.advance_checkpoint();
         replica
@@ -167,68 +152,43 @@ impl Replica {
         self.ticket
     }
 
+    /// A request is answered `Damaged`.
+    pub(super) fn tell(&mut self, asked: Asked) {
+        self.told = self.told.max(Some(asked));
+    }
+
+    /// Whether a reset was sent by an owner that had, by all signs, heard of the damage. One
+    /// that travelled since before may precede what this replica then acknowledged and lost.
+    pub(super) fn has_told(&self, asked: Asked) -> bool {
+        self.told.is_some_and(|told| told < asked)
+    }
+
     /// Makes a recovered replica count for nothing, in memory: the caller makes it durable.
     pub(super) fn mark_damaged(&mut self) {
         self.health = Health::Damaged;
     }
 
-    // Leases (R7).
+    // Leases (R7); see `lease.rs`.
 
-    /// When a seal at `epoch` may be answered: no lease of a lower epoch runs any more. A
-    /// restarted replica forgot its grants, so it waits for every lease that it may have given.
+    /// When a seal at `epoch` may be answered.
     pub(super) fn seal_after(&self, epoch: Epoch) -> Time {
-        self.lease_of_lower(epoch).max(self.forgotten.until)
+        self.leases.seal_after(epoch)
     }
 
-    /// When records of `epoch` may be appended. Strictly, no wait is needed: an owner appends
-    /// only after a seal quorum waited, and that quorum met every lease majority. A replica
-    /// that missed the seal still treats the append like one, which costs a lease term at
-    /// worst and rests on nobody else's care.
+    /// When records of `epoch` may be appended.
     pub(super) fn append_after(&self, epoch: Epoch) -> Time {
-        let mut after = self.lease_of_lower(epoch);
-        if self.forgotten.epoch < epoch {
-            after = after.max(self.forgotten.until);
-        }
-        after
+        self.leases.append_after(epoch)
     }
 
-    fn lease_of_lower(&self, epoch: Epoch) -> Time {
-        if self.lease.epoch < epoch {
-            self.lease.until
-        } else {
-            Time::ZERO
-        }
-    }
-
-    /// Grants a lease to the promised epoch, unless that epoch released its own for good.
+    /// Grants the promised epoch a lease, unless it released its own.
     pub(super) fn grant(&mut self, now: Time, until: Time) -> bool {
-        if self.released.is_some_and(|r| r >= self.promised) {
-            return false;
-        }
-        assert!(
-            self.lease.epoch == self.promised || self.lease.until <= now,
-            "never two epochs' leases at once"
-        );
-        if self.lease.epoch == self.promised {
-            self.lease.until = self.lease.until.max(until);
-        } else {
-            self.lease = Lease {
-                epoch: self.promised,
-                until,
-            };
-        }
-        true
+        self.leases.grant(now, self.promised, until)
     }
 
-    /// The owner of `epoch` stopped: its lease ends, finally for its epoch. What was granted
-    /// before a restart stays: it may be another epoch's.
+    /// The owner of `epoch` stopped.
     pub(super) fn release(&mut self, epoch: Epoch) {
-        if epoch > self.promised {
-            return;
-        }
-        self.released = self.released.max(Some(epoch));
-        if self.lease.epoch == epoch {
-            self.lease = Lease::NONE;
+        if epoch <= self.promised {
+            self.leases.release(epoch);
         }
     }
 
@@ -258,7 +218,7 @@ impl Replica {
     pub(super) fn queue_promise(&mut self, epoch: Epoch, batcher: &mut Batcher) {
         assert!(epoch > self.promised, "a promise only rises");
         self.promised = epoch;
-        let header = Entry::Promise { epoch }.to_header();
+        let header = Entry::Promise { epoch }.into_header();
         let serial = self.push(Subject::Promise, header, Payload::empty(), batcher);
         self.promise.pending = Some(serial);
     }
@@ -299,23 +259,24 @@ impl Replica {
         }
     }
 
-    /// Learns from an owner at `epoch` whose log this one matches up to `matched`.
+    /// Learns from an owner whose log this one matches up to `matched`.
     pub(super) fn learn(
         &mut self,
-        epoch: Epoch,
+        asked: Asked,
         matched: Position,
         committed: Position,
         trim: Position,
     ) {
         self.log.commit(committed, matched);
-        // A damaged replica acknowledged records that it lost. It holds them again once its
-        // log is that of an owner up to something committed in that owner's own epoch: all
-        // that was ever acknowledged before lies below (R8, Raft's commit rule).
-        let caught_up = committed.epoch == epoch
-            && committed.seq <= matched.seq
-            && self.log.position_at(committed.seq) == Some(committed);
-        if self.health == Health::Refilling && caught_up {
-            self.refilled = true;
+        if let Health::Refilling { epoch, by } = self.health {
+            // A damaged replica acknowledged records that it lost. It holds them again once its
+            // log is an owner's up to something committed in that owner's own epoch (R8, Raft's
+            // commit rule): all that was committed before it was sent lies below. What was sent
+            // before the reset does not count.
+            let caught_up = committed.epoch == asked.0
+                && committed.seq <= matched.seq
+                && self.log.position_at(committed.seq) == Some(committed);
+            self.refilled |= caught_up && asked > (epoch, by);
         }
         if trim.seq > self.trim_asked.seq {
             self.trim_asked = trim;
@@ -327,8 +288,9 @@ impl Replica {
         if self.health == Health::Damaged {
             return;
         }
-        let after = self.known.map(|k| k.position);
-        if let Some((position, checkpoint, at)) = self.log.committed_checkpoint(after) {
+        let known = self.known.map_or(Seq(0), |k| k.position.seq);
+        let covers = self.known.map_or(Seq(0), |k| k.checkpoint.covers.seq);
+        if let Some((position, checkpoint, at)) = self.log.committed_checkpoint(known, covers) {
             self.known = Some(Known {
                 position,
                 checkpoint,
@@ -406,7 +368,7 @@ impl Replica {
             health,
             checkpoint,
         });
-        let serial = self.push(Subject::State, header.to_header(), table, batcher);
+        let serial = self.push(Subject::State, header.into_header(), table, batcher);
         self.superseded_by(serial, checkpoint.map(|(p, _)| p));
         if base != self.log.base() {
             let freed = self.log.trim(base);
@@ -427,11 +389,12 @@ impl Replica {
         at: Position,
         checkpoint: Checkpoint,
         table: Payload,
+        (epoch, by): Asked,
         batcher: &mut Batcher,
     ) {
         let health = match self.health {
             Health::Whole => Health::Whole,
-            Health::Refilling | Health::Damaged => Health::Refilling,
+            Health::Refilling { .. } | Health::Damaged => Health::Refilling { epoch, by },
         };
         self.start_over(base, health, Some((at, checkpoint)), table, batcher);
     }
@@ -458,7 +421,7 @@ impl Replica {
             health,
             checkpoint,
         });
-        let serial = self.push(Subject::State, header.to_header(), table, batcher);
+        let serial = self.push(Subject::State, header.into_header(), table, batcher);
         self.superseded_by(serial, checkpoint.map(|(p, _)| p));
         self.health = health;
         self.known = checkpoint.map(|(position, checkpoint)| Known {
@@ -500,14 +463,14 @@ impl Replica {
 
     /// The volume is deleted (R16): nothing of it is needed any more.
     pub(super) fn queue_dropped(mut self, batcher: &mut Batcher) {
-        let header = Entry::Dropped.to_header();
+        let header = Entry::Dropped.into_header();
         self.push(Subject::Dropped, header, Payload::empty(), batcher);
         self.garbage(self.files(), batcher);
     }
 
     /// The files of all its durable entries, one for each.
     pub(super) fn files(&self) -> Vec<FileNo> {
-        let records = self.log.from(model::ids::Seq(0)).map(|r| r.slot.at);
+        let records = self.log.from(Seq(0)).map(|r| r.slot.at);
         let places = records.chain([self.state.at, self.promise.at]).flatten();
         places.map(|at| at.file).collect()
     }

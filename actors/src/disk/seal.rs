@@ -126,8 +126,7 @@ impl Disk {
             return;
         }
         if replica.health() != Health::Whole {
-            // R8: it promised, but its log counts for nothing.
-            return self.answer(asker, DiskReply::Damaged, out);
+            return self.answer_damaged(asker, volume, epoch, out);
         }
         let may = replica.seal_after(epoch);
         if now < may {

@@ -219,7 +219,7 @@ impl Switchboard {
         let node = self.config.node;
         let view = Arc::clone(self.host.current_view());
         let first = self.first_request();
-        let segments = Segments::new(node, self.config.segment, Arc::clone(&view), RequestId(first));
+        let segments = Segments::new(node, self.config.segment.clone(), Arc::clone(&view), RequestId(first));
         let segments = SegmentActor::new(id, node, segments, ctx.address()).start();
         let machine = Volume::new(id, node, self.config.volume, view, first);
         let volume = VolumeActor::new(id, node, machine, ctx.address(), segments.clone()).start();

@@ -406,13 +406,12 @@ impl Job {
         let mut at = 0;
         while at < bytes.len() {
             let row = offset / BLOCK + u32::try_from(at / BLOCK_BYTES).expect("a fragment's");
-            if self.rows.is_empty()
-                && let Some(position) = self.position(get.slot, row)
-            {
-                if let Some(taken) = self.runs.put_whole(position, &bytes.slice(at..)) {
-                    at += taken;
-                    continue;
-                }
+            let open = !self.rows.is_empty();
+            let position = self.position(get.slot, row).filter(|_| !open);
+            let taken = position.and_then(|p| self.runs.put_whole(p, &bytes.slice(at..)));
+            if let Some(taken) = taken {
+                at += taken;
+                continue;
             }
             self.take_block(asker, get, row, bytes.slice(at..at + BLOCK_BYTES));
             at += BLOCK_BYTES;
@@ -519,7 +518,10 @@ pub(super) struct Hedges {
 
 impl Hedges {
     fn after(&self, site: SiteId, config: &SegmentConfig) -> Duration {
-        let hedge = self.p95.get(&site).map_or(config.hedge_start, |p95| *p95 + *p95 / 4);
+        let hedge = self
+            .p95
+            .get(&site)
+            .map_or(config.hedge_start, |p95| *p95 + *p95 / 4);
         hedge.clamp(config.hedge_min, config.hedge_max)
     }
 

@@ -276,7 +276,10 @@ impl Job {
             };
             class.insert(slot);
         }
-        let stuck = self.gets.values().filter(|get| get.slow && get.attempts > 0);
+        let stuck = self
+            .gets
+            .values()
+            .filter(|get| get.slow && get.attempts > 0);
         sources.stuck = stuck.map(|get| get.slot).collect();
         sources
     }

@@ -33,7 +33,9 @@ impl MemCatalog {
     /// An independent copy.
     #[must_use]
     pub fn fork(&self) -> Self {
-        Self { state: Arc::new(Mutex::new(self.lock().clone())) }
+        Self {
+            state: Arc::new(Mutex::new(self.lock().clone())),
+        }
     }
 
     /// Power loss: any subset of what was not settled is undone, as `seed` says.
@@ -41,7 +43,9 @@ impl MemCatalog {
         let mut state = self.lock();
         let mut random = seed | 1;
         for (key, old) in std::mem::take(&mut state.unsynced) {
-            random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            random = random
+                .wrapping_mul(0x5851_f42d_4c95_7f2d)
+                .wrapping_add(0x1405_7b7e_f767_814f);
             if (random >> 40) & 1 == 0 {
                 continue;
             }
@@ -63,7 +67,11 @@ impl MemCatalog {
 
     fn sound(&self) -> Result<MutexGuard<'_, State>, CatalogError> {
         let state = self.lock();
-        if state.is_corrupt { Err(CatalogError::Corrupt("as asked".to_owned())) } else { Ok(state) }
+        if state.is_corrupt {
+            Err(CatalogError::Corrupt("as asked".to_owned()))
+        } else {
+            Ok(state)
+        }
     }
 }
 
@@ -72,7 +80,11 @@ impl Catalog for MemCatalog {
         Ok(self.sound()?.rows.get(&key).copied())
     }
 
-    fn scan(&self, after: Option<FragmentKey>, limit: usize) -> Result<Vec<(FragmentKey, Row)>, CatalogError> {
+    fn scan(
+        &self,
+        after: Option<FragmentKey>,
+        limit: usize,
+    ) -> Result<Vec<(FragmentKey, Row)>, CatalogError> {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let state = self.sound()?;
         let rows = state.rows.range((start, Bound::Unbounded));

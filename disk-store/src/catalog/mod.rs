@@ -74,7 +74,11 @@ pub trait Catalog {
     ///
     /// # Errors
     /// It is to be rebuilt.
-    fn scan(&self, after: Option<FragmentKey>, limit: usize) -> Result<Vec<(FragmentKey, Row)>, CatalogError>;
+    fn scan(
+        &self,
+        after: Option<FragmentKey>,
+        limit: usize,
+    ) -> Result<Vec<(FragmentKey, Row)>, CatalogError>;
 
     /// Puts (`Some`) and deletes (`None`) rows. Not durable: a crash may lose any of them.
     ///

@@ -14,7 +14,8 @@ use rocksdb::{DB, Direction, IteratorMode, Options, ReadOptions, WriteBatch, Wri
 use super::{Catalog, CatalogError, Row, Stamp};
 
 /// Greater than every fragment's key, which has [`KEY_BYTES`].
-const STAMP_KEY: &[u8] = b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xffstamp";
+const STAMP_KEY: &[u8] =
+    b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xffstamp";
 const KEY_BYTES: usize = 17;
 
 /// A catalog in a directory of its own.
@@ -28,7 +29,10 @@ impl RocksCatalog {
     /// reported by its first use, and rebuilt by the store.
     #[must_use]
     pub fn open(path: &Path) -> Self {
-        Self { path: path.to_owned(), db: open(path) }
+        Self {
+            path: path.to_owned(),
+            db: open(path),
+        }
     }
 
     fn db(&self) -> Result<&DB, CatalogError> {
@@ -66,7 +70,10 @@ fn key_of(bytes: &[u8]) -> Option<FragmentKey> {
         epoch: Epoch(u64::from_be_bytes(bytes[4..12].try_into().ok()?)),
         counter: u32::from_be_bytes(bytes[12..16].try_into().ok()?),
     };
-    Some(FragmentKey { segment, slot: Slot(bytes[16]) })
+    Some(FragmentKey {
+        segment,
+        slot: Slot(bytes[16]),
+    })
 }
 
 fn row_of(bytes: &[u8]) -> Result<Row, CatalogError> {
@@ -79,7 +86,11 @@ impl Catalog for RocksCatalog {
         row.map(|bytes| row_of(&bytes)).transpose()
     }
 
-    fn scan(&self, after: Option<FragmentKey>, limit: usize) -> Result<Vec<(FragmentKey, Row)>, CatalogError> {
+    fn scan(
+        &self,
+        after: Option<FragmentKey>,
+        limit: usize,
+    ) -> Result<Vec<(FragmentKey, Row)>, CatalogError> {
         let start = after.map(|key| {
             let mut start = key_bytes(key).to_vec();
             start.push(0);
@@ -89,12 +100,16 @@ impl Catalog for RocksCatalog {
         options.set_iterate_upper_bound(STAMP_KEY);
         let start = start.unwrap_or_default();
         let mut rows = Vec::new();
-        for item in self.db()?.iterator_opt(IteratorMode::From(&start, Direction::Forward), options) {
+        for item in self
+            .db()?
+            .iterator_opt(IteratorMode::From(&start, Direction::Forward), options)
+        {
             if rows.len() >= limit {
                 break;
             }
             let (key, row) = item.map_err(corrupt)?;
-            let key = key_of(&key).ok_or_else(|| CatalogError::Corrupt("a key has a wrong length".to_owned()))?;
+            let key = key_of(&key)
+                .ok_or_else(|| CatalogError::Corrupt("a key has a wrong length".to_owned()))?;
             rows.push((key, row_of(&row)?));
         }
         Ok(rows)
@@ -112,16 +127,22 @@ impl Catalog for RocksCatalog {
     }
 
     fn stamp(&self) -> Result<Option<Stamp>, CatalogError> {
-        let Some(bytes) = self.db()?.get(STAMP_KEY).map_err(corrupt)? else { return Ok(None) };
+        let Some(bytes) = self.db()?.get(STAMP_KEY).map_err(corrupt)? else {
+            return Ok(None);
+        };
         let stamp = wire::decode(&bytes);
-        stamp.map(Some).map_err(|_| CatalogError::Corrupt("the stamp does not decode".to_owned()))
+        stamp
+            .map(Some)
+            .map_err(|_| CatalogError::Corrupt("the stamp does not decode".to_owned()))
     }
 
     fn settle(&mut self, stamp: Stamp) -> Result<(), CatalogError> {
         // The log is written in order: once the stamp is synced, so is every row before it.
         let mut options = WriteOptions::default();
         options.set_sync(true);
-        self.db()?.put_opt(STAMP_KEY, wire::encode(&stamp), &options).map_err(corrupt)
+        self.db()?
+            .put_opt(STAMP_KEY, wire::encode(&stamp), &options)
+            .map_err(corrupt)
     }
 
     fn reset(&mut self) -> Result<(), CatalogError> {

@@ -54,7 +54,9 @@ impl Image {
             return;
         }
         let mut bytes = match self.pages.remove(&page) {
-            Some(old) => old.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..])),
+            Some(old) => old
+                .try_into_mut()
+                .unwrap_or_else(|shared| BytesMut::from(&shared[..])),
             None => BytesMut::zeroed(PAGE as usize),
         };
         bytes[within..within + piece.len()].copy_from_slice(&piece);

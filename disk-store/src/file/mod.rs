@@ -35,7 +35,10 @@ impl FileError {
     /// The error as the store's callers see it.
     #[must_use]
     pub fn during(self, what: &'static str) -> DeviceError {
-        DeviceError { what, detail: self.to_string() }
+        DeviceError {
+            what,
+            detail: self.to_string(),
+        }
     }
 }
 

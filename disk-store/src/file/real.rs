@@ -33,7 +33,10 @@ fn io(what: &'static str) -> impl Fn(std::io::Error) -> FileError {
         ErrorKind::NotFound => FileError::NotFound,
         ErrorKind::AlreadyExists => FileError::Exists,
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => FileError::NoSpace,
-        _ => FileError::Device { what, detail: error.to_string() },
+        _ => FileError::Device {
+            what,
+            detail: error.to_string(),
+        },
     }
 }
 
@@ -41,7 +44,9 @@ impl RealFiles {
     /// The directory `root`, which exists.
     #[must_use]
     pub fn new(root: &Path) -> Self {
-        Self { root: Arc::new(root.to_owned()) }
+        Self {
+            root: Arc::new(root.to_owned()),
+        }
     }
 
     /// The directory.
@@ -51,7 +56,11 @@ impl RealFiles {
     }
 
     fn path(&self, path: &str) -> PathBuf {
-        if path.is_empty() { self.root.to_path_buf() } else { self.root.join(path) }
+        if path.is_empty() {
+            self.root.to_path_buf()
+        } else {
+            self.root.join(path)
+        }
     }
 }
 
@@ -59,14 +68,27 @@ impl FileLayer for RealFiles {
     type File = RealFile;
 
     fn open(&self, path: &str) -> Result<RealFile, FileError> {
-        let file = fs::OpenOptions::new().read(true).write(true).open(self.path(path)).map_err(io("open"))?;
-        Ok(RealFile { file: Arc::new(file) })
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(self.path(path))
+            .map_err(io("open"))?;
+        Ok(RealFile {
+            file: Arc::new(file),
+        })
     }
 
     fn create(&self, path: &str) -> Result<RealFile, FileError> {
         let mut options = fs::OpenOptions::new();
-        let file = options.read(true).write(true).create_new(true).open(self.path(path)).map_err(io("create"))?;
-        Ok(RealFile { file: Arc::new(file) })
+        let file = options
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(self.path(path))
+            .map_err(io("create"))?;
+        Ok(RealFile {
+            file: Arc::new(file),
+        })
     }
 
     fn create_dir(&self, dir: &str) -> Result<(), FileError> {
@@ -138,13 +160,17 @@ impl File for RealFile {
     fn write_at(&self, offset: u64, chunks: &[Bytes]) -> Result<(), FileError> {
         let mut at = offset;
         for group in chunks.chunks(IOVECS_MAX) {
-            let mut slices: Vec<IoSlice<'_>> = group.iter().map(|chunk| IoSlice::new(chunk)).collect();
+            let mut slices: Vec<IoSlice<'_>> =
+                group.iter().map(|chunk| IoSlice::new(chunk)).collect();
             let mut left = &mut slices[..];
             IoSlice::advance_slices(&mut left, 0);
             while !left.is_empty() {
                 match rustix::io::pwritev(&*self.file, left, at) {
                     Ok(0) => {
-                        return Err(FileError::Device { what: "write", detail: "wrote nothing".to_owned() });
+                        return Err(FileError::Device {
+                            what: "write",
+                            detail: "wrote nothing".to_owned(),
+                        });
                     }
                     Ok(written) => {
                         at += written as u64;

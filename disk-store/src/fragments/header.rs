@@ -79,7 +79,8 @@ pub fn area_claimed(id: u64, (extent, offset): (u32, u64), block: &[u8]) -> Opti
         return None;
     }
     let area = u64::from(u32_at(block, 12)?);
-    let is_possible = area >= BLOCK && area.is_multiple_of(BLOCK) && area <= area_bytes(FRAGMENT_BYTES_MAX);
+    let is_possible =
+        area >= BLOCK && area.is_multiple_of(BLOCK) && area <= area_bytes(FRAGMENT_BYTES_MAX);
     is_possible.then_some(area as usize)
 }
 
@@ -110,9 +111,17 @@ pub fn decode(area: &[u8]) -> Option<Header> {
         epoch: Epoch(u64_at(area, 52)?),
         counter: u32_at(area, 60)?,
     };
-    let key = FragmentKey { segment, slot: Slot(*area.get(64)?) };
+    let key = FragmentKey {
+        segment,
+        slot: Slot(*area.get(64)?),
+    };
     let put_no = u64_at(area, 40)?;
-    (put_no <= PUT_NO_MAX).then_some(Header { key, meta, sums, put_no })
+    (put_no <= PUT_NO_MAX).then_some(Header {
+        key,
+        meta,
+        sums,
+        put_no,
+    })
 }
 
 /// Whether a fragment can have this length.

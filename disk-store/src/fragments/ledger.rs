@@ -35,7 +35,10 @@ pub(super) struct Ledger<F> {
 impl<F: File> Ledger<F> {
     /// Opens the ledger or makes it. `None` if it is not intact: then the extents' headers
     /// are the only truth, and every block is suspect.
-    pub(super) fn open<L: FileLayer<File = F>>(layer: &L, id: u64) -> Result<(Self, Option<State>), FileError> {
+    pub(super) fn open<L: FileLayer<File = F>>(
+        layer: &L,
+        id: u64,
+    ) -> Result<(Self, Option<State>), FileError> {
         let file = match layer.open(PATH) {
             Err(FileError::NotFound) => {
                 let file = layer.create(PATH)?;
@@ -44,13 +47,17 @@ impl<F: File> Ledger<F> {
             }
             file => file?,
         };
-        let state = file.read_at(0, BLOCK as usize).ok().and_then(|block| decode(id, &block));
+        let state = file
+            .read_at(0, BLOCK as usize)
+            .ok()
+            .and_then(|block| decode(id, &block));
         Ok((Self { file, id }, state))
     }
 
     /// Writes it, durably. A tear is found by the checksum, and costs a rebuild.
     pub(super) fn write(&self, state: &State) -> Result<(), FileError> {
-        self.file.write_at(0, &[Bytes::from(encode(self.id, state))])?;
+        self.file
+            .write_at(0, &[Bytes::from(encode(self.id, state))])?;
         self.file.sync_data()
     }
 }
@@ -62,7 +69,10 @@ fn encode(id: u64, state: &State) -> Vec<u8> {
     set_u64(&mut block, 24, state.generation);
     set_u64(&mut block, 32, state.settled_put);
     for &extent in &state.changed {
-        assert!(extent < EXTENTS_MAX, "extents are bounded when they are made");
+        assert!(
+            extent < EXTENTS_MAX,
+            "extents are bounded when they are made"
+        );
         block[BITMAP_AT + extent as usize / 8] |= 1 << (extent % 8);
     }
     seal(&mut block);

@@ -7,20 +7,19 @@
 pub mod header;
 mod ledger;
 mod open;
+mod put;
 mod scan;
 pub mod space;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use model::BLOCK_BYTES;
 use model::ids::{FragmentKey, VolumeId};
-use model::payload::Payload;
-use model::store::{DeviceError, FragmentDone, FragmentMeta, FragmentOp, SegmentKind};
+use model::store::{DeviceError, FragmentDone, FragmentOp};
 
 use crate::BLOCK;
 use crate::catalog::{Catalog, CatalogError, Row, Stamp};
-use crate::file::{File, FileError, FileLayer};
+use crate::file::{File, FileLayer};
 use header::Header;
 use ledger::Ledger;
 use space::FreeMap;
@@ -56,7 +55,12 @@ impl FragmentsConfig {
     /// 1 GiB an extent, a hundredth in reserve.
     #[must_use]
     pub fn new(id: u64, capacity_bytes: u64) -> Self {
-        Self { id, extent_bytes: 1 << 30, capacity_bytes, reserve_bytes: capacity_bytes / 100 }
+        Self {
+            id,
+            extent_bytes: 1 << 30,
+            capacity_bytes,
+            reserve_bytes: capacity_bytes / 100,
+        }
     }
 }
 
@@ -100,18 +104,6 @@ pub struct Fragments<L: FileLayer, C: Catalog> {
     failed: Option<DeviceError>,
 }
 
-/// Why a put found no place.
-enum NoPlace {
-    Full,
-    Device(DeviceError),
-}
-
-impl From<DeviceError> for NoPlace {
-    fn from(error: DeviceError) -> Self {
-        Self::Device(error)
-    }
-}
-
 fn extent_path(extent: u32) -> String {
     format!("extents/{extent:08}")
 }
@@ -134,7 +126,10 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
     /// # Errors
     /// The device's: nothing is known about the batch, and the store refuses everything from
     /// then on (R8).
-    pub fn execute_batch(&mut self, ops: Vec<FragmentOp>) -> Result<Vec<FragmentDone>, DeviceError> {
+    pub fn execute_batch(
+        &mut self,
+        ops: Vec<FragmentOp>,
+    ) -> Result<Vec<FragmentDone>, DeviceError> {
         if let Some(failed) = &self.failed {
             return Err(failed.clone());
         }
@@ -184,10 +179,19 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
         let mut done = Vec::with_capacity(ops.len());
         for op in ops {
             done.push(match op {
-                FragmentOp::Put { key, meta, sums, data } => self.put(key, meta, sums, &data)?,
+                FragmentOp::Put {
+                    key,
+                    meta,
+                    sums,
+                    data,
+                } => self.put(key, meta, sums, &data)?,
                 FragmentOp::Get { key, ranges } => self.get(key, &ranges)?,
                 FragmentOp::Delete { keys } => self.delete(&keys)?,
-                FragmentOp::List { volume, after, limit } => self.list(volume, after, limit)?,
+                FragmentOp::List {
+                    volume,
+                    after,
+                    limit,
+                } => self.list(volume, after, limit)?,
             });
         }
         self.commit()?;
@@ -218,108 +222,6 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
             && self.extents.contains_key(&row.extent)
     }
 
-    fn put(&mut self, key: FragmentKey, meta: FragmentMeta, sums: Vec<u32>, data: &Payload) -> Result<FragmentDone, DeviceError> {
-        let is_sound = header::is_possible(&meta)
-            && data.len() == meta.fragment_bytes as usize
-            && sums.len() == data.len() / BLOCK_BYTES
-            && are_payload_sums(key, &sums, data);
-        if !is_sound {
-            return Ok(FragmentDone::Conflict);
-        }
-        if let Some(row) = self.lookup(key)? {
-            return self.put_again(row, key, meta, sums, data);
-        }
-        let bytes = header::area_bytes(meta.fragment_bytes) + u64::from(meta.fragment_bytes);
-        let place = match self.allocate(bytes, meta.kind) {
-            Ok(place) => place,
-            Err(NoPlace::Full) => return Ok(FragmentDone::Full),
-            Err(NoPlace::Device(error)) => return Err(error),
-        };
-        let header_bytes = header::area_bytes(meta.fragment_bytes) as u32;
-        let row = Row { extent: place.0, offset: place.1, header_bytes, meta };
-        match self.write(&row, key, sums, data) {
-            Ok(()) => {}
-            Err(FileError::NoSpace) => return self.undo(&row),
-            Err(error) => return Err(error.during("fragment write")),
-        }
-        self.staged.rows.insert(key, Some(row));
-        self.stats.used_bytes += row.bytes();
-        self.stats.fragments += 1;
-        Ok(FragmentDone::Stored)
-    }
-
-    /// The same fragment again: a retry, a repair, or a contradiction.
-    fn put_again(&mut self, row: Row, key: FragmentKey, meta: FragmentMeta, sums: Vec<u32>, data: &Payload) -> Result<FragmentDone, DeviceError> {
-        if row.meta != meta {
-            return Ok(FragmentDone::Conflict);
-        }
-        let file = self.extents[&row.extent].clone();
-        let old = scan::header_at(self.config.id, &file, (row.extent, row.offset)).filter(|old| old.key == key);
-        if let Some(old) = old {
-            if old.sums != sums {
-                return Ok(FragmentDone::Conflict);
-            }
-            if scan::is_whole(&file, &row, &old) {
-                return Ok(FragmentDone::Stored);
-            }
-        }
-        // Damaged: the same bytes over the same place, so that a tear loses nothing that a
-        // reader could have had.
-        self.touch(row.extent)?;
-        self.write(&row, key, sums, data).map_err(|error| error.during("fragment repair"))?;
-        self.staged.rows.insert(key, Some(row));
-        Ok(FragmentDone::Stored)
-    }
-
-    fn write(&mut self, row: &Row, key: FragmentKey, sums: Vec<u32>, data: &Payload) -> Result<(), FileError> {
-        let header = Header { key, meta: row.meta, sums, put_no: self.next_put };
-        self.next_put += 1;
-        let area = header::encode(self.config.id, (row.extent, row.offset), &header);
-        let mut chunks = Vec::with_capacity(1 + data.chunks().len());
-        chunks.push(Bytes::from(area));
-        chunks.extend(data.chunks().iter().cloned());
-        self.staged.touched.insert(row.extent);
-        self.extents[&row.extent].write_at(row.offset, &chunks)
-    }
-
-    /// The device was full in the middle of a put: nothing of it may look like a fragment.
-    fn undo(&mut self, row: &Row) -> Result<FragmentDone, DeviceError> {
-        let file = &self.extents[&row.extent];
-        file.punch_hole(row.offset, row.bytes()).map_err(|error| error.during("undoing a put"))?;
-        let freed = self.space.free((row.extent, row.offset), row.bytes());
-        assert!(freed, "what was allocated was not free");
-        Ok(FragmentDone::Full)
-    }
-
-    fn allocate(&mut self, bytes: u64, kind: SegmentKind) -> Result<(u32, u64), NoPlace> {
-        let reserve = match kind {
-            SegmentKind::Data => self.config.reserve_bytes,
-            SegmentKind::Index => self.config.reserve_bytes / 2,
-        };
-        if self.stats.used_bytes + bytes > self.config.capacity_bytes.saturating_sub(reserve) {
-            return Err(NoPlace::Full);
-        }
-        if let Some(place) = self.space.alloc(bytes) {
-            self.touch(place.0)?;
-            return Ok(place);
-        }
-        let extent = self.extents.last_key_value().map_or(0, |(extent, _)| extent + 1);
-        if extent >= EXTENTS_MAX || bytes > self.config.extent_bytes {
-            return Err(NoPlace::Full);
-        }
-        self.touch(extent)?;
-        let file = match self.layer.create(&extent_path(extent)) {
-            Ok(file) => file,
-            Err(FileError::NoSpace) => return Err(NoPlace::Full),
-            Err(error) => return Err(NoPlace::Device(error.during("making an extent"))),
-        };
-        self.layer.sync_dir("extents").map_err(|error| error.during("making an extent"))?;
-        self.extents.insert(extent, file);
-        let added = self.space.free((extent, 0), self.config.extent_bytes);
-        assert!(added, "a new extent has no free ranges yet");
-        self.space.alloc(bytes).ok_or(NoPlace::Full)
-    }
-
     /// Before an extent changes: the ledger says so, durably.
     fn touch(&mut self, extent: u32) -> Result<(), DeviceError> {
         if self.state.changed.contains(&extent) {
@@ -335,14 +237,19 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
 
     fn write_ledger(&mut self) -> Result<(), DeviceError> {
         self.stats.syncs += 1;
-        self.ledger.write(&self.state).map_err(|error| error.during("writing the ledger"))
+        self.ledger
+            .write(&self.state)
+            .map_err(|error| error.during("writing the ledger"))
     }
 
     fn delete(&mut self, keys: &[FragmentKey]) -> Result<FragmentDone, DeviceError> {
         for &key in keys {
-            let Some(row) = self.lookup(key)? else { continue };
+            let Some(row) = self.lookup(key)? else {
+                continue;
+            };
             self.touch(row.extent)?;
-            scan::invalidate(&self.extents[&row.extent], row.offset).map_err(|error| error.during("fragment delete"))?;
+            scan::invalidate(&self.extents[&row.extent], row.offset)
+                .map_err(|error| error.during("fragment delete"))?;
             self.staged.touched.insert(row.extent);
             self.staged.rows.insert(key, None);
             self.staged.frees.push(row);
@@ -355,7 +262,9 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
     fn commit(&mut self) -> Result<(), DeviceError> {
         let staged = std::mem::take(&mut self.staged);
         for extent in &staged.touched {
-            self.extents[extent].sync_data().map_err(|error| error.during("fdatasync of an extent"))?;
+            self.extents[extent]
+                .sync_data()
+                .map_err(|error| error.during("fdatasync of an extent"))?;
             self.stats.syncs += 1;
         }
         if !staged.rows.is_empty() {
@@ -379,16 +288,28 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
     /// The catalog first, then the ledger: in between, the ledger lists too much.
     fn settle_catalog(&mut self) -> Result<(), DeviceError> {
         let generation = self.state.generation + 1;
-        if let Err(error) = self.catalog.settle(Stamp { id: self.config.id, generation }) {
+        if let Err(error) = self.catalog.settle(Stamp {
+            id: self.config.id,
+            generation,
+        }) {
             return self.rebuild(&error);
         }
-        self.state =
-            ledger::State { generation, settled_put: self.next_put - 1, changed: BTreeSet::new() };
+        self.state = ledger::State {
+            generation,
+            settled_put: self.next_put - 1,
+            changed: BTreeSet::new(),
+        };
         self.write_ledger()
     }
 
-    fn get(&mut self, key: FragmentKey, ranges: &[(u32, u32)]) -> Result<FragmentDone, DeviceError> {
-        let Some(row) = self.lookup(key)? else { return Ok(FragmentDone::NotFound) };
+    fn get(
+        &mut self,
+        key: FragmentKey,
+        ranges: &[(u32, u32)],
+    ) -> Result<FragmentDone, DeviceError> {
+        let Some(row) = self.lookup(key)? else {
+            return Ok(FragmentDone::NotFound);
+        };
         let file = &self.extents[&row.extent];
         let header = scan::header_at(self.config.id, file, (row.extent, row.offset));
         let header = header.filter(|header| header.key == key && header.meta == row.meta);
@@ -401,10 +322,18 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
             let header = header.as_ref().filter(|_| is_granted);
             out.push(header.and_then(|header| read_range(file, &row, header, offset, len)));
         }
-        Ok(FragmentDone::Data { meta: row.meta, ranges: out })
+        Ok(FragmentDone::Data {
+            meta: row.meta,
+            ranges: out,
+        })
     }
 
-    fn list(&mut self, volume: VolumeId, after: Option<FragmentKey>, limit: u32) -> Result<FragmentDone, DeviceError> {
+    fn list(
+        &mut self,
+        volume: VolumeId,
+        after: Option<FragmentKey>,
+        limit: u32,
+    ) -> Result<FragmentDone, DeviceError> {
         self.commit()?;
         let first = first_key(volume);
         let limit = limit.min(LIST_KEYS_MAX) as usize;
@@ -416,52 +345,71 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
                 self.rows_of(first, after, limit).map_err(catalog_failed)?
             }
         };
-        let of_volume = rows.into_iter().take_while(|(key, _)| key.segment.volume == volume);
-        Ok(FragmentDone::Keys(of_volume.map(|(key, row)| (key, row.meta)).collect()))
+        let of_volume = rows
+            .into_iter()
+            .take_while(|(key, _)| key.segment.volume == volume);
+        Ok(FragmentDone::Keys(
+            of_volume.map(|(key, row)| (key, row.meta)).collect(),
+        ))
     }
 
-    fn rows_of(&self, first: FragmentKey, after: Option<FragmentKey>, limit: usize) -> Result<Vec<(FragmentKey, Row)>, CatalogError> {
+    fn rows_of(
+        &self,
+        first: FragmentKey,
+        after: Option<FragmentKey>,
+        limit: usize,
+    ) -> Result<Vec<(FragmentKey, Row)>, CatalogError> {
         if after.is_some() || limit == 0 {
             return self.catalog.scan(after, limit);
         }
         // The scan's start is exclusive.
-        let mut rows: Vec<_> = self.catalog.get(first)?.map(|row| (first, row)).into_iter().collect();
+        let mut rows: Vec<_> = self
+            .catalog
+            .get(first)?
+            .map(|row| (first, row))
+            .into_iter()
+            .collect();
         rows.extend(self.catalog.scan(Some(first), limit - rows.len())?);
         Ok(rows)
     }
 }
 
 fn catalog_failed(error: CatalogError) -> DeviceError {
-    DeviceError { what: "catalog", detail: error.to_string() }
+    DeviceError {
+        what: "catalog",
+        detail: error.to_string(),
+    }
 }
 
 /// The lowest key of a volume.
 fn first_key(volume: VolumeId) -> FragmentKey {
     use model::ids::{Epoch, SegmentId, Slot};
-    FragmentKey { segment: SegmentId { volume, epoch: Epoch(0), counter: 0 }, slot: Slot(0) }
-}
-
-fn are_payload_sums(key: FragmentKey, sums: &[u32], data: &Payload) -> bool {
-    let whole = data.chunks().iter().all(|chunk| chunk.len().is_multiple_of(BLOCK_BYTES));
-    if !whole {
-        return scan::are_sums(key, 0, sums, &data.clone().into_bytes());
+    FragmentKey {
+        segment: SegmentId {
+            volume,
+            epoch: Epoch(0),
+            counter: 0,
+        },
+        slot: Slot(0),
     }
-    let mut first = 0;
-    data.chunks().iter().all(|chunk| {
-        let blocks = chunk.len() / BLOCK_BYTES;
-        let is_sum = scan::are_sums(key, first as u32, &sums[first..first + blocks], chunk);
-        first += blocks;
-        is_sum
-    })
 }
 
-fn read_range<F: File>(file: &F, row: &Row, header: &Header, offset: u32, len: u32) -> Option<Bytes> {
+fn read_range<F: File>(
+    file: &F,
+    row: &Row,
+    header: &Header,
+    offset: u32,
+    len: u32,
+) -> Option<Bytes> {
     let end = offset.checked_add(len)?;
     let (offset, len) = (u64::from(offset), u64::from(len));
-    if !offset.is_multiple_of(BLOCK) || !len.is_multiple_of(BLOCK) || end > row.meta.fragment_bytes {
+    if !offset.is_multiple_of(BLOCK) || !len.is_multiple_of(BLOCK) || end > row.meta.fragment_bytes
+    {
         return None;
     }
-    let data = file.read_at(row.data_offset() + offset, len as usize).ok()?;
+    let data = file
+        .read_at(row.data_offset() + offset, len as usize)
+        .ok()?;
     let first = (offset / BLOCK) as usize;
     let sums = header.sums.get(first..first + (len / BLOCK) as usize)?;
     scan::are_sums(header.key, first as u32, sums, &data).then_some(data)

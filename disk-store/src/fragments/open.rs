@@ -33,13 +33,20 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
     ///
     /// # Errors
     /// The device's.
-    pub fn open(layer: &L, catalog: C, config: FragmentsConfig) -> Result<(Self, Recovery), DeviceError> {
+    pub fn open(
+        layer: &L,
+        catalog: C,
+        config: FragmentsConfig,
+    ) -> Result<(Self, Recovery), DeviceError> {
         assert!(config.extent_bytes.is_multiple_of(BLOCK) && config.extent_bytes > 0);
         let during = |error: FileError| error.during("opening the extents");
         layer.create_dir("extents").map_err(during)?;
         let mut extents = BTreeMap::new();
         for name in layer.list("extents").map_err(during)? {
-            let number = name.parse::<u32>().ok().filter(|n| *n < EXTENTS_MAX && name != ledger::NAME);
+            let number = name
+                .parse::<u32>()
+                .ok()
+                .filter(|n| *n < EXTENTS_MAX && name != ledger::NAME);
             if let Some(extent) = number
                 && extent_path(extent).ends_with(&name)
             {
@@ -88,7 +95,10 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
 
     /// The catalog is resettled from the headers of the extents that the ledger lists. The
     /// outer error is the device's, the inner one the catalog's.
-    fn reconcile(&mut self, recovery: &mut Recovery) -> Result<Result<(), CatalogError>, DeviceError> {
+    fn reconcile(
+        &mut self,
+        recovery: &mut Recovery,
+    ) -> Result<Result<(), CatalogError>, DeviceError> {
         let changed: BTreeSet<u32> = self.state.changed.clone();
         let mut found = self.read_headers(&changed, recovery)?;
         self.space = self.empty_space();
@@ -107,7 +117,9 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
                 let truth = found.remove(&key).map(|found| found.row);
                 if truth.is_none() && !changed.contains(&row.extent) {
                     if !self.is_sane(&row) || !self.occupy(&row) {
-                        return Ok(Err(CatalogError::Corrupt("rows contradict each other".to_owned())));
+                        return Ok(Err(CatalogError::Corrupt(
+                            "rows contradict each other".to_owned(),
+                        )));
                     }
                 } else if truth != Some(row) {
                     changes.push((key, truth));
@@ -115,7 +127,9 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
                 if let Some(row) = truth
                     && !self.occupy(&row)
                 {
-                    return Ok(Err(CatalogError::Corrupt("rows contradict the headers".to_owned())));
+                    return Ok(Err(CatalogError::Corrupt(
+                        "rows contradict the headers".to_owned(),
+                    )));
                 }
             }
             if let Err(error) = self.catalog.write(&changes) {
@@ -126,10 +140,15 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
     }
 
     fn add_rows(&mut self, found: BTreeMap<FragmentKey, Found>) -> Result<(), CatalogError> {
-        let rows: Vec<_> = found.into_iter().map(|(key, found)| (key, Some(found.row))).collect();
+        let rows: Vec<_> = found
+            .into_iter()
+            .map(|(key, found)| (key, Some(found.row)))
+            .collect();
         for row in rows.iter().filter_map(|(_, row)| row.as_ref()) {
             if !self.occupy(row) {
-                return Err(CatalogError::Corrupt("rows contradict the headers".to_owned()));
+                return Err(CatalogError::Corrupt(
+                    "rows contradict the headers".to_owned(),
+                ));
             }
         }
         for rows in rows.chunks(ROWS_AT_ONCE) {
@@ -145,7 +164,9 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
         // The staged rows are in the headers already, and durable before anyone hears of it.
         let staged = std::mem::take(&mut self.staged);
         for extent in &staged.touched {
-            self.extents[extent].sync_data().map_err(|error| error.during("fdatasync of an extent"))?;
+            self.extents[extent]
+                .sync_data()
+                .map_err(|error| error.during("fdatasync of an extent"))?;
         }
         self.rebuild_all()?;
         self.stats.rebuilds += 1;
@@ -162,21 +183,44 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
         self.stats.fragments = 0;
         self.add_rows(found).map_err(catalog_failed)?;
         let generation = self.state.generation + 1;
-        self.catalog.settle(Stamp { id: self.config.id, generation }).map_err(catalog_failed)?;
-        self.state = ledger::State { generation, settled_put: self.next_put - 1, changed: BTreeSet::new() };
+        self.catalog
+            .settle(Stamp {
+                id: self.config.id,
+                generation,
+            })
+            .map_err(catalog_failed)?;
+        self.state = ledger::State {
+            generation,
+            settled_put: self.next_put - 1,
+            changed: BTreeSet::new(),
+        };
         self.write_ledger()?;
         Ok(recovery)
     }
 
     /// The fragments in some extents; what was torn before it was synced is taken away, and
     /// what is left is durable when this returns.
-    fn read_headers(&mut self, extents: &BTreeSet<u32>, recovery: &mut Recovery) -> Result<BTreeMap<FragmentKey, Found>, DeviceError> {
+    fn read_headers(
+        &mut self,
+        extents: &BTreeSet<u32>,
+        recovery: &mut Recovery,
+    ) -> Result<BTreeMap<FragmentKey, Found>, DeviceError> {
         let during = |error: FileError| error.during("reading the extents' headers");
         let mut found = BTreeMap::new();
         let mut stale = Vec::new();
         for extent in extents {
-            let Some(file) = self.extents.get(extent) else { continue };
-            scan::scan_extent(self.config.id, *extent, file, self.state.settled_put, &mut found, &mut stale).map_err(during)?;
+            let Some(file) = self.extents.get(extent) else {
+                continue;
+            };
+            scan::scan_extent(
+                self.config.id,
+                *extent,
+                file,
+                self.state.settled_put,
+                &mut found,
+                &mut stale,
+            )
+            .map_err(during)?;
             recovery.extents_read += 1;
         }
         for (extent, offset) in &stale {
@@ -215,12 +259,16 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
 
 /// Why the catalog can't be trusted at all, if it can't.
 fn distrust<C: Catalog>(catalog: &C, state: Option<&ledger::State>, id: u64) -> Option<String> {
-    let Some(state) = state else { return Some("the ledger is missing or damaged".to_owned()) };
+    let Some(state) = state else {
+        return Some("the ledger is missing or damaged".to_owned());
+    };
     match catalog.stamp() {
         Err(error) => Some(error.to_string()),
         Ok(None) => Some("the catalog was never settled".to_owned()),
         Ok(Some(stamp)) if stamp.id != id => Some("the catalog is another disk's".to_owned()),
-        Ok(Some(stamp)) if stamp.generation < state.generation => Some("the catalog lost settled rows".to_owned()),
+        Ok(Some(stamp)) if stamp.generation < state.generation => {
+            Some("the catalog lost settled rows".to_owned())
+        }
         Ok(Some(_)) => None,
     }
 }

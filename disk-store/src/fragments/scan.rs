@@ -31,7 +31,9 @@ pub(super) fn header_at<F: File>(id: u64, file: &F, place: (u32, u64)) -> Option
 
 /// Whether every block of a fragment is what its header says.
 pub(super) fn is_whole<F: File>(file: &F, row: &Row, header: &Header) -> bool {
-    let Ok(data) = file.read_at(row.data_offset(), row.meta.fragment_bytes as usize) else { return false };
+    let Ok(data) = file.read_at(row.data_offset(), row.meta.fragment_bytes as usize) else {
+        return false;
+    };
     are_sums(header.key, 0, &header.sums, &data)
 }
 
@@ -39,7 +41,10 @@ pub(super) fn is_whole<F: File>(file: &F, row: &Row, header: &Header) -> bool {
 pub(super) fn are_sums(key: FragmentKey, first: u32, sums: &[u32], data: &[u8]) -> bool {
     let blocks = data.chunks_exact(BLOCK_BYTES);
     blocks.len() == sums.len()
-        && (first..).zip(blocks).zip(sums).all(|((block, bytes), sum)| block_sum(key, block, bytes) == *sum)
+        && (first..)
+            .zip(blocks)
+            .zip(sums)
+            .all(|((block, bytes), sum)| block_sum(key, block, bytes) == *sum)
 }
 
 /// Adds an extent's fragments to `found`. One with a higher write number than `settled_put`
@@ -62,7 +67,12 @@ pub(super) fn scan_extent<F: File>(
             continue;
         };
         let header_bytes = header::area_bytes(header.meta.fragment_bytes) as u32;
-        let row = Row { extent, offset, header_bytes, meta: header.meta };
+        let row = Row {
+            extent,
+            offset,
+            header_bytes,
+            meta: header.meta,
+        };
         if header.put_no > settled_put && !is_whole(file, &row, &header) {
             // What lies under it may be older fragments that are still alive.
             stale.push((extent, offset));
@@ -70,7 +80,10 @@ pub(super) fn scan_extent<F: File>(
             continue;
         }
         offset += row.bytes();
-        let new = Found { row, put_no: header.put_no };
+        let new = Found {
+            row,
+            put_no: header.put_no,
+        };
         match found.get(&header.key) {
             Some(old) if old.put_no >= new.put_no => stale.push((extent, row.offset)),
             old => {

@@ -40,8 +40,12 @@ impl FreeMap {
     /// part of it is not free.
     #[must_use]
     pub fn claim(&mut self, (extent, offset): Place, len: u64) -> bool {
-        let Some(end) = offset.checked_add(len) else { return false };
-        let Some((&place, &found)) = self.by_place.range(..=(extent, offset)).next_back() else { return false };
+        let Some(end) = offset.checked_add(len) else {
+            return false;
+        };
+        let Some((&place, &found)) = self.by_place.range(..=(extent, offset)).next_back() else {
+            return false;
+        };
         if place.0 != extent || end > place.1 + found || len == 0 {
             return false;
         }
@@ -59,12 +63,18 @@ impl FreeMap {
     /// is free already.
     #[must_use]
     pub fn free(&mut self, (extent, offset): Place, len: u64) -> bool {
-        let Some(end) = offset.checked_add(len) else { return false };
+        let Some(end) = offset.checked_add(len) else {
+            return false;
+        };
         if len == 0 {
             return false;
         }
         let (mut start, mut until) = (offset, end);
-        let before = self.by_place.range(..(extent, end)).next_back().map(|(place, len)| (*place, *len));
+        let before = self
+            .by_place
+            .range(..(extent, end))
+            .next_back()
+            .map(|(place, len)| (*place, *len));
         if let Some((place, found)) = before
             && place.0 == extent
         {
@@ -91,7 +101,8 @@ impl FreeMap {
     }
 
     fn remove(&mut self, place: Place, len: u64) {
-        let was_there = self.by_place.remove(&place) == Some(len) && self.by_len.remove(&(len, place));
+        let was_there =
+            self.by_place.remove(&place) == Some(len) && self.by_len.remove(&(len, place));
         assert!(was_there, "both indexes of the free map agree");
         self.free_bytes -= len;
     }

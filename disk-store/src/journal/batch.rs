@@ -104,9 +104,17 @@ impl Size {
 
 /// The bytes to write, as chunks, and where each payload will lie. Payloads of whole blocks
 /// come first, so that they stay aligned; the others are packed behind them.
-pub(super) fn encode(id: u64, head: &Head, entries: &[JournalEntry], chunks: &mut Vec<Bytes>) -> (u64, Vec<EntryAt>) {
+pub(super) fn encode(
+    id: u64,
+    head: &Head,
+    entries: &[JournalEntry],
+    chunks: &mut Vec<Bytes>,
+) -> (u64, Vec<EntryAt>) {
     let size = entries.iter().fold(Size::default(), Size::with);
-    assert!(size.fits(u64::from(u32::MAX)), "batches are split before they are encoded");
+    assert!(
+        size.fits(u64::from(u32::MAX)),
+        "batches are split before they are encoded"
+    );
     let area = size.area();
     let mut block = vec![0; area as usize];
     set_u32(&mut block, 0, MAGIC);
@@ -129,7 +137,11 @@ pub(super) fn encode(id: u64, head: &Head, entries: &[JournalEntry], chunks: &mu
     let mut at = FIXED;
     for entry in entries {
         let len = entry.payload.len() as u64;
-        let next = if len.is_multiple_of(BLOCK) { &mut aligned } else { &mut ragged };
+        let next = if len.is_multiple_of(BLOCK) {
+            &mut aligned
+        } else {
+            &mut ragged
+        };
         let within = *next;
         *next += len;
         let sum = payload_sum(entry);
@@ -211,10 +223,19 @@ pub(super) fn decode(offset: u64, file_bytes: u64, area: &[u8]) -> Option<Batch>
         flags: u32_at(area, 96)?,
     };
     let bytes = u64_at(area, 40)?;
-    let is_inside = bytes >= area.len() as u64 && bytes.is_multiple_of(BLOCK) && offset.checked_add(bytes)? <= file_bytes;
-    let is_ordered = head.term_start <= head.seq && head.synced < head.seq && head.oldest <= head.file;
+    let is_inside = bytes >= area.len() as u64
+        && bytes.is_multiple_of(BLOCK)
+        && offset.checked_add(bytes)? <= file_bytes;
+    let is_ordered = head.term_start <= head.seq
+        && head.synced < head.seq
+        && head.oldest <= head.file
+        && head.oldest_seq <= head.seq;
     let count = u32_at(area, 100)? as usize;
-    if !is_inside || !is_ordered || count > BATCH_ENTRIES_MAX || head.seq.max(head.term).max(head.file.0) > NUMBER_MAX {
+    if !is_inside
+        || !is_ordered
+        || count > BATCH_ENTRIES_MAX
+        || head.seq.max(head.term).max(head.file.0) > NUMBER_MAX
+    {
         return None;
     }
     let mut entries = Vec::with_capacity(count);
@@ -239,5 +260,9 @@ pub(super) fn decode(offset: u64, file_bytes: u64, area: &[u8]) -> Option<Batch>
         });
         at = from + header_len;
     }
-    Some(Batch { head, bytes, entries })
+    Some(Batch {
+        head,
+        bytes,
+        entries,
+    })
 }

@@ -13,6 +13,7 @@ use crate::file::{File, FileError, FileLayer};
 
 const PATH: &str = "journal/mark";
 const MAGIC: u32 = u32::from_le_bytes(*b"ATJM");
+/// One sector: a slot is never torn.
 const SLOT_BYTES: usize = 512;
 
 /// What a slot says: this batch, and all before it, was synced.
@@ -31,7 +32,10 @@ pub(super) struct Mark<F> {
 
 impl<F: File> Mark<F> {
     /// Opens the mark, or makes it; what its better slot says.
-    pub(super) fn open<L: FileLayer<File = F>>(layer: &L, id: u64) -> Result<(Self, Option<Synced>), FileError> {
+    pub(super) fn open<L: FileLayer<File = F>>(
+        layer: &L,
+        id: u64,
+    ) -> Result<(Self, Option<Synced>), FileError> {
         let file = match layer.open(PATH) {
             Err(FileError::NotFound) => layer.create(PATH)?,
             file => file?,
@@ -39,12 +43,19 @@ impl<F: File> Mark<F> {
         let mut best: Option<(Synced, u64)> = None;
         for slot in 0..2 {
             // An unreadable slot says nothing.
-            let Ok(bytes) = file.read_at(slot * BLOCK, SLOT_BYTES) else { continue };
+            let Ok(bytes) = file.read_at(slot * BLOCK, SLOT_BYTES) else {
+                continue;
+            };
             let found = decode(id, &bytes).map(|synced| (synced, slot));
             best = best.max(found);
         }
         let next_slot = best.map_or(0, |(_, slot)| 1 - slot);
-        let mark = Self { file, id, next_slot, is_settled: false };
+        let mark = Self {
+            file,
+            id,
+            next_slot,
+            is_settled: false,
+        };
         Ok((mark, best.map(|(synced, _)| synced)))
     }
 
@@ -55,7 +66,10 @@ impl<F: File> Mark<F> {
         set_u64(&mut bytes, 24, synced.term);
         set_u64(&mut bytes, 32, synced.seq);
         seal(&mut bytes);
-        self.file.write_at(self.next_slot * BLOCK, &[Bytes::from(bytes)])?;
+        // A whole block, so that nothing has to be read; the rest of it is zeros.
+        bytes.resize(BLOCK as usize, 0);
+        self.file
+            .write_at(self.next_slot * BLOCK, &[Bytes::from(bytes)])?;
         self.next_slot = 1 - self.next_slot;
         self.is_settled = false;
         Ok(())
@@ -76,6 +90,9 @@ fn decode(id: u64, bytes: &[u8]) -> Option<Synced> {
     if u32_at(bytes, 0)? != MAGIC || !is_sealed(bytes) || u64_at(bytes, 16)? != id {
         return None;
     }
-    let synced = Synced { term: u64_at(bytes, 24)?, seq: u64_at(bytes, 32)? };
+    let synced = Synced {
+        term: u64_at(bytes, 24)?,
+        seq: u64_at(bytes, 32)?,
+    };
     (synced.term.max(synced.seq) <= NUMBER_MAX).then_some(synced)
 }

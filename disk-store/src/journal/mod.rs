@@ -6,12 +6,15 @@
 
 mod batch;
 mod mark;
+mod recycle;
 mod scan;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use model::store::{DeviceError, EntryAt, FileNo, JournalDone, JournalEntry, JournalOp, ScanVerdict, ScannedEntry};
+use model::store::{
+    DeviceError, EntryAt, FileNo, JournalDone, JournalEntry, JournalOp, ScanVerdict, ScannedEntry,
+};
 
 use crate::BLOCK;
 use crate::file::{File, FileError, FileLayer};
@@ -42,7 +45,12 @@ impl JournalConfig {
     /// 64 MiB a file, at most 256 GiB.
     #[must_use]
     pub fn new(id: u64) -> Self {
-        Self { id, file_bytes: 64 << 20, files_max: 4096, spare_files_max: 8 }
+        Self {
+            id,
+            file_bytes: 64 << 20,
+            files_max: 4096,
+            spare_files_max: 8,
+        }
     }
 }
 
@@ -104,9 +112,13 @@ impl<L: FileLayer> Journal<L> {
     /// # Errors
     /// The device's.
     pub fn create(layer: &L, config: JournalConfig) -> Result<Self, DeviceError> {
-        layer.create_dir(DIR).map_err(|e| e.during("journal directory"))?;
+        layer
+            .create_dir(DIR)
+            .map_err(|e| e.during("journal directory"))?;
         for name in layer.list(DIR).map_err(|e| e.during("journal directory"))? {
-            layer.remove(&format!("{DIR}/{name}")).map_err(|e| e.during("journal directory"))?;
+            layer
+                .remove(&format!("{DIR}/{name}"))
+                .map_err(|e| e.during("journal directory"))?;
         }
         let (journal, _, _) = Self::open_or_create(layer, config, true)?;
         Ok(journal)
@@ -118,7 +130,10 @@ impl<L: FileLayer> Journal<L> {
     ///
     /// # Errors
     /// The device's.
-    pub fn open(layer: &L, config: JournalConfig) -> Result<(Self, Vec<ScannedEntry>, ScanVerdict), DeviceError> {
+    pub fn open(
+        layer: &L,
+        config: JournalConfig,
+    ) -> Result<(Self, Vec<ScannedEntry>, ScanVerdict), DeviceError> {
         Self::open_or_create(layer, config, false)
     }
 
@@ -128,10 +143,13 @@ impl<L: FileLayer> Journal<L> {
         is_new: bool,
     ) -> Result<(Self, Vec<ScannedEntry>, ScanVerdict), DeviceError> {
         assert!(config.file_bytes.is_multiple_of(BLOCK) && config.file_bytes >= 4 * BLOCK);
-        assert!(config.file_bytes <= u64::from(u32::MAX), "offsets within a batch are 32 bits wide");
+        assert!(
+            config.file_bytes <= u64::from(u32::MAX),
+            "offsets within a batch are 32 bits wide"
+        );
         let during = |error: FileError| error.during("opening the journal");
         let (mark, marked) = Mark::open(layer, config.id).map_err(during)?;
-        let slots = open_slots(layer).map_err(during)?;
+        let slots = recycle::open_slots(layer).map_err(during)?;
         let mut found = Vec::new();
         for (i, slot) in slots.iter().enumerate() {
             // What an earlier process left in the system's cache counts only once synced.
@@ -168,7 +186,11 @@ impl<L: FileLayer> Journal<L> {
             journal.live.insert(file, LiveFile { slot, first_seq });
         }
         if let Some((file, offset)) = scan.tail {
-            journal.tail = journal.live.get(&file).map(|live| Tail { file, slot: live.slot, offset });
+            journal.tail = journal.live.get(&file).map(|live| Tail {
+                file,
+                slot: live.slot,
+                offset,
+            });
         }
         journal.sort_free()?;
         let damaged = if scan.is_new_damage { FLAG_DAMAGED } else { 0 };
@@ -176,7 +198,11 @@ impl<L: FileLayer> Journal<L> {
         journal.control(FLAG_OPEN | damaged)?;
         journal.settle()?;
         journal.syncs = 0;
-        let verdict = if scan.damage_before.is_some() { ScanVerdict::Damaged } else { ScanVerdict::Whole };
+        let verdict = if scan.damage_before.is_some() {
+            ScanVerdict::Damaged
+        } else {
+            ScanVerdict::Whole
+        };
         Ok((journal, scan.entries, verdict))
     }
 
@@ -192,8 +218,12 @@ impl<L: FileLayer> Journal<L> {
         }
         match op {
             JournalOp::Append(entries) => self.append(&entries).map(JournalDone::Appended),
-            JournalOp::Read(places) => Ok(JournalDone::Read(places.iter().map(|at| self.read(at)).collect())),
-            JournalOp::ReleaseBefore(file) => self.release_before(file).map(|()| JournalDone::Released),
+            JournalOp::Read(places) => Ok(JournalDone::Read(
+                places.iter().map(|at| self.read(at)).collect(),
+            )),
+            JournalOp::ReleaseBefore(file) => {
+                self.release_before(file).map(|()| JournalDone::Released)
+            }
         }
     }
 
@@ -257,12 +287,19 @@ impl<L: FileLayer> Journal<L> {
     /// All files, live ones first.
     #[must_use]
     pub fn files(&self) -> Vec<JournalFile> {
-        let live = self.live.iter().map(|(file, live)| (Some(*file), live.slot));
+        let live = self
+            .live
+            .iter()
+            .map(|(file, live)| (Some(*file), live.slot));
         let free = self.free.iter().map(|slot| (None, *slot));
         let mut out = Vec::new();
         for (file, slot) in live.chain(free) {
             if let Some(slot) = &self.slots[slot] {
-                out.push(JournalFile { path: slot.path.clone(), file, bytes: self.config.file_bytes });
+                out.push(JournalFile {
+                    path: slot.path.clone(),
+                    file,
+                    bytes: self.config.file_bytes,
+                });
             }
         }
         out
@@ -281,17 +318,26 @@ impl<L: FileLayer> Journal<L> {
     }
 
     fn file(&self, slot: usize) -> &L::File {
-        &self.slots[slot].as_ref().expect("a live or free slot is open").file
+        &self.slots[slot]
+            .as_ref()
+            .expect("a live or free slot is open")
+            .file
     }
 
     fn tail_space(&self) -> u64 {
-        self.tail.map_or(0, |tail| self.config.file_bytes.saturating_sub(tail.offset))
+        self.tail
+            .map_or(0, |tail| self.config.file_bytes.saturating_sub(tail.offset))
     }
 
     fn read(&self, at: &EntryAt) -> Option<Bytes> {
         let live = self.live.get(&at.file)?;
         let end = at.offset.checked_add(u64::from(at.payload_len))?;
-        if end > self.config.file_bytes.max(self.file(live.slot).size().ok()?) {
+        if end
+            > self
+                .config
+                .file_bytes
+                .max(self.file(live.slot).size().ok()?)
+        {
             return None;
         }
         scan::read_payload(self.file(live.slot), at)
@@ -333,7 +379,12 @@ impl<L: FileLayer> Journal<L> {
     }
 
     /// Adds a batch at the tail to the chunks.
-    fn encode(&mut self, flags: u32, entries: &[JournalEntry], chunks: &mut Vec<Bytes>) -> Vec<EntryAt> {
+    fn encode(
+        &mut self,
+        flags: u32,
+        entries: &[JournalEntry],
+        chunks: &mut Vec<Bytes>,
+    ) -> Vec<EntryAt> {
         let tail = self.tail.as_mut().expect("there is a current file");
         let (oldest, first) = self.live.iter().next().expect("the current file is live");
         self.seq += 1;
@@ -350,7 +401,10 @@ impl<L: FileLayer> Journal<L> {
         };
         let (bytes, places) = batch::encode(self.config.id, &head, entries, chunks);
         tail.offset += bytes;
-        assert!(tail.offset <= self.config.file_bytes, "a batch never spans files");
+        assert!(
+            tail.offset <= self.config.file_bytes,
+            "a batch never spans files"
+        );
         places
     }
 
@@ -361,13 +415,20 @@ impl<L: FileLayer> Journal<L> {
             return Ok(());
         }
         let file = self.file(start.slot);
-        let written = file.write_at(start.offset, chunks).and_then(|()| file.sync_data());
+        let written = file
+            .write_at(start.offset, chunks)
+            .and_then(|()| file.sync_data());
         chunks.clear();
         written.map_err(|error| self.fail(error.during("journal append")))?;
         self.syncs += 1;
         self.synced = self.seq;
-        let synced = Synced { term: self.term, seq: self.seq };
-        self.mark.write(synced).map_err(|error| self.fail(error.during("journal mark")))
+        let synced = Synced {
+            term: self.term,
+            seq: self.seq,
+        };
+        self.mark
+            .write(synced)
+            .map_err(|error| self.fail(error.during("journal mark")))
     }
 
     /// A batch without entries.
@@ -380,103 +441,13 @@ impl<L: FileLayer> Journal<L> {
         self.encode(flags, &[], &mut chunks);
         self.write(start, &mut chunks)
     }
-
-    /// Begins the next file, a recycled one if there is one. Only a batch without entries may
-    /// exceed the bound: releasing works on a full journal.
-    fn roll(&mut self, is_control: bool) -> Result<(), DeviceError> {
-        if !is_control && self.live.len() as u64 >= u64::from(self.config.files_max) {
-            return Err(refused("the journal is full"));
-        }
-        let slot = match self.free.pop_front() {
-            Some(slot) => slot,
-            None => match self.add_slot() {
-                Ok(slot) => slot,
-                Err(FileError::NoSpace) => return Err(refused("no space for a journal file")),
-                Err(error) => return Err(self.fail(error.during("making a journal file"))),
-            },
-        };
-        self.last_file = FileNo(self.last_file.0 + 1);
-        self.live.insert(self.last_file, LiveFile { slot, first_seq: self.seq + 1 });
-        self.tail = Some(Tail { file: self.last_file, slot, offset: 0 });
-        Ok(())
-    }
-
-    fn release_before(&mut self, file: FileNo) -> Result<(), DeviceError> {
-        let before = file.min(self.current_file());
-        let kept = self.live.split_off(&before);
-        let released = std::mem::replace(&mut self.live, kept);
-        if released.is_empty() {
-            return Ok(());
-        }
-        // Durable before any of them is written again: a lost release would miss batches.
-        if let Err(error) = self.control(0) {
-            self.live.extend(released);
-            return Err(error);
-        }
-        self.free.extend(released.values().map(|live| live.slot));
-        self.drop_spares()
-    }
-
-    fn drop_spares(&mut self) -> Result<(), DeviceError> {
-        while self.free.len() > (self.config.spare_files_max as usize).max(1) {
-            let Some(slot) = self.free.pop_back().and_then(|slot| self.slots[slot].take()) else { continue };
-            // Not synced: if the name comes back, the file's laps say that it is free.
-            let removed = self.layer.remove(&slot.path);
-            removed.map_err(|error| self.fail(error.during("removing a journal file")))?;
-        }
-        Ok(())
-    }
-
-    /// After a scan: every file without a live batch is free; one of another length is made
-    /// anew.
-    fn sort_free(&mut self) -> Result<(), DeviceError> {
-        let during = |error: FileError| error.during("opening the journal");
-        for slot in 0..self.slots.len() {
-            if self.live.values().any(|live| live.slot == slot) {
-                continue;
-            }
-            if self.file(slot).size().map_err(during)? != self.config.file_bytes {
-                let file = self.file(slot).clone();
-                match file.allocate(self.config.file_bytes).and_then(|()| file.sync_data()) {
-                    Ok(()) => {}
-                    Err(FileError::NoSpace) => {
-                        if let Some(slot) = self.slots[slot].take() {
-                            self.layer.remove(&slot.path).map_err(during)?;
-                        }
-                        continue;
-                    }
-                    Err(error) => return Err(during(error)),
-                }
-            }
-            self.free.push_back(slot);
-        }
-        Ok(())
-    }
-
-    fn add_slot(&mut self) -> Result<usize, FileError> {
-        let index = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
-        let is_taken = |path: &String| self.slots.iter().flatten().any(|slot| slot.path == *path);
-        let path = (0_u32..).map(|n| format!("{DIR}/{FILE_PREFIX}{n:05}")).find(|path| !is_taken(path));
-        let path = path.expect("there are more numbers than files");
-        let file = self.layer.create(&path)?;
-        let made = file.allocate(self.config.file_bytes).and_then(|()| file.sync_data());
-        if let Err(error) = made.and_then(|()| self.layer.sync_dir(DIR)) {
-            // Best effort: an empty file that stays is free at the next opening.
-            let _ = self.layer.remove(&path);
-            return Err(error);
-        }
-        let slot = Some(Slot { path, file });
-        if index == self.slots.len() {
-            self.slots.push(slot);
-        } else {
-            self.slots[index] = slot;
-        }
-        Ok(index)
-    }
 }
 
 fn refused(detail: &str) -> DeviceError {
-    DeviceError { what: "journal append", detail: detail.to_owned() }
+    DeviceError {
+        what: "journal append",
+        detail: detail.to_owned(),
+    }
 }
 
 /// How many of the entries one batch of at most `space` bytes holds.
@@ -489,16 +460,4 @@ fn fitting(entries: &[JournalEntry], space: u64) -> usize {
         }
     }
     entries.len()
-}
-
-/// Opens all files; slot i is not always file i, since numbers may be missing.
-fn open_slots<L: FileLayer>(layer: &L) -> Result<Vec<Slot<L::File>>, FileError> {
-    let mut slots = Vec::new();
-    for name in layer.list(DIR)? {
-        if name.starts_with(FILE_PREFIX) && slots.len() < FILES_LIMIT {
-            let path = format!("{DIR}/{name}");
-            slots.push(Slot { file: layer.open(&path)?, path });
-        }
-    }
-    Ok(slots)
 }

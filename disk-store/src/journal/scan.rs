@@ -38,7 +38,13 @@ pub(super) struct Scan {
 /// All batches with an intact header in one file. A batch that continues what came before in
 /// this file is stepped over whole; anything else is searched block by block, so that a batch
 /// behind a damaged one is found.
-pub(super) fn scan_file<F: File>(id: u64, slot: usize, file: &F, bytes: u64, found: &mut Vec<Found>) -> Result<(), FileError> {
+pub(super) fn scan_file<F: File>(
+    id: u64,
+    slot: usize,
+    file: &F,
+    bytes: u64,
+    found: &mut Vec<Found>,
+) -> Result<(), FileError> {
     let mut offset = 0;
     let mut last = None;
     while offset + BLOCK <= bytes {
@@ -77,11 +83,25 @@ pub(super) fn read_payload<F: File>(file: &F, at: &EntryAt) -> Option<bytes::Byt
 
 /// Orders the batches, drops what is released or void, cuts the torn tail, and says whether
 /// anything that may have been synced is missing.
-pub(super) fn judge<F: File>(mut found: Vec<Found>, mark: Option<Synced>, file_of: impl Fn(usize) -> F) -> Scan {
-    let mut scan = Scan::default();
-    scan.term = found.iter().map(|f| f.batch.head.term).max().unwrap_or(0);
-    scan.last_file = found.iter().map(|f| f.batch.head.file).max().unwrap_or_default();
-    let Some(newest) = found.iter().map(|f| f.batch.head).max_by_key(|head| (head.term, head.seq)) else {
+pub(super) fn judge<F: File>(
+    mut found: Vec<Found>,
+    mark: Option<Synced>,
+    file_of: impl Fn(usize) -> F,
+) -> Scan {
+    let mut scan = Scan {
+        term: found.iter().map(|f| f.batch.head.term).max().unwrap_or(0),
+        last_file: found
+            .iter()
+            .map(|f| f.batch.head.file)
+            .max()
+            .unwrap_or_default(),
+        ..Scan::default()
+    };
+    let Some(newest) = found
+        .iter()
+        .map(|f| f.batch.head)
+        .max_by_key(|head| (head.term, head.seq))
+    else {
         // A journal that was created holds a batch: nothing at all is damage.
         scan.term = mark.map_or(0, |mark| mark.term);
         scan.seq = mark.map_or(0, |mark| mark.seq);
@@ -91,30 +111,59 @@ pub(super) fn judge<F: File>(mut found: Vec<Found>, mark: Option<Synced>, file_o
     };
     found.retain(|f| f.batch.head.file >= newest.oldest);
     retain_valid(&mut found);
-    let of_newest_term = found.iter().map(|f| f.batch.head).filter(|head| head.term == newest.term);
-    let mut synced = of_newest_term.map(|head| head.synced).max().unwrap_or(0);
-    let mut is_end_lost = false;
-    match mark {
-        Some(mark) if mark.term == newest.term => synced = synced.max(mark.seq),
-        Some(mark) if mark.term > newest.term => {
-            // A whole term was synced, and is gone.
-            is_end_lost = true;
+    let claimed = claimed(&found, newest.term);
+    // A later term than any that is there was synced: it is gone.
+    let is_end_lost = mark.is_some_and(|mark| mark.term > newest.term);
+    let synced = match mark {
+        Some(mark) if mark.term == newest.term => claimed.max(mark.seq),
+        Some(mark) if is_end_lost => {
             scan.term = mark.term;
-            synced = synced.max(newest.seq);
+            claimed.max(newest.seq)
         }
-        _ => {}
-    }
-    let mut expected = newest.oldest_seq;
+        _ => claimed,
+    };
+    walk(
+        &mut scan,
+        found,
+        newest.oldest_seq,
+        synced,
+        is_end_lost,
+        file_of,
+    );
+    scan
+}
+
+/// Up to where the headers of a term say that everything was synced.
+fn claimed(found: &[Found], term: u64) -> u64 {
+    let of_term = found
+        .iter()
+        .map(|f| f.batch.head)
+        .filter(|head| head.term == term);
+    of_term.map(|head| head.synced).max().unwrap_or(0)
+}
+
+/// Follows the dense numbers from `expected` on, up to the first batch that is not whole and
+/// that nothing says was synced.
+fn walk<F: File>(
+    scan: &mut Scan,
+    found: Vec<Found>,
+    mut expected: u64,
+    synced: u64,
+    is_end_lost: bool,
+    file_of: impl Fn(usize) -> F,
+) {
     let mut is_cut = false;
     for Found { slot, batch } in found {
         let head = batch.head;
         let is_torn = || {
             let file = file_of(slot);
-            !batch.entries.iter().all(|entry| read_payload(&file, &entry.at).is_some())
+            !batch
+                .entries
+                .iter()
+                .all(|entry| read_payload(&file, &entry.at).is_some())
         };
         let is_whole = head.seq == expected && !is_torn();
         if !is_whole && expected.min(head.seq) > synced {
-            // The first batch that is not whole, and nothing says that it was synced.
             is_cut = true;
             break;
         }
@@ -124,7 +173,7 @@ pub(super) fn judge<F: File>(mut found: Vec<Found>, mark: Option<Synced>, file_o
         } else if head.flags & FLAG_DAMAGED != 0 {
             scan.damage_before = Some(scan.entries.len());
         }
-        accept(&mut scan, slot, batch);
+        accept(scan, slot, batch);
         expected = head.seq + 1;
     }
     if is_end_lost || (!is_cut && expected <= synced) {
@@ -132,7 +181,6 @@ pub(super) fn judge<F: File>(mut found: Vec<Found>, mark: Option<Synced>, file_o
         scan.is_new_damage = true;
     }
     scan.seq = expected.saturating_sub(1);
-    scan
 }
 
 /// Drops what a later term made void, and sorts the rest by number.
@@ -154,7 +202,10 @@ fn retain_valid(found: &mut Vec<Found>) {
     }
     for f in found.iter() {
         // The lowest start of any higher term.
-        let higher = starts.iter().rev().find(|(term, _)| *term > f.batch.head.term);
+        let higher = starts
+            .iter()
+            .rev()
+            .find(|(term, _)| *term > f.batch.head.term);
         keep.push(higher.is_none_or(|(_, start)| f.batch.head.seq < *start));
     }
     let mut keep = keep.into_iter();
@@ -163,13 +214,18 @@ fn retain_valid(found: &mut Vec<Found>) {
 
 fn accept(scan: &mut Scan, slot: usize, batch: Batch) {
     let head = batch.head;
-    if scan.files.last().is_none_or(|(file, _, _)| *file < head.file) {
+    if scan
+        .files
+        .last()
+        .is_none_or(|(file, _, _)| *file < head.file)
+    {
         scan.files.push((head.file, slot, head.seq));
     }
     scan.tail = Some((head.file, head.offset + batch.bytes));
-    scan.entries.extend(batch.entries.into_iter().map(|entry| ScannedEntry {
-        volume: entry.volume,
-        header: entry.header,
-        at: entry.at,
-    }));
+    scan.entries
+        .extend(batch.entries.into_iter().map(|entry| ScannedEntry {
+            volume: entry.volume,
+            header: entry.header,
+            at: entry.at,
+        }));
 }

@@ -10,7 +10,8 @@ use model::geometry::{Code, Pool};
 use model::ids::{Epoch, FragmentKey, SegmentId, Slot, VolumeId};
 use model::payload::Payload;
 use model::store::{
-    DeviceError, FragmentDone, FragmentMeta, FragmentOp, JournalDone, JournalEntry, JournalOp, SegmentKind, block_sum,
+    DeviceError, FragmentDone, FragmentMeta, FragmentOp, JournalDone, JournalEntry, JournalOp,
+    SegmentKind, block_sum,
 };
 
 pub const ID: u64 = 0x1234_5678_9abc_def0;
@@ -20,11 +21,21 @@ pub type SimJournal = Journal<SimFiles>;
 pub type SimFragments = Fragments<SimFiles, MemCatalog>;
 
 pub fn journal_config() -> JournalConfig {
-    JournalConfig { id: ID, file_bytes: 12 * BLOCK as u64, files_max: 64, spare_files_max: 2 }
+    JournalConfig {
+        id: ID,
+        file_bytes: 12 * BLOCK as u64,
+        files_max: 64,
+        spare_files_max: 2,
+    }
 }
 
 pub fn fragments_config() -> FragmentsConfig {
-    FragmentsConfig { id: ID, extent_bytes: 16 * BLOCK as u64, capacity_bytes: 1 << 20, reserve_bytes: 1 << 14 }
+    FragmentsConfig {
+        id: ID,
+        extent_bytes: 16 * BLOCK as u64,
+        capacity_bytes: 1 << 20,
+        reserve_bytes: 1 << 14,
+    }
 }
 
 /// A deterministic source of test choices.
@@ -68,7 +79,10 @@ pub fn tag_of(header: &[u8]) -> u64 {
     u64::from_le_bytes(header.try_into().expect("test headers are tags"))
 }
 
-pub fn append(journal: &mut SimJournal, entries: Vec<JournalEntry>) -> Result<Vec<model::store::EntryAt>, DeviceError> {
+pub fn append(
+    journal: &mut SimJournal,
+    entries: Vec<JournalEntry>,
+) -> Result<Vec<model::store::EntryAt>, DeviceError> {
     match journal.execute(JournalOp::Append(entries))? {
         JournalDone::Appended(places) => Ok(places),
         other => panic!("{other:?}"),
@@ -83,13 +97,23 @@ pub fn read(journal: &mut SimJournal, places: Vec<model::store::EntryAt>) -> Vec
 }
 
 pub fn key(n: u64) -> FragmentKey {
-    let segment = SegmentId { volume: VolumeId(n as u32 % 3), epoch: Epoch(1), counter: n as u32 };
-    FragmentKey { segment, slot: Slot((n % 6) as u8) }
+    let segment = SegmentId {
+        volume: VolumeId(n as u32 % 3),
+        epoch: Epoch(1),
+        counter: n as u32,
+    };
+    FragmentKey {
+        segment,
+        slot: Slot((n % 6) as u8),
+    }
 }
 
 pub fn meta(blocks: usize, kind: SegmentKind) -> FragmentMeta {
     FragmentMeta {
-        pool: Pool { code: Code::Rs { k: 4, m: 2 }, without: None },
+        pool: Pool {
+            code: Code::Rs { k: 4, m: 2 },
+            without: None,
+        },
         segment_bytes: (blocks * 4 * BLOCK) as u32,
         fragment_bytes: (blocks * BLOCK) as u32,
         kind,
@@ -97,7 +121,10 @@ pub fn meta(blocks: usize, kind: SegmentKind) -> FragmentMeta {
 }
 
 pub fn sums(key: FragmentKey, data: &[u8]) -> Vec<u32> {
-    (0..).zip(data.chunks(BLOCK)).map(|(block, bytes)| block_sum(key, block, bytes)).collect()
+    (0..)
+        .zip(data.chunks(BLOCK))
+        .map(|(block, bytes)| block_sum(key, block, bytes))
+        .collect()
 }
 
 pub fn put(n: u64, blocks: usize) -> FragmentOp {
@@ -106,11 +133,21 @@ pub fn put(n: u64, blocks: usize) -> FragmentOp {
 
 pub fn put_tagged(n: u64, tag: u64, blocks: usize) -> FragmentOp {
     let data = bytes_of(tag, blocks * BLOCK);
-    FragmentOp::Put { key: key(n), meta: meta(blocks, SegmentKind::Data), sums: sums(key(n), &data), data: data.into() }
+    FragmentOp::Put {
+        key: key(n),
+        meta: meta(blocks, SegmentKind::Data),
+        sums: sums(key(n), &data),
+        data: data.into(),
+    }
 }
 
 pub fn get_all(n: u64, blocks: usize) -> FragmentOp {
-    FragmentOp::Get { key: key(n), ranges: (0..blocks).map(|b| ((b * BLOCK) as u32, BLOCK as u32)).collect() }
+    FragmentOp::Get {
+        key: key(n),
+        ranges: (0..blocks)
+            .map(|b| ((b * BLOCK) as u32, BLOCK as u32))
+            .collect(),
+    }
 }
 
 /// The fragment's bytes if all of it is good; `None` if there is no such fragment.
@@ -124,7 +161,10 @@ pub fn fetch(store: &mut SimFragments, n: u64, blocks: usize) -> Option<Vec<Opti
 
 pub fn is_good(ranges: &[Option<Bytes>], tag: u64) -> bool {
     let want = bytes_of(tag, ranges.len() * BLOCK);
-    ranges.iter().enumerate().all(|(i, range)| range.as_deref() == Some(&want[i * BLOCK..(i + 1) * BLOCK]))
+    ranges
+        .iter()
+        .enumerate()
+        .all(|(i, range)| range.as_deref() == Some(&want[i * BLOCK..(i + 1) * BLOCK]))
 }
 
 pub fn open_fragments(files: &SimFiles, catalog: &MemCatalog) -> (SimFragments, Recovery) {

@@ -135,7 +135,11 @@ impl Connection<'_> {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let tls = self.config.tls.config().expect("STARTTLS is granted only with TLS configured");
+        let tls = self
+            .config
+            .tls
+            .config()
+            .expect("STARTTLS is granted only with TLS configured");
         let acceptor = TlsAcceptor::from(Arc::clone(tls));
         let Ok(stream) = timeout(self.config.handshake_max, acceptor.accept(stream)).await else {
             return Ok(Exit::TooSlow);
@@ -143,8 +147,10 @@ impl Connection<'_> {
         let mut stream = stream?;
         self.client.encrypted = true;
         if let Some(certificates) = stream.get_ref().1.peer_certificates() {
-            self.client.certificates =
-                certificates.iter().map(|it| it.clone().into_owned()).collect();
+            self.client.certificates = certificates
+                .iter()
+                .map(|it| it.clone().into_owned())
+                .collect();
         }
         self.start_tls = false;
         self.session.tls_started();
@@ -185,7 +191,8 @@ impl Connection<'_> {
                 }
             }
             if self.session.wants_input()
-                && let Poll::Ready(count) = pin!(stream.read_buf(&mut self.session.input())).poll(cx)
+                && let Poll::Ready(count) =
+                    pin!(stream.read_buf(&mut self.session.input())).poll(cx)
             {
                 if count? == 0 {
                     self.session.end_of_input();
@@ -255,7 +262,10 @@ impl Connection<'_> {
                 Effect::StartTls => self.start_tls = true,
                 Effect::Submit { id, request } => {
                     let export = self.export.as_ref().expect("requests follow an open");
-                    let mut running = Running { id, reply: export.submit(request) };
+                    let mut running = Running {
+                        id,
+                        reply: export.submit(request),
+                    };
                     // Many requests are done at once: spare them the bookkeeping.
                     match Pin::new(&mut running).poll(cx) {
                         Poll::Ready((id, reply)) => self.session.replied(id, reply),
@@ -307,7 +317,9 @@ impl Connection<'_> {
         } else if self.session.is_transmitting() && !self.draining {
             self.deadline = None;
         }
-        self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready())
+        self.deadline
+            .as_mut()
+            .is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready())
     }
 
     /// Gives up what is in flight and closes the export, also one that is just being opened.
@@ -319,7 +331,9 @@ impl Connection<'_> {
             self.export = Some(export);
         }
         if let Some(export) = self.export.take()
-            && timeout(self.config.drain_max, export.close()).await.is_err()
+            && timeout(self.config.drain_max, export.close())
+                .await
+                .is_err()
         {
             warn!("closing an export took too long");
         }

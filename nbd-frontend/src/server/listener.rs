@@ -59,20 +59,29 @@ impl Listener {
     pub async fn bind(address: &Address) -> io::Result<Self> {
         match address {
             Address::Tcp(address) => {
-                let socket =
-                    if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+                let socket = if address.is_ipv4() {
+                    TcpSocket::new_v4()?
+                } else {
+                    TcpSocket::new_v6()?
+                };
                 socket.set_reuseaddr(true)?;
                 // Accepted sockets inherit it: a peer that vanished is found out in the end.
                 socket.set_keepalive(true)?;
                 socket.bind(*address)?;
                 let socket = socket.listen(BACKLOG)?;
                 let address = Address::Tcp(socket.local_addr()?);
-                Ok(Self { socket: Socket::Tcp(socket), address })
+                Ok(Self {
+                    socket: Socket::Tcp(socket),
+                    address,
+                })
             }
             Address::Unix(path) => {
                 remove_dead_socket(path).await?;
                 let socket = Socket::Unix(UnixListener::bind(path)?);
-                Ok(Self { socket, address: address.clone() })
+                Ok(Self {
+                    socket,
+                    address: address.clone(),
+                })
             }
         }
     }

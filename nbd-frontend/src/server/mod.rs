@@ -77,7 +77,11 @@ impl Client {
     /// A client on a connection in the clear.
     #[must_use]
     pub const fn new(address: Option<SocketAddr>) -> Self {
-        Self { address, encrypted: false, certificates: Vec::new() }
+        Self {
+            address,
+            encrypted: false,
+            certificates: Vec::new(),
+        }
     }
 }
 

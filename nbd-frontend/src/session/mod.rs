@@ -16,13 +16,14 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `options` | the handshake: client flags, option haggling, entering the transmission phase |
+//! | `options`, `option_replies` | the handshake: option haggling, entering the transmission phase |
 //! | `transmission` | requests: parsing, checks, payloads, what is in flight |
 //! | `reply` | simple, structured and extended replies |
 //! | `input`, `output` | buffers |
 //! | `wire` | numbers of the protocol |
 
 mod input;
+mod option_replies;
 mod options;
 mod output;
 mod reply;
@@ -59,7 +60,11 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { requests_max: 256, bytes_max: 32 << 20, read_ahead: 64 << 10 }
+        Self {
+            requests_max: 256,
+            bytes_max: 32 << 20,
+            read_ahead: 64 << 10,
+        }
     }
 }
 
@@ -160,7 +165,11 @@ enum Phase {
     /// An option's data, to be read in full.
     OptionData { option: u32, length: usize },
     /// An option's data, to be ignored; then comes a reply.
-    OptionSkip { option: u32, remaining: u64, reply: u32 },
+    OptionSkip {
+        option: u32,
+        remaining: u64,
+        reply: u32,
+    },
     /// Nothing: the shell owes an answer.
     Waiting(Question),
     /// The header of a request.
@@ -168,7 +177,10 @@ enum Phase {
     /// The payload of a WRITE.
     Upload(Upload),
     /// The payload of a refused request; then comes an error.
-    Discard { remaining: u64, refusal: transmission::Refusal },
+    Discard {
+        remaining: u64,
+        refusal: transmission::Refusal,
+    },
     /// Nothing more.
     Closing(CloseReason),
 }
@@ -358,7 +370,9 @@ impl Session {
         let Some(bytes) = self.staging.peek(CLIENT_FLAGS_BYTES) else {
             return false;
         };
-        let flags = wire::Reader::new(bytes).u32().expect("four bytes were there");
+        let flags = wire::Reader::new(bytes)
+            .u32()
+            .expect("four bytes were there");
         self.staging.consume(CLIENT_FLAGS_BYTES);
         self.fixed_newstyle = flags & FLAG_FIXED_NEWSTYLE != 0;
         self.no_zeroes = flags & FLAG_NO_ZEROES != 0;

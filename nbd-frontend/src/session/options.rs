@@ -2,15 +2,9 @@
 
 use super::reply::Framing;
 use super::transmission::Transmission;
-use super::wire::{
-    OPTION_HEADER_BYTES, OPTION_MAGIC, OPTION_REPLY_MAGIC, Reader, info, option, option_reply,
-    transmission_flag as flag,
-};
+use super::wire::{OPTION_HEADER_BYTES, OPTION_MAGIC, Reader, info, option, option_reply};
 use super::{CloseReason, Effect, Encryption, Phase, Session};
-use crate::export::{
-    BLOCK_BYTES_MIN, BLOCK_BYTES_PREFERRED, ExportError, ExportInfo, LIST_MAX, ListedExport,
-    PAYLOAD_BYTES_MAX, STRING_BYTES_MAX,
-};
+use crate::export::{ExportError, ExportInfo, LIST_MAX, ListedExport, STRING_BYTES_MAX};
 
 /// Most data in bytes of an option that is understood; more is refused as too big.
 const OPTION_BYTES_MAX: u32 = 32 << 10;
@@ -19,7 +13,7 @@ const OPTION_SKIP_MAX: u32 = 32 << 20;
 /// Bytes of zeros after the reply to NBD_OPT_EXPORT_NAME, unless the client waived them.
 const ZEROES: [u8; 124] = [0; 124];
 /// The one metadata context.
-const ALLOCATION: &str = "base:allocation";
+pub(super) const ALLOCATION: &str = "base:allocation";
 /// The wildcard for it in a list.
 const BASE_WILDCARD: &[u8] = b"base:";
 /// Its id on the wire.
@@ -31,7 +25,13 @@ pub(super) enum Question {
     /// NBD_OPT_EXPORT_NAME.
     ExportName { name: String },
     /// NBD_OPT_INFO, or NBD_OPT_GO if `go`.
-    Info { name: String, go: bool, wants_name: bool, wants_description: bool, wants_sizes: bool },
+    Info {
+        name: String,
+        go: bool,
+        wants_name: bool,
+        wants_description: bool,
+        wants_sizes: bool,
+    },
     /// NBD_OPT_LIST.
     List,
     /// NBD_OPT_LIST_META_CONTEXT.
@@ -63,11 +63,18 @@ impl Session {
             if option == option::SET_META_CONTEXT {
                 self.allocation_for = None;
             }
-            self.phase = Phase::OptionSkip { option, remaining: length.into(), reply };
+            self.phase = Phase::OptionSkip {
+                option,
+                remaining: length.into(),
+                reply,
+            };
         } else if length == 0 {
             self.plain_option(option, effects);
         } else {
-            self.phase = Phase::OptionData { option, length: length as usize };
+            self.phase = Phase::OptionData {
+                option,
+                length: length as usize,
+            };
         }
         true
     }
@@ -78,7 +85,10 @@ impl Session {
         if in_clear || self.framing == Framing::Extended || length as usize > STRING_BYTES_MAX {
             self.close(CloseReason::Refused);
         } else {
-            self.phase = Phase::OptionData { option: option::EXPORT_NAME, length: length as usize };
+            self.phase = Phase::OptionData {
+                option: option::EXPORT_NAME,
+                length: length as usize,
+            };
         }
     }
 
@@ -142,7 +152,12 @@ impl Session {
 
     /// Skips an option's data, then replies.
     pub(super) fn option_skip(&mut self) -> bool {
-        let Phase::OptionSkip { option, remaining, reply } = &mut self.phase else {
+        let Phase::OptionSkip {
+            option,
+            remaining,
+            reply,
+        } = &mut self.phase
+        else {
             unreachable!("called in this phase only");
         };
         *remaining -= self.staging.skip(*remaining);
@@ -187,7 +202,11 @@ impl Session {
 
     fn export_name(&mut self, data: &[u8], effects: &mut Vec<Effect>) -> Option<()> {
         let name = string(data)?;
-        self.ask(Question::ExportName { name: name.clone() }, Effect::Open { name }, effects);
+        self.ask(
+            Question::ExportName { name: name.clone() },
+            Effect::Open { name },
+            effects,
+        );
         Some(())
     }
 
@@ -207,9 +226,18 @@ impl Session {
             return None;
         }
         let go = option == option::GO;
-        let effect =
-            if go { Effect::Open { name: name.clone() } } else { Effect::Lookup { name: name.clone() } };
-        let question = Question::Info { name, go, wants_name, wants_description, wants_sizes };
+        let effect = if go {
+            Effect::Open { name: name.clone() }
+        } else {
+            Effect::Lookup { name: name.clone() }
+        };
+        let question = Question::Info {
+            name,
+            go,
+            wants_name,
+            wants_description,
+            wants_sizes,
+        };
         self.ask(question, effect, effects);
         Some(())
     }
@@ -262,7 +290,10 @@ impl Session {
         };
         match &question {
             Question::ListMeta { allocation: true } => self.send_context(option, 0),
-            Question::SetMeta { name, allocation: true } => {
+            Question::SetMeta {
+                name,
+                allocation: true,
+            } => {
                 self.allocation_for = Some(name.clone());
                 self.send_context(option, ALLOCATION_ID);
             }
@@ -300,8 +331,11 @@ impl Session {
         };
         // Contexts hold only for the export that they were selected for.
         let has_status = self.allocation_for.as_ref() == Some(name);
-        self.transmission =
-            Some(Transmission { size: export.size, read_only: export.read_only, has_status });
+        self.transmission = Some(Transmission {
+            size: export.size,
+            read_only: export.read_only,
+            has_status,
+        });
         self.phase = Phase::Request;
     }
 
@@ -313,7 +347,10 @@ impl Session {
         let Some(question) = self.take_question() else {
             return;
         };
-        assert!(matches!(question, Question::List), "a list answers {question:?}");
+        assert!(
+            matches!(question, Question::List),
+            "a list answers {question:?}"
+        );
         let exports = match exports {
             Ok(exports) => exports,
             Err(error) => return self.refuse(option::LIST, error),
@@ -323,7 +360,11 @@ impl Session {
         }
         for export in exports.iter().filter(|export| fits(&export.name)) {
             let length = (export.name.len() as u32).to_be_bytes();
-            let description = if fits(&export.description) { &export.description } else { "" };
+            let description = if fits(&export.description) {
+                &export.description
+            } else {
+                ""
+            };
             let data: [&[u8]; 3] = [&length, export.name.as_bytes(), description.as_bytes()];
             self.option_reply(option::LIST, option_reply::SERVER, &data);
         }
@@ -339,7 +380,10 @@ impl Session {
         let Some(question) = self.take_question() else {
             return;
         };
-        assert!(matches!(question, Question::Tls), "a TLS handshake answers {question:?}");
+        assert!(
+            matches!(question, Question::Tls),
+            "a TLS handshake answers {question:?}"
+        );
         self.encrypted = true;
         self.framing = Framing::Simple;
         self.allocation_for = None;
@@ -356,90 +400,6 @@ impl Session {
             other => panic!("nothing was asked in {other:?}"),
         }
     }
-
-    /// Refuses an option because of its export.
-    fn refuse(&mut self, option: u32, error: ExportError) {
-        let reply = match error {
-            ExportError::Unknown | ExportError::Unavailable => option_reply::ERR_UNKNOWN,
-            ExportError::Forbidden => option_reply::ERR_POLICY,
-            ExportError::ShuttingDown => option_reply::ERR_SHUTDOWN,
-        };
-        let text = error.to_string();
-        self.option_reply(option, reply, &[text.as_bytes()]);
-    }
-
-    /// The information on an export that a client asked for, and the mandatory part.
-    fn send_info(&mut self, option: u32, question: &Question, export: &ExportInfo) {
-        let Question::Info { wants_name, wants_description, wants_sizes, .. } = question else {
-            return;
-        };
-        let flags = self.flags(export).to_be_bytes();
-        self.send_info_item(option, info::EXPORT, &[&export.size.to_be_bytes(), &flags]);
-        if *wants_name && fits(&export.name) {
-            self.send_info_item(option, info::NAME, &[export.name.as_bytes()]);
-        }
-        if *wants_description && !export.description.is_empty() && fits(&export.description) {
-            self.send_info_item(option, info::DESCRIPTION, &[export.description.as_bytes()]);
-        }
-        if *wants_sizes {
-            let sizes = [BLOCK_BYTES_MIN, BLOCK_BYTES_PREFERRED, PAYLOAD_BYTES_MAX];
-            let sizes = sizes.map(u32::to_be_bytes);
-            self.send_info_item(option, info::BLOCK_SIZE, &[&sizes[0], &sizes[1], &sizes[2]]);
-        }
-    }
-
-    fn send_info_item(&mut self, option: u32, kind: u16, data: &[&[u8]]) {
-        let kind = kind.to_be_bytes();
-        let mut parts: Vec<&[u8]> = vec![&kind];
-        parts.extend(data);
-        self.option_reply(option, option_reply::INFO, &parts);
-    }
-
-    fn send_context(&mut self, option: u32, id: u32) {
-        let data: [&[u8]; 2] = [&id.to_be_bytes(), ALLOCATION.as_bytes()];
-        self.option_reply(option, option_reply::META_CONTEXT, &data);
-    }
-
-    /// The transmission flags of an export, as negotiated so far.
-    fn flags(&self, export: &ExportInfo) -> u16 {
-        let mut flags =
-            flag::HAS_FLAGS | flag::SEND_FLUSH | flag::SEND_FUA | flag::SEND_CACHE;
-        flags |= if export.read_only {
-            flag::READ_ONLY
-        } else {
-            flag::SEND_TRIM | flag::SEND_WRITE_ZEROES | flag::SEND_FAST_ZERO
-        };
-        if self.framing != Framing::Simple {
-            flags |= flag::SEND_DF;
-        }
-        if export.multi_conn {
-            flags |= flag::CAN_MULTI_CONN;
-        }
-        flags
-    }
-
-    /// One reply to an option; an error without data gets a text for people.
-    fn option_reply(&mut self, option: u32, reply: u32, data: &[&[u8]]) {
-        let text = match reply {
-            option_reply::ERR_UNSUP => "unknown option",
-            option_reply::ERR_POLICY => "not permitted by this server",
-            option_reply::ERR_INVALID => "invalid option",
-            option_reply::ERR_TLS_REQD => "TLS is required",
-            option_reply::ERR_TOO_BIG => "too big",
-            option_reply::ERR_EXT_HEADER_REQD => "extended headers were negotiated",
-            _ => "",
-        };
-        let text = [text.as_bytes()];
-        let data = if data.is_empty() { &text[..] } else { data };
-        let length: usize = data.iter().map(|part| part.len()).sum();
-        self.output.put(&OPTION_REPLY_MAGIC.to_be_bytes());
-        self.output.put(&option.to_be_bytes());
-        self.output.put(&reply.to_be_bytes());
-        self.output.put(&(length as u32).to_be_bytes());
-        for part in data {
-            self.output.put(part);
-        }
-    }
 }
 
 /// A string of the protocol: bounded UTF-8 without NUL.
@@ -449,6 +409,6 @@ fn string(bytes: &[u8]) -> Option<String> {
 }
 
 /// Whether a string may be sent.
-const fn fits(text: &str) -> bool {
+pub(super) const fn fits(text: &str) -> bool {
     text.len() <= STRING_BYTES_MAX
 }

@@ -68,7 +68,10 @@ impl Output {
         assert!(count <= self.length, "more bytes were sent than waited");
         self.length -= count;
         while count > 0 {
-            let piece = self.pieces.front_mut().expect("the pieces add up to the length");
+            let piece = self
+                .pieces
+                .front_mut()
+                .expect("the pieces add up to the length");
             let (size, step) = match piece {
                 Piece::Headers(length) => {
                     let step = count.min(*length);
@@ -120,7 +123,9 @@ impl Output {
     /// Appends `count` zeros.
     pub(super) fn push_zeros(&mut self, mut count: u64) {
         while count > 0 {
-            let step = usize::try_from(count).unwrap_or(usize::MAX).min(ZEROS.len());
+            let step = usize::try_from(count)
+                .unwrap_or(usize::MAX)
+                .min(ZEROS.len());
             self.push(Bytes::from_static(&ZEROS[..step]));
             count -= step as u64;
         }

@@ -70,7 +70,9 @@ impl To {
 
     /// What was read. Chunks that don't add up to what was asked for are an error.
     pub(super) fn data(self, header: &RequestHeader, chunks: Vec<Chunk>, out: &mut Output) {
-        let sum = chunks.iter().try_fold(0u64, |sum, chunk| sum.checked_add(length(chunk)));
+        let sum = chunks
+            .iter()
+            .try_fold(0u64, |sum, chunk| sum.checked_add(length(chunk)));
         if sum != Some(header.length) {
             return self.error(Errno::Io, out);
         }
@@ -121,7 +123,12 @@ impl To {
         }
         let count = merged.len() as u64;
         if self.framing == Framing::Extended {
-            self.chunk(REPLY_FLAG_DONE, chunk::BLOCK_STATUS_EXT, 8 + 16 * count, out);
+            self.chunk(
+                REPLY_FLAG_DONE,
+                chunk::BLOCK_STATUS_EXT,
+                8 + 16 * count,
+                out,
+            );
             out.put(&ALLOCATION_ID.to_be_bytes());
             out.put(&(count as u32).to_be_bytes());
             for (length, flags) in merged {
@@ -174,7 +181,11 @@ fn runs(start: u64, chunks: &[Chunk], one: bool) -> Vec<Run> {
     let mut offset = start;
     for chunk in chunks {
         let length = length(chunk);
-        let zeros = if one { all_zeros } else { matches!(chunk, Chunk::Zeros(_)) };
+        let zeros = if one {
+            all_zeros
+        } else {
+            matches!(chunk, Chunk::Zeros(_))
+        };
         match runs.last_mut() {
             Some(run) if run.zeros == zeros || length == 0 => {
                 run.length += length;
@@ -186,7 +197,12 @@ fn runs(start: u64, chunks: &[Chunk], one: bool) -> Vec<Run> {
                 run.chunks += 1;
                 run.zeros = zeros;
             }
-            _ => runs.push(Run { offset, length, zeros, chunks: 1 }),
+            _ => runs.push(Run {
+                offset,
+                length,
+                zeros,
+                chunks: 1,
+            }),
         }
         offset += length;
     }

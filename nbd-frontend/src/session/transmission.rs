@@ -109,12 +109,18 @@ impl InFlight {
         let entry = &mut self.slots[slot as usize];
         assert!(entry.pending.is_none(), "a free slot is empty");
         entry.pending = Some(pending);
-        RequestId { slot, generation: entry.generation }
+        RequestId {
+            slot,
+            generation: entry.generation,
+        }
     }
 
     fn remove(&mut self, id: RequestId) -> Pending {
         let entry = &mut self.slots[id.slot as usize];
-        assert!(entry.generation == id.generation, "a request is answered once");
+        assert!(
+            entry.generation == id.generation,
+            "a request is answered once"
+        );
         let pending = entry.pending.take().expect("a request is answered once");
         entry.generation = entry.generation.wrapping_add(1);
         self.free.push(id.slot);
@@ -144,7 +150,11 @@ impl Session {
     /// A request's header.
     pub(super) fn request(&mut self, effects: &mut Vec<Effect>) -> bool {
         let extended = self.framing == Framing::Extended;
-        let size = if extended { EXTENDED_REQUEST_BYTES } else { COMPACT_REQUEST_BYTES };
+        let size = if extended {
+            EXTENDED_REQUEST_BYTES
+        } else {
+            COMPACT_REQUEST_BYTES
+        };
         if !self.has_room() {
             return false;
         }
@@ -162,10 +172,14 @@ impl Session {
         }
         // With extended headers a WRITE must carry PAYLOAD_LEN, but qemu's client (10.0.2) sets
         // it on none. Its payload comes all the same.
-        let has_payload = header.command == command::WRITE
-            || (extended && header.flags & flag::PAYLOAD_LEN != 0);
+        let has_payload =
+            header.command == command::WRITE || (extended && header.flags & flag::PAYLOAD_LEN != 0);
         let payload = if has_payload { header.length } else { 0 };
-        let most = if extended { u64::from(PAYLOAD_BYTES_MAX) } else { DISCARD_BYTES_MAX };
+        let most = if extended {
+            u64::from(PAYLOAD_BYTES_MAX)
+        } else {
+            DISCARD_BYTES_MAX
+        };
         if payload > most {
             self.close(CloseReason::TooLarge);
             return true;
@@ -176,7 +190,10 @@ impl Session {
             Ok(Verdict::Upload) => self.begin_upload(header),
             Err(errno) if payload > 0 => {
                 let refusal = Refusal { header, errno };
-                self.phase = Phase::Discard { remaining: payload, refusal };
+                self.phase = Phase::Discard {
+                    remaining: payload,
+                    refusal,
+                };
             }
             Err(errno) => self.to(&header).error(errno, &mut self.output),
         }
@@ -195,10 +212,15 @@ impl Session {
         if mutation && export.read_only {
             return Err(Errno::Permission);
         }
-        if offset.checked_add(length).is_none_or(|end| end > export.size) {
+        if offset
+            .checked_add(length)
+            .is_none_or(|end| end > export.size)
+        {
             return Err(past_the_end(header.command));
         }
-        let bounded = u32::try_from(length).ok().filter(|length| *length <= PAYLOAD_BYTES_MAX);
+        let bounded = u32::try_from(length)
+            .ok()
+            .filter(|length| *length <= PAYLOAD_BYTES_MAX);
         Ok(match header.command {
             command::FLUSH if offset != 0 || length != 0 => return Err(Errno::Invalid),
             command::FLUSH => Verdict::Submit(Request::Flush),
@@ -210,7 +232,11 @@ impl Session {
                 if bounded.is_none() {
                     return Err(Errno::Invalid);
                 }
-                if length == 0 { Verdict::Done } else { Verdict::Upload }
+                if length == 0 {
+                    Verdict::Done
+                } else {
+                    Verdict::Upload
+                }
             }
             _ if length == 0 => Verdict::Done,
             command::READ => {
@@ -220,7 +246,11 @@ impl Session {
             command::TRIM => Verdict::Submit(Request::Trim { offset, length }),
             command::WRITE_ZEROES => {
                 let allocate = header.flags & flag::NO_HOLE != 0;
-                Verdict::Submit(Request::Zero { offset, length, allocate })
+                Verdict::Submit(Request::Zero {
+                    offset,
+                    length,
+                    allocate,
+                })
             }
             command::CACHE => {
                 // A read whose bytes are dropped brings them into the owner's cache.
@@ -248,9 +278,16 @@ impl Session {
 
     fn begin_upload(&mut self, header: RequestHeader) {
         let missing = header.length as usize;
-        assert!(missing <= PAYLOAD_BYTES_MAX as usize, "the length was checked");
+        assert!(
+            missing <= PAYLOAD_BYTES_MAX as usize,
+            "the length was checked"
+        );
         let data = Vec::with_capacity(missing);
-        self.phase = Phase::Upload(Upload { header, data, missing });
+        self.phase = Phase::Upload(Upload {
+            header,
+            data,
+            missing,
+        });
     }
 
     /// More of a WRITE's payload.
@@ -271,7 +308,14 @@ impl Session {
         let header = upload.header;
         let data = Bytes::from(std::mem::take(&mut upload.data));
         self.phase = Phase::Request;
-        self.submit(header, Request::Write { offset: header.offset, data }, effects);
+        self.submit(
+            header,
+            Request::Write {
+                offset: header.offset,
+                data,
+            },
+            effects,
+        );
         true
     }
 
@@ -340,7 +384,10 @@ impl Session {
 }
 
 const fn is_mutation(command: u16) -> bool {
-    matches!(command, command::WRITE | command::TRIM | command::WRITE_ZEROES)
+    matches!(
+        command,
+        command::WRITE | command::TRIM | command::WRITE_ZEROES
+    )
 }
 
 /// The error of a range that reaches past the end.

@@ -169,7 +169,11 @@ impl RequestHeader {
     /// Reads a header; `bytes` holds one in full. `None` if it does not start with its magic.
     pub(super) fn parse(bytes: &[u8], extended: bool) -> Option<Self> {
         let mut at = Reader::new(bytes);
-        let magic = if extended { EXTENDED_REQUEST_MAGIC } else { REQUEST_MAGIC };
+        let magic = if extended {
+            EXTENDED_REQUEST_MAGIC
+        } else {
+            REQUEST_MAGIC
+        };
         if at.u32()? != magic {
             return None;
         }
@@ -178,7 +182,11 @@ impl RequestHeader {
             command: at.u16()?,
             cookie: at.u64()?,
             offset: at.u64()?,
-            length: if extended { at.u64()? } else { u64::from(at.u32()?) },
+            length: if extended {
+                at.u64()?
+            } else {
+                u64::from(at.u32()?)
+            },
         })
     }
 }

@@ -17,7 +17,10 @@ pub struct Memory {
 
 impl Memory {
     pub fn new(size: u64) -> Self {
-        Self { size, blocks: BTreeMap::new() }
+        Self {
+            size,
+            blocks: BTreeMap::new(),
+        }
     }
 
     pub fn execute(&mut self, request: Request) -> Reply {
@@ -63,14 +66,13 @@ impl Memory {
     }
 
     fn read(&self, offset: u64, length: u64) -> Reply {
-        let chunks = parts(offset, length).map(|(block, start, count)| {
-            match self.blocks.get(&block) {
+        let chunks =
+            parts(offset, length).map(|(block, start, count)| match self.blocks.get(&block) {
                 Some(bytes) if !bytes.is_empty() => {
                     Chunk::Data(Bytes::copy_from_slice(&bytes[start..start + count]))
                 }
                 _ => Chunk::Zeros(count as u64),
-            }
-        });
+            });
         Reply::Data(chunks.collect())
     }
 
@@ -96,6 +98,10 @@ fn parts(offset: u64, length: u64) -> impl Iterator<Item = (u64, usize, usize)> 
     (offset / BLOCK..end.div_ceil(BLOCK)).map(move |block| {
         let first = offset.max(block * BLOCK);
         let last = end.min((block + 1) * BLOCK);
-        (block, (first - block * BLOCK) as usize, (last - first) as usize)
+        (
+            block,
+            (first - block * BLOCK) as usize,
+            (last - first) as usize,
+        )
     })
 }

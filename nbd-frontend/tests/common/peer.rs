@@ -68,8 +68,18 @@ pub type OptionReply = (u32, u32, Vec<u8>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
-    Simple { error: u32, cookie: u64, data: Vec<u8> },
-    Chunk { flags: u16, kind: u16, cookie: u64, offset: Option<u64>, data: Vec<u8> },
+    Simple {
+        error: u32,
+        cookie: u64,
+        data: Vec<u8>,
+    },
+    Chunk {
+        flags: u16,
+        kind: u16,
+        cookie: u64,
+        offset: Option<u64>,
+        data: Vec<u8>,
+    },
 }
 
 pub fn info(name: &str, read_only: bool) -> ExportInfo {
@@ -204,7 +214,10 @@ impl Peer {
         while !self.session.output().is_empty() {
             let mut slices = [IoSlice::new(&[]); 3];
             let count = self.session.output().slices(&mut slices);
-            let all: Vec<u8> = slices[..count].iter().flat_map(|it| it.iter().copied()).collect();
+            let all: Vec<u8> = slices[..count]
+                .iter()
+                .flat_map(|it| it.iter().copied())
+                .collect();
             let step = all.len().min(1000);
             self.out.extend_from_slice(&all[..step]);
             self.session.output_mut().sent(step);
@@ -272,7 +285,11 @@ impl Peer {
 pub fn error_of(messages: &[Message]) -> u32 {
     match messages {
         [Message::Simple { error, .. }] => *error,
-        [Message::Chunk { kind: ERROR, data, .. }] => u32_of(&mut &data[..]),
+        [
+            Message::Chunk {
+                kind: ERROR, data, ..
+            },
+        ] => u32_of(&mut &data[..]),
         [Message::Chunk { .. }, ..] => 0,
         other => panic!("not one reply: {other:?}"),
     }
@@ -286,7 +303,11 @@ pub fn parse(out: &[u8], read: usize) -> Vec<Message> {
             0x6744_6698 => {
                 let (error, cookie) = (u32_of(&mut at), u64_of(&mut at));
                 let (data, rest) = at.split_at(if error == 0 { read } else { 0 });
-                messages.push(Message::Simple { error, cookie, data: data.to_vec() });
+                messages.push(Message::Simple {
+                    error,
+                    cookie,
+                    data: data.to_vec(),
+                });
                 at = rest;
             }
             magic @ (0x668e_33ef | 0x6e8a_278c) => {
@@ -298,7 +319,13 @@ pub fn parse(out: &[u8], read: usize) -> Vec<Message> {
                     (None, u64::from(u32_of(&mut at)))
                 };
                 let (data, rest) = at.split_at(length as usize);
-                messages.push(Message::Chunk { flags, kind, cookie, offset, data: data.to_vec() });
+                messages.push(Message::Chunk {
+                    flags,
+                    kind,
+                    cookie,
+                    offset,
+                    data: data.to_vec(),
+                });
                 at = rest;
             }
             magic => panic!("not a reply: {magic:x}"),

@@ -73,11 +73,20 @@ impl Exports for MemoryExports {
 
     fn open(&self, _: &Client, name: &str) -> LocalBoxFuture<'static, OpenResult> {
         let found = info(name).map(|info| {
-            let volume = if info.read_only { "vol" } else { info.name.as_str() };
+            let volume = if info.read_only {
+                "vol"
+            } else {
+                info.name.as_str()
+            };
             self.counters.opened.fetch_add(1, Ordering::SeqCst);
             let memory = Rc::clone(&self.volumes[volume]);
             let counters = Arc::clone(&self.counters);
-            let export = MemoryExport { info, memory, counters, submitted: Cell::new(0) };
+            let export = MemoryExport {
+                info,
+                memory,
+                counters,
+                submitted: Cell::new(0),
+            };
             Rc::new(export) as Rc<dyn Export>
         });
         async move {
@@ -146,7 +155,10 @@ pub struct Server {
 
 impl Server {
     pub fn start(config: Config) -> Self {
-        Self::start_at(Address::Tcp("127.0.0.1:0".parse().expect("an address")), config)
+        Self::start_at(
+            Address::Tcp("127.0.0.1:0".parse().expect("an address")),
+            config,
+        )
     }
 
     pub fn start_at(address: Address, config: Config) -> Self {
@@ -155,19 +167,33 @@ impl Server {
         let (bound, address_of) = std::sync::mpsc::channel();
         let shared = Arc::clone(&counters);
         let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
             let local = tokio::task::LocalSet::new();
             local.block_on(&runtime.expect("a runtime"), async move {
-                let listener = Listener::bind(&address).await.expect("an address to listen on");
-                bound.send(listener.address().clone()).expect("the test waits");
+                let listener = Listener::bind(&address)
+                    .await
+                    .expect("an address to listen on");
+                bound
+                    .send(listener.address().clone())
+                    .expect("the test waits");
                 let volume = || Rc::new(RefCell::new(Memory::new(VOLUME_BYTES)));
                 let volumes = ["vol", "lazy", "stuck"].map(|name| (name, volume()));
-                let exports = MemoryExports { volumes: volumes.into(), counters: shared };
+                let exports = MemoryExports {
+                    volumes: volumes.into(),
+                    counters: shared,
+                };
                 serve(listener, Rc::new(exports), config, stopped).await;
             });
         });
         let address = address_of.recv().expect("the server listens");
-        Self { address, counters, stop, thread: Some(thread) }
+        Self {
+            address,
+            counters,
+            stop,
+            thread: Some(thread),
+        }
     }
 
     pub fn port(&self) -> u16 {
@@ -189,9 +215,17 @@ impl Server {
     /// Stops the server and waits until all connections are gone.
     pub fn finish(mut self) {
         self.stop();
-        self.thread.take().expect("joined once").join().expect("the server did not panic");
+        self.thread
+            .take()
+            .expect("joined once")
+            .join()
+            .expect("the server did not panic");
         let opened = self.counters.opened.load(Ordering::SeqCst);
-        assert_eq!(opened, self.counters.closed.load(Ordering::SeqCst), "each is closed once");
+        assert_eq!(
+            opened,
+            self.counters.closed.load(Ordering::SeqCst),
+            "each is closed once"
+        );
         assert_eq!(self.counters.in_flight.load(Ordering::SeqCst), 0);
     }
 }

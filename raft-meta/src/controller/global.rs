@@ -42,19 +42,34 @@ pub(crate) fn decide(facts: &Facts<'_>) -> Vec<GlobalCommand> {
 
 impl Facts<'_> {
     fn presence_of(&self, site: SiteId) -> Presence {
-        self.state.sites.get(&site).map_or(Presence::Gone, |s| s.presence)
+        self.state
+            .sites
+            .get(&site)
+            .map_or(Presence::Gone, |s| s.presence)
     }
 
     /// The nodes of a site that registered and were not removed.
     fn registered(&self, site: SiteId) -> Vec<NodeId> {
-        let Some(known) = self.sites.get(&site) else { return Vec::new() };
+        let Some(known) = self.sites.get(&site) else {
+            return Vec::new();
+        };
         let gone = |n: &NodeId| self.state.nodes.get(n).is_none_or(|e| e.gone);
-        known.state.nodes.keys().copied().filter(|n| !gone(n)).collect()
+        known
+            .state
+            .nodes
+            .keys()
+            .copied()
+            .filter(|n| !gone(n))
+            .collect()
     }
 
     /// The live beats of a site's nodes, registered or not.
     fn beats(&self, site: SiteId) -> impl Iterator<Item = (NodeId, &Beat)> {
-        let of_site = self.state.nodes.iter().filter(move |(_, e)| e.site == site && !e.gone);
+        let of_site = self
+            .state
+            .nodes
+            .iter()
+            .filter(move |(_, e)| e.site == site && !e.gone);
         of_site.filter_map(|(n, _)| Some((*n, self.detector.beat(self.now, *n)?)))
     }
 
@@ -67,15 +82,24 @@ impl Facts<'_> {
     fn candidates(&self) -> Vec<NodeId> {
         let fit = |node: &NodeId, site: SiteId| {
             let up = |k: &SiteKnown<'_>| {
-                k.state.nodes.get(node).is_some_and(|n| n.presence == Presence::Up)
+                k.state
+                    .nodes
+                    .get(node)
+                    .is_some_and(|n| n.presence == Presence::Up)
             };
             self.presence_of(site) == Presence::Up
                 && self.sites.get(&site).is_some_and(up)
                 && self.detector.liveness(self.now, *node) == Liveness::Alive
-                && self.detector.beat(self.now, *node).is_some_and(|b| b.site_quorum)
+                && self
+                    .detector
+                    .beat(self.now, *node)
+                    .is_some_and(|b| b.site_quorum)
         };
         let nodes = self.state.nodes.iter().filter(|(_, e)| !e.gone);
-        nodes.filter(|(n, e)| fit(n, e.site)).map(|(n, _)| *n).collect()
+        nodes
+            .filter(|(n, e)| fit(n, e.site))
+            .map(|(n, _)| *n)
+            .collect()
     }
 
     fn site_presence(&self, site: SiteId, candidates: &[NodeId]) -> Option<GlobalCommand> {
@@ -87,11 +111,16 @@ impl Facts<'_> {
                     && !nodes.is_empty()
                     && nodes.iter().all(dead)
                     && self.beats(site).next().is_none();
-                silent.then(|| GlobalCommand::FailSite { site, candidates: candidates.to_vec() })
+                silent.then(|| GlobalCommand::FailSite {
+                    site,
+                    candidates: candidates.to_vec(),
+                })
             }
             Presence::Down => {
                 let alive = |n| self.detector.liveness(self.now, n) == Liveness::Alive;
-                let back = self.beats(site).any(|(n, beat)| beat.site_quorum && alive(n));
+                let back = self
+                    .beats(site)
+                    .any(|(n, beat)| beat.site_quorum && alive(n));
                 back.then_some(GlobalCommand::ReturnSite { site })
             }
             Presence::Gone => None,
@@ -99,7 +128,8 @@ impl Facts<'_> {
     }
 
     /// Whether that node's volumes need new owners: its site's group says so, or it is silent
-    /// and its site's group can't say anything, or it was removed.
+    /// and its site's group can't say anything or does not see it (a node that only its own
+    /// site hears can't reach a majority of its journals either), or it was removed.
     fn is_unfit(&self, node: NodeId, site: SiteId, gone: bool) -> bool {
         if gone || self.presence_of(site) != Presence::Up {
             return true;
@@ -107,7 +137,8 @@ impl Facts<'_> {
         let registered = self.sites.get(&site).and_then(|k| k.state.nodes.get(&node));
         match registered.map(|n| n.presence) {
             Some(Presence::Up) => {
-                self.detector.liveness(self.now, node) == Liveness::Dead && !self.has_quorum(site)
+                let dead = self.detector.liveness(self.now, node) == Liveness::Dead;
+                dead && (!self.has_quorum(site) || self.detector.is_long_dead(self.now, node))
             }
             Some(Presence::Down | Presence::Gone) => true,
             None => false,
@@ -125,7 +156,9 @@ impl Facts<'_> {
         }
         let mut ended: BTreeSet<(NodeId, Boot)> = BTreeSet::new();
         for volume in self.state.volumes.values().filter(|v| !v.deleted) {
-            let Some(owner) = volume.owner.filter(|o| unfit.contains(&o.node)) else { continue };
+            let Some(owner) = volume.owner.filter(|o| unfit.contains(&o.node)) else {
+                continue;
+            };
             let gone = self.state.nodes.get(&owner.node).is_none_or(|e| e.gone);
             let live = self.detector.beat(self.now, owner.node).map(|b| b.boot);
             let last = self.detector.last_beat(owner.node).map(|b| b.boot);
@@ -139,7 +172,11 @@ impl Facts<'_> {
             let mut candidates = candidates.to_vec();
             candidates.retain(|n| *n != node);
             if !candidates.is_empty() {
-                out.push(GlobalCommand::FailNode { node, boot, candidates });
+                out.push(GlobalCommand::FailNode {
+                    node,
+                    boot,
+                    candidates,
+                });
             }
         }
     }

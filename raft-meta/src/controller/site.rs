@@ -35,9 +35,17 @@ pub(crate) fn decide(
 }
 
 fn bury(state: &SiteState, node: NodeId) -> Option<SiteCommand> {
-    let known = state.nodes.get(&node).filter(|n| n.presence != Presence::Gone)?;
+    let known = state
+        .nodes
+        .get(&node)
+        .filter(|n| n.presence != Presence::Gone)?;
     let (expected, boot) = (known.presence, known.boot);
-    Some(SiteCommand::SetNodePresence { node, expected, boot, to: Presence::Gone })
+    Some(SiteCommand::SetNodePresence {
+        node,
+        expected,
+        boot,
+        to: Presence::Gone,
+    })
 }
 
 fn live_beat(now: Time, site: SiteId, node: NodeId, detector: &Detector) -> Option<&Beat> {
@@ -83,7 +91,12 @@ fn presence(
         _ => return None,
     };
     let (expected, boot) = (known.presence, known.boot);
-    Some(SiteCommand::SetNodePresence { node, expected, boot, to })
+    Some(SiteCommand::SetNodePresence {
+        node,
+        expected,
+        boot,
+        to,
+    })
 }
 
 /// A disk is its node's by the global placement group's entry; a beat alone makes no disk.
@@ -94,7 +107,9 @@ fn disks(
     (node, detector): (NodeId, &Detector),
     out: &mut Vec<SiteCommand>,
 ) {
-    let Some(beat) = live_beat(now, state.site, node, detector) else { return };
+    let Some(beat) = live_beat(now, state.site, node, detector) else {
+        return;
+    };
     if !state.nodes.contains_key(&node) {
         return;
     }
@@ -112,13 +127,21 @@ fn disks(
                     out.push(SiteCommand::SetDiskPresence { at, expected, to });
                 }
             }
-            _ => out.push(SiteCommand::RegisterDisk { at, node, capacity_bytes }),
+            _ => out.push(SiteCommand::RegisterDisk {
+                at,
+                node,
+                capacity_bytes,
+            }),
         }
     }
     for disk in state.disks.values().filter(|d| d.node == node) {
         if disk.presence == Presence::Up && detector.disk_is_dead(now, node, disk.at) {
             let (expected, to) = (Presence::Up, Presence::Down);
-            out.push(SiteCommand::SetDiskPresence { at: disk.at, expected, to });
+            out.push(SiteCommand::SetDiskPresence {
+                at: disk.at,
+                expected,
+                to,
+            });
         }
     }
 }

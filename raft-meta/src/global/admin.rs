@@ -27,8 +27,19 @@ impl GlobalState {
     pub(super) fn apply_admin(&mut self, command: AdminCommand) -> AdminReply {
         let done = match command {
             AdminCommand::AddSite { name } => self.add_site(name).map(AdminReply::Site),
-            AdminCommand::AddNode { site, name, address, nbd } => {
-                let entry = NodeEntry { name, site, address, nbd, gone: false };
+            AdminCommand::AddNode {
+                site,
+                name,
+                address,
+                nbd,
+            } => {
+                let entry = NodeEntry {
+                    name,
+                    site,
+                    address,
+                    nbd,
+                    gone: false,
+                };
                 self.add_node(entry).map(AdminReply::Node)
             }
             AdminCommand::AddDisk { node, incarnation } => {
@@ -37,20 +48,22 @@ impl GlobalState {
             AdminCommand::AddToken { hash } => self.add_token(hash).map(|()| AdminReply::Done),
             AdminCommand::UseToken { hash } => self.use_token(hash).map(|()| AdminReply::Done),
             AdminCommand::CreatePool { code } => self
-                .create_pool(Pool { code, without: None })
+                .create_pool(Pool {
+                    code,
+                    without: None,
+                })
                 .map(|()| AdminReply::Done),
-            AdminCommand::RemoveNode { node } => {
-                self.remove_node(node).map(|()| AdminReply::Done)
-            }
-            AdminCommand::RemoveSite { site } => {
-                self.remove_site(site).map(|()| AdminReply::Done)
-            }
+            AdminCommand::RemoveNode { node } => self.remove_node(node).map(|()| AdminReply::Done),
+            AdminCommand::RemoveSite { site } => self.remove_site(site).map(|()| AdminReply::Done),
         };
         done.unwrap_or_else(AdminReply::Refused)
     }
 
     fn add_site(&mut self, name: String) -> Result<SiteId, AdminRefusal> {
-        let taken = self.sites.values().any(|s| s.name == name && s.presence != Presence::Gone);
+        let taken = self
+            .sites
+            .values()
+            .any(|s| s.name == name && s.presence != Presence::Gone);
         if !allowed(&name) || taken {
             return Err(AdminRefusal::BadName);
         }
@@ -59,8 +72,12 @@ impl GlobalState {
         }
         let id = SiteId(self.next_site);
         self.next_site += 1;
-        let entry =
-            SiteEntry { name, presence: Presence::Up, founder: None, contacts: Vec::new() };
+        let entry = SiteEntry {
+            name,
+            presence: Presence::Up,
+            founder: None,
+            contacts: Vec::new(),
+        };
         self.sites.insert(id, entry);
         Ok(id)
     }
@@ -70,7 +87,10 @@ impl GlobalState {
         if !allowed(&entry.name) || taken {
             return Err(AdminRefusal::BadName);
         }
-        let site = self.sites.get_mut(&entry.site).filter(|s| s.presence != Presence::Gone);
+        let site = self
+            .sites
+            .get_mut(&entry.site)
+            .filter(|s| s.presence != Presence::Gone);
         let Some(site) = site else {
             return Err(AdminRefusal::NoSite);
         };
@@ -98,7 +118,10 @@ impl GlobalState {
         if self.disks.len() >= DISKS_MAX || self.next_disk == u32::MAX {
             return Err(AdminRefusal::Full);
         }
-        let at = DiskRef { disk: DiskId(self.next_disk), incarnation };
+        let at = DiskRef {
+            disk: DiskId(self.next_disk),
+            incarnation,
+        };
         self.next_disk += 1;
         self.disks.insert(at.disk, DiskEntry { at, node });
         Ok(at)
@@ -109,7 +132,11 @@ impl GlobalState {
             return Err(AdminRefusal::BadToken);
         }
         if self.tokens.len() >= TOKENS_MAX {
-            let used = self.tokens.iter().find(|(_, used)| **used).map(|(hash, _)| *hash);
+            let used = self
+                .tokens
+                .iter()
+                .find(|(_, used)| **used)
+                .map(|(hash, _)| *hash);
             self.tokens.remove(&used.ok_or(AdminRefusal::Full)?);
         }
         self.tokens.insert(hash, false);
@@ -130,11 +157,10 @@ impl GlobalState {
         let entry = self.nodes.get_mut(&node).ok_or(AdminRefusal::NoNode)?;
         entry.gone = true;
         // A site whose founder never came may get another one.
-        if let Some(site) = self.sites.get_mut(&entry.site) {
-            if site.founder == Some(node) && site.contacts.is_empty() {
+        if let Some(site) = self.sites.get_mut(&entry.site)
+            && site.founder == Some(node) && site.contacts.is_empty() {
                 site.founder = None;
             }
-        }
         Ok(())
     }
 
@@ -145,7 +171,9 @@ impl GlobalState {
     }
 
     pub(super) fn set_contacts(&mut self, site: SiteId, nodes: Vec<NodeId>) -> bool {
-        let known = nodes.iter().all(|n| self.nodes.get(n).is_some_and(|e| e.site == site));
+        let known = nodes
+            .iter()
+            .all(|n| self.nodes.get(n).is_some_and(|e| e.site == site));
         let Some(entry) = self.sites.get_mut(&site) else {
             return false;
         };

@@ -14,9 +14,8 @@ const AWAY_WIDTH: std::ops::RangeInclusive<u8> = 2..=4;
 impl GlobalState {
     pub(super) fn fail_node(&mut self, node: NodeId, boot: Boot, candidates: &[NodeId]) -> bool {
         let candidates = self.known(candidates, |n, _| n != node);
-        let ended = |owner: &Owner| {
-            owner.node == node && owner.boot.is_none_or(|claimed| claimed == boot)
-        };
+        let ended =
+            |owner: &Owner| owner.node == node && owner.boot.is_none_or(|claimed| claimed == boot);
         self.reassign(&candidates, ended)
     }
 
@@ -26,8 +25,12 @@ impl GlobalState {
             _ => return false,
         }
         let candidates = self.known(candidates, |_, of| of != site);
-        let lost: BTreeSet<NodeId> =
-            self.nodes.iter().filter(|(_, n)| n.site == site).map(|(id, _)| *id).collect();
+        let lost: BTreeSet<NodeId> = self
+            .nodes
+            .iter()
+            .filter(|(_, n)| n.site == site)
+            .map(|(id, _)| *id)
+            .collect();
         self.reassign(&candidates, |owner| lost.contains(&owner.node));
         self.create_pool_without(site, &candidates);
         true
@@ -49,7 +52,9 @@ impl GlobalState {
         candidates: &[NodeId],
         admit: impl Fn(NodeId, SiteId) -> bool,
     ) -> BTreeMap<NodeId, SiteId> {
-        let with_site = candidates.iter().filter_map(|n| Some((*n, self.site_of_node(*n)?)));
+        let with_site = candidates
+            .iter()
+            .filter_map(|n| Some((*n, self.site_of_node(*n)?)));
         with_site.filter(|(n, s)| admit(*n, *s)).collect()
     }
 
@@ -69,18 +74,23 @@ impl GlobalState {
                 *count += 1;
             }
         }
-        let concerned =
-            |v: &&mut VolumeRecord| !v.deleted && v.owner.as_ref().is_some_and(&ended);
+        let concerned = |v: &&mut VolumeRecord| !v.deleted && v.owner.as_ref().is_some_and(&ended);
         for volume in self.volumes.values_mut().filter(concerned) {
             let least = |home_only: bool| {
-                let eligible =
-                    candidates.iter().filter(|(_, site)| !home_only || **site == volume.home);
+                let eligible = candidates
+                    .iter()
+                    .filter(|(_, site)| !home_only || **site == volume.home);
                 eligible.map(|(n, _)| (owned[n], *n)).min()
             };
-            let (_, to) = least(true).or_else(|| least(false)).expect("there is a candidate");
+            let (_, to) = least(true)
+                .or_else(|| least(false))
+                .expect("there is a candidate");
             *owned.entry(to).or_default() += 1;
             volume.epoch = volume.epoch.next();
-            volume.owner = Some(Owner { node: to, boot: None });
+            volume.owner = Some(Owner {
+                node: to,
+                boot: None,
+            });
         }
         true
     }
@@ -88,7 +98,11 @@ impl GlobalState {
     /// R26: new segments go to `rs n+n` over the sites that are left. With one data site left
     /// there is no such pool: the journal stalls until a policy allows more (R22).
     fn create_pool_without(&mut self, away: SiteId, candidates: &BTreeMap<NodeId, SiteId>) {
-        let up = |s: &SiteId| self.sites.get(s).is_some_and(|e| e.presence == Presence::Up);
+        let up = |s: &SiteId| {
+            self.sites
+                .get(s)
+                .is_some_and(|e| e.presence == Presence::Up)
+        };
         let left: Vec<_> = self.settled_sites().into_iter().filter(up).collect();
         if left.len() < 2 || left.len() + 1 != self.settled_sites().len() {
             return;
@@ -97,7 +111,10 @@ impl GlobalState {
         let smallest = left.iter().map(live).min().unwrap_or(0);
         let n = u8::try_from(smallest).unwrap_or(u8::MAX);
         let n = n.clamp(*AWAY_WIDTH.start(), *AWAY_WIDTH.end());
-        let pool = Pool { code: Code::Rs { k: n, m: n }, without: Some(away) };
+        let pool = Pool {
+            code: Code::Rs { k: n, m: n },
+            without: Some(away),
+        };
         // It fits by construction, unless the fabric's bound of pools is reached: then
         // segments keep going to the pools there are.
         let _ = self.create_pool(pool);

@@ -18,40 +18,52 @@ const NAME_BYTES_MAX: usize = 255;
 const REPLICAS_MAX: usize = 3;
 
 impl GlobalState {
-    pub(super) fn apply_meta(
-        &mut self,
-        by: NodeId,
-        boot: Boot,
-        request: MetaRequest,
-    ) -> MetaReply {
+    pub(super) fn apply_meta(&mut self, by: NodeId, boot: Boot, request: MetaRequest) -> MetaReply {
         let concerned = concerned(&request);
         let done = match request {
             MetaRequest::ReadVolume { volume } => Ok(volume),
-            MetaRequest::Claim { volume, expected, node } => {
-                self.claim(volume, expected, node, by, boot)
-            }
-            MetaRequest::Publish { volume, epoch, checkpoint, clean } => {
-                match self.publish(volume, epoch, checkpoint, clean, by) {
-                    Ok(()) => return MetaReply::Done,
-                    Err(reason) => Err(reason),
-                }
-            }
-            MetaRequest::BeginJournalChange { volume, epoch, version, replicas } => {
-                self.begin_change(volume, epoch, version, replicas, by)
-            }
-            MetaRequest::EndJournalChange { volume, epoch, version, adopt } => {
-                self.end_change(volume, epoch, version, adopt, by)
-            }
-            MetaRequest::CreateVolume { name, size_bytes, code, home, journal } => {
-                self.create_volume(name, size_bytes, code, home, journal)
-            }
+            MetaRequest::Claim {
+                volume,
+                expected,
+                node,
+            } => self.claim(volume, expected, node, by, boot),
+            MetaRequest::Publish {
+                volume,
+                epoch,
+                checkpoint,
+                clean,
+            } => match self.publish(volume, epoch, checkpoint, clean, by) {
+                Ok(()) => return MetaReply::Done,
+                Err(reason) => Err(reason),
+            },
+            MetaRequest::BeginJournalChange {
+                volume,
+                epoch,
+                version,
+                replicas,
+            } => self.begin_change(volume, epoch, version, replicas, by),
+            MetaRequest::EndJournalChange {
+                volume,
+                epoch,
+                version,
+                adopt,
+            } => self.end_change(volume, epoch, version, adopt, by),
+            MetaRequest::CreateVolume {
+                name,
+                size_bytes,
+                code,
+                home,
+                journal,
+            } => self.create_volume(name, size_bytes, code, home, journal),
             MetaRequest::ResizeVolume { volume, size_bytes } => {
                 self.resize_volume(volume, size_bytes)
             }
             MetaRequest::DeleteVolume { volume } => self.delete_volume(volume),
-            MetaRequest::MoveVolume { volume, expected, to } => {
-                self.move_volume(volume, expected, to)
-            }
+            MetaRequest::MoveVolume {
+                volume,
+                expected,
+                to,
+            } => self.move_volume(volume, expected, to),
         };
         match done {
             Ok(volume) => MetaReply::Volume(self.volumes.get(&volume).cloned()),
@@ -63,7 +75,10 @@ impl GlobalState {
     }
 
     fn live(&mut self, volume: VolumeId) -> Result<&mut VolumeRecord, Refusal> {
-        self.volumes.get_mut(&volume).filter(|v| !v.deleted).ok_or(Refusal::NoVolume)
+        self.volumes
+            .get_mut(&volume)
+            .filter(|v| !v.deleted)
+            .ok_or(Refusal::NoVolume)
     }
 
     /// R1: every start of a Volume machine raises the epoch. Only the node that the record
@@ -87,8 +102,12 @@ impl GlobalState {
             return Err(Refusal::NotYours);
         }
         record.epoch = record.epoch.next();
-        record.owner = Some(Owner { node: by, boot: Some(boot) });
-        record.clean = false;
+        // A clean volume stays clean until its new owner says that the journal is founded
+        // (`Publish`): until then nothing was acknowledged, and a successor may found anew (R3).
+        record.owner = Some(Owner {
+            node: by,
+            boot: Some(boot),
+        });
         Ok(volume)
     }
 
@@ -126,8 +145,8 @@ impl GlobalState {
             // All is covered, by something older than what was published: not its last word.
             return Err(Refusal::StaleEpoch);
         }
+        record.clean = clean;
         if clean {
-            record.clean = true;
             record.owner = None;
         }
         Ok(())
@@ -184,7 +203,11 @@ impl GlobalState {
         let sites: Option<BTreeSet<SiteId>> = known.collect();
         let sites = sites.ok_or(Refusal::BadReplicas)?;
         let sound = (1..=REPLICAS_MAX).contains(&replicas.len()) && sites.len() == replicas.len();
-        if sound { Ok(sites) } else { Err(Refusal::BadReplicas) }
+        if sound {
+            Ok(sites)
+        } else {
+            Err(Refusal::BadReplicas)
+        }
     }
 
     fn create_volume(
@@ -203,21 +226,33 @@ impl GlobalState {
         }
         check_size(size_bytes)?;
         let sites = self.replica_sites(&journal)?;
-        let up = |s: &SiteId| self.sites.get(s).is_some_and(|e| e.presence == Presence::Up);
+        let up = |s: &SiteId| {
+            self.sites
+                .get(s)
+                .is_some_and(|e| e.presence == Presence::Up)
+        };
         let settled_up = self.settled_sites().iter().filter(|s| up(s)).count();
         let first = self.site_of_disk(journal[0]);
         // One in each of the sites, up to three; home's first, unless home is away.
         if sites.len() != settled_up.min(REPLICAS_MAX) || (up(&home) && first != Some(home)) {
             return Err(Refusal::BadReplicas);
         }
-        if !self.sites.get(&home).is_some_and(|s| s.presence != Presence::Gone) {
+        if !self
+            .sites
+            .get(&home)
+            .is_some_and(|s| s.presence != Presence::Gone)
+        {
             return Err(Refusal::BadReplicas);
         }
         self.create_pools_for(code).map_err(|_| Refusal::BadCode)?;
         let id = VolumeId(self.next_volume);
         self.next_volume = self.next_volume.checked_add(1).ok_or(Refusal::BadName)?;
         self.names.insert(name.clone(), id);
-        let journal = JournalConfig { version: Version(1), replicas: journal, next: None };
+        let journal = JournalConfig {
+            version: Version(1),
+            replicas: journal,
+            next: None,
+        };
         let record = VolumeRecord {
             id,
             name,
@@ -264,7 +299,10 @@ impl GlobalState {
             return Err(Refusal::StaleEpoch);
         }
         record.epoch = record.epoch.next();
-        record.owner = Some(Owner { node: to, boot: None });
+        record.owner = Some(Owner {
+            node: to,
+            boot: None,
+        });
         Ok(volume)
     }
 }

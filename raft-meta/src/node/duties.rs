@@ -77,7 +77,11 @@ impl MetaNode {
         };
         let of_site = self.own().and_then(Seat::members).map(Members::nodes);
         let of_site = of_site.unwrap_or_else(|| self.hints(self.identity.site));
-        let of_fabric = self.global.members().map(Members::nodes).unwrap_or_default();
+        let of_fabric = self
+            .global
+            .members()
+            .map(Members::nodes)
+            .unwrap_or_default();
         let to: BTreeSet<NodeId> = of_site.into_iter().chain(of_fabric).collect();
         for node in to.into_iter().filter(|n| *n != self.identity.node) {
             out.send(node, MetaMessage::Beat(beat.clone()));
@@ -88,9 +92,18 @@ impl MetaNode {
     /// Every member listens for all that its group decides about (R11).
     fn listen(&mut self, now: Time) {
         let mut nodes = Vec::new();
-        let voters = self.global.members().map(Members::nodes).unwrap_or_default();
+        let voters = self
+            .global
+            .members()
+            .map(Members::nodes)
+            .unwrap_or_default();
         if self.global.is_member() {
-            nodes.extend(self.sites.values().filter_map(Seat::state).flat_map(|s| s.nodes.keys()));
+            nodes.extend(
+                self.sites
+                    .values()
+                    .filter_map(Seat::state)
+                    .flat_map(|s| s.nodes.keys()),
+            );
             nodes.extend(&voters);
         } else if let Some(own) = self.own().filter(|s| s.is_member()).and_then(Seat::state) {
             nodes.extend(own.nodes.keys());
@@ -132,8 +145,13 @@ impl MetaNode {
                 own.decide(&command);
             }
         }
-        let Some((state, members)) = own.state().zip(own.members()) else { return };
-        let not_gone = state.nodes.iter().filter(|(_, n)| n.presence != Presence::Gone);
+        let Some((state, members)) = own.state().zip(own.members()) else {
+            return;
+        };
+        let not_gone = state
+            .nodes
+            .iter()
+            .filter(|(_, n)| n.presence != Presence::Gone);
         let eligible: Vec<_> = not_gone
             .map(|(node, n)| {
                 let alive = self.detector.liveness(now, *node);
@@ -141,25 +159,40 @@ impl MetaNode {
             })
             .collect();
         let wanted = voters::of_site(&eligible, &members.voters, self.post.member);
-        step_towards(own, &wanted, self.post.member);
+        let dead = |m: MemberId| self.detector.liveness(now, m.node()) == Liveness::Dead;
+        step_towards(own, &wanted, self.post.member, dead);
     }
 
     fn global_duties(&mut self, now: Time) {
         if !self.global.is_leader() {
             return;
         }
-        let Some(state) = self.global.state() else { return };
+        let Some(state) = self.global.state() else {
+            return;
+        };
         let known = |s: &'_ Seat<SiteState>| s.state().zip(s.members()).is_some();
         let sites: BTreeMap<SiteId, SiteKnown<'_>> = self
             .sites
             .iter()
             .filter(|(_, s)| known(s))
             .filter_map(|(id, s)| {
-                Some((*id, SiteKnown { state: s.state()?, members: s.members()? }))
+                Some((
+                    *id,
+                    SiteKnown {
+                        state: s.state()?,
+                        members: s.members()?,
+                    },
+                ))
             })
             .collect();
         let me = self.identity.site;
-        let facts = Facts { now, me, state, sites, detector: &self.detector };
+        let facts = Facts {
+            now,
+            me,
+            state,
+            sites,
+            detector: &self.detector,
+        };
         let commands = controller::global::decide(&facts);
         let present: BTreeMap<SiteId, bool> = state
             .settled_sites()
@@ -174,11 +207,15 @@ impl MetaNode {
                 nodes.push(eligible(n.member, *site, heard, n.presence));
             }
         }
-        let Some(members) = self.global.members() else { return };
+        let Some(members) = self.global.members() else {
+            return;
+        };
         // A voter whose site's state is not known here (yet) is not to be dropped for that.
         for member in &members.voters {
             let node = member.node();
-            let Some(site) = state.site_of_node(node) else { continue };
+            let Some(site) = state.site_of_node(node) else {
+                continue;
+            };
             let known = facts.sites.get(&site);
             if known.is_none_or(|k| !k.state.nodes.contains_key(&node)) {
                 let heard = self.detector.liveness(now, node);
@@ -191,18 +228,31 @@ impl MetaNode {
                 self.global.decide(&command);
             }
         }
-        step_towards(&mut self.global, &wanted, self.post.member);
+        let dead = |m: MemberId| self.detector.liveness(now, m.node()) == Liveness::Dead;
+        step_towards(&mut self.global, &wanted, self.post.member, dead);
     }
 }
 
 fn eligible(member: MemberId, site: SiteId, heard: Liveness, presence: Presence) -> Eligible {
     let alive = heard == Liveness::Alive && presence == Presence::Up;
-    Eligible { member, site, alive, dead: heard == Liveness::Dead }
+    Eligible {
+        member,
+        site,
+        alive,
+        dead: heard == Liveness::Dead,
+    }
 }
 
-fn step_towards<S: StateMachine>(seat: &mut Seat<S>, wanted: &[MemberId], me: MemberId) {
-    let Some(members) = seat.members() else { return };
-    match voters::next(members, wanted, me, |m| seat.caught_up(m)) {
+fn step_towards<S: StateMachine>(
+    seat: &mut Seat<S>,
+    wanted: &[MemberId],
+    me: MemberId,
+    is_dead: impl Fn(MemberId) -> bool,
+) {
+    let Some(members) = seat.members() else {
+        return;
+    };
+    match voters::next(members, wanted, me, is_dead, |m| seat.caught_up(m)) {
         Some(Next::Step(step)) => {
             seat.step_members(step);
         }

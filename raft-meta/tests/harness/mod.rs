@@ -1,5 +1,9 @@
 //! A fabric of metadata machines on virtual time: seeded delays, loss, crashes, partitions.
-#![allow(dead_code, reason = "each test binary uses its own part of the harness")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test binary uses its own part of it"
+)]
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -21,9 +25,21 @@ use raft_meta::node::{
 pub const MS: Duration = Duration::from_millis(1);
 
 enum Event {
-    Deliver { from: NodeId, to: NodeId, bytes: Vec<u8> },
-    Written { node: NodeId, boot: Boot, group: GroupId, ticket: Ticket },
-    Tick { node: NodeId, boot: Boot },
+    Deliver {
+        from: NodeId,
+        to: NodeId,
+        bytes: Vec<u8>,
+    },
+    Written {
+        node: NodeId,
+        boot: Boot,
+        group: GroupId,
+        ticket: Ticket,
+    },
+    Tick {
+        node: NodeId,
+        boot: Boot,
+    },
 }
 
 pub struct Host {
@@ -64,7 +80,10 @@ impl World {
         Self {
             now: Time(1_000_000_000),
             hosts: BTreeMap::new(),
-            config: Config { snapshot_every: 64, ..Config::default() },
+            config: Config {
+                snapshot_every: 64,
+                ..Config::default()
+            },
             replies: BTreeMap::new(),
             admin_replies: BTreeMap::new(),
             cut: BTreeSet::new(),
@@ -82,12 +101,17 @@ impl World {
     }
 
     pub fn draw(&mut self, below: u64) -> u64 {
-        self.rng = self.rng.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.rng = self
+            .rng
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (self.rng >> 33) % below
     }
 
     fn note(&mut self, word: u64) {
-        self.trace = (self.trace ^ word).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(17);
+        self.trace = (self.trace ^ word)
+            .wrapping_mul(0x0000_0100_0000_01b3)
+            .rotate_left(17);
     }
 
     fn schedule(&mut self, at: Time, event: Event) {
@@ -99,7 +123,9 @@ impl World {
 
     fn identity(&mut self, node: NodeId, site: SiteId, name: &str) -> Identity {
         self.next_boot += 1;
-        let address = format!("10.0.{}.{}:7400", site.0, node.0).parse().expect("an address");
+        let address = format!("10.0.{}.{}:7400", site.0, node.0)
+            .parse()
+            .expect("an address");
         Identity {
             node,
             boot: Boot(self.seed << 20 | self.next_boot),
@@ -116,7 +142,8 @@ impl World {
         let node = NodeId(1);
         let identity = self.identity(node, SiteId(1), "n1");
         let mut log = MemoryLog::default();
-        log.write(&MetaNode::found(&identity, "site1", &self.config)).expect("memory");
+        log.write(&MetaNode::found(&identity, "site1", &self.config))
+            .expect("memory");
         self.add_host(identity, log, Vec::new());
         self.start(node);
         node
@@ -175,20 +202,35 @@ impl World {
         for effect in out {
             match effect {
                 Effect::Send { to, message } => self.send(node, to, &message),
-                Effect::Persist { group, ticket, write } => {
+                Effect::Persist {
+                    group,
+                    ticket,
+                    write,
+                } => {
                     let cost = Duration::from_micros(300 + self.draw(1500));
                     let now = self.now;
                     let host = self.hosts.get_mut(&node).expect("a host");
                     host.disk_free = host.disk_free.max(now) + cost;
                     host.writes.insert((group, ticket.0), write);
                     let (at, boot) = (host.disk_free, host.identity.boot);
-                    self.schedule(at, Event::Written { node, boot, group, ticket });
+                    self.schedule(
+                        at,
+                        Event::Written {
+                            node,
+                            boot,
+                            group,
+                            ticket,
+                        },
+                    );
                 }
                 Effect::Reply { token, reply } => {
                     assert!(self.replies.insert(token, reply).is_none(), "answered once");
                 }
                 Effect::AdminReply { token, reply } => {
-                    assert!(self.admin_replies.insert(token, reply).is_none(), "answered once");
+                    assert!(
+                        self.admin_replies.insert(token, reply).is_none(),
+                        "answered once"
+                    );
                 }
                 Effect::View(view) => {
                     let host = self.hosts.get_mut(&node).expect("a host");
@@ -201,7 +243,10 @@ impl World {
         let host = self.hosts.get_mut(&node).expect("a host");
         let Some(machine) = &host.machine else { return };
         let deadline = machine.next_deadline().expect("it always ticks");
-        if host.armed.is_none_or(|armed| armed > deadline || armed <= self.now) {
+        if host
+            .armed
+            .is_none_or(|armed| armed > deadline || armed <= self.now)
+        {
             host.armed = Some(deadline);
             let boot = host.identity.boot;
             self.schedule(deadline.max(self.now), Event::Tick { node, boot });
@@ -213,13 +258,26 @@ impl World {
             return;
         }
         let near = self.hosts[&from].identity.site == self.hosts[&to].identity.site;
-        let micros = if near { 100 + self.draw(400) } else { 8_000 + self.draw(8_000) };
+        let micros = if near {
+            100 + self.draw(400)
+        } else {
+            8_000 + self.draw(8_000)
+        };
         let at = self.now + Duration::from_micros(micros);
-        self.schedule(at, Event::Deliver { from, to, bytes: wire::encode(message) });
+        self.schedule(
+            at,
+            Event::Deliver {
+                from,
+                to,
+                bytes: wire::encode(message),
+            },
+        );
     }
 
     fn step(&mut self) {
-        let Some(Reverse((at, id))) = self.queue.pop() else { return };
+        let Some(Reverse((at, id))) = self.queue.pop() else {
+            return;
+        };
         self.now = at.max(self.now);
         let event = self.events.remove(&id).expect("queued");
         match event {
@@ -233,7 +291,12 @@ impl World {
                 let message = wire::decode(&bytes).expect("a machine's own message");
                 self.input(to, Input::Message { from, message });
             }
-            Event::Written { node, boot, group, ticket } => {
+            Event::Written {
+                node,
+                boot,
+                group,
+                ticket,
+            } => {
                 let host = self.hosts.get_mut(&node).expect("a host");
                 if host.machine.is_none() || host.identity.boot != boot {
                     return;
@@ -259,7 +322,11 @@ impl World {
 
     pub fn run(&mut self, time: Duration) {
         let until = self.now + time;
-        while self.queue.peek().is_some_and(|Reverse((at, _))| *at <= until) {
+        while self
+            .queue
+            .peek()
+            .is_some_and(|Reverse((at, _))| *at <= until)
+        {
             self.step();
         }
         self.now = until;
@@ -274,10 +341,46 @@ impl World {
     ) -> Duration {
         let start = self.now;
         while !holds(self) {
-            assert!(self.now.since(start) < limit, "seed {}: no {what} in {limit:?}", self.seed);
+            if self.now.since(start) >= limit {
+                panic!(
+                    "seed {}: no {what} in {limit:?}\n{}",
+                    self.seed,
+                    self.dump()
+                );
+            }
             self.run(5 * MS);
         }
         self.now.since(start)
+    }
+
+    /// Who leads, who votes, who sees what.
+    pub fn dump(&self) -> String {
+        let mut out = String::new();
+        let groups = (1..=3).map(|s| GroupId::Site(SiteId(s)));
+        for group in std::iter::once(GroupId::Global).chain(groups) {
+            let (leader, voters) = (self.leader(group), self.voters(group));
+            out += &format!("{group}: leader {leader:?}, voters {voters:?}\n");
+            for (node, host) in &self.hosts {
+                let Some(m) = &host.machine else { continue };
+                let (applied, leader) = (m.applied(group), m.leader(group, self.now));
+                let members = m
+                    .members(group)
+                    .map(|m| (m.voter_nodes(), m.learners.len()));
+                out += &format!("  {node}: {applied:?}, hears {leader:?}, {members:?}\n");
+            }
+        }
+        for (node, host) in &self.hosts {
+            let Some(view) = &host.view else { continue };
+            let up = |p: model::placement::Presence| p == model::placement::Presence::Up;
+            let nodes = view
+                .nodes
+                .iter()
+                .filter(|(_, n)| up(n.presence))
+                .map(|(n, _)| n.0);
+            let nodes: Vec<_> = nodes.collect();
+            out += &format!("{node} sees nodes {nodes:?}, {} disks\n", view.disks.len());
+        }
+        out
     }
 
     pub fn ask(&mut self, node: NodeId, request: MetaRequest) -> MetaToken {
@@ -307,7 +410,12 @@ impl World {
         let guess = NodeId(u16::try_from(self.hosts.len()).expect("few") + 1);
         let identity = self.identity(guess, site, &name);
         let (address, nbd) = (identity.address, identity.nbd);
-        let add = AdminCommand::AddNode { site, name, address, nbd };
+        let add = AdminCommand::AddNode {
+            site,
+            name,
+            address,
+            nbd,
+        };
         let start = self.now;
         loop {
             match self.admin(NodeId(1), add.clone()) {
@@ -315,7 +423,10 @@ impl World {
                     assert_eq!(node, guess);
                     break;
                 }
-                _ => assert!(self.now.since(start) < 10_000 * MS, "a site is founded in time"),
+                _ => assert!(
+                    self.now.since(start) < 10_000 * MS,
+                    "a site is founded in time"
+                ),
             }
             self.run(100 * MS);
         }
@@ -327,9 +438,14 @@ impl World {
     pub fn add_disk(&mut self, node: NodeId) -> DiskRef {
         let incarnation = Incarnation(self.draw(1 << 30));
         let reply = self.admin(node, AdminCommand::AddDisk { node, incarnation });
-        let AdminReply::Disk(at) = reply else { panic!("a disk, not {reply:?}") };
+        let AdminReply::Disk(at) = reply else {
+            panic!("a disk, not {reply:?}")
+        };
         let host = self.hosts.get_mut(&node).expect("a host");
-        host.disks.push(LocalDisk { at, capacity_bytes: 1 << 40 });
+        host.disks.push(LocalDisk {
+            at,
+            capacity_bytes: 1 << 40,
+        });
         let disks = host.disks.clone();
         self.input(node, Input::LocalDisks(disks));
         at
@@ -365,7 +481,9 @@ impl World {
                 let up = |v: &Arc<View>| {
                     v.nodes.len() == count
                         && v.disks.len() == count
-                        && v.nodes.values().all(|n| n.presence == model::placement::Presence::Up)
+                        && v.nodes
+                            .values()
+                            .all(|n| n.presence == model::placement::Presence::Up)
                 };
                 h.machine.is_none() || h.view.as_ref().is_some_and(up)
             };
@@ -377,7 +495,10 @@ impl World {
     pub fn voters(&self, group: GroupId) -> Vec<NodeId> {
         let leader = self.leader(group);
         let machine = leader.and_then(|n| self.hosts[&n].machine.as_ref());
-        machine.and_then(|m| m.members(group)).map(|m| m.voter_nodes()).unwrap_or_default()
+        machine
+            .and_then(|m| m.members(group))
+            .map(|m| m.voter_nodes())
+            .unwrap_or_default()
     }
 
     pub fn leader(&self, group: GroupId) -> Option<NodeId> {
@@ -414,7 +535,10 @@ impl World {
         let sites: BTreeSet<SiteId> = self.hosts.values().map(|h| h.identity.site).collect();
         let mut order: Vec<SiteId> = sites.into_iter().collect();
         order.sort_by_key(|s| *s != home);
-        let journal = order.iter().map(|s| self.disk_of(self.nodes_of(*s)[0])).collect();
+        let journal = order
+            .iter()
+            .map(|s| self.disk_of(self.nodes_of(*s)[0]))
+            .collect();
         let request = MetaRequest::CreateVolume {
             name: name.to_owned(),
             size_bytes: 1 << 30,
@@ -426,7 +550,11 @@ impl World {
     }
 
     pub fn claim(&mut self, node: NodeId, of: &VolumeRecord) -> VolumeRecord {
-        let request = MetaRequest::Claim { volume: of.id, expected: of.epoch, node };
+        let request = MetaRequest::Claim {
+            volume: of.id,
+            expected: of.epoch,
+            node,
+        };
         volume(self.request(node, request))
     }
 
@@ -439,5 +567,58 @@ pub fn volume(reply: MetaReply) -> VolumeRecord {
     match reply {
         MetaReply::Volume(Some(record)) => record,
         other => panic!("a volume, not {other:?}"),
+    }
+}
+
+impl World {
+    /// Claims a new volume on each of the nodes; its home is the node's site.
+    pub fn owned_volumes(&mut self, nodes: &[NodeId], each: usize) -> Vec<VolumeRecord> {
+        let mut out = Vec::new();
+        for node in nodes {
+            for i in 0..each {
+                let name = format!("{node}-{i}");
+                let made = self.create_volume(*node, &name, self.site_of(*node));
+                out.push(self.claim(*node, &made));
+            }
+        }
+        out
+    }
+
+    /// A live node's latest view of a volume.
+    pub fn seen(&self, by: NodeId, id: VolumeId) -> Option<&VolumeRecord> {
+        self.hosts[&by].view.as_ref()?.volumes.get(&id)
+    }
+
+    pub fn live(&self) -> Vec<NodeId> {
+        let live = self.hosts.iter().filter(|(_, h)| h.machine.is_some());
+        live.map(|(n, _)| *n).collect()
+    }
+
+    pub fn restart(&mut self, node: NodeId) {
+        self.crash(node);
+        self.start(node);
+    }
+}
+
+impl World {
+    /// Volumes of one node while a site is away: replicas in the sites that are left.
+    pub fn owned_volumes_in_away(&mut self, node: NodeId) -> Vec<VolumeRecord> {
+        let live: BTreeSet<SiteId> = self.live().iter().map(|n| self.site_of(*n)).collect();
+        let home = self.site_of(node);
+        let mut order: Vec<SiteId> = live.into_iter().collect();
+        order.sort_by_key(|s| *s != home);
+        let journal = order
+            .iter()
+            .map(|s| self.disk_of(self.nodes_of(*s)[0]))
+            .collect();
+        let request = MetaRequest::CreateVolume {
+            name: format!("away-{node}"),
+            size_bytes: 1 << 30,
+            code: "rs:4+2".parse().expect("a code"),
+            home,
+            journal,
+        };
+        let made = volume(self.request(node, request));
+        vec![self.claim(node, &made)]
     }
 }

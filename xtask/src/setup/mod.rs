@@ -7,22 +7,34 @@ use std::process::{Command, Stdio};
 
 use crate::command::Step;
 
-/// Cargo's helpers, by the program that shows that they are there.
-const CARGO_HELPERS: [(&str, &str); 2] = [("cargo-nextest", "cargo-nextest"), ("cargo-deny", "cargo-deny")];
+/// Cargo's helpers; each is a crate and the program that it installs.
+const CARGO_HELPERS: [&str; 2] = ["cargo-nextest", "cargo-deny"];
 
-/// Debian packages, cargo's helpers, RocksDB's library.
-pub(crate) fn run() -> anyhow::Result<()> {
+/// What building and running the fabric needs: Debian packages, RocksDB's library.
+pub(crate) fn for_running() -> anyhow::Result<()> {
     packages::install()?;
-    for (program, name) in CARGO_HELPERS {
-        if !is_there(program) {
-            Step::cargo(&format!("installing {name}")).args(["install", "--locked", name]).run()?;
-        }
-    }
     rocksdb::ensure()
 }
 
+/// What the tests and checks need beyond that: cargo's helpers.
+pub(crate) fn for_testing() -> anyhow::Result<()> {
+    for_running()?;
+    for program in CARGO_HELPERS {
+        if !is_there(program) {
+            Step::cargo(&format!("installing {program}"))
+                .args(["install", "--locked", program])
+                .run()?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the program can be started.
 fn is_there(program: &str) -> bool {
-    let quiet = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    // nextest calls itself as a cargo command and wants its own name first.
-    quiet.is_ok()
+    Command::new(program)
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok()
 }

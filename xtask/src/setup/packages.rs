@@ -27,16 +27,29 @@ pub(crate) fn install() -> anyhow::Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    let command = format!("apt-get install -y --no-install-recommends {}", missing.join(" "));
+    let command = format!(
+        "apt-get install -y --no-install-recommends {}",
+        missing.join(" ")
+    );
     let is_root = rustix::process::geteuid().is_root();
-    let has_sudo = !is_root && Command::new("sudo").args(["-n", "true"]).output().is_ok_and(|o| o.status.success());
+    let has_sudo = !is_root
+        && Command::new("sudo")
+            .args(["-n", "true"])
+            .output()
+            .is_ok_and(|o| o.status.success());
     if !is_root && !has_sudo {
-        bail!("packages are missing, and this user may not install them; as root, run:\n  {command}");
+        bail!(
+            "packages are missing, and this user may not install them; as root, run:\n  {command}"
+        );
     }
     let apt = |name: &str, args: &[&str]| {
         let program = if is_root { "apt-get" } else { "sudo" };
         let step = Step::new(name, program).env("DEBIAN_FRONTEND", "noninteractive");
-        if is_root { step.args(args) } else { step.args(["-n", "apt-get"]).args(args) }
+        if is_root {
+            step.args(args)
+        } else {
+            step.args(["-n", "apt-get"]).args(args)
+        }
     };
     apt("package lists", &["update", "-q"]).run()?;
     let mut args = vec!["install", "-y", "-q", "--no-install-recommends"];
@@ -55,8 +68,16 @@ fn missing() -> anyhow::Result<Vec<&'static str>> {
 
 /// Packages that a listing does not call installed.
 fn not_installed(listing: &str) -> Vec<&'static str> {
-    let is_installed = |name: &str| listing.lines().any(|line| line == format!("{name} installed"));
-    PACKAGES.iter().map(|(name, _)| *name).filter(|name| !is_installed(name)).collect()
+    let is_installed = |name: &str| {
+        listing
+            .lines()
+            .any(|line| line == format!("{name} installed"))
+    };
+    PACKAGES
+        .iter()
+        .map(|(name, _)| *name)
+        .filter(|name| !is_installed(name))
+        .collect()
 }
 
 #[cfg(test)]
@@ -65,9 +86,14 @@ mod tests {
 
     #[test]
     fn only_installed_counts() {
-        let listing: String = PACKAGES.iter().map(|(name, _)| format!("{name} installed\n")).collect();
+        let listing: String = PACKAGES
+            .iter()
+            .map(|(name, _)| format!("{name} installed\n"))
+            .collect();
         assert!(not_installed(&listing).is_empty());
-        let listing = listing.replace("fio installed", "fio config-files").replace("jq installed\n", "");
+        let listing = listing
+            .replace("fio installed", "fio config-files")
+            .replace("jq installed\n", "");
         assert_eq!(not_installed(&listing), ["fio", "jq"]);
     }
 }

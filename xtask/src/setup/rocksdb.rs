@@ -34,16 +34,27 @@ pub(crate) fn ensure() -> anyhow::Result<()> {
 
 /// The version of the crate in a lock file.
 fn locked_version(lock: &str) -> Option<String> {
-    let mut lines = lock.lines().skip_while(|line| *line != format!("name = \"{CRATE}\""));
+    let mut lines = lock
+        .lines()
+        .skip_while(|line| *line != format!("name = \"{CRATE}\""));
     lines.next()?;
-    let version = lines.next()?.strip_prefix("version = \"")?.strip_suffix('"')?;
+    let version = lines
+        .next()?
+        .strip_prefix("version = \"")?
+        .strip_suffix('"')?;
     Some(version.to_owned())
 }
 
 fn cache() -> anyhow::Result<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let set = |name: &str| {
+        std::env::var_os(name)
+            .filter(|v| !v.is_empty())
+            .map(PathBuf::from)
+    };
     let base = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
-    Ok(base.context("neither XDG_CACHE_HOME nor HOME is set")?.join("atoll"))
+    Ok(base
+        .context("neither XDG_CACHE_HOME nor HOME is set")?
+        .join("atoll"))
 }
 
 fn host() -> anyhow::Result<String> {
@@ -72,7 +83,8 @@ fn build(folder: &Path, version: &str) -> anyhow::Result<()> {
     }
     heading("RocksDB is built once on this machine: about 13 minutes on two processors");
     let project = folder.join("build");
-    write_project(&project, version).with_context(|| format!("can't write to {}", project.display()))?;
+    write_project(&project, version)
+        .with_context(|| format!("can't write to {}", project.display()))?;
     let target = project.join("target");
     Step::cargo("building RocksDB")
         .args(["build", "--release", "--target-dir"])
@@ -83,7 +95,9 @@ fn build(folder: &Path, version: &str) -> anyhow::Result<()> {
     let built = find_archive(&target.join("release/build"))?;
     let temporary = folder.join("librocksdb.a.new");
     fs::copy(&built, &temporary).context("can't copy the archive")?;
-    File::open(&temporary).and_then(|f| f.sync_all()).context("can't sync the archive")?;
+    File::open(&temporary)
+        .and_then(|f| f.sync_all())
+        .context("can't sync the archive")?;
     if !is_whole(&temporary) {
         bail!("{} is no archive: what did its build say?", built.display());
     }
@@ -105,8 +119,13 @@ fn write_project(project: &Path, version: &str) -> io::Result<()> {
 
 fn find_archive(build: &Path) -> anyhow::Result<PathBuf> {
     let entries = fs::read_dir(build).with_context(|| format!("can't read {}", build.display()))?;
-    let candidates = entries.filter_map(Result::ok).map(|entry| entry.path().join("out").join(ARCHIVE));
-    candidates.into_iter().find(|path| is_whole(path)).context("the build left no archive")
+    let candidates = entries
+        .filter_map(Result::ok)
+        .map(|entry| entry.path().join("out").join(ARCHIVE));
+    candidates
+        .into_iter()
+        .find(|path| is_whole(path))
+        .context("the build left no archive")
 }
 
 /// Writes `.cargo/rocksdb.toml`, unless it says the same already.
@@ -129,14 +148,20 @@ mod tests {
 
     #[test]
     fn the_version_comes_from_the_lock_file() {
-        let lock = "[[package]]\nname = \"librocksdb-sys\"\nversion = \"0.19.0+11.8.1\"\nsource = \"x\"\n";
+        let lock =
+            "[[package]]\nname = \"librocksdb-sys\"\nversion = \"0.19.0+11.8.1\"\nsource = \"x\"\n";
         assert_eq!(locked_version(lock).as_deref(), Some("0.19.0+11.8.1"));
-        assert_eq!(locked_version("[[package]]\nname = \"rocksdb\"\nversion = \"0.25.0\"\n"), None);
+        assert_eq!(
+            locked_version("[[package]]\nname = \"rocksdb\"\nversion = \"0.25.0\"\n"),
+            None
+        );
     }
 
     #[test]
     fn an_absent_or_torn_archive_is_not_whole() {
         assert!(!is_whole("/nowhere/librocksdb.a".as_ref()));
-        assert!(!is_whole(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").as_ref()));
+        assert!(!is_whole(
+            concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").as_ref()
+        ));
     }
 }

@@ -9,14 +9,36 @@ use crate::command::{Step, done, heading};
 
 /// Every check; the first that fails ends it.
 pub(crate) fn run() -> anyhow::Result<()> {
-    Step::cargo("format").args(["fmt", "--all", "--check"]).run()?;
+    Step::cargo("format")
+        .args(["fmt", "--all", "--check"])
+        .run()?;
     own("directions: which crate may import which", direction::check)?;
-    own("purity: no runtime and no RocksDB in the cores", purity::check)?;
+    own(
+        "purity: no runtime and no RocksDB in the cores",
+        purity::check,
+    )?;
     Step::cargo("bans, licenses, sources")
-        .args(["deny", "--log-level", "error", "check", "bans", "licenses", "sources"])
+        .args([
+            "deny",
+            "--log-level",
+            "error",
+            "check",
+            "bans",
+            "licenses",
+            "sources",
+        ])
         .run()?;
     // The release profile, as everywhere: build scripts and macros compile once.
-    let clippy = ["clippy", "--release", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    let clippy = [
+        "clippy",
+        "--release",
+        "--quiet",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ];
     Step::cargo("lints").args(clippy).run()
 }
 

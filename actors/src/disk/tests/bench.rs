@@ -38,9 +38,27 @@ pub(super) struct Store {
     pub(super) queue: VecDeque<(OpId, JournalOp)>,
     appended: u64,
     pub(super) file_entries: u64,
+    /// The place of the last entry that was lost.
+    damaged_at: Option<u64>,
 }
 
 impl Store {
+    fn order(&self, at: EntryAt) -> u64 {
+        at.file.0 * self.file_entries + at.offset
+    }
+
+    /// Loses an entry that was synced. Opening tells, until its file is released.
+    pub(super) fn lose(&mut self, index: usize) {
+        let (entry, _) = self.entries.remove(index);
+        self.damaged_at = self.damaged_at.max(Some(self.order(entry.at)));
+    }
+
+    fn damage_before(&self) -> Option<usize> {
+        let lost = self.damaged_at?;
+        let before = self.entries.iter().filter(|(e, _)| self.order(e.at) < lost);
+        Some(before.count())
+    }
+
     fn append(&mut self, entries: Vec<model::store::JournalEntry>) -> Vec<EntryAt> {
         let mut places = Vec::new();
         for entry in entries {
@@ -74,6 +92,8 @@ impl Store {
             }
             JournalOp::ReleaseBefore(file) => {
                 self.entries.retain(|(e, _)| e.at.file >= file);
+                let first = file.0 * self.file_entries;
+                self.damaged_at = self.damaged_at.filter(|lost| *lost >= first);
                 JournalDone::Released
             }
         }
@@ -105,7 +125,7 @@ pub(super) struct Bench {
     pub(super) record_reads: VecDeque<(MetaToken, VolumeId)>,
     pub(super) fragment_ops: VecDeque<(OpId, FragmentOp)>,
     pub(super) retired: u32,
-    unanswered: BTreeMap<RequestId, ()>,
+    unanswered: BTreeMap<RequestId, u32>,
     last_request: u64,
 }
 
@@ -136,8 +156,8 @@ impl Bench {
                 DiskEffect::Reply {
                     id, reply, payload, ..
                 } => {
-                    let known = self.unanswered.remove(&id);
-                    assert!(known.is_some(), "one answer a request");
+                    let open = self.unanswered.get_mut(&id).filter(|n| **n > 0);
+                    *open.expect("one answer a request") -= 1;
                     self.answers.push_back((id, reply, payload));
                 }
                 DiskEffect::Journal { op, request } => self.store.queue.push_back((op, request)),
@@ -160,9 +180,18 @@ impl Bench {
 
     /// Sends a request; nothing of the store is carried out yet.
     pub(super) fn send(&mut self, request: DiskRequest, payload: &[u8]) -> RequestId {
+        let id = self.request_id();
+        self.send_as(id, request, payload);
+        id
+    }
+
+    pub(super) fn request_id(&mut self) -> RequestId {
         self.last_request += 1;
-        let id = RequestId(self.last_request);
-        self.unanswered.insert(id, ());
+        RequestId(self.last_request)
+    }
+
+    pub(super) fn send_as(&mut self, id: RequestId, request: DiskRequest, payload: &[u8]) {
+        *self.unanswered.entry(id).or_insert(0) += 1;
         let from = Endpoint {
             node: NodeId(2),
             actor: Actor::Volume(VOLUME),
@@ -174,7 +203,6 @@ impl Bench {
             request,
             payload,
         });
-        id
     }
 
     /// Carries out one queued operation: appends and releases in their order, reads anytime.
@@ -244,6 +272,17 @@ impl Bench {
 
     /// Power loss: of the append in flight the first `keep` entries reached the disk.
     pub(super) fn crash(&mut self, keep: usize, verdict: ScanVerdict) {
+        self.lose_power(keep);
+        let scan = self.store.scan();
+        self.disk = Disk::recover(self.config, AT, NodeId(1), self.now, scan, verdict);
+    }
+
+    /// Opens the store again, which says truly what it lost.
+    pub(super) fn restart(&mut self) {
+        self.disk = self.recovered();
+    }
+
+    pub(super) fn lose_power(&mut self, keep: usize) {
         let queue = std::mem::take(&mut self.store.queue);
         for (_, op) in queue {
             if let JournalOp::Append(mut entries) = op {
@@ -254,13 +293,12 @@ impl Bench {
         self.answers.clear();
         self.record_reads.clear();
         self.unanswered.clear();
-        self.disk = self.recovered(verdict);
     }
 
     /// The machine that a crash now would leave, with nothing of what is in flight.
-    pub(super) fn recovered(&self, verdict: ScanVerdict) -> Disk {
-        let scan = self.store.scan();
-        Disk::recover(self.config, AT, NodeId(1), self.now, scan, verdict)
+    pub(super) fn recovered(&self) -> Disk {
+        let (scan, damage) = (self.store.scan(), self.store.damage_before());
+        Disk::recover_from(self.config, AT, NodeId(1), self.now, scan, damage)
     }
 
     /// Answers all record reads: the volume is at `epoch` and its journal is on `disks`.

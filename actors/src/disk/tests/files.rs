@@ -114,17 +114,16 @@ fn a_damaged_idle_replica_never_pins_a_file_and_stays_damaged() {
     b.crash(0, ScanVerdict::Damaged);
     b.run();
     // The busy one is refilled by its owner; the idle one is not.
-    let id = b.send(
-        DiskRequest::Reset {
-            incarnation: INCARNATION,
-            volume: VolumeId(2),
-            epoch: Epoch(1),
-            base: Position::ZERO,
-            at: Position::ZERO,
-            checkpoint: model::journal::Checkpoint::EMPTY,
-        },
-        &[],
-    );
+    let reset = DiskRequest::Reset {
+        incarnation: INCARNATION,
+        volume: VolumeId(2),
+        epoch: Epoch(1),
+        base: Position::ZERO,
+        at: Position::ZERO,
+        checkpoint: model::journal::Checkpoint::EMPTY,
+    };
+    assert_eq!(b.ask(reset.clone(), &[]), DiskReply::Damaged);
+    let id = b.send(reset, &[]);
     b.records(1, &[super::bench::AT], None);
     b.run();
     assert_eq!(b.answer(id).unwrap().0, appended(Position::ZERO));

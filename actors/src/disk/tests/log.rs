@@ -148,6 +148,20 @@ fn only_a_conflict_truncates_and_never_the_committed() {
 }
 
 #[test]
+fn a_stale_tail_is_not_taken_for_committed() {
+    let mut b = three();
+    // Records 1.2 and 1.3 are an older owner's; the new one has committed others there.
+    let mut append = Append::new(2, at(1, 1), vec![]);
+    append.committed = at(2, 9);
+    assert_eq!(b.append(append), appended(at(1, 1)));
+    let DiskReply::Sealed(report) = b.ask(seal(2), &[]) else {
+        panic!();
+    };
+    assert_eq!((report.committed, report.last), (at(1, 1), at(1, 3)));
+    assert_eq!(b.append_plain(2, at(1, 1), 2..=2), appended(at(2, 2)));
+}
+
+#[test]
 fn truncation_survives_a_crash() {
     let mut b = three();
     assert_eq!(b.append_plain(2, at(1, 1), 2..=2), appended(at(2, 2)));

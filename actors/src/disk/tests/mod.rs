@@ -6,4 +6,5 @@ mod fragments;
 mod leases;
 mod log;
 mod recovery;
+mod truth;
 mod world;

@@ -90,10 +90,13 @@ fn a_damaged_journal_promises_but_counts_only_once_refilled() {
 }
 
 #[test]
-fn only_the_current_owner_refills() {
+fn only_the_current_owner_refills_and_only_after_it_was_told() {
     let mut b = three();
     restart(&mut b, ScanVerdict::Damaged);
+    // The first one may have been sent before the damage.
+    assert_eq!(b.ask(reset(2, at(1, 2)), &[5]), DiskReply::Damaged);
     assert_eq!(refill(&mut b, 2, 3, at(1, 2)), DiskReply::Busy);
+    assert_eq!(b.ask(seal(3), &[]), DiskReply::Damaged);
     assert_eq!(refill(&mut b, 3, 3, at(1, 2)), appended(at(1, 2)));
 }
 
@@ -117,6 +120,33 @@ fn on_a_damaged_disk_a_founding_replica_counts_only_once_refilled() {
     b.append(append);
     b.run();
     assert!(matches!(b.ask(seal(5), &[]), DiskReply::Sealed(_)));
+}
+
+#[test]
+fn known_damage_is_not_taken_for_new() {
+    let mut b = three();
+    b.run();
+    b.store.lose(2);
+    b.lose_power(0);
+    b.restart();
+    b.advance(Duration::from_secs(2));
+    assert_eq!(b.ask(seal(2), &[]), DiskReply::Damaged);
+    assert_eq!(refill(&mut b, 2, 2, at(1, 2)), appended(at(1, 2)));
+    let mut append = Append::new(2, at(1, 2), vec![plain(at(2, 3))]);
+    append.committed = at(2, 3);
+    b.append(append);
+    b.run();
+    // The store still tells of the damage, but it lies before what was refilled.
+    b.lose_power(0);
+    b.restart();
+    b.advance(Duration::from_secs(2));
+    assert!(matches!(b.ask(seal(2), &[]), DiskReply::Sealed(_)));
+    // Damage behind that is new.
+    let last = b.store.entries.len() - 1;
+    b.store.lose(last);
+    b.lose_power(0);
+    b.restart();
+    assert_eq!(b.ask(seal(2), &[]), DiskReply::Damaged);
 }
 
 #[test]

@@ -138,3 +138,15 @@ fn what_is_remembered_is_bounded_and_nonsense_names_nothing() {
     }]);
     assert_eq!(world.machine.pending_deletes(), 3);
 }
+
+#[test]
+fn busy_is_no_answer() {
+    let (mut world, segments) = world_with(3);
+    world.mood_of_site(2, Mood::Busy);
+    world.delete(segments);
+    world.run_for(Duration::from_secs(20));
+    assert_eq!((world.machine.pending_deletes(), world.stored()), (3, 9));
+    world.mood_of_site(2, Mood::Well);
+    world.run_for(Duration::from_secs(20));
+    assert_eq!((world.machine.pending_deletes(), world.stored()), (0, 0));
+}

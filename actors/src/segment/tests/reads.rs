@@ -173,7 +173,11 @@ fn the_hedge_follows_the_answers() {
     for _ in 0..2000 {
         world.assert_read(segment, &data, &[(16, 1)]);
     }
-    assert_eq!(world.machine.counters().hedged_gets, 0, "even answers are not hedged");
+    assert_eq!(
+        world.machine.counters().hedged_gets,
+        0,
+        "even answers are not hedged"
+    );
     world.mood_of_site(1, Mood::Mute);
     let start = world.now;
     world.read(segment, &data, &[(16, 1)]);
@@ -494,4 +498,22 @@ fn reads_at_a_time_are_bounded_and_none_is_forgotten() {
         .collect();
     answered.sort();
     assert_eq!(answered, ids);
+}
+
+/// What was asked for directly is a source too: no block of any fragment travels twice.
+#[test]
+fn a_rescue_shares_what_is_under_way() {
+    for code in [RS_4_2, GEO] {
+        let mut world = world(&[code]);
+        let (segment, data) = world.written(code, 64);
+        world.lose(segment, 0);
+        world.assert_read(segment, &data, &[(0, 64)]);
+        for disk in world.disks.values() {
+            let gets = disk
+                .seen
+                .iter()
+                .filter(|(_, r)| matches!(r, DiskRequest::Get { .. }));
+            assert!(gets.count() <= 1, "{code:?}: {} was asked twice", disk.at);
+        }
+    }
 }

@@ -62,20 +62,35 @@ impl Delta {
     /// # Panics
     /// As [`Self::push`].
     pub fn push_moved(&mut self, first: BlockNo, from: SegmentId, offset: u32, to: NewMapping) {
-        let NewMapping::Data { sums, .. } = &to else { panic!("only data moves") };
+        let NewMapping::Data { sums, .. } = &to else {
+            panic!("only data moves")
+        };
         let blocks = sums.len() as u64;
         self.add(first, blocks, to, Some((from.counter, in_blocks(offset))));
     }
 
     fn add(&mut self, first: BlockNo, blocks: u64, to: NewMapping, from: Option<(u32, u16)>) {
         assert!(first.0.checked_add(blocks).is_some(), "the range ends");
-        if let NewMapping::Data { segment, offset, sums } = &to {
+        if let NewMapping::Data {
+            segment,
+            offset,
+            sums,
+        } = &to
+        {
             assert_eq!(sums.len() as u64, blocks, "a checksum a block");
             let end = u64::from(in_blocks(*offset)) + blocks;
-            assert!(end <= u64::from(in_blocks(segment.bytes)), "data is within its segment");
+            assert!(
+                end <= u64::from(in_blocks(segment.bytes)),
+                "data is within its segment"
+            );
         }
         if blocks > 0 {
-            self.changes.push(Change { first: first.0, blocks, to, from });
+            self.changes.push(Change {
+                first: first.0,
+                blocks,
+                to,
+                from,
+            });
         }
     }
 
@@ -104,7 +119,11 @@ impl Change {
         match &self.to {
             NewMapping::Hole => Entry::Hole,
             NewMapping::Zero => Entry::Zero,
-            NewMapping::Data { segment, offset, sums } => Entry::Data(BlockAt {
+            NewMapping::Data {
+                segment,
+                offset,
+                sums,
+            } => Entry::Data(BlockAt {
                 segment: segment.id.counter,
                 block: (u64::from(in_blocks(*offset)) + i) as u16,
                 sum: sums[i as usize],
@@ -144,7 +163,9 @@ impl Applying {
     fn new(delta: &Delta) -> Self {
         let mut changes = delta.changes.clone();
         changes.sort_by_key(|change| change.first);
-        let apart = changes.windows(2).all(|pair| pair[0].end() <= pair[1].first);
+        let apart = changes
+            .windows(2)
+            .all(|pair| pair[0].end() <= pair[1].first);
         assert!(apart, "the ranges of a delta do not overlap");
         let mut segments = BTreeMap::new();
         for change in &changes {
@@ -155,7 +176,13 @@ impl Applying {
         }
         let block = changes.first().map_or(0, |change| change.first);
         let at = Cursor { change: 0, block };
-        Self { delta: delta.clone(), changes, segments, introduced: false, at }
+        Self {
+            delta: delta.clone(),
+            changes,
+            segments,
+            introduced: false,
+            at,
+        }
     }
 
     /// A segment that the delta maps.
@@ -191,10 +218,17 @@ impl Applying {
         let change = &self.changes[at.change];
         let leaf = at.block / LEAF_BLOCKS as u64;
         // The last leaf ends where the numbers do.
-        let leaf_end = leaf.checked_add(1).and_then(|l| l.checked_mul(LEAF_BLOCKS as u64));
+        let leaf_end = leaf
+            .checked_add(1)
+            .and_then(|l| l.checked_mul(LEAF_BLOCKS as u64));
         let end = leaf_end.map_or(change.end(), |leaf_end| change.end().min(leaf_end));
         let blocks = (end - at.block) as usize;
-        Piece { change: at.change, leaf, first: at.block, blocks }
+        Piece {
+            change: at.change,
+            leaf,
+            first: at.block,
+            blocks,
+        }
     }
 }
 
@@ -293,7 +327,10 @@ impl Index {
                 Some(Ok(leaf)) => Some(leaf),
                 None => None,
             };
-            let next = [stored, self.blocks.next_leaf(leaf)].into_iter().flatten().min();
+            let next = [stored, self.blocks.next_leaf(leaf)]
+                .into_iter()
+                .flatten()
+                .min();
             let first = next.map_or(u64::MAX, |next| next * LEAF_BLOCKS as u64);
             let mut at = applying.at;
             if first < change.end() {
@@ -311,7 +348,9 @@ impl Index {
     fn look_ahead(&mut self, applying: &Applying, wants: &mut Wants) -> Result<(), Stop> {
         let mut at = applying.at;
         for _ in 0..AHEAD_LEAVES_MAX {
-            let Some(change) = applying.changes.get(at.change) else { return Ok(()) };
+            let Some(change) = applying.changes.get(at.change) else {
+                return Ok(());
+            };
             if wants.is_full() {
                 return Ok(());
             }
@@ -361,9 +400,13 @@ impl Index {
             return Ok(false);
         }
         let blocks = piece.first..;
-        let new: Vec<Entry> =
-            blocks.zip(&old).map(|(at, old)| change.entry(at, *old)).collect();
-        let Some(rows) = self.recount(applying, &old, &new, wants)? else { return Ok(false) };
+        let new: Vec<Entry> = blocks
+            .zip(&old)
+            .map(|(at, old)| change.entry(at, *old))
+            .collect();
+        let Some(rows) = self.recount(applying, &old, &new, wants)? else {
+            return Ok(false);
+        };
         for (counter, row) in rows {
             if row.live == 0 && applying.segment(counter).is_none() {
                 self.drop_segment(counter, &row);
@@ -412,7 +455,10 @@ impl Index {
                     rows.insert(counter, row);
                 }
                 Row::Absent => {
-                    assert!(applying.segment(counter).is_none(), "new segments have rows");
+                    assert!(
+                        applying.segment(counter).is_none(),
+                        "new segments have rows"
+                    );
                     return Err(Corrupt::UnknownSegment(counter));
                 }
                 Row::Wanted => {}

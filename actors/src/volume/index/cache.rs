@@ -8,9 +8,11 @@ use super::page::{Location, Node, NodeKey, PAGE_BYTES};
 /// Memory that a page is counted with: about what the largest kind takes.
 pub(super) const PAGE_MEMORY: usize = PAGE_BYTES + 128;
 
-/// Loaded pages that no operation has used yet stay, up to so many above the bound; an
-/// operation with a tiny cache would else never find all it asked for.
-const UNUSED_PAGES_MAX: usize = 256;
+/// What an operation used that must wait for more, and what was loaded for it, stays for so
+/// many further operations, at most so many pages above the bound: with a tiny cache,
+/// operations that interleave would else take each other's pages away for ever.
+const AWAITED_OPERATIONS: u64 = if cfg!(test) { 32 } else { 4096 };
+const AWAITED_PAGES_MAX: usize = if cfg!(test) { 160 } else { 512 };
 
 #[derive(Debug)]
 struct Held {
@@ -22,7 +24,8 @@ struct Held {
     stamp: u64,
     /// The operation that used it last.
     operation: u64,
-    used: bool,
+    /// The operation during which it was last waited for.
+    awaited: u64,
 }
 
 /// The pages in memory.
@@ -33,23 +36,28 @@ pub(super) struct Cache {
     order: BTreeMap<u64, NodeKey>,
     stamp: u64,
     operation: u64,
+    /// What the current operation used.
+    used: Vec<NodeKey>,
 }
 
 impl Cache {
     /// Number of the operation that begins: what it uses stays until it ends.
     pub(super) fn begin(&mut self) {
         self.operation += 1;
+        self.used.clear();
     }
 
     /// Whether the page is in memory; counts as a use.
     pub(super) fn touch(&mut self, key: NodeKey) -> bool {
-        let Some(held) = self.pages.get_mut(&key) else { return false };
-        held.used = true;
+        let Some(held) = self.pages.get_mut(&key) else {
+            return false;
+        };
         if !held.dirty && held.operation != self.operation {
             self.order.remove(&held.stamp);
             self.stamp += 1;
             held.stamp = self.stamp;
             self.order.insert(held.stamp, key);
+            self.used.push(key);
         }
         held.operation = self.operation;
         true
@@ -61,7 +69,10 @@ impl Cache {
 
     /// A dirty page.
     pub(super) fn dirty_mut(&mut self, key: NodeKey) -> &mut Node {
-        let held = self.pages.get_mut(&key).expect("a page to be changed is in memory");
+        let held = self
+            .pages
+            .get_mut(&key)
+            .expect("a page to be changed is in memory");
         assert!(held.dirty, "a page to be changed is dirty");
         &mut held.node
     }
@@ -73,22 +84,45 @@ impl Cache {
     /// A page that was loaded.
     pub(super) fn insert_loaded(&mut self, key: NodeKey, node: Node, at: Location) {
         self.stamp += 1;
-        let (stamp, operation) = (self.stamp, 0);
-        let held = Held { node, at: Some(at), dirty: false, stamp, operation, used: false };
-        assert!(self.pages.insert(key, held).is_none(), "a page is loaded once");
+        let (stamp, operation, awaited) = (self.stamp, 0, self.operation);
+        let held = Held {
+            node,
+            at: Some(at),
+            dirty: false,
+            stamp,
+            operation,
+            awaited,
+        };
+        assert!(
+            self.pages.insert(key, held).is_none(),
+            "a page is loaded once"
+        );
         self.order.insert(stamp, key);
     }
 
     /// A page that was never stored.
     pub(super) fn insert_new(&mut self, key: NodeKey, node: Node) {
         let operation = self.operation;
-        let held = Held { node, at: None, dirty: true, stamp: 0, operation, used: true };
-        assert!(self.pages.insert(key, held).is_none(), "a page is made once");
+        let held = Held {
+            node,
+            at: None,
+            dirty: true,
+            stamp: 0,
+            operation,
+            awaited: 0,
+        };
+        assert!(
+            self.pages.insert(key, held).is_none(),
+            "a page is made once"
+        );
     }
 
     /// From now on the page in memory is newer than the stored one.
     pub(super) fn make_dirty(&mut self, key: NodeKey) {
-        let held = self.pages.get_mut(&key).expect("a page to be changed is in memory");
+        let held = self
+            .pages
+            .get_mut(&key)
+            .expect("a page to be changed is in memory");
         if !held.dirty {
             held.dirty = true;
             self.order.remove(&held.stamp);
@@ -139,27 +173,33 @@ impl Cache {
     /// At the end of an operation: drops what was used longest ago. An operation that must
     /// wait for pages (`waits`) finds what it used when it is tried again.
     pub(super) fn evict(&mut self, pages_max: usize, waits: bool) {
-        let mut over = self.order.len().saturating_sub(pages_max);
-        if over == 0 {
+        if waits {
+            for key in self.used.drain(..) {
+                if let Some(held) = self.pages.get_mut(&key) {
+                    held.awaited = self.operation;
+                }
+            }
+        }
+        if self.order.len() <= pages_max {
             return;
         }
-        let mut kept_unused = 0;
+        // A little more than needed, so that not every load looks through all.
+        let over = self.order.len() - pages_max / 16 * 15;
+        let mut kept = 0;
         let mut victims = Vec::new();
-        for (stamp, key) in &self.order {
-            if over == 0 {
-                break;
-            }
+        for (stamp, key) in self.order.iter().rev() {
             let held = &self.pages[key];
-            if !held.used && kept_unused < UNUSED_PAGES_MAX {
-                kept_unused += 1;
-                continue;
+            let in_use = waits && held.operation == self.operation;
+            let awaited = held.awaited > 0 && held.awaited + AWAITED_OPERATIONS > self.operation;
+            if in_use || (awaited && kept < AWAITED_PAGES_MAX) {
+                kept += usize::from(!in_use);
+            } else {
+                victims.push((*stamp, *key));
             }
-            if waits && held.operation == self.operation {
-                continue;
-            }
-            victims.push((*stamp, *key));
-            over -= 1;
         }
+        // Newest first: the oldest go.
+        let spared = victims.len().saturating_sub(over);
+        victims.drain(..spared);
         for (stamp, key) in victims {
             self.order.remove(&stamp);
             self.pages.remove(&key);

@@ -27,7 +27,10 @@ enum Role {
 enum Loaded {
     /// A list of this level is expected; at the top any level, below one less, and below
     /// level 0 no list.
-    Expected { list: Option<u8>, top: bool },
+    Expected {
+        list: Option<u8>,
+        top: bool,
+    },
     List,
     Rows(Vec<(u32, IndexSegment)>),
     Groups(Vec<AnyGroup>),
@@ -46,14 +49,26 @@ impl Loading {
     /// `None` if there is nothing to load.
     pub(super) fn new(checkpoint: &Checkpoint) -> Option<Self> {
         let (pages, roles) = (BTreeMap::new(), BTreeMap::new());
-        let mut loading = Self { pages, roles, next_counter: checkpoint.next_counter };
+        let mut loading = Self {
+            pages,
+            roles,
+            next_counter: checkpoint.next_counter,
+        };
         if let Some(root) = checkpoint.root {
-            let expected = Loaded::Expected { list: None, top: false };
+            let expected = Loaded::Expected {
+                list: None,
+                top: false,
+            };
             loading.expect(Role::Root, root, expected).ok()?;
         }
         if let Some(table) = checkpoint.table {
-            let expected = Loaded::Expected { list: None, top: true };
-            loading.expect(Role::Table(Vec::new()), table, expected).ok()?;
+            let expected = Loaded::Expected {
+                list: None,
+                top: true,
+            };
+            loading
+                .expect(Role::Table(Vec::new()), table, expected)
+                .ok()?;
         }
         (!loading.pages.is_empty()).then_some(loading)
     }
@@ -76,7 +91,9 @@ impl Loading {
 
     /// Takes a page in; one that is not expected (any more) is ignored.
     fn arrived(&mut self, ptr: &PagePtr, page: Page) -> Result<(), Corrupt> {
-        let Some(role) = self.roles.get(ptr).cloned() else { return Ok(()) };
+        let Some(role) = self.roles.get(ptr).cloned() else {
+            return Ok(());
+        };
         let Some((_, Loaded::Expected { list, top })) = self.pages.get(&role) else {
             return Ok(());
         };
@@ -84,7 +101,10 @@ impl Loading {
         let loaded = match (page, &role) {
             (Page::Root(root), Role::Root) => {
                 if let Some(deltas) = root.deltas {
-                    let expected = Loaded::Expected { list: None, top: true };
+                    let expected = Loaded::Expected {
+                        list: None,
+                        top: true,
+                    };
                     self.expect(Role::Delta(Vec::new()), deltas, expected)?;
                 }
                 Loaded::Root(root)
@@ -100,7 +120,10 @@ impl Loading {
                         Role::Table(_) => Role::Table(path),
                         Role::Root | Role::Delta(_) => Role::Delta(path),
                     };
-                    let expected = Loaded::Expected { list: level.checked_sub(1), top: false };
+                    let expected = Loaded::Expected {
+                        list: level.checked_sub(1),
+                        top: false,
+                    };
                     self.expect(below, page, expected)?;
                 }
                 Loaded::List
@@ -175,7 +198,10 @@ impl Index {
             }
             meta.push(ptr);
         }
-        self.meta = meta.iter().map(|ptr| self.known(ptr)).collect::<Result<_, _>>()?;
+        self.meta = meta
+            .iter()
+            .map(|ptr| self.known(ptr))
+            .collect::<Result<_, _>>()?;
         let root = root.ok_or(Corrupt::Body)?;
         let [blocks, segments] = root.trees;
         self.forest.blocks = self.tree_of(blocks)?;
@@ -189,7 +215,10 @@ impl Index {
     fn tree_of(&self, tree: Option<(u8, PagePtr)>) -> Result<Tree, Corrupt> {
         match tree {
             None => Ok(Tree::default()),
-            Some((height, ptr)) => Ok(Tree { height, root: Child::At(self.known(&ptr)?) }),
+            Some((height, ptr)) => Ok(Tree {
+                height,
+                root: Child::At(self.known(&ptr)?),
+            }),
         }
     }
 
@@ -197,6 +226,8 @@ impl Index {
     fn known(&self, ptr: &PagePtr) -> Result<Location, Corrupt> {
         let at = location(ptr);
         let known = self.forest.table.pointer(at) == Some(*ptr);
-        known.then_some(at).ok_or(Corrupt::UnknownSegment(at.segment))
+        known
+            .then_some(at)
+            .ok_or(Corrupt::UnknownSegment(at.segment))
     }
 }

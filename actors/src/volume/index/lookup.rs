@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use model::ids::BlockNo;
 
-use super::page::{Entry, LEAF_BLOCKS, LEAF_SEGMENTS, Node, NodeKey, SegmentEntry, Space, follows};
 use super::page::PAGE_BYTES;
+use super::page::{Entry, LEAF_BLOCKS, LEAF_SEGMENTS, Node, NodeKey, SegmentEntry, Space, follows};
 use super::tree::{Found, Wants};
 use super::{Corrupt, Index, Missing, Stop};
 use crate::messages::SegmentRef;
@@ -35,6 +35,15 @@ pub struct MappedRun {
     pub blocks: u32,
     /// What they hold.
     pub mapping: Mapping,
+}
+
+/// A part of the table of data segments.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SegmentRows {
+    /// Segments and their live blocks, by counter.
+    pub rows: Vec<(SegmentRef, u32)>,
+    /// The counter to go on from; nothing at the end.
+    pub next: Option<u32>,
 }
 
 /// The row of a data segment, or nothing, or the page to load first.
@@ -71,7 +80,9 @@ impl Index {
         let mut at = 0;
         while at < entries.len() {
             let run = entries[at..].iter().enumerate();
-            let blocks = run.take_while(|(i, e)| follows(entries[at], **e, *i)).count();
+            let blocks = run
+                .take_while(|(i, e)| follows(entries[at], **e, *i))
+                .count();
             let mapping = match entries[at] {
                 Entry::Hole => Mapping::Hole,
                 Entry::Zero => Mapping::Zero,
@@ -82,10 +93,17 @@ impl Index {
                         return Err(Corrupt::WrongRow(data.segment).into());
                     }
                     let sums = entries[at..at + blocks].iter().map(sum_of).collect();
-                    Mapping::Data { segment, offset, sums }
+                    Mapping::Data {
+                        segment,
+                        offset,
+                        sums,
+                    }
                 }
             };
-            runs.push(MappedRun { blocks: blocks as u32, mapping });
+            runs.push(MappedRun {
+                blocks: blocks as u32,
+                mapping,
+            });
             at += blocks;
         }
         Ok(runs)
@@ -108,9 +126,13 @@ impl Index {
             let from = entries.len();
             entries.resize(from + here, Entry::Hole);
             let here = &mut entries[from..];
-            let pending = self.blocks.leaf(leaf).map(|(slot, entry)| (usize::from(slot), entry));
-            let pending: Vec<_> =
-                pending.filter(|(slot, _)| (low..low + here.len()).contains(slot)).collect();
+            let pending = self
+                .blocks
+                .leaf(leaf)
+                .map(|(slot, entry)| (usize::from(slot), entry));
+            let pending: Vec<_> = pending
+                .filter(|(slot, _)| (low..low + here.len()).contains(slot))
+                .collect();
             if pending.len() < here.len() {
                 let key = NodeKey::leaf(Space::Blocks, leaf);
                 match self.forest.find(key)? {
@@ -184,23 +206,13 @@ impl Index {
     ///
     /// # Errors
     /// The pages that must be loaded first.
-    #[allow(clippy::type_complexity)]
-    pub fn data_segments(
-        &mut self,
-        from: u32,
-        max: usize,
-    ) -> Result<(Vec<(SegmentRef, u32)>, Option<u32>), Missing> {
+    pub fn data_segments(&mut self, from: u32, max: usize) -> Result<SegmentRows, Missing> {
         self.forest.cache.begin();
         let found = self.rows_from(from, max);
         self.end(found)
     }
 
-    #[allow(clippy::type_complexity)]
-    fn rows_from(
-        &mut self,
-        from: u32,
-        max: usize,
-    ) -> Result<(Vec<(SegmentRef, u32)>, Option<u32>), Stop> {
+    fn rows_from(&mut self, from: u32, max: usize) -> Result<SegmentRows, Stop> {
         self.ensure_loaded()?;
         let mut rows = Vec::new();
         let mut at = u64::from(from);
@@ -211,13 +223,23 @@ impl Index {
                 Some(Ok(leaf)) => Some(leaf),
                 Some(Err(page)) => return Err(Stop::Missing(vec![page])),
             };
-            let next = [stored, self.segments.next_leaf(leaf)].into_iter().flatten().min();
-            let Some(next) = next else { return Ok((rows, None)) };
+            let next = [stored, self.segments.next_leaf(leaf)]
+                .into_iter()
+                .flatten()
+                .min();
+            let Some(next) = next else {
+                return Ok(SegmentRows { rows, next: None });
+            };
             let first = next * LEAF_SEGMENTS as u64;
             for key in first.max(at)..first + LEAF_SEGMENTS as u64 {
-                let Ok(counter) = u32::try_from(key) else { return Ok((rows, None)) };
+                let Ok(counter) = u32::try_from(key) else {
+                    return Ok(SegmentRows { rows, next: None });
+                };
                 if rows.len() == max {
-                    return Ok((rows, Some(counter)));
+                    return Ok(SegmentRows {
+                        rows,
+                        next: Some(counter),
+                    });
                 }
                 let mut wants = Wants::default();
                 match self.row(counter, &mut wants)? {

@@ -27,6 +27,8 @@
 
 mod apply;
 mod cache;
+mod decode;
+mod encode;
 mod load;
 mod lookup;
 mod overlay;
@@ -44,7 +46,7 @@ use model::journal::{Checkpoint, PagePtr};
 use thiserror::Error;
 
 pub use apply::{Delta, NewMapping};
-pub use lookup::{MappedRun, Mapping};
+pub use lookup::{MappedRun, Mapping, SegmentRows};
 pub use plan::Plan;
 
 use crate::messages::SegmentRef;
@@ -67,7 +69,10 @@ pub struct IndexConfig {
 
 impl Default for IndexConfig {
     fn default() -> Self {
-        Self { cache_bytes: 16 << 20, pending_bytes_max: 1 << 20 }
+        Self {
+            cache_bytes: 16 << 20,
+            pending_bytes_max: 1 << 20,
+        }
     }
 }
 
@@ -141,8 +146,15 @@ impl SegmentCounter {
     /// # Panics
     /// After 2^32 segments of one volume.
     pub fn take(&mut self, volume: VolumeId) -> SegmentId {
-        let id = SegmentId { volume, epoch: self.epoch, counter: self.next };
-        self.next = self.next.checked_add(1).expect("a volume has fewer than 2^32 segments");
+        let id = SegmentId {
+            volume,
+            epoch: self.epoch,
+            counter: self.next,
+        };
+        self.next = self
+            .next
+            .checked_add(1)
+            .expect("a volume has fewer than 2^32 segments");
         id
     }
 
@@ -243,11 +255,12 @@ impl Index {
         if model::crc32c(&bytes) != ptr.sum {
             return Err(Corrupt::Sum);
         }
-        self.take_in(&ptr, &bytes).inspect_err(|corrupt| self.damage = Some(corrupt.clone()))
+        self.take_in(&ptr, &bytes)
+            .inspect_err(|corrupt| self.damage = Some(corrupt.clone()))
     }
 
     fn take_in(&mut self, ptr: &PagePtr, bytes: &[u8]) -> Result<(), Corrupt> {
-        let page = page::decode(ptr.segment.volume, bytes)?;
+        let page = decode::decode(ptr.segment.volume, bytes)?;
         if self.loading.is_some() {
             return self.load(ptr, page);
         }
@@ -289,7 +302,10 @@ impl Index {
 
     /// The index segments that the last committed checkpoint reaches.
     pub fn index_segments(&self) -> impl Iterator<Item = SegmentRef> + '_ {
-        self.forest.table.rows().map(|(counter, row)| table::IndexSegments::segment(counter, &row))
+        self.forest
+            .table
+            .rows()
+            .map(|(counter, row)| table::IndexSegments::segment(counter, &row))
     }
 
     /// Ends an operation: keeps the cache's bound, and tells the caller what to do.

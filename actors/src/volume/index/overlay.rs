@@ -43,7 +43,12 @@ pub(super) struct Overlay<V> {
 
 impl<V: Copy + PartialEq> Overlay<V> {
     pub(super) fn new(bits: u32) -> Self {
-        Self { bits, leaves: BTreeMap::new(), entries: 0, void: BTreeSet::new() }
+        Self {
+            bits,
+            leaves: BTreeMap::new(),
+            entries: 0,
+            void: BTreeSet::new(),
+        }
     }
 
     fn split(&self, key: u64) -> (u64, u8) {
@@ -81,12 +86,10 @@ impl<V: Copy + PartialEq> Overlay<V> {
 
     /// Entries of a leaf by slot.
     pub(super) fn leaf(&self, leaf: u64) -> impl Iterator<Item = (u8, V)> + '_ {
-        self.leaves.get(&leaf).into_iter().flat_map(|l| l.entries.iter().map(|e| (e.slot, e.value)))
-    }
-
-    /// How many entries of a leaf are pending.
-    pub(super) fn leaf_len(&self, leaf: u64) -> usize {
-        self.leaves.get(&leaf).map_or(0, |l| l.entries.len())
+        self.leaves
+            .get(&leaf)
+            .into_iter()
+            .flat_map(|l| l.entries.iter().map(|e| (e.slot, e.value)))
     }
 
     /// The first leaf from `from` on.
@@ -129,11 +132,22 @@ impl<V: Copy + PartialEq> Overlay<V> {
             let said = pending.entries.iter().filter(|e| whole || e.fresh);
             let entries = said.map(|e| (e.slot, e.value)).collect();
             let forget = !whole && self.void.contains(leaf);
-            groups.push(Group { leaf: *leaf, forget, entries });
+            groups.push(Group {
+                leaf: *leaf,
+                forget,
+                entries,
+            });
         }
         if !whole {
-            let gone = self.void.iter().filter(|leaf| !self.leaves.contains_key(leaf));
-            groups.extend(gone.map(|leaf| Group { leaf: *leaf, forget: true, entries: vec![] }));
+            let gone = self
+                .void
+                .iter()
+                .filter(|leaf| !self.leaves.contains_key(leaf));
+            groups.extend(gone.map(|leaf| Group {
+                leaf: *leaf,
+                forget: true,
+                entries: vec![],
+            }));
         }
         groups
     }

@@ -10,10 +10,10 @@ use model::ids::{Position, VolumeId};
 use model::journal::{Checkpoint, PagePtr};
 use model::payload::Payload;
 
+use super::encode::{DeltaWriter, encode_list, encode_node, encode_root, encode_table};
 use super::page::{
-    Child, DeltaWriter, Entry, IndexSegment, LIST_ENTRIES_MAX, Location, NodeKey, PAGE_BYTES, Root,
-    SEGMENT_BLOCKS_MAX, Space, TABLE_ENTRIES_MAX, encode_list, encode_node, encode_root,
-    encode_table,
+    Child, Entry, IndexSegment, LIST_ENTRIES_MAX, Location, NodeKey, PAGE_BYTES, Root,
+    SEGMENT_BLOCKS_MAX, Space, TABLE_ENTRIES_MAX,
 };
 use super::table::{IndexSegments, location};
 use super::{Index, SegmentCounter};
@@ -65,7 +65,11 @@ impl Layout {
             let bytes = left.min(full) * PAGE_BYTES;
             left -= left.min(full);
             let id = alloc.take(volume);
-            let segment = SegmentRef { id, pool, bytes: bytes as u32 };
+            let segment = SegmentRef {
+                id,
+                pool,
+                bytes: bytes as u32,
+            };
             segments.push((segment, Vec::with_capacity(bytes)));
         }
         Self { segments, pages: 0 }
@@ -111,7 +115,11 @@ impl Layout {
 
     fn finish(self) -> Vec<(SegmentRef, Payload)> {
         let finish = |(segment, data): (SegmentRef, Vec<u8>)| {
-            assert_eq!(data.len(), segment.bytes as usize, "every page was foreseen");
+            assert_eq!(
+                data.len(),
+                segment.bytes as usize,
+                "every page was foreseen"
+            );
             (segment, Payload::from(Bytes::from(data)))
         };
         self.segments.into_iter().map(finish).collect()
@@ -138,15 +146,16 @@ impl Index {
     ///
     /// # Panics
     /// If a delta is being applied, a checkpoint is planned, or the index is not loaded yet.
-    pub fn checkpoint(
-        &mut self,
-        alloc: &mut SegmentCounter,
-        pool: Pool,
-        covers: Position,
-    ) -> Plan {
+    pub fn checkpoint(&mut self, alloc: &mut SegmentCounter, pool: Pool, covers: Position) -> Plan {
         assert!(!self.planned, "one checkpoint at a time");
-        assert!(self.applying.is_none(), "a checkpoint is an exact cut (R13)");
-        assert!(self.loading.is_none() && self.damage.is_none(), "the index is loaded");
+        assert!(
+            self.applying.is_none(),
+            "a checkpoint is an exact cut (R13)"
+        );
+        assert!(
+            self.loading.is_none() && self.damage.is_none(),
+            "the index is loaded"
+        );
         self.planned = true;
         if self.is_empty() {
             return self.plan_empty(alloc, covers);
@@ -160,7 +169,11 @@ impl Index {
     /// Whether nothing at all is mapped.
     fn is_empty(&self) -> bool {
         let trees = [Space::Blocks, Space::Segments].map(|space| self.forest.tree(space).height);
-        let hole = |leaf| self.blocks.leaf(leaf).all(|(_, entry)| entry == Entry::Hole);
+        let hole = |leaf| {
+            self.blocks
+                .leaf(leaf)
+                .all(|(_, entry)| entry == Entry::Hole)
+        };
         let gone = |leaf| self.segments.leaf(leaf).all(|(_, row)| row.is_none());
         trees == [0, 0]
             && self.blocks.leaves().all(|(leaf, _)| hole(leaf))
@@ -169,11 +182,17 @@ impl Index {
 
     fn plan_empty(&self, alloc: &SegmentCounter, covers: Position) -> Plan {
         let rows = self.forest.table.rows();
-        let dropped = rows.map(|(counter, row)| IndexSegments::segment(counter, &row)).collect();
+        let dropped = rows
+            .map(|(counter, row)| IndexSegments::segment(counter, &row))
+            .collect();
         let next_counter = alloc.next();
         Plan {
             segments: Vec::new(),
-            checkpoint: Checkpoint { covers, next_counter, ..Checkpoint::EMPTY },
+            checkpoint: Checkpoint {
+                covers,
+                next_counter,
+                ..Checkpoint::EMPTY
+            },
             moves: Vec::new(),
             table: IndexSegments::default(),
             deltas: Vec::new(),
@@ -190,23 +209,41 @@ impl Index {
             return (new, false);
         }
         let all = self.encode_deltas(true);
-        if stored <= 2 * all.len() + DELTA_PAGES_SLACK { (new, false) } else { (all, true) }
+        if stored <= 2 * all.len() + DELTA_PAGES_SLACK {
+            (new, false)
+        } else {
+            (all, true)
+        }
     }
 
     fn encode_deltas(&self, whole: bool) -> Vec<Vec<u8>> {
         let mut writer = DeltaWriter::new(self.volume);
-        self.blocks.groups(whole).iter().for_each(|group| writer.blocks(group));
-        self.segments.groups(whole).iter().for_each(|group| writer.segments(group));
+        self.blocks
+            .groups(whole)
+            .iter()
+            .for_each(|group| writer.blocks(group));
+        self.segments
+            .groups(whole)
+            .iter()
+            .for_each(|group| writer.segments(group));
         writer.finish()
     }
 
     /// The table of index segments as of the checkpoint, but for the new ones.
     fn table_without_superseded(&self, dirty: &[NodeKey], whole: bool) -> IndexSegments {
         let mut table = self.forest.table.clone();
-        self.forest.freed.iter().for_each(|(counter, pages)| table.release(*counter, *pages));
-        let stored = dirty.iter().filter_map(|key| self.forest.cache.stored_at(*key));
+        self.forest
+            .freed
+            .iter()
+            .for_each(|(counter, pages)| table.release(*counter, *pages));
+        let stored = dirty
+            .iter()
+            .filter_map(|key| self.forest.cache.stored_at(*key));
         let deltas = if whole { self.deltas.as_slice() } else { &[] };
-        for at in stored.chain(self.meta.iter().copied()).chain(deltas.iter().copied()) {
+        for at in stored
+            .chain(self.meta.iter().copied())
+            .chain(deltas.iter().copied())
+        {
             table.release(at.segment, 1);
         }
         table
@@ -229,8 +266,17 @@ impl Index {
         for (segment, _) in &layout.segments {
             let blocks = (segment.bytes / PAGE_BYTES as u32) as u16;
             let (volume, epoch) = (segment.id.volume, segment.id.epoch);
-            let row = IndexSegment { volume, epoch, pool, blocks, live: blocks };
-            assert!(table.insert(segment.id.counter, row), "a counter is never used again (R1)");
+            let row = IndexSegment {
+                volume,
+                epoch,
+                pool,
+                blocks,
+                live: blocks,
+            };
+            assert!(
+                table.insert(segment.id.counter, row),
+                "a counter is never used again (R1)"
+            );
         }
         let moves = self.put_nodes(&mut layout, &dirty);
         let mut meta = Vec::new();
@@ -257,14 +303,26 @@ impl Index {
             mapped_blocks: self.counts.mapped_blocks,
             stored_bytes: self.counts.data_stored + table.stored_bytes(),
         };
-        Plan { segments: layout.finish(), checkpoint, moves, table, deltas, meta, dropped }
+        Plan {
+            segments: layout.finish(),
+            checkpoint,
+            moves,
+            table,
+            deltas,
+            meta,
+            dropped,
+        }
     }
 
     fn put_nodes(&self, layout: &mut Layout, dirty: &[NodeKey]) -> Vec<(NodeKey, Location)> {
         let mut moved: BTreeMap<NodeKey, Location> = BTreeMap::new();
         let mut moves = Vec::with_capacity(dirty.len());
         for key in dirty {
-            let node = self.forest.cache.get(*key).expect("a dirty page is in memory");
+            let node = self
+                .forest
+                .cache
+                .get(*key)
+                .expect("a dirty page is in memory");
             let page = encode_node(self.volume, *key, node, |child, link| {
                 moved.get(&child).copied().or(match link {
                     Child::At(at) => Some(at),
@@ -287,14 +345,21 @@ impl Index {
         let trees = [Space::Blocks, Space::Segments].map(|space| {
             let tree = self.forest.tree(space);
             let level = tree.height.checked_sub(1)?;
-            let key = NodeKey { space, level, index: 0 };
+            let key = NodeKey {
+                space,
+                level,
+                index: 0,
+            };
             let moved = moves.iter().rev().find(|(moved, _)| *moved == key);
             let at = match (moved, tree.root) {
                 (Some((_, at)), _) => *at,
                 (None, Child::At(at)) => at,
                 (None, Child::New | Child::Absent) => unreachable!("a new root is dirty"),
             };
-            Some((tree.height, table.pointer(at).expect("a live page's segment is kept")))
+            Some((
+                tree.height,
+                table.pointer(at).expect("a live page's segment is kept"),
+            ))
         });
         Root {
             trees,

@@ -4,8 +4,8 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, VecDeque};
 
-use super::page::{Entry, LEAF_BLOCKS, LEAF_SEGMENTS, Node, NodeKey, SegmentEntry, Space};
 use super::overlay::Overlay;
+use super::page::{Entry, LEAF_BLOCKS, LEAF_SEGMENTS, Node, NodeKey, SegmentEntry, Space};
 use super::tree::{Found, Wants};
 use super::{Index, Missing, Stop};
 
@@ -49,7 +49,10 @@ pub(super) struct SweepAt {
 }
 
 impl SweepAt {
-    pub(super) const START: Self = Self { space: Space::Blocks, index: 0 };
+    pub(super) const START: Self = Self {
+        space: Space::Blocks,
+        index: 0,
+    };
 }
 
 impl Index {
@@ -63,7 +66,10 @@ impl Index {
     /// If a delta is being applied, or a checkpoint is planned.
     pub fn prepare_checkpoint(&mut self) -> Result<(), Missing> {
         assert!(!self.planned, "one checkpoint at a time");
-        assert!(self.applying.is_none(), "a checkpoint is an exact cut (R13)");
+        assert!(
+            self.applying.is_none(),
+            "a checkpoint is an exact cut (R13)"
+        );
         self.forest.cache.begin();
         let result = self.prepare();
         self.end(result)
@@ -73,7 +79,10 @@ impl Index {
         self.ensure_loaded()?;
         let preparation = match self.preparation.take() {
             Some(preparation) => preparation,
-            None => Preparation { merges: self.choose_merges(), sweep: self.choose_victims() },
+            None => Preparation {
+                merges: self.choose_merges(),
+                sweep: self.choose_victims(),
+            },
         };
         let preparation = self.preparation.insert(preparation);
         let mut merges = std::mem::take(&mut preparation.merges);
@@ -89,7 +98,10 @@ impl Index {
 
     /// Dense leaves, and while too much is pending, those with the most changes.
     fn choose_merges(&self) -> VecDeque<NodeKey> {
-        let blocks = self.blocks.leaves().map(|(leaf, n)| (n, NodeKey::leaf(Space::Blocks, leaf)));
+        let blocks = self
+            .blocks
+            .leaves()
+            .map(|(leaf, n)| (n, NodeKey::leaf(Space::Blocks, leaf)));
         let rows = self.segments.leaves();
         let rows = rows.map(|(leaf, n)| (n, NodeKey::leaf(Space::Segments, leaf)));
         let mut leaves: Vec<(usize, NodeKey)> = blocks.chain(rows).collect();
@@ -102,10 +114,11 @@ impl Index {
         };
         let mut merges = VecDeque::new();
         for (entries, key) in leaves {
-            let dense = entries >= match key.space {
-                Space::Blocks => DENSE_BLOCKS,
-                Space::Segments => DENSE_SEGMENTS,
-            };
+            let dense = entries
+                >= match key.space {
+                    Space::Blocks => DENSE_BLOCKS,
+                    Space::Segments => DENSE_SEGMENTS,
+                };
             if merges.len() < MERGE_LEAVES_MAX && (dense || bytes > target) {
                 merges.push_back(key);
                 bytes -= Overlay::<Entry>::cost(1, entries);
@@ -143,7 +156,9 @@ impl Index {
                     Some(Node::Blocks(leaf)) => leaf.clone(),
                     _ => Box::new([Entry::Hole; LEAF_BLOCKS]),
                 };
-                self.blocks.leaf(key.index).for_each(|(slot, e)| leaf[usize::from(slot)] = e);
+                self.blocks
+                    .leaf(key.index)
+                    .for_each(|(slot, e)| leaf[usize::from(slot)] = e);
                 self.blocks.remove_leaf(key.index);
                 let mapped = leaf.iter().any(|entry| *entry != Entry::Hole);
                 mapped.then_some(Node::Blocks(leaf))
@@ -153,7 +168,9 @@ impl Index {
                     Some(Node::Segments(leaf)) => leaf.clone(),
                     _ => Box::new([None::<SegmentEntry>; LEAF_SEGMENTS]),
                 };
-                self.segments.leaf(key.index).for_each(|(slot, e)| leaf[usize::from(slot)] = e);
+                self.segments
+                    .leaf(key.index)
+                    .for_each(|(slot, e)| leaf[usize::from(slot)] = e);
                 self.segments.remove_leaf(key.index);
                 let mapped = leaf.iter().any(Option::is_some);
                 mapped.then_some(Node::Segments(leaf))
@@ -176,7 +193,12 @@ impl Index {
         let sparse = rows.filter(|(_, row)| u32::from(row.live) * 2 <= u32::from(row.blocks));
         let victims = sparse.map(|(counter, _)| counter).collect();
         let (inner_left, pages_left) = (SWEEP_INNER_MAX, SWEEP_PAGES_MAX);
-        Some(Sweep { victims, inner_left, pages_left, wrapped: 0 })
+        Some(Sweep {
+            victims,
+            inner_left,
+            pages_left,
+            wrapped: 0,
+        })
     }
 
     fn sweep(&mut self, sweep: &mut Sweep) -> Result<(), Stop> {
@@ -189,7 +211,11 @@ impl Index {
             match self.forest.next(space, 1, index)? {
                 Some(Err(page)) => return Err(Stop::Missing(vec![page])),
                 Some(Ok(index)) => {
-                    let key = NodeKey { space, level: 1, index };
+                    let key = NodeKey {
+                        space,
+                        level: 1,
+                        index,
+                    };
                     self.sweep_inner(sweep, key)?;
                     sweep.inner_left -= 1;
                     self.sweep_at.index = index + 1;
@@ -213,7 +239,11 @@ impl Index {
         if height == 0 {
             return Ok(());
         }
-        let root = NodeKey { space, level: height - 1, index: 0 };
+        let root = NodeKey {
+            space,
+            level: height - 1,
+            index: 0,
+        };
         self.sweep_pages(sweep, &[root])
     }
 
@@ -243,8 +273,13 @@ impl Index {
             }
         }
         sweep.pages_left = sweep.pages_left.saturating_sub(moves.len());
-        moves.into_iter().for_each(|key| self.forest.make_dirty(key));
-        if wants.is_empty() { Ok(()) } else { Err(Stop::Missing(wants.into_pages())) }
+        moves
+            .into_iter()
+            .for_each(|key| self.forest.make_dirty(key));
+        if wants.is_empty() {
+            Ok(())
+        } else {
+            Err(Stop::Missing(wants.into_pages()))
+        }
     }
 }
-

@@ -20,13 +20,27 @@ pub(super) fn stored_bytes(pool: Pool, blocks: u16) -> u64 {
 impl SegmentEntry {
     /// A row of a data segment of which nothing is mapped.
     pub(super) fn new(segment: &SegmentRef) -> Self {
-        let SegmentId { volume, epoch, counter: _ } = segment.id;
-        Self { volume, epoch, pool: segment.pool, blocks: in_blocks(segment.bytes), live: 0 }
+        let SegmentId {
+            volume,
+            epoch,
+            counter: _,
+        } = segment.id;
+        Self {
+            volume,
+            epoch,
+            pool: segment.pool,
+            blocks: in_blocks(segment.bytes),
+            live: 0,
+        }
     }
 
     pub(super) fn segment(&self, counter: u32) -> SegmentRef {
         SegmentRef {
-            id: SegmentId { volume: self.volume, epoch: self.epoch, counter },
+            id: SegmentId {
+                volume: self.volume,
+                epoch: self.epoch,
+                counter,
+            },
             pool: self.pool,
             bytes: u32::from(self.blocks) * PAGE_BYTES as u32,
         }
@@ -55,7 +69,11 @@ impl IndexSegments {
 
     pub(super) fn segment(counter: u32, row: &IndexSegment) -> SegmentRef {
         SegmentRef {
-            id: SegmentId { volume: row.volume, epoch: row.epoch, counter },
+            id: SegmentId {
+                volume: row.volume,
+                epoch: row.epoch,
+                counter,
+            },
             pool: row.pool,
             bytes: u32::from(row.blocks) * PAGE_BYTES as u32,
         }
@@ -63,11 +81,25 @@ impl IndexSegments {
 
     /// All that must be known to read the page there; `None` if there is no such segment.
     pub(super) fn pointer(&self, at: Location) -> Option<PagePtr> {
-        let row = self.rows.get(&at.segment).filter(|row| at.block < row.blocks)?;
-        let SegmentRef { id: segment, pool, bytes: segment_bytes } = Self::segment(at.segment, row);
+        let row = self
+            .rows
+            .get(&at.segment)
+            .filter(|row| at.block < row.blocks)?;
+        let SegmentRef {
+            id: segment,
+            pool,
+            bytes: segment_bytes,
+        } = Self::segment(at.segment, row);
         let offset = u32::from(at.block) * PAGE_BYTES as u32;
         let length = PAGE_BYTES as u32;
-        Some(PagePtr { segment, pool, segment_bytes, offset, length, sum: at.sum })
+        Some(PagePtr {
+            segment,
+            pool,
+            segment_bytes,
+            offset,
+            length,
+            sum: at.sum,
+        })
     }
 
     /// Pages of `counter` that nothing refers to any more.
@@ -82,7 +114,9 @@ impl IndexSegments {
     pub(super) fn take_dead(&mut self) -> Vec<SegmentRef> {
         let is_dead = |row: &IndexSegment| row.live == 0;
         let dead = self.rows.iter().filter(|(_, row)| is_dead(row));
-        let dead = dead.map(|(counter, row)| Self::segment(*counter, row)).collect();
+        let dead = dead
+            .map(|(counter, row)| Self::segment(*counter, row))
+            .collect();
         self.rows.retain(|_, row| !is_dead(row));
         dead
     }
@@ -95,11 +129,18 @@ impl IndexSegments {
     }
 
     pub(super) fn stored_bytes(&self) -> u64 {
-        self.rows.values().map(|row| stored_bytes(row.pool, row.blocks)).sum()
+        self.rows
+            .values()
+            .map(|row| stored_bytes(row.pool, row.blocks))
+            .sum()
     }
 }
 
 /// Where a page lies, without what the table knows.
 pub(super) fn location(ptr: &PagePtr) -> Location {
-    Location { segment: ptr.segment.counter, block: in_blocks(ptr.offset), sum: ptr.sum }
+    Location {
+        segment: ptr.segment.counter,
+        block: in_blocks(ptr.offset),
+        sum: ptr.sum,
+    }
 }

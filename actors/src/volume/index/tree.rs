@@ -7,7 +7,9 @@ use model::journal::PagePtr;
 
 use super::Corrupt;
 use super::cache::Cache;
-use super::page::{Child, FANOUT, LEAF_BLOCKS, LEAF_SEGMENTS, Entry, Location, Node, NodeKey, Space};
+use super::page::{
+    Child, Entry, FANOUT, LEAF_BLOCKS, LEAF_SEGMENTS, Location, Node, NodeKey, Space,
+};
 use super::table::{IndexSegments, location};
 
 /// Pages that one attempt asks for at most.
@@ -85,7 +87,11 @@ impl Forest {
 
     /// The root's key of a tree that is not empty.
     fn root_key(&self, space: Space) -> NodeKey {
-        NodeKey { space, level: self.tree(space).height - 1, index: 0 }
+        NodeKey {
+            space,
+            level: self.tree(space).height - 1,
+            index: 0,
+        }
     }
 
     /// Whether the tree is high enough to have this page.
@@ -135,7 +141,10 @@ impl Forest {
                 Child::Absent => return Ok(Found::Absent),
                 Child::New => unreachable!("a page that was never stored is in memory"),
                 Child::At(at) => {
-                    let page = self.table.pointer(at).ok_or(Corrupt::UnknownSegment(at.segment))?;
+                    let page = self
+                        .table
+                        .pointer(at)
+                        .ok_or(Corrupt::UnknownSegment(at.segment))?;
                     return Ok(Found::Wanted(page));
                 }
             }
@@ -155,7 +164,11 @@ impl Forest {
     ) -> Result<Option<Result<u64, PagePtr>>, Corrupt> {
         let mut index = from;
         loop {
-            let key = NodeKey { space, level, index };
+            let key = NodeKey {
+                space,
+                level,
+                index,
+            };
             if !self.reaches(key) {
                 return Ok(None);
             }
@@ -306,12 +319,17 @@ impl Forest {
     /// The pages of an inner page that was found, which lie in index segments of `victims`
     /// and are not newer in memory.
     pub(super) fn children_in(&self, key: NodeKey, victims: &BTreeSet<u32>) -> Vec<NodeKey> {
-        let Some(Node::Inner(children)) = self.cache.get(key) else { return Vec::new() };
+        let Some(Node::Inner(children)) = self.cache.get(key) else {
+            return Vec::new();
+        };
         let stale = |at: &Location| victims.contains(&at.segment);
-        let slots = children.iter().enumerate().filter_map(|(slot, child)| match child {
-            Child::At(at) if stale(at) => Some(key.child(slot as u8)),
-            Child::At(_) | Child::New | Child::Absent => None,
-        });
+        let slots = children
+            .iter()
+            .enumerate()
+            .filter_map(|(slot, child)| match child {
+                Child::At(at) if stale(at) => Some(key.child(slot as u8)),
+                Child::At(_) | Child::New | Child::Absent => None,
+            });
         slots.filter(|child| !self.cache.is_dirty(*child)).collect()
     }
 }

@@ -5,12 +5,16 @@ use model::ids::{Epoch, SegmentId, SiteId, VolumeId};
 use model::journal::PagePtr;
 use proptest::collection::vec;
 use proptest::option;
-use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_assert_eq, prop_oneof, proptest};
+use proptest::prelude::{
+    Just, ProptestConfig, Strategy, any, prop_assert_eq, prop_oneof, proptest,
+};
 
+use super::super::decode::decode;
+use super::super::encode::{DeltaWriter, encode_list, encode_node, encode_root, encode_table};
 use super::super::page::{
-    AnyGroup, BlockAt, Child, DeltaWriter, Entry, FANOUT, Group, IndexSegment, LEAF_BLOCKS,
-    LEAF_SEGMENTS, LIST_ENTRIES_MAX, Location, Node, NodeKey, PAGE_BYTES, Page, Root, SegmentEntry,
-    Space, TABLE_ENTRIES_MAX, decode, encode_list, encode_node, encode_root, encode_table,
+    AnyGroup, BlockAt, Child, Entry, FANOUT, Group, IndexSegment, LEAF_BLOCKS, LEAF_SEGMENTS,
+    LIST_ENTRIES_MAX, Location, Node, NodeKey, PAGE_BYTES, Page, Root, SegmentEntry, Space,
+    TABLE_ENTRIES_MAX,
 };
 use super::VOLUME;
 
@@ -18,44 +22,70 @@ fn pool() -> impl Strategy<Value = Pool> {
     let code = prop_oneof![
         Just(Code::INDEX),
         Just(Code::Rs { k: 4, m: 2 }),
-        Just(Code::Geo { k: 4, m: 1, sites: 3 }),
+        Just(Code::Geo {
+            k: 4,
+            m: 1,
+            sites: 3
+        }),
     ];
     (code, option::of(any::<u8>().prop_map(SiteId)))
         .prop_map(|(code, without)| Pool { code, without })
 }
 
 fn block_at() -> impl Strategy<Value = BlockAt> {
-    (any::<u32>(), 0_u16..1024, any::<u32>())
-        .prop_map(|(segment, block, sum)| BlockAt { segment, block, sum })
+    (any::<u32>(), 0_u16..1024, any::<u32>()).prop_map(|(segment, block, sum)| BlockAt {
+        segment,
+        block,
+        sum,
+    })
 }
 
 fn entry() -> impl Strategy<Value = Entry> {
-    prop_oneof![Just(Entry::Hole), Just(Entry::Zero), block_at().prop_map(Entry::Data)]
+    prop_oneof![
+        Just(Entry::Hole),
+        Just(Entry::Zero),
+        block_at().prop_map(Entry::Data)
+    ]
 }
 
 fn row() -> impl Strategy<Value = SegmentEntry> {
-    (any::<u32>(), any::<u64>(), pool(), 1_u16..=1024, any::<u32>()).prop_map(
-        |(volume, epoch, pool, blocks, live)| SegmentEntry {
+    (
+        any::<u32>(),
+        any::<u64>(),
+        pool(),
+        1_u16..=1024,
+        any::<u32>(),
+    )
+        .prop_map(|(volume, epoch, pool, blocks, live)| SegmentEntry {
             volume: VolumeId(volume),
             epoch: Epoch(epoch),
             pool,
             blocks,
             live,
-        },
-    )
+        })
 }
 
 fn pointer() -> impl Strategy<Value = PagePtr> {
-    (any::<u64>(), any::<u32>(), pool(), 1_u32..=1024, any::<u32>(), any::<u32>()).prop_map(
-        |(epoch, counter, pool, blocks, block, sum)| PagePtr {
-            segment: SegmentId { volume: VOLUME, epoch: Epoch(epoch), counter },
+    (
+        any::<u64>(),
+        any::<u32>(),
+        pool(),
+        1_u32..=1024,
+        any::<u32>(),
+        any::<u32>(),
+    )
+        .prop_map(|(epoch, counter, pool, blocks, block, sum)| PagePtr {
+            segment: SegmentId {
+                volume: VOLUME,
+                epoch: Epoch(epoch),
+                counter,
+            },
             pool,
             segment_bytes: blocks * PAGE_BYTES as u32,
             offset: block % blocks * PAGE_BYTES as u32,
             length: PAGE_BYTES as u32,
             sum,
-        },
-    )
+        })
 }
 
 fn node(key: NodeKey, node: Node) {
@@ -69,10 +99,26 @@ fn node(key: NodeKey, node: Node) {
 
 #[test]
 fn the_worst_pages_fit() {
-    let pool = Pool { code: Code::Geo { k: 4, m: 1, sites: 3 }, without: Some(SiteId(255)) };
-    let data = |i| Entry::Data(BlockAt { segment: u32::MAX - i as u32, block: 1023, sum: i as u32 });
+    let pool = Pool {
+        code: Code::Geo {
+            k: 4,
+            m: 1,
+            sites: 3,
+        },
+        without: Some(SiteId(255)),
+    };
+    let data = |i| {
+        Entry::Data(BlockAt {
+            segment: u32::MAX - i as u32,
+            block: 1023,
+            sum: i as u32,
+        })
+    };
     let leaf = Box::new(std::array::from_fn::<_, LEAF_BLOCKS, _>(data));
-    node(NodeKey::leaf(Space::Blocks, (1 << 56) - 1), Node::Blocks(leaf));
+    node(
+        NodeKey::leaf(Space::Blocks, (1 << 56) - 1),
+        Node::Blocks(leaf),
+    );
     let row = SegmentEntry {
         volume: VolumeId(u32::MAX),
         epoch: Epoch(u64::MAX),
@@ -81,17 +127,57 @@ fn the_worst_pages_fit() {
         live: u32::MAX,
     };
     let leaf = Box::new([Some(row); LEAF_SEGMENTS]);
-    node(NodeKey::leaf(Space::Segments, (1 << 25) - 1), Node::Segments(leaf));
-    let at = Child::At(Location { segment: u32::MAX, block: 1023, sum: u32::MAX });
-    node(NodeKey { space: Space::Blocks, level: 7, index: 0 }, Node::Inner(Box::new([at; FANOUT])));
-    let segment = SegmentId { volume: VOLUME, epoch: Epoch(u64::MAX), counter: u32::MAX };
-    let ptr = PagePtr { segment, pool, segment_bytes: 4 << 20, offset: 4096, length: 4096, sum: 1 };
+    node(
+        NodeKey::leaf(Space::Segments, (1 << 25) - 1),
+        Node::Segments(leaf),
+    );
+    let at = Child::At(Location {
+        segment: u32::MAX,
+        block: 1023,
+        sum: u32::MAX,
+    });
+    node(
+        NodeKey {
+            space: Space::Blocks,
+            level: 7,
+            index: 0,
+        },
+        Node::Inner(Box::new([at; FANOUT])),
+    );
+    let segment = SegmentId {
+        volume: VOLUME,
+        epoch: Epoch(u64::MAX),
+        counter: u32::MAX,
+    };
+    let ptr = PagePtr {
+        segment,
+        pool,
+        segment_bytes: 4 << 20,
+        offset: 4096,
+        length: 4096,
+        sum: 1,
+    };
     let list = encode_list(VOLUME, 2, &[ptr; LIST_ENTRIES_MAX]);
-    assert_eq!(decode(VOLUME, &list), Ok(Page::List { level: 2, pages: vec![ptr; 135] }));
+    assert_eq!(
+        decode(VOLUME, &list),
+        Ok(Page::List {
+            level: 2,
+            pages: vec![ptr; 135]
+        })
+    );
     let epoch = Epoch(u64::MAX);
-    let row = IndexSegment { volume: VOLUME, epoch, pool, blocks: 1024, live: 1024 };
+    let row = IndexSegment {
+        volume: VOLUME,
+        epoch,
+        pool,
+        blocks: 1024,
+        live: 1024,
+    };
     let rows = vec![(u32::MAX, row); TABLE_ENTRIES_MAX];
-    assert_eq!(decode(VOLUME, &encode_table(VOLUME, &rows)), Ok(Page::Table(rows)));
+    assert_eq!(
+        decode(VOLUME, &encode_table(VOLUME, &rows)),
+        Ok(Page::Table(rows))
+    );
 }
 
 proptest! {

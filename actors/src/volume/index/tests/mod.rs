@@ -12,14 +12,23 @@ use model::geometry::{Code, Pool};
 use model::ids::{BlockNo, Epoch, Position, SegmentId, Seq, VolumeId};
 use model::journal::{Checkpoint, PagePtr};
 
-use super::page::{Child, Node, NodeKey, PAGE_BYTES, Page, decode};
+use super::decode::decode;
+use super::page::{Child, Node, NodeKey, PAGE_BYTES, Page};
 use super::table::stored_bytes;
-use super::{Delta, Index, IndexConfig, MappedRun, Mapping, Missing, NewMapping, Plan, SegmentCounter};
+use super::{
+    Delta, Index, IndexConfig, MappedRun, Mapping, Missing, NewMapping, Plan, SegmentCounter,
+};
 use crate::messages::SegmentRef;
 
 const VOLUME: VolumeId = VolumeId(7);
-const POOL: Pool = Pool { code: Code::INDEX, without: None };
-const DATA_POOL: Pool = Pool { code: Code::Rs { k: 4, m: 2 }, without: None };
+const POOL: Pool = Pool {
+    code: Code::INDEX,
+    without: None,
+};
+const DATA_POOL: Pool = Pool {
+    code: Code::Rs { k: 4, m: 2 },
+    without: None,
+};
 const BLOCK: u32 = PAGE_BYTES as u32;
 
 /// What a block holds, in the plain map; holes are absent.
@@ -66,7 +75,10 @@ struct World {
 
 impl World {
     fn new(config: IndexConfig) -> Self {
-        let truth = Truth { blocks: BTreeMap::new(), segments: BTreeMap::new() };
+        let truth = Truth {
+            blocks: BTreeMap::new(),
+            segments: BTreeMap::new(),
+        };
         Self {
             index: Index::open(VOLUME, &Checkpoint::EMPTY, config),
             config,
@@ -81,7 +93,9 @@ impl World {
     }
 
     fn page(store: &BTreeMap<SegmentId, Bytes>, ptr: &PagePtr) -> Bytes {
-        let segment = store.get(&ptr.segment).expect("a page that is asked for is in the store");
+        let segment = store
+            .get(&ptr.segment)
+            .expect("a page that is asked for is in the store");
         assert_eq!(segment.len(), ptr.segment_bytes as usize);
         let (at, length) = (ptr.offset as usize, ptr.length as usize);
         let page = segment.slice(at..at + length);
@@ -95,12 +109,18 @@ impl World {
             match operation(&mut self.index) {
                 Ok(done) => return done,
                 Err(missing) => {
-                    assert!(!missing.pages.is_empty(), "damaged: {:?}", self.index.damage());
+                    assert!(
+                        !missing.pages.is_empty(),
+                        "damaged: {:?}",
+                        self.index.damage()
+                    );
                     assert!(missing.pages.len() <= 64);
                     for page in missing.pages.iter().rev() {
                         self.loads += 1;
                         let bytes = Self::page(&self.store, page);
-                        self.index.arrived(*page, bytes).expect("good pages are taken");
+                        self.index
+                            .arrived(*page, bytes)
+                            .expect("good pages are taken");
                     }
                 }
             }
@@ -110,7 +130,11 @@ impl World {
 
     fn new_segment(&mut self, blocks: u32) -> SegmentRef {
         let id = self.counter.take(VOLUME);
-        SegmentRef { id, pool: DATA_POOL, bytes: blocks * BLOCK }
+        SegmentRef {
+            id,
+            pool: DATA_POOL,
+            bytes: blocks * BLOCK,
+        }
     }
 
     /// Applies changes to both, data in one new segment: (first, blocks, what).
@@ -132,27 +156,46 @@ impl World {
                 Kind::Zero => NewMapping::Zero,
                 Kind::Data => {
                     let segment = segment.expect("there is data");
-                    let sums: Vec<u32> = (0..*blocks).map(|i| sum_of(&segment, packed + i as u32)).collect();
+                    let sums: Vec<u32> = (0..*blocks)
+                        .map(|i| sum_of(&segment, packed + i as u32))
+                        .collect();
                     let offset = packed * BLOCK;
                     packed += *blocks as u32;
-                    NewMapping::Data { segment, offset, sums }
+                    NewMapping::Data {
+                        segment,
+                        offset,
+                        sums,
+                    }
                 }
             };
             self.note(*first, *blocks, &to);
             delta.push(BlockNo(*first), *blocks, to);
         }
-        self.truth.segments.extend(segment.map(|s| (s.id.counter, s)));
+        self.truth
+            .segments
+            .extend(segment.map(|s| (s.id.counter, s)));
         delta
     }
 
     fn note(&mut self, first: u64, blocks: u64, to: &NewMapping) {
-        let old: Vec<u64> = self.truth.blocks.range(first..first + blocks).map(|(at, _)| *at).collect();
-        old.iter().for_each(|at| drop(self.truth.blocks.remove(at)));
+        let old: Vec<u64> = self
+            .truth
+            .blocks
+            .range(first..first + blocks)
+            .map(|(at, _)| *at)
+            .collect();
+        for at in old {
+            self.truth.blocks.remove(&at);
+        }
         for i in 0..blocks {
             let plain = match to {
                 NewMapping::Hole => return,
                 NewMapping::Zero => Plain::Zero,
-                NewMapping::Data { segment, offset, sums } => Plain::Data {
+                NewMapping::Data {
+                    segment,
+                    offset,
+                    sums,
+                } => Plain::Data {
                     segment: segment.id.counter,
                     block: offset / BLOCK + i as u32,
                     sum: sums[i as usize],
@@ -170,7 +213,9 @@ impl World {
     }
 
     fn expected(&self, first: u64, count: u32) -> Vec<Option<Plain>> {
-        (first..first + u64::from(count)).map(|at| self.truth.blocks.get(&at).copied()).collect()
+        (first..first + u64::from(count))
+            .map(|at| self.truth.blocks.get(&at).copied())
+            .collect()
     }
 
     fn flatten(&self, runs: &[MappedRun]) -> Vec<Option<Plain>> {
@@ -180,12 +225,20 @@ impl World {
                 flat.push(match &run.mapping {
                     Mapping::Hole => None,
                     Mapping::Zero => Some(Plain::Zero),
-                    Mapping::Data { segment, offset, sums } => {
+                    Mapping::Data {
+                        segment,
+                        offset,
+                        sums,
+                    } => {
                         assert_eq!(sums.len(), run.blocks as usize);
                         let counter = segment.id.counter;
                         assert_eq!(self.truth.segments.get(&counter), Some(segment));
                         let (block, sum) = (offset / BLOCK + i, sums[i as usize]);
-                        Some(Plain::Data { segment: counter, block, sum })
+                        Some(Plain::Data {
+                            segment: counter,
+                            block,
+                            sum,
+                        })
                     }
                 });
             }
@@ -195,13 +248,20 @@ impl World {
 
     fn check_lookup(&mut self, first: u64, count: u32) {
         let runs = self.drive(|index| index.lookup(BlockNo(first), count));
-        assert_eq!(self.flatten(&runs), self.expected(first, count), "at {first}");
+        assert_eq!(
+            self.flatten(&runs),
+            self.expected(first, count),
+            "at {first}"
+        );
     }
 
     fn plan(&mut self) -> Plan {
         self.drive(Index::prepare_checkpoint);
         self.seq += 1;
-        let covers = Position { epoch: Epoch(1), seq: Seq(self.seq) };
+        let covers = Position {
+            epoch: Epoch(1),
+            seq: Seq(self.seq),
+        };
         self.index.checkpoint(&mut self.counter, POOL, covers)
     }
 
@@ -219,8 +279,13 @@ impl World {
         let dropped = self.index.commit(plan);
         let live = self.truth.live();
         let dead = |counter: &u32| !live.contains_key(counter);
-        let mut expected: BTreeSet<SegmentId> =
-            self.truth.segments.iter().filter(|(c, _)| dead(c)).map(|(_, s)| s.id).collect();
+        let mut expected: BTreeSet<SegmentId> = self
+            .truth
+            .segments
+            .iter()
+            .filter(|(c, _)| dead(c))
+            .map(|(_, s)| s.id)
+            .collect();
         self.truth.segments.retain(|counter, _| !dead(counter));
         let pages = self.reached(&checkpoint);
         let reached: BTreeSet<SegmentId> = pages.keys().copied().collect();
@@ -240,12 +305,22 @@ impl World {
             .table
             .rows()
             .map(|(counter, row)| {
-                (SegmentId { volume: row.volume, epoch: row.epoch, counter }, row.live)
+                (
+                    SegmentId {
+                        volume: row.volume,
+                        epoch: row.epoch,
+                        counter,
+                    },
+                    row.live,
+                )
             })
             .collect();
         assert_eq!(table, *pages, "live pages of index segments");
-        let index: u64 =
-            self.store.values().map(|s| stored_bytes(POOL, (s.len() / PAGE_BYTES) as u16)).sum();
+        let index: u64 = self
+            .store
+            .values()
+            .map(|s| stored_bytes(POOL, (s.len() / PAGE_BYTES) as u16))
+            .sum();
         let data: u64 = self
             .truth
             .segments
@@ -277,12 +352,16 @@ impl World {
             }
         }
         let mut table = super::table::IndexSegments::default();
-        rows.into_iter().for_each(|(counter, row)| drop(table.insert(counter, row)));
+        for (counter, row) in rows {
+            table.insert(counter, row);
+        }
         let mut nodes: BTreeSet<NodeKey> = BTreeSet::new();
         while let Some(ptr) = trees.pop() {
             *pages.entry(ptr.segment).or_insert(0) += 1;
             let page = decode(VOLUME, &Self::page(&self.store, &ptr)).expect("stored pages decode");
-            let Page::Node(key, node) = page else { panic!("a tree has nodes") };
+            let Page::Node(key, node) = page else {
+                panic!("a tree has nodes")
+            };
             assert!(nodes.insert(key), "a page is reached once");
             if let Node::Inner(children) = node {
                 for child in children.iter() {
@@ -309,9 +388,10 @@ impl World {
         let mut rows = BTreeMap::new();
         let mut from = Some(0);
         while let Some(at) = from {
-            let (some, next) = self.drive(|index| index.data_segments(at, 5));
-            rows.extend(some.iter().map(|(segment, live)| (segment.id.counter, *live)));
-            from = next;
+            let part = self.drive(|index| index.data_segments(at, 5));
+            let part_rows = part.rows.iter();
+            rows.extend(part_rows.map(|(segment, live)| (segment.id.counter, *live)));
+            from = part.next;
         }
         assert_eq!(rows, self.truth.live());
     }
@@ -328,4 +408,7 @@ fn sum_of(segment: &SegmentRef, block: u32) -> u32 {
     segment.id.counter.wrapping_mul(2_654_435_761) ^ block.wrapping_mul(40_503)
 }
 
-const TINY: IndexConfig = IndexConfig { cache_bytes: 0, pending_bytes_max: 1 << 10 };
+const TINY: IndexConfig = IndexConfig {
+    cache_bytes: 0,
+    pending_bytes_max: 1 << 10,
+};

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof, proptest};
 use proptest::collection::vec;
+use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof, proptest};
 
 use super::{BlockNo, Delta, IndexConfig, Kind, NewMapping, Plain, TINY, World};
 
@@ -84,7 +84,9 @@ impl World {
             let Err(missing) = result else { break };
             for page in missing.pages {
                 let bytes = Self::page(&self.store, &page);
-                self.index.arrived(page, bytes).expect("good pages are taken");
+                self.index
+                    .arrived(page, bytes)
+                    .expect("good pages are taken");
             }
         }
         self.finish_apply();
@@ -93,7 +95,9 @@ impl World {
     /// As compaction does: copies live blocks, meanwhile some of them are overwritten.
     fn move_segment(&mut self, n: usize) {
         let live = self.truth.live();
-        let Some((counter, _)) = live.iter().nth(n % live.len().max(1)) else { return };
+        let Some((counter, _)) = live.iter().nth(n % live.len().max(1)) else {
+            return;
+        };
         let from = self.truth.segments[counter];
         let blocks: Vec<(u64, u32)> = self
             .truth
@@ -104,14 +108,21 @@ impl World {
                 Plain::Data { .. } | Plain::Zero => None,
             })
             .collect();
-        let raced: Vec<(u64, u64, Kind)> =
-            blocks.iter().step_by(2).map(|(at, _)| (*at, 1, Kind::Data)).collect();
+        let raced: Vec<(u64, u64, Kind)> = blocks
+            .iter()
+            .step_by(2)
+            .map(|(at, _)| (*at, 1, Kind::Data))
+            .collect();
         let segment = self.new_segment(blocks.len() as u32);
         let mut delta = Delta::default();
         let mut moved = Vec::new();
         for (i, (at, block)) in blocks.iter().enumerate() {
             let offset = i as u32 * super::BLOCK;
-            let to = NewMapping::Data { segment, offset, sums: vec![i as u32] };
+            let to = NewMapping::Data {
+                segment,
+                offset,
+                sums: vec![i as u32],
+            };
             if i % 2 == 1 {
                 moved.push((*at, to.clone()));
             }
@@ -158,7 +169,13 @@ fn run(steps: &[Step], config: IndexConfig) {
     }
     world.checkpoint();
     world.reopen(epoch + 1);
-    for base in [0, 65_536 - 300, 1 << 24, (1 << 34) - 100, (1 << 63) + 12_345] {
+    for base in [
+        0,
+        65_536 - 300,
+        1 << 24,
+        (1 << 34) - 100,
+        (1 << 63) + 12_345,
+    ] {
         world.check_lookup(base, 2200);
     }
     world.check_rows();

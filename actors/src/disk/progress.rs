@@ -1,0 +1,112 @@
+//! How things become durable: submitting what gathered, and what a finished operation means.
+
+use model::store::{DeviceError, EntryAt, JournalDone, JournalOp, OpId};
+use model::time::Time;
+
+use super::batch::{Batch, Subject};
+use super::files::ENTRY_OVERHEAD_BYTES;
+use super::reads::Reading;
+use super::{Disk, DiskEffect};
+
+impl Disk {
+    pub(super) fn journal_done(
+        &mut self,
+        now: Time,
+        op: OpId,
+        done: Result<JournalDone, DeviceError>,
+        out: &mut Vec<DiskEffect>,
+    ) {
+        match done {
+            Err(error) => self.retire(error, out),
+            Ok(JournalDone::Appended(places)) => {
+                let batch = self.batcher.complete(op);
+                let batch = batch.expect("the store finishes the one append in flight");
+                assert_eq!(
+                    places.len(),
+                    batch.queued.len(),
+                    "every entry got its place"
+                );
+                self.batch_done(now, batch, &places, out);
+            }
+            Ok(JournalDone::Read(payloads)) => {
+                let reading = self.reads.remove(&op);
+                let reading = reading.expect("the store finishes reads that were asked for");
+                self.read_done(now, reading, payloads, out);
+            }
+            Ok(JournalDone::Released) => {
+                let released = self.files.released(op);
+                assert!(released, "the store finishes the one release in flight");
+            }
+        }
+        self.look_for_moves = true;
+    }
+
+    fn batch_done(
+        &mut self,
+        now: Time,
+        batch: Batch,
+        places: &[EntryAt],
+        out: &mut Vec<DiskEffect>,
+    ) {
+        let mut freed = Vec::new();
+        for (queued, at) in batch.queued.iter().zip(places) {
+            let volume = queued.volume;
+            self.files.need(at.file, volume);
+            let current = match self.replicas.get_mut(&volume) {
+                _ if queued.subject == Subject::DiskMark => {
+                    let current = self.damaged_mark.pending == Some(queued.serial);
+                    if current {
+                        self.damaged_mark.pending = None;
+                        freed.extend(self.damaged_mark.at.replace(*at).map(|old| old.file));
+                    }
+                    current
+                }
+                Some(replica) => replica.place(*queued, *at, &mut freed),
+                None => false,
+            };
+            for file in freed.drain(..) {
+                self.files.free(file, volume);
+            }
+            // Superseded by something that is queued later: needed until that is durable.
+            if !current && !self.batcher.garbage(at.file, volume) {
+                self.files.free(at.file, volume);
+            }
+            if !matches!(queued.subject, Subject::State | Subject::Moved(_)) {
+                let bytes = u64::from(at.payload_len) + ENTRY_OVERHEAD_BYTES;
+                self.files.earn(bytes);
+            }
+            self.note_wish(volume);
+        }
+        for (file, volume) in batch.garbage {
+            self.files.free(file, volume);
+        }
+        for after in batch.after {
+            self.run(now, after, out);
+        }
+    }
+
+    /// What every step ends with: submit what gathered, recycle files.
+    pub(super) fn settle(&mut self, out: &mut Vec<DiskEffect>) {
+        if self.retired {
+            return;
+        }
+        self.advance_moves(out);
+        if self.batcher.is_ready() {
+            let op = self.op();
+            let entries = self.batcher.submit(op).expect("it is ready");
+            out.push(DiskEffect::Journal {
+                op,
+                request: JournalOp::Append(entries),
+            });
+        }
+        let reading = self.reads.values().filter_map(Reading::oldest_file).min();
+        if let Some(to) = self.files.releasable(reading) {
+            let op = self.op();
+            self.files.release(op, to);
+            out.push(DiskEffect::Journal {
+                op,
+                request: JournalOp::ReleaseBefore(to),
+            });
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! A journal's files: begun, released, recycled.
+
+use model::store::{DeviceError, FileNo};
+
+use super::{DIR, FILE_PREFIX, FILES_LIMIT, Journal, LiveFile, Slot, Tail, refused};
+use crate::file::{File, FileError, FileLayer};
+
+impl<L: FileLayer> Journal<L> {
+    /// Begins the next file, a recycled one if there is one. Only a batch without entries may
+    /// exceed the bound: releasing works on a full journal.
+    pub(super) fn roll(&mut self, is_control: bool) -> Result<(), DeviceError> {
+        if !is_control && self.live.len() as u64 >= u64::from(self.config.files_max) {
+            return Err(refused("the journal is full"));
+        }
+        let slot = match self.free.pop_front() {
+            Some(slot) => slot,
+            None => match self.add_slot() {
+                Ok(slot) => slot,
+                Err(FileError::NoSpace) => return Err(refused("no space for a journal file")),
+                Err(error) => return Err(self.fail(error.during("making a journal file"))),
+            },
+        };
+        self.last_file = FileNo(self.last_file.0 + 1);
+        self.live.insert(
+            self.last_file,
+            LiveFile {
+                slot,
+                first_seq: self.seq + 1,
+            },
+        );
+        self.tail = Some(Tail {
+            file: self.last_file,
+            slot,
+            offset: 0,
+        });
+        Ok(())
+    }
+
+    pub(super) fn release_before(&mut self, file: FileNo) -> Result<(), DeviceError> {
+        let before = file.min(self.current_file());
+        let kept = self.live.split_off(&before);
+        let released = std::mem::replace(&mut self.live, kept);
+        if released.is_empty() {
+            return Ok(());
+        }
+        // Durable before any of them is written again: a lost release would miss batches.
+        if let Err(error) = self.control(0) {
+            self.live.extend(released);
+            return Err(error);
+        }
+        self.free.extend(released.values().map(|live| live.slot));
+        self.drop_spares()
+    }
+
+    fn drop_spares(&mut self) -> Result<(), DeviceError> {
+        while self.free.len() > (self.config.spare_files_max as usize).max(1) {
+            let Some(slot) = self
+                .free
+                .pop_back()
+                .and_then(|slot| self.slots[slot].take())
+            else {
+                continue;
+            };
+            // Not synced: if the name comes back, the file's laps say that it is free.
+            let removed = self.layer.remove(&slot.path);
+            removed.map_err(|error| self.fail(error.during("removing a journal file")))?;
+        }
+        Ok(())
+    }
+
+    /// After a scan: every file without a live batch is free; one of another length is made
+    /// anew.
+    pub(super) fn sort_free(&mut self) -> Result<(), DeviceError> {
+        let during = |error: FileError| error.during("opening the journal");
+        for slot in 0..self.slots.len() {
+            if self.live.values().any(|live| live.slot == slot) {
+                continue;
+            }
+            if self.file(slot).size().map_err(during)? != self.config.file_bytes {
+                let file = self.file(slot).clone();
+                match file
+                    .allocate(self.config.file_bytes)
+                    .and_then(|()| file.sync_data())
+                {
+                    Ok(()) => {}
+                    Err(FileError::NoSpace) => {
+                        if let Some(slot) = self.slots[slot].take() {
+                            self.layer.remove(&slot.path).map_err(during)?;
+                        }
+                        continue;
+                    }
+                    Err(error) => return Err(during(error)),
+                }
+            }
+            self.free.push_back(slot);
+        }
+        Ok(())
+    }
+
+    pub(super) fn add_slot(&mut self) -> Result<usize, FileError> {
+        let index = self
+            .slots
+            .iter()
+            .position(Option::is_none)
+            .unwrap_or(self.slots.len());
+        let is_taken = |path: &String| self.slots.iter().flatten().any(|slot| slot.path == *path);
+        let path = (0_u32..)
+            .map(|n| format!("{DIR}/{FILE_PREFIX}{n:05}"))
+            .find(|path| !is_taken(path));
+        let path = path.expect("there are more numbers than files");
+        let file = self.layer.create(&path)?;
+        let made = file
+            .allocate(self.config.file_bytes)
+            .and_then(|()| file.sync_data());
+        if let Err(error) = made.and_then(|()| self.layer.sync_dir(DIR)) {
+            // Best effort: an empty file that stays is free at the next opening.
+            let _ = self.layer.remove(&path);
+            return Err(error);
+        }
+        let slot = Some(Slot { path, file });
+        if index == self.slots.len() {
+            self.slots.push(slot);
+        } else {
+            self.slots[index] = slot;
+        }
+        Ok(index)
+    }
+}
+
+/// Opens all files; slot i is not always file i, since numbers may be missing.
+pub(super) fn open_slots<L: FileLayer>(layer: &L) -> Result<Vec<Slot<L::File>>, FileError> {
+    let mut slots = Vec::new();
+    for name in layer.list(DIR)? {
+        if name.starts_with(FILE_PREFIX) && slots.len() < FILES_LIMIT {
+            let path = format!("{DIR}/{name}");
+            slots.push(Slot {
+                file: layer.open(&path)?,
+                path,
+            });
+        }
+    }
+    Ok(slots)
+}

@@ -1,0 +1,115 @@
+//! The transmission phase: bounds, payload buffers, ends of a session.
+#![allow(missing_docs)]
+
+mod common;
+
+use bytes::Bytes;
+use common::peer::*;
+use model::block::{Chunk, Reply, Request};
+use nbd_frontend::session::{CloseReason, Effect, Encryption, Limits, Session};
+
+#[test]
+fn a_disconnect_waits_for_what_is_in_flight() {
+    for end in ["disc", "eof", "stop"] {
+        let mut peer = Peer::transmitting(&[], false);
+        peer.hold = true;
+        peer.send(&compact(0, FLUSH, 1, 0, 0));
+        match end {
+            "disc" => {
+                let mut bytes = compact(0, DISC, 2, 0, 0);
+                bytes.extend(compact(0, FLUSH, 3, 0, 0)); // not to be looked at
+                peer.send(&bytes);
+            }
+            "eof" => peer.session.end_of_input(),
+            _ => peer.session.shut_down(),
+        }
+        assert!(!peer.session.wants_input() && peer.session.is_closing());
+        assert_eq!(peer.session.closing(), None);
+        assert_eq!(peer.held.len(), 1);
+        peer.release(0);
+        assert_eq!(error_of(&peer.messages(0)), 0);
+        assert!(peer.session.closing().is_some());
+    }
+}
+
+#[test]
+fn a_bad_request_magic_drops_the_connection() {
+    let mut peer = Peer::transmitting(&[], false);
+    peer.send(&extended(0, FLUSH, 1, 0, 0)); // was not agreed on
+    assert_eq!(peer.session.closing(), Some(CloseReason::Magic));
+}
+
+#[test]
+fn requests_in_flight_are_bounded() {
+    let limits = Limits {
+        requests_max: 4,
+        bytes_max: 1 << 20,
+        read_ahead: 4096,
+    };
+    let mut peer = Peer::with(limits, Encryption::Off);
+    peer.send(&3u32.to_be_bytes());
+    peer.out.clear();
+    peer.go("vol");
+    peer.hold = true;
+    let flush = compact(0, FLUSH, 1, 0, 0);
+    let many: Vec<u8> = flush.repeat(1000);
+    let taken = peer.send(&many);
+    assert_eq!(peer.held.len(), 4);
+    assert!(!peer.session.wants_input() && taken <= 4096);
+    peer.release(0);
+    peer.send(&many[taken..]);
+    assert_eq!(peer.held.len(), 4, "one more came in");
+}
+
+#[test]
+fn bytes_in_flight_are_bounded_also_in_unsent_replies() {
+    let limits = Limits {
+        requests_max: 1000,
+        bytes_max: 64 << 10,
+        read_ahead: 4096,
+    };
+    let mut session = Session::new(limits, Encryption::Off);
+    let mut effects = Vec::new();
+    session.receive(&3u32.to_be_bytes(), &mut effects);
+    session.receive(&option_bytes(GO, &go("vol", &[])), &mut effects);
+    session.opened(Ok(info("vol", false)));
+    effects.clear();
+    let reads: Vec<u8> = compact(0, READ, 1, 0, 32 << 10).repeat(10);
+    session.receive(&reads, &mut effects);
+    assert_eq!(effects.len(), 2);
+    for effect in std::mem::take(&mut effects) {
+        let Effect::Submit { id, .. } = effect else {
+            panic!("reads only")
+        };
+        session.replied(id, Reply::Data(vec![Chunk::Zeros(32 << 10)]));
+    }
+    session.advance(&mut effects);
+    assert!(
+        effects.is_empty() && !session.wants_input(),
+        "the client has to take its replies"
+    );
+    let waiting = session.output().len();
+    session.output_mut().sent(waiting);
+    session.advance(&mut effects);
+    assert_eq!(effects.len(), 2);
+}
+
+#[test]
+fn a_large_payload_is_read_into_its_own_buffer() {
+    let mut peer = Peer::transmitting(&[], false);
+    peer.hold = true;
+    let data: Vec<u8> = (0..400_000u32).map(|i| (i / 7) as u8).collect();
+    let mut bytes = compact(0, WRITE, 1, 0, data.len() as u32);
+    bytes.extend(&data);
+    assert_eq!(peer.send(&bytes), bytes.len());
+    let (id, request) = peer.held.remove(0);
+    assert_eq!(
+        request,
+        Request::Write {
+            offset: 0,
+            data: Bytes::from(data)
+        }
+    );
+    peer.reply(id, Reply::Done);
+    assert_eq!(error_of(&peer.messages(0)), 0);
+}

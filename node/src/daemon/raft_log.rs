@@ -1,0 +1,133 @@
+//! The metadata groups' logs on RocksDB: raft-meta's trait over disk-store's store.
+//!
+//! Keys of a group: `s` the snapshot, `h` the hard state, `e` and a big-endian index an entry.
+
+use std::path::Path;
+
+use disk_store::raft_log::{MetaStore, MetaStoreError};
+use model::ids::SiteId;
+use model::wire::{self, WireError};
+use raft_meta::log::{LoadedLog, LogWrite, RaftLog, SnapshotWrite};
+use raft_meta::message::{GroupId, LogIndex};
+use thiserror::Error;
+
+const SNAPSHOT: &[u8] = b"s";
+const HARD: &[u8] = b"h";
+const ENTRY: u8 = b'e';
+
+/// The log failed, or holds what no log of this version holds.
+#[derive(Debug, Error)]
+pub enum RaftLogError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] MetaStoreError),
+    /// A value does not decode.
+    #[error("the metadata log holds a malformed value")]
+    Malformed(#[from] WireError),
+}
+
+/// The logs of a node's groups.
+pub struct RocksRaftLog {
+    store: MetaStore,
+    /// Per group: first and last index held, so that removing a range names its keys.
+    held: std::collections::BTreeMap<GroupId, (u64, u64)>,
+}
+
+fn group_byte(group: GroupId) -> u8 {
+    match group {
+        GroupId::Global => 0,
+        GroupId::Site(site) => site.0,
+    }
+}
+
+fn entry_key(index: u64) -> Vec<u8> {
+    let mut key = vec![ENTRY];
+    key.extend(index.to_be_bytes());
+    key
+}
+
+impl RocksRaftLog {
+    /// Opens the logs in a directory, or makes them.
+    ///
+    /// # Errors
+    /// [`RaftLogError`]; damaged logs mean a new directory incarnation (R8).
+    pub fn open(path: &Path) -> Result<Self, RaftLogError> {
+        Ok(Self { store: MetaStore::open(path)?, held: std::collections::BTreeMap::new() })
+    }
+
+    fn load_group(&mut self, group: GroupId) -> Result<Option<LoadedLog>, RaftLogError> {
+        let Some(pairs) = self.store.load(group_byte(group))? else { return Ok(None) };
+        let mut log = LoadedLog::default();
+        for (key, value) in pairs {
+            match key.as_slice() {
+                SNAPSHOT => log.snapshot = Some(wire::decode(&value)?),
+                HARD => log.hard = wire::decode(&value)?,
+                [ENTRY, ..] => log.entries.push(wire::decode(&value)?),
+                _ => return Err(WireError::Malformed.into()),
+            }
+        }
+        let first = log.entries.first().map_or(0, |e| e.index.0);
+        let last = log.entries.last().map_or(0, |e| e.index.0);
+        self.held.insert(group, (first, last));
+        Ok(Some(log))
+    }
+
+    /// The keys of one atomic change: what goes, and what comes.
+    fn write_one(&mut self, group: GroupId, write: &LogWrite) -> Result<(), RaftLogError> {
+        let (mut first, mut last) = self.held.get(&group).copied().unwrap_or((0, 0));
+        let (mut puts, mut deletes) = (Vec::new(), Vec::new());
+        let mut drop_range = |from: u64, to: u64| {
+            if from > 0 {
+                deletes.extend((from..=to).map(entry_key));
+            }
+        };
+        if let Some(SnapshotWrite { snapshot, reset }) = &write.snapshot {
+            let LogIndex(index) = snapshot.index;
+            if *reset || index >= last {
+                drop_range(first, last);
+                (first, last) = (0, 0);
+            } else if first > 0 && index >= first {
+                drop_range(first, index);
+                first = index + 1;
+            }
+            puts.push((SNAPSHOT.to_vec(), wire::encode(snapshot)));
+        }
+        if let (Some(new_first), Some(new_last)) = (write.entries.first(), write.entries.last()) {
+            let (new_first, new_last) = (new_first.index.0, new_last.index.0);
+            if first > 0 && new_first <= last {
+                drop_range(new_first, last);
+            }
+            first = if first == 0 { new_first } else { first.min(new_first) };
+            last = new_last;
+            puts.extend(write.entries.iter().map(|e| (entry_key(e.index.0), wire::encode(e))));
+        }
+        if let Some(hard) = &write.hard {
+            puts.push((HARD.to_vec(), wire::encode(hard)));
+        }
+        self.store.write(group_byte(group), &puts, &deletes)?;
+        self.held.insert(group, (first, last));
+        Ok(())
+    }
+}
+
+impl RaftLog for RocksRaftLog {
+    type Error = RaftLogError;
+
+    fn load(&mut self) -> Result<Vec<(GroupId, LoadedLog)>, RaftLogError> {
+        let mut logs = Vec::new();
+        let sites = (1..u8::MAX).map(|id| GroupId::Site(SiteId(id)));
+        for group in std::iter::once(GroupId::Global).chain(sites) {
+            if let Some(log) = self.load_group(group)? {
+                logs.push((group, log));
+            }
+        }
+        Ok(logs)
+    }
+
+    fn write(&mut self, batch: &[(GroupId, LogWrite)]) -> Result<(), RaftLogError> {
+        for (group, write) in batch {
+            self.write_one(*group, write)?;
+        }
+        Ok(())
+    }
+}

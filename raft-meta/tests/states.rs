@@ -1,0 +1,424 @@
+//! Properties of the state machines: no command panics, the rules hold whatever is asked, and
+//! a restored copy goes on like the original.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use model::geometry::{Code, Pool};
+use model::ids::{
+    Boot, DiskId, DiskRef, Epoch, Incarnation, NodeId, Position, Seq, SiteId, Slot, Version,
+    VolumeId,
+};
+use model::journal::Checkpoint;
+use model::meta::MetaRequest;
+use model::placement::Presence;
+use model::wire;
+use proptest::collection::vec;
+use proptest::prelude::{
+    BoxedStrategy, Just, ProptestConfig, Strategy, any, prop_assert, prop_assert_eq, prop_oneof,
+    proptest,
+};
+use raft_meta::global::{GlobalCommand, GlobalState, NodeEntry};
+use raft_meta::message::{EntryBody, LogEntry, LogIndex, MemberId, Members, ProposerId, Term};
+use raft_meta::node::AdminCommand;
+use raft_meta::replica::{Outcome, Proposal, Replica, StateMachine, Verdict};
+use raft_meta::site::{SiteCommand, SiteReply, SiteState};
+
+fn address() -> SocketAddr {
+    "10.0.0.1:7400".parse().expect("an address")
+}
+
+fn disk() -> impl Strategy<Value = DiskRef> {
+    // Disk n has incarnation n; now and then one from another life.
+    (0u32..12, 0u64..12, any::<bool>()).prop_map(|(disk, other, right)| {
+        let incarnation = Incarnation(if right { u64::from(disk) } else { other });
+        DiskRef {
+            disk: DiskId(disk),
+            incarnation,
+        }
+    })
+}
+
+fn code() -> impl Strategy<Value = Code> {
+    prop_oneof![
+        3 => Just(Code::Rs { k: 4, m: 2 }),
+        1 => Just(Code::Geo { k: 2, m: 1, sites: 3 }),
+        1 => (any::<u8>(), any::<u8>()).prop_map(|(k, m)| Code::Rs { k, m }),
+        1 => (any::<u8>(), any::<u8>(), any::<u8>()).prop_map(|(k, m, sites)| Code::Geo { k, m, sites }),
+    ]
+}
+
+fn request() -> BoxedStrategy<MetaRequest> {
+    let volume = || (0u32..5).prop_map(VolumeId);
+    let epoch = || (0u64..6).prop_map(Epoch);
+    let version = || (0u64..4).prop_map(Version);
+    let node = || (0u16..8).prop_map(NodeId);
+    let site = || (0u8..5).prop_map(SiteId);
+    prop_oneof![
+        (volume(), epoch(), node()).prop_map(|(volume, expected, node)| MetaRequest::Claim {
+            volume,
+            expected,
+            node
+        }),
+        volume().prop_map(|volume| MetaRequest::ReadVolume { volume }),
+        (volume(), epoch(), 0u64..9, any::<bool>()).prop_map(|(volume, epoch, seq, clean)| {
+            let covers = Position {
+                epoch: Epoch(1),
+                seq: Seq(seq),
+            };
+            let checkpoint = Checkpoint {
+                covers,
+                ..Checkpoint::EMPTY
+            };
+            MetaRequest::Publish {
+                volume,
+                epoch,
+                checkpoint,
+                clean,
+            }
+        }),
+        (volume(), epoch(), version(), vec(disk(), 0..5)).prop_map(
+            |(volume, epoch, version, replicas)| {
+                MetaRequest::BeginJournalChange {
+                    volume,
+                    epoch,
+                    version,
+                    replicas,
+                }
+            }
+        ),
+        (volume(), epoch(), version(), any::<bool>()).prop_map(
+            |(volume, epoch, version, adopt)| {
+                MetaRequest::EndJournalChange {
+                    volume,
+                    epoch,
+                    version,
+                    adopt,
+                }
+            }
+        ),
+        ("[a-c@]{0,2}", 0u64..3, code(), site(), vec(disk(), 0..5)).prop_map(
+            |(name, blocks, code, home, journal)| {
+                MetaRequest::CreateVolume {
+                    name,
+                    size_bytes: blocks * 4096,
+                    code,
+                    home,
+                    journal,
+                }
+            }
+        ),
+        (1u8..4, "[a-d]", code()).prop_map(|(home, name, code)| {
+            // One that is likely accepted: disk 1, 2, 3 are in site 1, 2, 3.
+            let order = (0..3).map(|i| u32::from((home - 1 + i) % 3) + 1);
+            let at = |d: u32| DiskRef {
+                disk: DiskId(d),
+                incarnation: Incarnation(u64::from(d)),
+            };
+            let journal = order.map(at).collect();
+            MetaRequest::CreateVolume {
+                name,
+                size_bytes: 4096,
+                code,
+                home: SiteId(home),
+                journal,
+            }
+        }),
+        (volume(), 0u64..3).prop_map(|(volume, blocks)| MetaRequest::ResizeVolume {
+            volume,
+            size_bytes: blocks * 4096
+        }),
+        volume().prop_map(|volume| MetaRequest::DeleteVolume { volume }),
+        (volume(), epoch(), node()).prop_map(|(volume, expected, to)| MetaRequest::MoveVolume {
+            volume,
+            expected,
+            to
+        }),
+    ]
+    .boxed()
+}
+
+fn admin() -> BoxedStrategy<AdminCommand> {
+    let node = || (0u16..8).prop_map(NodeId);
+    let site = || (0u8..5).prop_map(SiteId);
+    prop_oneof![
+        "[a-e]{0,2}".prop_map(|name| AdminCommand::AddSite { name }),
+        (site(), "[a-e]{0,2}").prop_map(|(site, name)| AdminCommand::AddNode {
+            site,
+            name,
+            address: address(),
+            nbd: address()
+        }),
+        (node(), 0u64..9).prop_map(|(node, i)| AdminCommand::AddDisk {
+            node,
+            incarnation: Incarnation(i)
+        }),
+        any::<u8>().prop_map(|b| AdminCommand::AddToken { hash: [b % 4; 32] }),
+        any::<u8>().prop_map(|b| AdminCommand::UseToken { hash: [b % 4; 32] }),
+        code().prop_map(|code| AdminCommand::CreatePool { code }),
+        node().prop_map(|node| AdminCommand::RemoveNode { node }),
+        site().prop_map(|site| AdminCommand::RemoveSite { site }),
+    ]
+    .boxed()
+}
+
+fn global_command() -> BoxedStrategy<GlobalCommand> {
+    let node = || (0u16..8).prop_map(NodeId);
+    let site = || (0u8..5).prop_map(SiteId);
+    prop_oneof![
+        12 => (node(), 0u64..3, request()).prop_map(|(by, boot, request)| GlobalCommand::Meta { by, boot: Boot(boot), request }),
+        2 => admin().prop_map(GlobalCommand::Admin),
+        1 => (site(), node()).prop_map(|(site, node)| GlobalCommand::FoundSite { site, node }),
+        1 => (site(), vec(node(), 0..3)).prop_map(|(site, nodes)| GlobalCommand::SetSiteContacts { site, nodes }),
+        2 => (node(), 0u64..3, vec(node(), 0..5)).prop_map(|(node, boot, candidates)| GlobalCommand::FailNode { node, boot: Boot(boot), candidates }),
+        1 => (site(), vec(node(), 0..5)).prop_map(|(site, candidates)| GlobalCommand::FailSite { site, candidates }),
+        1 => site().prop_map(|site| GlobalCommand::ReturnSite { site }),
+    ]
+    .boxed()
+}
+
+/// Three settled sites, nodes 1 to 3 and one disk each.
+fn fabric() -> GlobalState {
+    let entry = |site: u8| {
+        let name = format!("n{site}");
+        NodeEntry {
+            name,
+            site: SiteId(site),
+            address: address(),
+            nbd: address(),
+            gone: false,
+        }
+    };
+    let mut state = GlobalState::new(8, "one".to_owned(), NodeId(1), entry(1));
+    for site in 2..=3u8 {
+        let name = format!("s{site}");
+        state.apply(GlobalCommand::Admin(AdminCommand::AddSite { name }));
+        let NodeEntry {
+            name,
+            site: id,
+            address,
+            nbd,
+            ..
+        } = entry(site);
+        state.apply(GlobalCommand::Admin(AdminCommand::AddNode {
+            site: id,
+            name,
+            address,
+            nbd,
+        }));
+        let nodes = vec![NodeId(u16::from(site))];
+        state.apply(GlobalCommand::SetSiteContacts { site: id, nodes });
+    }
+    for disk in 1..=3u16 {
+        let incarnation = Incarnation(u64::from(disk));
+        state.apply(GlobalCommand::Admin(AdminCommand::AddDisk {
+            node: NodeId(disk),
+            incarnation,
+        }));
+    }
+    state
+}
+
+fn check_step(
+    before: &GlobalState,
+    after: &GlobalState,
+) -> Result<(), proptest::test_runner::TestCaseError> {
+    for (id, old) in &before.volumes {
+        let Some(new) = after.volumes.get(id) else {
+            prop_assert!(false, "a record vanished");
+            continue;
+        };
+        prop_assert!(new.epoch >= old.epoch, "an epoch only grows");
+        if new.owner != old.owner && new.owner.is_some() {
+            prop_assert!(new.epoch > old.epoch, "R1: another owner is another epoch");
+        }
+        if new.clean && !old.clean {
+            prop_assert!(new.epoch == old.epoch && new.owner.is_none(), "R3");
+        }
+        prop_assert!(new.deleted || !old.deleted, "R16: a tombstone stays");
+        prop_assert!(new.journal.version >= old.journal.version);
+        prop_assert!(new.checkpoint.covers >= old.checkpoint.covers);
+        prop_assert_eq!(new.code, old.code);
+    }
+    for (pool, old) in &before.pools {
+        let same = after.pools.get(pool).is_some_and(|new| new == old);
+        prop_assert!(
+            same || before.volumes.is_empty(),
+            "R23: a table stays as it is"
+        );
+    }
+    for (id, site) in &before.sites {
+        let now = after.sites[id].presence;
+        prop_assert!(site.presence != Presence::Gone || now == Presence::Gone);
+    }
+    Ok(())
+}
+
+fn check_state(state: &GlobalState) -> Result<(), proptest::test_runner::TestCaseError> {
+    let mut names = BTreeSet::new();
+    for volume in state.volumes.values() {
+        prop_assert!(
+            volume.deleted || names.insert(volume.name.clone()),
+            "names are unique"
+        );
+        for set in volume.journal.next.iter().chain([&volume.journal.replicas]) {
+            // R6, by the entries as they were made: nodes may have been removed since.
+            let site = |at: &DiskRef| state.nodes[&state.disks[&at.disk].node].site;
+            let sites: BTreeSet<_> = set.iter().map(site).collect();
+            prop_assert!(!set.is_empty() && sites.len() == set.len());
+        }
+    }
+    for (pool, entry) in &state.pools {
+        prop_assert_eq!(
+            entry.sites.len(),
+            usize::from(entry.rows) * usize::from(entry.slots)
+        );
+        prop_assert!(
+            pool.without.is_none_or(|away| !entry.sites.contains(&away)),
+            "R26"
+        );
+    }
+    Ok(())
+}
+
+fn slots() -> impl Strategy<Value = Vec<Vec<Slot>>> {
+    vec(vec((0u8..70).prop_map(Slot), 0..4), 0..6)
+}
+
+fn site_command() -> BoxedStrategy<SiteCommand> {
+    let node = || (0u16..5).prop_map(NodeId);
+    let presence = || {
+        prop_oneof![
+            Just(Presence::Up),
+            Just(Presence::Down),
+            Just(Presence::Gone)
+        ]
+    };
+    let pool = |k: u8| Pool {
+        code: Code::Rs { k, m: 2 },
+        without: None,
+    };
+    prop_oneof![
+        (node(), 0u64..3).prop_map(|(node, boot)| SiteCommand::RegisterNode {
+            node,
+            boot: Boot(boot),
+            member: MemberId::new(node, Incarnation(1)),
+            name: "n".to_owned(),
+            address: address(),
+            nbd: address(),
+        }),
+        (node(), presence(), 0u64..3, presence()).prop_map(|(node, expected, boot, to)| {
+            SiteCommand::SetNodePresence {
+                node,
+                expected,
+                boot: Boot(boot),
+                to,
+            }
+        }),
+        (disk(), node(), 0u64..1 << 45).prop_map(|(at, node, capacity_bytes)| {
+            SiteCommand::RegisterDisk {
+                at,
+                node,
+                capacity_bytes,
+            }
+        }),
+        (disk(), presence(), presence())
+            .prop_map(|(at, expected, to)| SiteCommand::SetDiskPresence { at, expected, to }),
+        (1u8..4, slots()).prop_map(move |(k, rows)| SiteCommand::AssignPool {
+            pool: pool(k),
+            rows
+        }),
+    ]
+    .boxed()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn global_rules_hold(commands in vec(global_command(), 0..120), cut in 0usize..120) {
+        let mut state = fabric();
+        prop_assert_eq!(state.settled_sites().len(), 3);
+        let mut copy: Option<GlobalState> = None;
+        for (i, command) in commands.into_iter().enumerate() {
+            if i == cut {
+                copy = Some(wire::decode(&wire::encode(&state)).expect("its own bytes"));
+            }
+            let before = state.clone();
+            let reply = state.apply(command.clone());
+            if let Some(copy) = &mut copy {
+                prop_assert_eq!(copy.apply(command), reply);
+            }
+            check_step(&before, &state)?;
+            check_state(&state)?;
+        }
+        if let Some(copy) = copy {
+            prop_assert_eq!(copy, state);
+        }
+    }
+
+    #[test]
+    fn site_rules_hold(commands in vec(site_command(), 0..120)) {
+        let mut state = SiteState::new(SiteId(1));
+        for command in commands {
+            let before = state.clone();
+            let reply = state.apply(command.clone());
+            if reply == SiteReply::Refused {
+                prop_assert_eq!(&state, &before, "refused means unchanged");
+            }
+            if let (SiteCommand::AssignPool { pool, rows }, SiteReply::Done) = (&command, reply) {
+                prop_assert!(state.has_assigned(*pool, rows));
+                let had = before.slots.get(pool).cloned().unwrap_or_default();
+                for (old, new) in had.iter().zip(&state.slots[pool]) {
+                    for (slot, at) in new {
+                        prop_assert!(old.get(slot).is_none_or(|o| o == at), "a slot keeps its disk");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn numbered_commands_apply_once(
+        asks in vec((0u64..3, 0u64..12, 0u64..12), 0..80),
+    ) {
+        // Three nodes with a session each; every proposal adds a token, which works once: a
+        // second application would be refused.
+        let members = Members { voters: vec![MemberId(1)], learners: Vec::new() };
+        let mut replica = Replica::founded(Boot(1), members, fabric());
+        let mut index = 1;
+        let mut entry = |proposal: &Proposal| {
+            index += 1;
+            let body = EntryBody::Proposal(wire::encode(proposal));
+            LogEntry { index: LogIndex(index), term: Term(1), body }
+        };
+        for node in 0..3 {
+            replica.apply(&entry(&Proposal::Open { node: NodeId(node), boot: Boot(9) }));
+        }
+        let mut answers: BTreeMap<(u64, u64), Vec<u8>> = BTreeMap::new();
+        let mut lows = [0; 3];
+        for (who, number, low) in asks {
+            let mut hash = [0; 32];
+            hash[..2].copy_from_slice(&[u8::try_from(who).expect("small"), u8::try_from(number).expect("small")]);
+            let command = wire::encode(&GlobalCommand::Admin(AdminCommand::AddToken { hash }));
+            let proposer = ProposerId(LogIndex(who + 2));
+            let outcome = replica.apply(&entry(&Proposal::Numbered { proposer, number, low, command }));
+            let Outcome::Numbered { verdict, .. } = outcome else { panic!("numbered") };
+            let mark = &mut lows[usize::try_from(who).expect("small")];
+            if low <= number {
+                *mark = (*mark).max(low);
+            }
+            match verdict {
+                Verdict::Applied(reply) => {
+                    prop_assert!(low <= number && number >= *mark);
+                    let first = answers.entry((who, number)).or_insert_with(|| reply.clone());
+                    prop_assert_eq!(&*first, &reply, "the same answer whenever it is asked");
+                }
+                Verdict::Superseded => prop_assert!(low > number || number < *mark),
+                Verdict::NoSession => prop_assert!(false, "sessions are open"),
+            }
+            let copy = Replica::<GlobalState>::restore(&replica.snapshot()).expect("its own");
+            prop_assert_eq!(copy.state(), replica.state());
+        }
+    }
+}
