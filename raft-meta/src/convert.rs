@@ -2,7 +2,10 @@
 //! anything that travels. A membership entry carries our bincode in its `context`; raft-rs
 //! reads its protobuf `data` only on the leader that makes it.
 
-#![allow(clippy::field_reassign_with_default, reason = "protobuf's structs have private fields")]
+#![allow(
+    clippy::field_reassign_with_default,
+    reason = "protobuf's structs have private fields"
+)]
 
 use bytes::Bytes;
 use model::wire;

@@ -277,8 +277,10 @@ impl<S: StateMachine> Follower<S> {
         }
     }
 
+    /// A member that hears no leader may itself be a removed one that nobody told: what it
+    /// says is taken, but others are asked as if it were silent.
     fn heard_from(&mut self, now: Time, from: NodeId, leader: Option<NodeId>) {
-        if self.target.is_none() || self.target == Some(from) {
+        if leader.is_some() && self.target.is_none_or(|target| target == from) {
             self.target = Some(from);
             self.heard = now;
             self.leader = leader;

@@ -182,7 +182,10 @@ pub enum GlobalQuery {
 }
 
 /// The answer to a command or a query.
-#[allow(clippy::large_enum_variant, reason = "it lives for one call, then as bytes")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "it lives for one call, then as bytes"
+)]
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub enum GlobalReply {
     /// To `Meta` and to queries.

@@ -428,12 +428,13 @@ impl<S: StateMachine> MetaGroup<S> {
             let entry = convert::entry_from_raft(raw_entry);
             let outcome = replica.apply(&entry);
             if raw_entry.get_entry_type() == EntryType::EntryConfChange
-                && let EntryBody::Members(step) = entry.body {
-                    // An impossible step changes nothing, there as in `Members::apply`.
-                    if let Ok(state) = self.raw.apply_conf_change(&convert::step_to_raft(step)) {
-                        self.raw.mut_store().set_members(state);
-                    }
+                && let EntryBody::Members(step) = entry.body
+            {
+                // An impossible step changes nothing, there as in `Members::apply`.
+                if let Ok(state) = self.raw.apply_conf_change(&convert::step_to_raft(step)) {
+                    self.raw.mut_store().set_members(state);
                 }
+            }
             out.push(GroupEffect::Applied(outcome));
         }
         self.raw.advance_apply_to(last.index);

@@ -250,9 +250,10 @@ impl<S: StateMachine> Seat<S> {
             return;
         }
         if self.follower.replica().is_none()
-            && let Some(replica) = self.member_replica().cloned() {
-                self.follower.adopt(replica);
-            }
+            && let Some(replica) = self.member_replica().cloned()
+        {
+            self.follower.adopt(replica);
+        }
         let mut sources = self.sources(now, hints);
         sources.retain(|n| *n != self.post.node);
         if sources.is_empty() {

@@ -48,15 +48,16 @@ impl Oracle {
             let highest = self.highest.entry(*volume).or_default();
             *highest = (*highest).max(record.epoch);
             if let (MetaReply::Volume(_), Some(owner)) = (reply, record.owner)
-                && owner.boot.is_some() {
-                    let first = self.claims.insert((*volume, record.epoch), owner);
-                    let same = first.is_none_or(|f| f == owner);
-                    assert!(
-                        same,
-                        "seed {seed}: {volume} {} has two owners",
-                        record.epoch
-                    );
-                }
+                && owner.boot.is_some()
+            {
+                let first = self.claims.insert((*volume, record.epoch), owner);
+                let same = first.is_none_or(|f| f == owner);
+                assert!(
+                    same,
+                    "seed {seed}: {volume} {} has two owners",
+                    record.epoch
+                );
+            }
             false
         });
     }

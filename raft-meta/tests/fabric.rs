@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use model::geometry::{Code, Pool};
 use model::ids::{NodeId, SiteId, VolumeId};
+use model::journal::Checkpoint;
 use model::meta::{MetaReply, MetaRequest, Refusal};
 use model::placement::{Presence, VolumeRecord};
 use raft_meta::GroupId;
@@ -56,6 +57,18 @@ fn bootstrap_by_joins_then_a_volume() {
     assert!(v.clean && v.owner.is_none());
     let claimed = w.claim(NodeId(5), &v);
     assert_eq!(claimed.epoch, v.epoch.next());
+    assert!(
+        claimed.clean,
+        "until the first publication says that the journal is founded"
+    );
+    let publish = |clean| MetaRequest::Publish {
+        volume: v.id,
+        epoch: claimed.epoch,
+        checkpoint: Checkpoint::EMPTY,
+        clean,
+    };
+    assert_eq!(w.request(NodeId(5), publish(false)), MetaReply::Done);
+    let claimed = w.read(NodeId(9), v.id);
     assert!(!claimed.clean);
     let owner = claimed.owner.expect("an owner");
     assert_eq!(
@@ -348,10 +361,10 @@ fn reads_see_what_was_acknowledged_before() {
         let mut v = w.create_volume(NodeId(2), "v", SiteId(1));
         w.loss_permille = 30;
         for round in 0..25u16 {
-            if round % 8 == 5 {
-                if let Some(leader) = w.leader(GroupId::Global) {
-                    w.restart(leader);
-                }
+            if round % 8 == 5
+                && let Some(leader) = w.leader(GroupId::Global)
+            {
+                w.restart(leader);
             }
             let live = w.live();
             let to = live[usize::try_from(w.draw(9)).expect("small") % live.len()];

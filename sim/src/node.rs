@@ -163,14 +163,14 @@ pub fn open_disk(disk: &mut SimDisk, node: NodeId, terms: &MachineTerms, clock: 
     if !std::mem::replace(&mut disk.formatted, true) {
         Journal::create(&layer, config).expect("a new simulated disk takes a journal");
     }
-    let (journal, scan, verdict) = Journal::open(&layer, config).expect("a simulated disk opens");
+    let (journal, scan, _) = Journal::open(&layer, config).expect("a simulated disk opens");
     let fragments = FragmentsConfig {
         extent_bytes: 16 << 20,
         ..FragmentsConfig::new(disk.at.incarnation.0, terms.disk_bytes)
     };
     let catalog = disk.catalog.clone();
     let (fragments, _) = Fragments::open(&layer, catalog, fragments).expect("a simulated disk opens");
-    let machine = Disk::recover(terms.disk.clone(), disk.at, node, clock, scan, verdict);
+    let machine = Disk::recover_from(terms.disk, disk.at, node, clock, scan, journal.damage_before());
     disk.open = Some(OpenDisk { machine, journal, fragments });
 }
 

@@ -13,6 +13,16 @@ pub const SECTOR: usize = 512;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub struct Value(pub u64);
 
+impl Violation {
+    /// The sector.
+    #[must_use]
+    pub fn sector(&self) -> u64 {
+        match self {
+            Self::Invented { sector, .. } | Self::Stale { sector, .. } | Self::TookTurns { sector, .. } => *sector,
+        }
+    }
+}
+
 impl Value {
     /// Zeros.
     pub const ZERO: Self = Self(0);
@@ -70,6 +80,20 @@ pub enum Violation {
     },
 }
 
+/// The value that was surely there, instead of what write `of` (or nobody: the initial zeros)
+/// left, when a read was called; and since when.
+fn overtaken(history: &[Write], of: Option<usize>, called: Time, now: Time) -> Option<(Value, Time)> {
+    let (effective, value) = match of {
+        Some(i) => (history[i].effective.unwrap_or(now).min(now), history[i].value),
+        None => (Time::ZERO, Value::ZERO),
+    };
+    history.iter().enumerate().find_map(|(i, other)| {
+        let since = other.effective?;
+        let newer = Some(i) != of && other.value != value;
+        (newer && other.called > effective && since < called).then_some((other.value, since))
+    })
+}
+
 /// The histories of all sectors of a volume.
 #[derive(Debug, Default)]
 pub struct Oracle {
@@ -115,26 +139,43 @@ impl Oracle {
     pub fn read(&mut self, called: Time, now: Time, sector: u64, value: Value) -> Result<(), Violation> {
         self.checked += 1;
         let history = self.sectors.entry(sector).or_default();
-        // The value that was read: of the zeros, the youngest that could be meant.
-        let of = history.iter().rposition(|w| w.value == value && w.called <= now);
-        let effective = match of {
-            Some(i) => history[i].effective.unwrap_or(now).min(now),
-            None if value == Value::ZERO => Time::ZERO,
-            None => return Err(Violation::Invented { sector, value }),
-        };
-        for (i, other) in history.iter().enumerate() {
-            let Some(since) = other.effective else { continue };
-            if Some(i) != of && other.value != value && other.called > effective && since < called {
-                let newer = other.value;
-                return Err(Violation::Stale { sector, value, called, newer, since });
+        // Values are unique but for zeros: any of those that may be meant will do.
+        let mut meant: Vec<Option<usize>> = (0..history.len())
+            .filter(|i| history[*i].value == value && history[*i].called <= now)
+            .map(Some)
+            .collect();
+        if value == Value::ZERO {
+            meant.push(None);
+        }
+        let mut stale = Violation::Invented { sector, value };
+        meant.retain(|of| match overtaken(history, *of, called, now) {
+            Some((newer, since)) => {
+                stale = Violation::Stale { sector, value, called, newer, since };
+                false
             }
+            None => true,
+        });
+        match meant[..] {
+            [] => Err(stale),
+            [Some(one)] => {
+                let write = &mut history[one];
+                write.effective = Some(write.effective.map_or(now, |t| t.min(now)));
+                write.seen_called = write.seen_called.max(called);
+                Ok(())
+            }
+            _ => Ok(()),
         }
-        if let Some(i) = of {
-            let write = &mut history[i];
-            write.effective = Some(write.effective.map_or(now, |t| t.min(now)));
-            write.seen_called = write.seen_called.max(called);
-        }
-        Ok(())
+    }
+
+    /// A sector's writes in words, for a failure's report.
+    #[must_use]
+    pub fn history(&self, sector: u64) -> Vec<String> {
+        let of = self.sectors.get(&sector).map_or(&[][..], Vec::as_slice);
+        let line = |w: &Write| {
+            let effective = w.effective.map_or_else(|| "unknown".to_owned(), |t| t.to_string());
+            format!("sector {sector}: {:?} called {} there by {effective}", w.value, w.called)
+        };
+        of.iter().map(line).collect()
     }
 
     /// At the end: no two values took turns. (A forward zone runs from when a value was

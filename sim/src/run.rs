@@ -136,6 +136,10 @@ pub fn run(config: RunConfig) -> Outcome {
             Some(Failure::Panicked(text.unwrap_or_else(|| "without a word".to_owned())))
         }
     };
+    let mut tail: Vec<String> = run.world.trace.lines().map(str::to_owned).collect();
+    if let Some(Failure::Wrong(violation)) = &failure {
+        tail.extend(run.oracle.history(violation.sector()));
+    }
     Outcome {
         failure,
         trace_hash: run.world.trace.hash(),
@@ -143,7 +147,7 @@ pub fn run(config: RunConfig) -> Outcome {
         simulated: run.world.now().since(Time(1_000_000_000)),
         operations: run.answered,
         checked: run.oracle.checked(),
-        tail: run.world.trace.lines().map(str::to_owned).collect(),
+        tail,
         faults: run.faults.clone(),
     }
 }

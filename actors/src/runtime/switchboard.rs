@@ -11,7 +11,7 @@ use model::ids::{Actor as ActorId, Boot, ClientId, DiskId, DiskRef, Endpoint, No
 use model::meta::{MetaReply, MetaRequest, MetaToken};
 use model::payload::Payload;
 use model::placement::View;
-use model::store::{ScanVerdict, ScannedEntry};
+use model::store::ScannedEntry;
 use model::wire;
 use tokio::sync::oneshot;
 use transport::class::Class;
@@ -149,8 +149,8 @@ pub struct AttachDisk {
     pub stores: DiskStores,
     /// What opening its journal found.
     pub scan: Vec<ScannedEntry>,
-    /// Whether it is all there.
-    pub verdict: ScanVerdict,
+    /// How many entries come before the last damaged place, if there is one (R8).
+    pub damage_before: Option<usize>,
 }
 
 /// Open a client of a volume, by name. Answered once its session is open.
@@ -417,9 +417,9 @@ impl Handler<AttachDisk> for Switchboard {
     type Result = ();
 
     fn handle(&mut self, attach: AttachDisk, ctx: &mut Self::Context) {
-        let AttachDisk { at, stores, scan, verdict } = attach;
+        let AttachDisk { at, stores, scan, damage_before } = attach;
         let node = self.config.node;
-        let machine = Disk::recover(self.config.disk, at, node, boottime(), scan, verdict);
+        let machine = Disk::recover_from(self.config.disk, at, node, boottime(), scan, damage_before);
         let disk = DiskActor::new(at.disk, node, machine, stores, ctx.address()).start();
         disk.do_send(ToDisk::View(Arc::clone(self.host.current_view())));
         self.disks.insert(at.disk, disk);

@@ -12,7 +12,7 @@ use disk_store::fragments::{Fragments, FragmentsConfig};
 use disk_store::journal::{Journal, JournalConfig};
 use disk_store::superblock::{self, FabricId, Superblock, SuperblockError};
 use model::ids::{DiskRef, Incarnation, NodeId};
-use model::store::{DeviceError, FileNo, FragmentDone, FragmentOp, JournalDone, JournalOp, ScanVerdict, ScannedEntry};
+use model::store::{DeviceError, FileNo, FragmentDone, FragmentOp, JournalDone, JournalOp, ScannedEntry};
 use raft_meta::node::{AdminCommand, AdminReply};
 
 use super::config::DiskConfig;
@@ -28,8 +28,8 @@ pub struct OpenedDisk {
     pub stores: DiskStores,
     /// What its journal holds.
     pub scan: Vec<ScannedEntry>,
-    /// Whether that is all.
-    pub verdict: ScanVerdict,
+    /// How many of those come before the last damaged place, if there is one (R8).
+    pub damage_before: Option<usize>,
 }
 
 struct RealJournal {
@@ -117,6 +117,7 @@ pub fn open(
     }
     let id = identity.incarnation.0;
     let (journal, scan, verdict) = Journal::open(&layer, JournalConfig::new(id))?;
+    let damage_before = journal.damage_before();
     let catalog = RocksCatalog::open(&path.join("catalog"));
     let fragments = FragmentsConfig::new(id, identity.capacity_bytes);
     let (fragments, recovery) = Fragments::open(&layer, catalog, fragments)?;
@@ -126,7 +127,7 @@ pub fn open(
         fragments: Box::new(RealFragments(fragments)),
     };
     let at = DiskRef { disk: identity.disk, incarnation: identity.incarnation };
-    Ok(OpenedDisk { at, capacity_bytes: identity.capacity_bytes, stores, scan, verdict })
+    Ok(OpenedDisk { at, capacity_bytes: identity.capacity_bytes, stores, scan, damage_before })
 }
 
 fn format(

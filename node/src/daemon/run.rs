@@ -215,7 +215,7 @@ fn start_actors(
         transport: transport.clone(),
         meta: Arc::new(move |token, request| port.ask(token, request)),
         volume: VolumeConfig::default(),
-        segment: SegmentConfig::new(node),
+        segment: SegmentConfig::default(),
         disk: DiskConfig::default(),
         client: ClientConfig::default(),
     })
@@ -223,12 +223,12 @@ fn start_actors(
     let mut served = Vec::new();
     let mut names = admin.disks.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     for (name, disk) in opened {
-        let OpenedDisk { at, capacity_bytes, stores, scan, verdict } = disk;
+        let OpenedDisk { at, capacity_bytes, stores, scan, damage_before } = disk;
         served.push(LocalDisk { at, capacity_bytes });
         let path = config.disks.iter().find(|d| d.name == name).map(|d| directory.join(&d.path));
         let path = path.map_or_else(String::new, |p| p.display().to_string());
         names.insert(at.disk, (name, path));
-        switchboard.do_send(AttachDisk { at, stores, scan, verdict });
+        switchboard.do_send(AttachDisk { at, stores, scan, damage_before });
     }
     drop(names);
     meta.disks(served);

@@ -158,9 +158,11 @@ impl GlobalState {
         entry.gone = true;
         // A site whose founder never came may get another one.
         if let Some(site) = self.sites.get_mut(&entry.site)
-            && site.founder == Some(node) && site.contacts.is_empty() {
-                site.founder = None;
-            }
+            && site.founder == Some(node)
+            && site.contacts.is_empty()
+        {
+            site.founder = None;
+        }
         Ok(())
     }
 
