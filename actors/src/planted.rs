@@ -1,27 +1,43 @@
 //! Planted bugs: one switch a rule, compiled only for the simulator (feature `planted`), to
 //! prove that its oracle and invariants would notice.
 
-/// A rule broken on purpose.
+/// A rule broken on purpose. Each is one condition in one machine (or, for a lost fsync, one
+/// fault of the simulated files), so that what the simulator catches is that rule's absence.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Bug {
-    /// An owner starts from one sealed replica instead of a majority (R1, section 4).
+    /// An owner starts from the first replica that answers its seal. *Rule (section 4):* seal a
+    /// majority, so that the adopted log meets every majority that acknowledged a write.
+    /// Planted in the journal's recovery; shows as a lost write when the replica was behind.
     SkipSeal,
-    /// A write is acknowledged when one replica holds it.
+    /// A write is acknowledged when any one replica holds it. *Rule (section 4, R5):* an
+    /// acknowledgement needs two of three replicas. Planted in the owner's journal; shows as a
+    /// lost write when another owner seals the other two.
     AckByOne,
-    /// The journal is trimmed before the checkpoint that covers it is committed (R3).
+    /// A checkpoint is recorded, and the journal trimmed behind it, while its data segments are
+    /// still being written. *Rule (R3):* a checkpoint counts once its segments meet the policy.
+    /// Planted in the drain; shows as unreadable blocks.
     EarlyTrim,
-    /// Reads are served whether or not the lease runs (R7).
+    /// Reads are answered whether or not the lease runs. *Rule (R7):* an owner serves reads only
+    /// under a lease that a majority of replicas granted. Planted where reads are answered;
+    /// shows as a stale read from an owner that was cut off, or that stood still.
     ExpiredLease,
-    /// A disk acknowledges a batch before it is synced (R8).
+    /// A disk acknowledges a batch that was not synced. *Rule (R8, section 4):* one fdatasync a
+    /// batch before any answer. Planted in the simulated files (journal files' syncs report
+    /// success and do nothing); shows after a power loss.
     LostFsync,
-    /// A retried write is applied again (R10).
+    /// A retried write is applied again. *Rule (R10):* a part that the journal holds is answered
+    /// once that record commits, never journaled again. Planted in the session table; shows as
+    /// an older write over a newer one.
     ForgetSession,
-    /// Deletes follow a checkpoint before it is published (R15).
+    /// What a checkpoint drops is deleted when it is planned. *Rule (R15):* a segment is deleted
+    /// only after the checkpoint that drops it is committed, and published. Planted in the
+    /// drain; shows as unreadable blocks when the owner dies before that: its successor starts
+    /// from the last checkpoint.
     EarlyDelete,
 }
 
 impl Bug {
-    /// All of them, with the rule that each breaks.
+    /// All of them, with the rule that each breaks and the name that reports use.
     pub const ALL: [(Self, &'static str, &'static str); 7] = [
         (Self::SkipSeal, "R1", "skip-seal"),
         (Self::AckByOne, "R5", "ack-by-one"),

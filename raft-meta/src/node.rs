@@ -117,7 +117,9 @@ impl MetaNode {
         seed: u64,
         now: Time,
     ) -> Result<Self, StartError> {
-        let mut jitter = Jitter::new(mix(seed ^ u64::from(identity.node.0)));
+        // Shells may well give all nodes one seed: two that draw alike split every vote.
+        let own = mix(u64::from(identity.node.0)) ^ mix(!identity.boot.0);
+        let mut jitter = Jitter::new(mix(mix(seed) ^ own));
         let post = Post {
             node: identity.node,
             boot: identity.boot,

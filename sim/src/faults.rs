@@ -1,5 +1,9 @@
 //! What goes wrong in a run, drawn from its seed: within what the fabric promises to survive
 //! (R24), or so that it may stall but must never be wrong.
+//!
+//! Swarm testing: a run has a random few *kinds* of faults switched on, so that one kind's
+//! damage is not always hidden by another's. A fault is aimed: most hit whoever owns the volume
+//! when they strike, many wait for an interesting moment of it.
 
 use std::time::Duration;
 
@@ -7,83 +11,231 @@ use model::ids::{NodeId, SiteId};
 use model::time::Time;
 
 use crate::rng::Rng;
+use crate::world::Moment;
 
-/// Something that goes wrong, and is mended later.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Fault {
-    /// A node's process is killed; with a power loss, unsynced writes are lost too.
-    Kill {
-        /// The node.
-        node: NodeId,
-        /// Whether the power fails.
-        power: bool,
-    },
+/// A kind of fault.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Kind {
+    /// A node's process is killed.
+    Kill,
     /// All nodes of a site are killed.
-    KillSite {
-        /// The site.
-        site: SiteId,
-        /// Whether the power fails.
-        power: bool,
-    },
+    KillSite,
     /// Power is lost everywhere at once.
     PowerLoss,
-    /// A link between two sites is cut.
-    Cut {
-        /// From.
-        from: SiteId,
-        /// To.
-        to: SiteId,
-        /// Whether the other direction is cut too.
-        both: bool,
-    },
+    /// A site is lost, and does not return in this run.
+    LoseSite,
+    /// A link between two sites is cut, in one direction or both.
+    Cut,
     /// A site is cut from all others.
-    Isolate {
-        /// The site.
-        site: SiteId,
-    },
+    Isolate,
+    /// A node is cut from all others, those of its site included.
+    IsolateNode,
     /// A node's process stands still, then goes on as if nothing had happened: a zombie.
-    Pause {
-        /// The node.
-        node: NodeId,
-    },
+    Pause,
+    /// A link between two sites is slow.
+    SlowLink,
+    /// A node's disks are slow.
+    SlowDisks,
+    /// A site falls behind (its link from the owner's is cut), and when it is back, the owner's
+    /// site goes: a new owner that does not look beyond the laggard's journal loses writes.
+    Laggard,
+    /// The owner is killed again and again, soon after it began to serve.
+    Succession,
 }
 
-/// A fault with its times.
+/// All kinds, the likelier ones more than once.
+const KINDS: [Kind; 16] = [
+    Kind::Kill,
+    Kind::Kill,
+    Kind::KillSite,
+    Kind::PowerLoss,
+    Kind::LoseSite,
+    Kind::Cut,
+    Kind::Isolate,
+    Kind::Isolate,
+    Kind::IsolateNode,
+    Kind::Pause,
+    Kind::Pause,
+    Kind::SlowLink,
+    Kind::SlowDisks,
+    Kind::Laggard,
+    Kind::Laggard,
+    Kind::Succession,
+];
+
+/// Whom a fault hits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Victim {
+    /// The volume's owner (its node, or its site) when the fault strikes.
+    Owner,
+    /// This node, or its site.
+    Node(NodeId),
+}
+
+/// A fault that is to happen.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct PlannedFault {
-    /// When it happens.
+pub struct Plan {
+    /// From when on it may strike.
+    pub armed: Time,
+    /// It strikes at the so-manieth of these moments from then on, or after
+    /// [`Plan::patience`]; at once without a moment.
+    pub moment: Option<(Moment, u64)>,
+    /// How long it lasts.
+    pub lasts: Duration,
+    /// Its kind.
+    pub kind: Kind,
+    /// Whom it hits.
+    pub victim: Victim,
+    /// The other site of a link, counted from the victim's: 1 is the next one.
+    pub other: u64,
+    /// Whether the power fails with the processes: unsynced writes are lost.
+    pub power: bool,
+    /// Whether a link fails in both directions.
+    pub both: bool,
+}
+
+impl Plan {
+    /// How long it waits for its moment.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        match self.moment {
+            None => Duration::ZERO,
+            // A new owner's start takes as long as detection, the lease and the seal.
+            Some((Moment::Serving, _)) => Duration::from_secs(5),
+            Some(_) => Duration::from_millis(600),
+        }
+    }
+}
+
+/// A fault that struck, with whom it hit.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// These processes were killed.
+    Killed {
+        /// The nodes.
+        nodes: Vec<NodeId>,
+        /// Whether the power failed.
+        power: bool,
+        /// Whether they stay away until the run's end.
+        for_good: bool,
+    },
+    /// These directions between sites were cut.
+    Cut(Vec<(SiteId, SiteId)>),
+    /// These directions between sites were slow.
+    Slow(Vec<(SiteId, SiteId)>),
+    /// This node was cut off.
+    CutNode(NodeId),
+    /// This node stood still.
+    Paused(NodeId),
+    /// This node's disks were slow.
+    SlowDisks(NodeId),
+}
+
+/// A fault that struck, and when.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Struck {
+    /// When it happened.
     pub at: Time,
-    /// When it is mended.
+    /// When it was mended.
     pub until: Time,
-    /// What it is.
+    /// What it was.
     pub fault: Fault,
 }
 
-/// Draws a run's faults over `[start, start + span]`.
+/// The most faults planned in a run; a compound one counts by its parts.
+const FAULTS_MAX: usize = 12;
+
+/// Draws a run's faults, armed within `[start, start + span]`.
 #[must_use]
-pub fn plan(rng: &mut Rng, start: Time, span: Duration, sites: &[(SiteId, Vec<NodeId>)]) -> Vec<PlannedFault> {
-    let count = rng.within(1, 6);
-    let mut faults: Vec<PlannedFault> = (0..count)
-        .map(|_| {
-            let at = start + rng.duration(Duration::ZERO, span);
-            let until = at + rng.duration(Duration::from_millis(100), Duration::from_secs(8));
-            let (site, nodes) = rng.pick(sites).clone();
-            let node = *rng.pick(&nodes);
-            let power = rng.one_in(2);
-            let fault = match rng.below(12) {
-                0..=3 => Fault::Kill { node, power },
-                4..=5 => Fault::KillSite { site, power },
-                6 => Fault::PowerLoss,
-                7..=8 => {
-                    let to = rng.pick(sites).0;
-                    Fault::Cut { from: site, to, both: rng.one_in(2) }
-                }
-                9 => Fault::Isolate { site },
-                _ => Fault::Pause { node },
-            };
-            PlannedFault { at, until, fault }
-        })
-        .collect();
-    faults.sort_by_key(|f| f.at);
-    faults
+pub fn plan(rng: &mut Rng, start: Time, span: Duration, nodes: &[NodeId]) -> Vec<Plan> {
+    let enabled: Vec<Kind> = (0..rng.within(1, 5)).map(|_| *rng.pick(&KINDS)).collect();
+    let aimed = rng.within(1, 4);
+    let mut plans = Vec::new();
+    for _ in 0..rng.within(1, 5) {
+        let kind = *rng.pick(&enabled);
+        let armed = start + rng.duration(Duration::ZERO, span);
+        let lone = draw(rng, kind, armed, aimed, nodes);
+        match kind {
+            Kind::Laggard => laggard(rng, lone, &mut plans),
+            Kind::Succession => succession(rng, &lone, &mut plans),
+            _ => plans.push(lone),
+        }
+    }
+    plans.truncate(FAULTS_MAX);
+    if let Some(lost) = plans.iter().position(|p| p.kind == Kind::LoseSite) {
+        // One site's loss for good is the budget (R24).
+        let mut i = 0;
+        plans.retain(|p| {
+            i += 1;
+            p.kind != Kind::LoseSite || i - 1 == lost
+        });
+    }
+    plans.sort_by_key(|p| p.armed);
+    plans
+}
+
+fn draw(rng: &mut Rng, kind: Kind, armed: Time, aimed: u64, nodes: &[NodeId]) -> Plan {
+    let moment = match rng.below(8) {
+        0 => None,
+        1 => Some((Moment::CheckpointSent, 1)),
+        2 => Some((Moment::IndexSent, rng.within(1, 6))),
+        3 => Some((Moment::DeleteSent, 1)),
+        _ => Some((Moment::WriteAcked, rng.within(1, 20))),
+    };
+    let long = Duration::from_secs(10);
+    let lasts = match kind {
+        // Long enough for others to take over meanwhile, mostly.
+        Kind::Isolate | Kind::IsolateNode | Kind::Pause | Kind::KillSite if !rng.one_in(4) => {
+            rng.duration(Duration::from_secs(3), long)
+        }
+        Kind::PowerLoss => rng.duration(Duration::from_millis(10), Duration::from_secs(2)),
+        _ => rng.duration(Duration::from_millis(50), Duration::from_secs(6)),
+    };
+    let node = *rng.pick(nodes);
+    let victim = if rng.below(4) < aimed { Victim::Owner } else { Victim::Node(node) };
+    Plan {
+        armed,
+        moment,
+        lasts,
+        kind,
+        victim,
+        other: rng.within(1, 2),
+        power: rng.one_in(2),
+        both: rng.one_in(2),
+    }
+}
+
+/// A cut, and at about its end the loss of the owner's site (or of the owner's links).
+fn laggard(rng: &mut Rng, lone: Plan, out: &mut Vec<Plan>) {
+    let lag = rng.duration(Duration::from_millis(100), Duration::from_millis(1200));
+    let second = *rng.pick(&[Kind::KillSite, Kind::KillSite, Kind::Isolate, Kind::Kill]);
+    let early = rng.duration(Duration::ZERO, Duration::from_millis(100));
+    let end = Plan {
+        armed: Time((lone.armed + lag).0.saturating_sub(u64::try_from(early.as_nanos()).unwrap_or(0))),
+        moment: Some((Moment::WriteAcked, rng.within(1, 4))),
+        lasts: rng.duration(Duration::from_secs(3), Duration::from_secs(8)),
+        kind: second,
+        victim: Victim::Owner,
+        ..lone.clone()
+    };
+    out.push(Plan { kind: Kind::Cut, victim: Victim::Owner, lasts: lag, moment: None, ..lone });
+    out.push(end);
+}
+
+/// The owner dies; its successors die too, soon after they began to serve.
+fn succession(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
+    let mut armed = lone.armed;
+    for i in 0..rng.within(2, 4) {
+        let served = Some((Moment::Serving, 1));
+        out.push(Plan {
+            armed,
+            moment: if i == 0 || rng.one_in(2) { lone.moment } else { served },
+            lasts: rng.duration(Duration::from_millis(50), Duration::from_secs(4)),
+            kind: Kind::Kill,
+            victim: Victim::Owner,
+            power: rng.one_in(2),
+            ..lone.clone()
+        });
+        armed = armed + rng.duration(Duration::from_millis(200), Duration::from_secs(4));
+    }
 }

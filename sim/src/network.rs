@@ -1,7 +1,7 @@
-//! The simulated network: delay, loss, duplication, reordering, and links that are cut, in
-//! both directions or in one.
+//! The simulated network: distances, jitter, loss, duplication, reordering, and links that are
+//! slow or cut, in both directions or in one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use model::ids::{NodeId, SiteId};
@@ -14,8 +14,11 @@ use crate::rng::Rng;
 pub struct NetworkTerms {
     /// One way within a site.
     pub lan: Duration,
-    /// One way between sites.
-    pub wan: Duration,
+    /// One way between two sites, at least: each pair has a distance of its own, so that one
+    /// replica lags behind the other.
+    pub wan_min: Duration,
+    /// One way between two sites, at most.
+    pub wan_max: Duration,
     /// Up to so much more, at random.
     pub jitter: Duration,
     /// One message in so many is lost; 0 for none.
@@ -26,13 +29,36 @@ pub struct NetworkTerms {
     pub reorder: bool,
 }
 
+/// When a message arrives: never, once or twice.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Arrivals {
+    /// The message.
+    pub first: Option<Time>,
+    /// Its double.
+    pub second: Option<Time>,
+}
+
+/// One direction of a link.
+#[derive(Clone, Copy, Default, Debug)]
+struct Link {
+    /// So many faults cut it now.
+    cuts: u32,
+    /// So many faults slow it now.
+    slowed: u32,
+}
+
+/// So much longer a message takes on a slow link, at most.
+const SLOW_MAX: Duration = Duration::from_millis(600);
+
 /// The network's state.
 #[derive(Debug)]
 pub struct Network {
     terms: NetworkTerms,
     rng: Rng,
-    cut_sites: BTreeSet<(SiteId, SiteId)>,
-    cut_nodes: BTreeSet<(NodeId, NodeId)>,
+    distances: BTreeMap<(SiteId, SiteId), Duration>,
+    links: BTreeMap<(SiteId, SiteId), Link>,
+    /// Nodes that are cut from all others, each by so many faults.
+    lonely: BTreeMap<NodeId, u32>,
     last: BTreeMap<(NodeId, NodeId, u8), Time>,
     faulty: bool,
 }
@@ -44,61 +70,154 @@ impl Network {
         Self {
             terms,
             rng,
-            cut_sites: BTreeSet::new(),
-            cut_nodes: BTreeSet::new(),
+            distances: BTreeMap::new(),
+            links: BTreeMap::new(),
+            lonely: BTreeMap::new(),
             last: BTreeMap::new(),
             faulty: true,
         }
     }
 
-    /// Cuts one direction between two sites.
+    /// Cuts one direction between two sites; mended by [`Network::mend_sites`].
     pub fn cut_sites(&mut self, from: SiteId, to: SiteId) {
-        self.cut_sites.insert((from, to));
+        self.links.entry((from, to)).or_default().cuts += 1;
     }
 
-    /// Cuts one direction between two nodes.
-    pub fn cut_nodes(&mut self, from: NodeId, to: NodeId) {
-        self.cut_nodes.insert((from, to));
+    /// Ends one cut.
+    pub fn mend_sites(&mut self, from: SiteId, to: SiteId) {
+        let link = self.links.entry((from, to)).or_default();
+        link.cuts = link.cuts.saturating_sub(1);
     }
 
-    /// Mends every link.
-    pub fn heal(&mut self) {
-        self.cut_sites.clear();
-        self.cut_nodes.clear();
+    /// Makes one direction between two sites slow; ended by [`Network::hasten`].
+    pub fn slow(&mut self, from: SiteId, to: SiteId) {
+        self.links.entry((from, to)).or_default().slowed += 1;
     }
 
-    /// No loss and no duplication from now on.
+    /// Ends one slowness.
+    pub fn hasten(&mut self, from: SiteId, to: SiteId) {
+        let link = self.links.entry((from, to)).or_default();
+        link.slowed = link.slowed.saturating_sub(1);
+    }
+
+    /// Cuts a node from all others; mended by [`Network::mend_node`].
+    pub fn cut_node(&mut self, node: NodeId) {
+        *self.lonely.entry(node).or_default() += 1;
+    }
+
+    /// Ends one cut of a node.
+    pub fn mend_node(&mut self, node: NodeId) {
+        if let Some(cuts) = self.lonely.get_mut(&node) {
+            *cuts -= 1;
+            if *cuts == 0 {
+                self.lonely.remove(&node);
+            }
+        }
+    }
+
+    /// Everything is mended, no loss and no duplication from now on.
     pub fn calm(&mut self) {
-        self.heal();
+        self.links.clear();
+        self.lonely.clear();
         self.faulty = false;
     }
 
-    /// When a message arrives: never, once or twice.
+    /// Whether nothing passes from one node to another now. Asked when a message leaves, and
+    /// again when it would arrive: a cut swallows what is under way.
+    #[must_use]
+    pub fn is_cut(&self, from: (NodeId, SiteId), to: (NodeId, SiteId)) -> bool {
+        let lonely = !self.lonely.is_empty()
+            && (self.lonely.contains_key(&from.0) || self.lonely.contains_key(&to.0));
+        lonely || (from.1 != to.1 && self.links.get(&(from.1, to.1)).is_some_and(|l| l.cuts > 0))
+    }
+
+    /// When a message arrives.
     pub fn carry(
         &mut self,
         now: Time,
-        (from, from_site): (NodeId, SiteId),
-        (to, to_site): (NodeId, SiteId),
+        from: (NodeId, SiteId),
+        to: (NodeId, SiteId),
         class: u8,
-    ) -> Vec<Time> {
-        let cut = self.cut_sites.contains(&(from_site, to_site))
-            || self.cut_nodes.contains(&(from, to));
-        let lossy = self.faulty && self.terms.loss_one_in > 0;
-        if cut || (lossy && self.rng.one_in(self.terms.loss_one_in)) {
-            return Vec::new();
+    ) -> Arrivals {
+        let never = Arrivals { first: None, second: None };
+        if self.is_cut(from, to) {
+            return never;
         }
-        let base = if from_site == to_site { self.terms.lan } else { self.terms.wan };
-        let mut at = now + base + self.rng.duration(Duration::ZERO, self.terms.jitter);
-        let last = self.last.entry((from, to, class)).or_default();
+        if self.faulty && self.terms.loss_one_in > 0 && self.rng.one_in(self.terms.loss_one_in) {
+            return never;
+        }
+        let base = self.distance(from.1, to.1);
+        let jitter = self.rng.duration(Duration::ZERO, self.terms.jitter);
+        let mut at = now + base + jitter;
+        if self.links.get(&(from.1, to.1)).is_some_and(|l| l.slowed > 0) {
+            at = at + self.rng.duration(SLOW_MAX / 8, SLOW_MAX);
+        }
+        let last = self.last.entry((from.0, to.0, class)).or_default();
         if !(self.terms.reorder && self.faulty) {
             at = at.max(*last + Duration::from_nanos(1));
         }
         *last = (*last).max(at);
-        let twice = self.faulty && self.terms.twice_one_in > 0 && self.rng.one_in(self.terms.twice_one_in);
-        if twice {
-            vec![at, at + self.rng.duration(Duration::ZERO, Duration::from_millis(50))]
-        } else {
-            vec![at]
+        let doubles = self.faulty && self.terms.twice_one_in > 0;
+        let second = (doubles && self.rng.one_in(self.terms.twice_one_in))
+            .then(|| at + self.rng.duration(Duration::ZERO, Duration::from_millis(50)));
+        Arrivals { first: Some(at), second }
+    }
+
+    fn distance(&mut self, from: SiteId, to: SiteId) -> Duration {
+        if from == to {
+            return self.terms.lan;
+        }
+        let pair = (from.min(to), from.max(to));
+        let (terms, rng) = (&self.terms, &mut self.rng);
+        *self.distances.entry(pair).or_insert_with(|| rng.duration(terms.wan_min, terms.wan_max))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: (NodeId, SiteId) = (NodeId(1), SiteId(1));
+    const B: (NodeId, SiteId) = (NodeId(2), SiteId(2));
+
+    fn network() -> Network {
+        let terms = NetworkTerms {
+            lan: Duration::from_micros(50),
+            wan_min: Duration::from_millis(1),
+            wan_max: Duration::from_millis(9),
+            jitter: Duration::from_millis(3),
+            loss_one_in: 0,
+            twice_one_in: 0,
+            reorder: false,
+        };
+        Network::new(terms, Rng::new(1, 1))
+    }
+
+    #[test]
+    fn a_link_is_whole_once_every_cut_of_it_is_mended() {
+        let mut network = network();
+        network.cut_sites(A.1, B.1);
+        network.cut_sites(A.1, B.1);
+        assert!(network.is_cut(A, B) && !network.is_cut(B, A));
+        assert_eq!(network.carry(Time::ZERO, A, B, 0).first, None);
+        network.mend_sites(A.1, B.1);
+        assert!(network.is_cut(A, B));
+        network.mend_sites(A.1, B.1);
+        assert!(!network.is_cut(A, B));
+        network.cut_node(B.0);
+        assert!(network.is_cut(A, B) && network.is_cut(B, A));
+        network.mend_node(B.0);
+        assert!(!network.is_cut(A, B));
+    }
+
+    #[test]
+    fn one_class_arrives_in_order() {
+        let mut network = network();
+        let mut last = Time::ZERO;
+        for i in 0..1000 {
+            let at = network.carry(Time(i), A, B, 0).first.expect("nothing is lost");
+            assert!(at > last);
+            last = at;
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A simulated node: the machines that a node's process runs, and its disks' files, which
 //! outlive the process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use actors::client::{Client, ClientConfig};
@@ -15,9 +15,12 @@ use disk_store::fragments::{Fragments, FragmentsConfig};
 use disk_store::journal::{Journal, JournalConfig};
 use model::ids::{Boot, ClientId, DiskId, DiskRef, NodeId, RequestId, SiteId, VolumeId};
 use model::placement::View;
+use model::store::{DeviceError, FragmentDone, FragmentOp, JournalDone, JournalOp, OpId};
 use model::time::Time;
 use raft_meta::log::MemoryLog;
 use raft_meta::node::{Identity, MetaNode};
+
+use crate::world::{Store, Who};
 
 /// A disk and what is on it.
 pub struct SimDisk {
@@ -31,10 +34,19 @@ pub struct SimDisk {
     pub formatted: bool,
     /// The running half, while the node's process runs.
     pub open: Option<OpenDisk>,
-    /// The journal's thread is busy until then.
-    pub journal_busy: Time,
-    /// The fragments' thread is busy until then.
-    pub fragments_busy: Time,
+    /// So many faults make it slow now.
+    pub slowed: u32,
+}
+
+/// What a store's thread is doing.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Pace {
+    /// All that was asked of it is done then.
+    pub busy: Time,
+    /// When it last ended an operation.
+    pub used: Time,
+    /// Whether it is to settle when it was idle for long enough.
+    pub settle_planned: bool,
 }
 
 /// A disk that a process has open.
@@ -45,6 +57,36 @@ pub struct OpenDisk {
     pub journal: Journal<SimFiles>,
     /// The fragments' store.
     pub fragments: Fragments<SimFiles, MemCatalog>,
+    /// What the journal's thread was asked and has not done.
+    pub journal_queue: VecDeque<(OpId, JournalOp)>,
+    /// What the fragments' thread was asked and has not done.
+    pub fragment_queue: VecDeque<(OpId, FragmentOp)>,
+    /// The journal's thread.
+    pub journal_pace: Pace,
+    /// The fragments' thread.
+    pub fragment_pace: Pace,
+}
+
+impl OpenDisk {
+    /// A store's thread.
+    pub fn pace(&mut self, store: Store) -> &mut Pace {
+        match store {
+            Store::Journal => &mut self.journal_pace,
+            Store::Fragments => &mut self.fragment_pace,
+        }
+    }
+
+    /// Carries out the journal's oldest operation.
+    pub fn next_journal_op(&mut self) -> Option<(OpId, Result<JournalDone, DeviceError>)> {
+        let (op, request) = self.journal_queue.pop_front()?;
+        Some((op, self.journal.execute(request)))
+    }
+
+    /// Carries out the fragments' oldest operation.
+    pub fn next_fragment_op(&mut self) -> Option<(OpId, Result<FragmentDone, DeviceError>)> {
+        let (op, request) = self.fragment_queue.pop_front()?;
+        Some((op, self.fragments.execute(request)))
+    }
 }
 
 /// Terms of all machines in a run.
@@ -102,6 +144,8 @@ pub struct SimNode {
     pub process: Option<Process>,
     /// Who it is.
     pub identity: Identity,
+    /// When its machines' timers go off.
+    pub armed: BTreeMap<Who, Time>,
 }
 
 impl SimNode {
@@ -136,6 +180,7 @@ impl SimNode {
     pub fn kill(&mut self, power: Option<u64>) {
         self.process = None;
         self.life += 1;
+        self.armed.clear();
         self.identity.boot = Boot(self.identity.boot.0 + 1);
         for disk in self.disks.values_mut() {
             disk.open = None;
@@ -171,7 +216,15 @@ pub fn open_disk(disk: &mut SimDisk, node: NodeId, terms: &MachineTerms, clock: 
     let catalog = disk.catalog.clone();
     let (fragments, _) = Fragments::open(&layer, catalog, fragments).expect("a simulated disk opens");
     let machine = Disk::recover_from(terms.disk, disk.at, node, clock, scan, journal.damage_before());
-    disk.open = Some(OpenDisk { machine, journal, fragments });
+    disk.open = Some(OpenDisk {
+        machine,
+        journal,
+        fragments,
+        journal_queue: VecDeque::new(),
+        fragment_queue: VecDeque::new(),
+        journal_pace: Pace::default(),
+        fragment_pace: Pace::default(),
+    });
 }
 
 impl Process {

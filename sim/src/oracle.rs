@@ -80,24 +80,51 @@ pub enum Violation {
     },
 }
 
-/// The value that was surely there, instead of what write `of` (or nobody: the initial zeros)
-/// left, when a read was called; and since when.
-fn overtaken(history: &[Write], of: Option<usize>, called: Time, now: Time) -> Option<(Value, Time)> {
-    let (effective, value) = match of {
-        Some(i) => (history[i].effective.unwrap_or(now).min(now), history[i].value),
-        None => (Time::ZERO, Value::ZERO),
-    };
-    history.iter().enumerate().find_map(|(i, other)| {
-        let since = other.effective?;
-        let newer = Some(i) != of && other.value != value;
-        (newer && other.called > effective && since < called).then_some((other.value, since))
-    })
+/// A sector's writes.
+#[derive(Clone, Default, Debug)]
+struct History {
+    all: Vec<Write>,
+    /// Those that some read may still see, or that must be known to judge one.
+    live: Vec<usize>,
+}
+
+/// So many live writes are looked through before they are sifted.
+const LIVE_MAX: usize = 8;
+
+impl History {
+    /// The value that was surely there, instead of what write `of` (or nobody: the initial
+    /// zeros) left, when a read was called; and since when.
+    fn overtaken(&self, of: Option<usize>, called: Time, now: Time) -> Option<(Value, Time)> {
+        let (effective, value) = match of {
+            Some(i) => (self.all[i].effective.unwrap_or(now).min(now), self.all[i].value),
+            None => (Time::ZERO, Value::ZERO),
+        };
+        self.live.iter().find_map(|i| {
+            let other = &self.all[*i];
+            let since = other.effective?;
+            let newer = Some(*i) != of && other.value != value;
+            (newer && other.called > effective && since < called).then_some((other.value, since))
+        })
+    }
+
+    /// Drops what every read called at `horizon` or later finds overtaken: by a write that
+    /// began after it took effect, and took effect before the horizon. (Whatever a dropped
+    /// write overtakes, its own overtaker does too.)
+    fn sift(&mut self, horizon: Time) {
+        let newest = self.live.iter().filter_map(|i| {
+            let write = &self.all[*i];
+            (write.effective? < horizon).then_some(write.called)
+        });
+        let Some(newest) = newest.max() else { return };
+        let all = &self.all;
+        self.live.retain(|i| all[*i].effective.is_none_or(|effective| effective >= newest));
+    }
 }
 
 /// The histories of all sectors of a volume.
 #[derive(Debug, Default)]
 pub struct Oracle {
-    sectors: BTreeMap<u64, Vec<Write>>,
+    sectors: BTreeMap<u64, History>,
     calls: BTreeMap<WriteId, Vec<(u64, usize)>>,
     next: u64,
     checked: u64,
@@ -111,8 +138,10 @@ impl Oracle {
         let mut all = Vec::new();
         for (sector, value) in sectors {
             let history = self.sectors.entry(sector).or_default();
-            all.push((sector, history.len()));
-            history.push(Write { value, called: now, effective: None, seen_called: now });
+            let i = history.all.len();
+            all.push((sector, i));
+            history.live.push(i);
+            history.all.push(Write { value, called: now, effective: None, seen_called: now });
         }
         self.calls.insert(id, all);
         id
@@ -121,7 +150,7 @@ impl Oracle {
     /// A write was acknowledged.
     pub fn write_answered(&mut self, now: Time, id: WriteId) {
         for (sector, i) in self.calls.remove(&id).unwrap_or_default() {
-            let write = &mut self.sectors.get_mut(&sector).expect("it was called")[i];
+            let write = &mut self.sectors.get_mut(&sector).expect("it was called").all[i];
             write.effective = Some(write.effective.map_or(now, |t| t.min(now)));
         }
     }
@@ -132,45 +161,65 @@ impl Oracle {
         self.checked
     }
 
-    /// A read was answered.
+    /// A read was answered that was called at `called`. No read that is still unanswered, or
+    /// comes later, was called before `horizon`.
     ///
     /// # Errors
     /// What was promised and not kept.
-    pub fn read(&mut self, called: Time, now: Time, sector: u64, value: Value) -> Result<(), Violation> {
+    pub fn read(
+        &mut self,
+        (called, now, horizon): (Time, Time, Time),
+        sector: u64,
+        value: Value,
+    ) -> Result<(), Violation> {
+        assert!(horizon <= called);
         self.checked += 1;
         let history = self.sectors.entry(sector).or_default();
+        if history.live.len() > LIVE_MAX {
+            history.sift(horizon);
+        }
         // Values are unique but for zeros: any of those that may be meant will do.
-        let mut meant: Vec<Option<usize>> = (0..history.len())
-            .filter(|i| history[*i].value == value && history[*i].called <= now)
-            .map(Some)
-            .collect();
-        if value == Value::ZERO {
-            meant.push(None);
-        }
-        let mut stale = Violation::Invented { sector, value };
-        meant.retain(|of| match overtaken(history, *of, called, now) {
-            Some((newer, since)) => {
-                stale = Violation::Stale { sector, value, called, newer, since };
-                false
+        let mut found: Option<usize> = None;
+        let (mut meant, mut stale) = (0, None);
+        let initial = (value == Value::ZERO).then_some(None);
+        let same = |i: &usize| history.all[*i].value == value && history.all[*i].called <= now;
+        let written = history.live.iter().copied().filter(same).map(Some);
+        for of in written.chain(initial) {
+            match history.overtaken(of, called, now) {
+                Some(by) => stale = Some(by),
+                None => {
+                    meant += 1;
+                    found = of;
+                }
             }
-            None => true,
-        });
-        match meant[..] {
-            [] => Err(stale),
-            [Some(one)] => {
-                let write = &mut history[one];
-                write.effective = Some(write.effective.map_or(now, |t| t.min(now)));
-                write.seen_called = write.seen_called.max(called);
-                Ok(())
-            }
-            _ => Ok(()),
         }
+        if meant == 0 {
+            let known = history.all.iter().any(|w| w.value == value && w.called <= now);
+            if stale.is_none() && known {
+                // It was sifted: something overtook it.
+                let last = history.live.iter().filter_map(|i| {
+                    let write = &history.all[*i];
+                    Some((write.effective?, write.value))
+                });
+                stale = last.min().map(|(since, newer)| (newer, since));
+            }
+            return Err(match stale {
+                Some((newer, since)) => Violation::Stale { sector, value, called, newer, since },
+                None => Violation::Invented { sector, value },
+            });
+        }
+        if let (1, Some(one)) = (meant, found) {
+            let write = &mut history.all[one];
+            write.effective = Some(write.effective.map_or(now, |t| t.min(now)));
+            write.seen_called = write.seen_called.max(called);
+        }
+        Ok(())
     }
 
     /// A sector's writes in words, for a failure's report.
     #[must_use]
     pub fn history(&self, sector: u64) -> Vec<String> {
-        let of = self.sectors.get(&sector).map_or(&[][..], Vec::as_slice);
+        let of = self.sectors.get(&sector).map_or(&[][..], |h| &h.all[..]);
         let line = |w: &Write| {
             let effective = w.effective.map_or_else(|| "unknown".to_owned(), |t| t.to_string());
             format!("sector {sector}: {:?} called {} there by {effective}", w.value, w.called)
@@ -186,6 +235,7 @@ impl Oracle {
     pub fn finish(&self) -> Result<(), Violation> {
         for (sector, history) in &self.sectors {
             let mut zones: Vec<(Time, Time, Value)> = history
+                .all
                 .iter()
                 .filter(|w| w.value != Value::ZERO)
                 .filter_map(|w| Some((w.effective?, w.seen_called, w.value)))
@@ -204,5 +254,70 @@ impl Oracle {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn at(seconds: u64) -> Time {
+        Time(seconds * SECOND)
+    }
+
+    fn write(oracle: &mut Oracle, called: u64, answered: u64, value: u64) {
+        let id = oracle.write_called(at(called), std::iter::once((0, Value(value))));
+        oracle.write_answered(at(answered), id);
+    }
+
+    fn read(oracle: &mut Oracle, called: u64, now: u64, value: u64) -> Result<(), Violation> {
+        oracle.read((at(called), at(now), at(called)), 0, Value(value))
+    }
+
+    #[test]
+    fn an_acknowledged_write_is_never_unseen() {
+        let mut oracle = Oracle::default();
+        write(&mut oracle, 1, 2, 7);
+        assert!(read(&mut oracle, 3, 4, 7).is_ok());
+        assert!(matches!(read(&mut oracle, 3, 4, 0), Err(Violation::Stale { .. })));
+        assert!(matches!(read(&mut oracle, 3, 4, 8), Err(Violation::Invented { .. })));
+    }
+
+    #[test]
+    fn a_read_beside_a_write_may_see_either() {
+        let mut oracle = Oracle::default();
+        write(&mut oracle, 1, 2, 7);
+        write(&mut oracle, 3, 6, 8);
+        assert!(read(&mut oracle, 4, 5, 7).is_ok());
+        assert!(read(&mut oracle, 4, 5, 8).is_ok());
+        // Once it was seen, it stays.
+        assert!(read(&mut oracle, 7, 8, 7).is_err());
+    }
+
+    #[test]
+    fn an_unanswered_write_may_come_late_but_stays_once_seen() {
+        let mut oracle = Oracle::default();
+        let _lost = oracle.write_called(at(1), std::iter::once((0, Value(7))));
+        write(&mut oracle, 2, 3, 8);
+        assert!(read(&mut oracle, 4, 5, 8).is_ok());
+        assert!(read(&mut oracle, 6, 7, 7).is_ok());
+        assert!(read(&mut oracle, 8, 9, 8).is_ok() && oracle.finish().is_err());
+    }
+
+    #[test]
+    fn sifting_changes_no_verdict() {
+        let mut oracle = Oracle::default();
+        for i in 1..100 {
+            write(&mut oracle, 2 * i, 2 * i + 1, i);
+            assert!(read(&mut oracle, 2 * i + 1, 2 * i + 1, i).is_ok());
+        }
+        assert!(oracle.sectors[&0].live.len() <= LIVE_MAX + 1);
+        for old in [0, 1, 50, 98] {
+            assert!(matches!(read(&mut oracle, 300, 301, old), Err(Violation::Stale { .. })));
+        }
+        assert!(read(&mut oracle, 300, 301, 99).is_ok());
+        assert!(oracle.finish().is_ok());
     }
 }

@@ -37,6 +37,17 @@ pub enum Op {
     },
 }
 
+/// Which operations a lane asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mix {
+    /// All of them.
+    All,
+    /// Reads only: they go on where writes are stuck.
+    Reads,
+    /// Writes and trims only.
+    Writes,
+}
+
 /// Makes operations.
 #[derive(Debug)]
 pub struct Workload {
@@ -53,7 +64,7 @@ impl Workload {
     }
 
     /// The next operation.
-    pub fn next(&mut self) -> Op {
+    pub fn next(&mut self, mix: Mix) -> Op {
         let block = 8;
         let (first, count) = match self.rng.below(10) {
             // Whole blocks.
@@ -67,7 +78,12 @@ impl Workload {
                 (self.rng.below(self.sectors - count + 1), count)
             }
         };
-        match self.rng.below(20) {
+        let kind = match mix {
+            Mix::All => self.rng.below(20),
+            Mix::Writes => self.rng.below(12),
+            Mix::Reads => 19,
+        };
+        match kind {
             0..=10 => {
                 let value = Value(self.next_value);
                 self.next_value += count;

@@ -353,6 +353,10 @@ impl Serving {
                 data: data.clone(),
             });
         }
+        if planted(Bug::EarlyDelete) {
+            let segments = self.layers.index.dropped_by(&plan);
+            self.to_segment.push(SegmentRequest::Delete { segments });
+        }
         self.drain = Drain::Paging { plan, writes, failed: false };
         true
     }

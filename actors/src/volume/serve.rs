@@ -623,8 +623,7 @@ impl Serving {
     fn delete_dropped(&mut self, published: Position) {
         let oldest = self.reader.oldest();
         while let Some(dropped) = self.dropped.front() {
-            let early = planted(Bug::EarlyDelete);
-            if !early && (dropped.at > published || dropped.horizon > oldest) {
+            if dropped.at > published || dropped.horizon > oldest {
                 break;
             }
             let dropped = self.dropped.pop_front().expect("just seen");

@@ -5,6 +5,7 @@ pub mod render;
 pub mod style;
 
 mod dev;
+mod node;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -58,9 +59,9 @@ pub(crate) enum Plan {
 fn carry_out(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
         Command::Dev(dev) => dev::run(&directory(cli)?, dev, cli.json),
-        Command::Init(_) | Command::Join(_) | Command::Run(_) => {
-            bail!("this build holds no daemon yet")
-        }
+        Command::Init(make) => node::init(&directory(cli)?, make, cli.json),
+        Command::Join(join) => node::join(&directory(cli)?, join, cli.json),
+        Command::Run(run) => node::run(&directory(cli)?, run),
         command => {
             let directory = directory(cli)?;
             let text = match plan(command) {

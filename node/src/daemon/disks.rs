@@ -155,7 +155,7 @@ fn format(
         incarnation,
         capacity_bytes: config.size.0,
     };
-    superblock::format(layer, &identity)?;
+    superblock::format(layer, &identity, JournalConfig::new(incarnation.0))?;
     tracing::info!(disk = %config.name, id = %at.disk, "disk formatted");
     Ok(Superblock::open(layer)?)
 }

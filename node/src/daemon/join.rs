@@ -11,8 +11,10 @@ use bincode::{Decode, Encode};
 use model::ids::NodeId;
 use model::wire;
 use raft_meta::node::{AdminCommand, AdminReply};
-use transport::FabricId;
-use transport::net::{Authority, Identity, JoinFuture, JoinHandler, JoinRefusal, JoinRequest, JoinToken, NodeKey, TokenHash};
+use transport::name::FabricId;
+use transport::net::ca::{Authority, Identity, NodeKey};
+use transport::net::join::{self, JoinFuture, JoinHandler, JoinRefusal, JoinRequest, JoinToken, TokenHash};
+use transport::net::tls::Fingerprint;
 
 use super::config::NodeConfig;
 use super::disks::random;
@@ -85,11 +87,9 @@ pub async fn join(directory: &Path, config: &NodeConfig, token: &str) -> Result<
         nbd: config.nbd,
         request: key.request()?,
     };
-    let reply = transport::net::join(&token, wire::encode(&application)).await?;
+    let reply = join::join(&token, &wire::encode(&application)).await?;
     let admission: Admission = wire::decode(&reply).context("the contact's answer")?;
-    let node = NodeId(admission.node);
     let identity = key.into_identity(
-        node,
         admission.certificate.clone().into(),
         admission.authority.clone().into(),
     )?;
@@ -113,7 +113,7 @@ pub async fn join(directory: &Path, config: &NodeConfig, token: &str) -> Result<
 /// The fabric can't commit it now.
 pub fn make_token(authority: &Authority, contact: SocketAddr, meta: &MetaHandle) -> Result<String> {
     let contacts = vec![contact.to_string()];
-    let fingerprint = transport::net::Fingerprint::of(authority.certificate());
+    let fingerprint = Fingerprint::of(authority.certificate());
     let token = JoinToken::create(authority.fabric().clone(), fingerprint, contacts)?;
     let command = AdminCommand::AddToken { hash: token.hash().0 };
     match meta.admin(command).blocking_recv().context("the metadata thread ended")? {

@@ -18,8 +18,8 @@ use raft_meta::log::{LogWrite, RaftLog};
 use raft_meta::message::{GroupId, LocalDisk, MetaMessage};
 use raft_meta::node::{AdminCommand, AdminReply, AdminToken, Effect, Input, MetaNode, Ticket};
 use tokio::sync::oneshot;
-use transport::Class;
-use transport::net::Transport;
+use transport::class::Class;
+use transport::net::endpoint::Transport;
 
 /// Inputs taken before effects are carried out, at most: they share a sync.
 const BATCH_MAX: usize = 256;

@@ -1,3 +1,11 @@
-//! One node: what it is ([`config`]).
+//! One node: its configuration, its identity, and its life.
 
+pub mod admin;
 pub mod config;
+pub mod disks;
+pub mod exports;
+pub mod identity;
+pub mod join;
+pub mod meta;
+pub mod raft_log;
+pub mod run;

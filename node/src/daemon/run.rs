@@ -23,9 +23,11 @@ use model::wire;
 use nbd_frontend::server::{self as nbd, Address, Listener as NbdListener};
 use raft_meta::message::LocalDisk;
 use raft_meta::node::MetaNode;
-use tokio::sync::{oneshot, watch};
-use transport::Class;
-use transport::net::{Authority, Config as NetConfig, Handlers, Identity, Transport};
+use tokio::sync::watch;
+use transport::class::Class;
+use transport::net::ca::{Authority, Identity};
+use transport::net::config::Config as NetConfig;
+use transport::net::endpoint::{Handlers, Transport};
 
 use super::admin::Admin;
 use super::config::{NodeConfig, Routes};
@@ -49,15 +51,18 @@ impl Listener for ToActors {
     }
 }
 
-/// Runs the node in `directory` until `stop` says so.
+/// Runs the node in `directory` until SIGINT or SIGTERM.
 ///
 /// # Errors
 /// What keeps it from serving.
-pub fn run(directory: &Path, stop: watch::Receiver<bool>) -> Result<()> {
+pub fn run(directory: &Path) -> Result<()> {
     let config = NodeConfig::load(directory)?;
     let identity = NodeIdentity::load(directory)?;
     let system = actix::System::new();
-    system.block_on(serve(directory.to_owned(), config, identity, stop))
+    system.block_on(async {
+        let stop = stop_on_signals().context("signals")?;
+        serve(directory.to_owned(), config, identity, stop).await
+    })
 }
 
 async fn serve(
@@ -143,14 +148,14 @@ fn metadata_machine(
 ) -> Result<MetaNode> {
     use raft_meta::log::RaftLog;
     let me = identity.for_life(config, boot);
+    let terms = raft_meta::node::Config::default();
     let mut loaded = log.load()?;
     if identity.founder && loaded.is_empty() {
-        let writes = MetaNode::found(&me, &config.site);
+        let writes = MetaNode::found(&me, &config.site, &terms);
         log.write(&writes)?;
         loaded = log.load()?;
     }
     let contacts = identity.contacts.keys().map(|id| NodeId(*id)).collect();
-    let terms = raft_meta::node::Config::default();
     Ok(MetaNode::start(me, terms, contacts, loaded, boot.0, boottime())?)
 }
 
@@ -268,23 +273,20 @@ impl Inlet {
     }
 }
 
-/// Stops when the process is told to: SIGINT, SIGTERM, or the end of its standard input where
-/// a supervisor holds the other end.
-pub fn stop_on_signals(runtime: &tokio::runtime::Handle) -> watch::Receiver<bool> {
+/// Says when the process is told to stop: by SIGINT or SIGTERM.
+fn stop_on_signals() -> std::io::Result<watch::Receiver<bool>> {
+    use tokio::signal::unix::{SignalKind, signal};
     let (tell, told) = watch::channel(false);
-    let (_keep, _) = oneshot::channel::<()>();
-    runtime.spawn(async move {
-        use tokio::signal::unix::{SignalKind, signal};
-        let (Ok(mut terminate), Ok(mut interrupt)) =
-            (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-        else {
-            return;
-        };
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    actix::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
         let _ = tell.send(true);
+        // The other half must see it: the sender lives until the process ends.
+        std::future::pending::<()>().await;
     });
-    told
+    Ok(told)
 }

@@ -1,28 +1,39 @@
-//! Runs seeds of the simulator: `sim --seeds N [--from S] [--json]`, `sim --seed S`,
-//! `sim --mutants`.
+//! Runs seeds of the simulator: `sim --seeds N [--from S] [--twice] [--json]`, `sim --seed S
+//! [--trace LINES] [--bug NAME]`, `sim --mutants`.
 
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use actors::planted::Bug;
-use sim::run::{Outcome, RunConfig, run};
+use sim::run::{Outcome, RunConfig, differs, run};
 
 struct Args {
     seeds: u64,
     from: u64,
     seed: Option<u64>,
     mutants: bool,
+    bug: Option<Bug>,
+    twice: bool,
     json: bool,
     trace: usize,
 }
 
+const USAGE: &str = "There are --seeds N, --from S, --seed S, --trace LINES, --twice, \
+                     --mutants, --bug NAME, --json";
+
+fn bug_named(name: &str) -> Result<Bug, String> {
+    let known = Bug::ALL.iter().find(|(_, _, known)| *known == name);
+    known.map(|(bug, _, _)| *bug).ok_or(format!("'{name}' is no planted bug"))
+}
+
 fn args() -> Result<Args, String> {
-    let mut args = Args { seeds: 200, from: 1, seed: None, mutants: false, json: false, trace: 0 };
+    let mut args = Args { seeds: 200, from: 1, seed: None, mutants: false, bug: None, twice: false, json: false, trace: 0 };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
+        let mut next = || words.next().ok_or(format!("{word} needs a value"));
         let mut number = || {
-            let word = words.next().ok_or(format!("{word} needs a number"))?;
+            let word = next()?;
             word.parse::<u64>().map_err(|_| format!("'{word}' is no number"))
         };
         match word.as_str() {
@@ -31,8 +42,10 @@ fn args() -> Result<Args, String> {
             "--seed" => args.seed = Some(number()?),
             "--trace" => args.trace = usize::try_from(number()?).unwrap_or(usize::MAX),
             "--mutants" => args.mutants = true,
+            "--bug" => args.bug = Some(bug_named(&next()?)?),
+            "--twice" => args.twice = true,
             "--json" => args.json = true,
-            _ => return Err(format!("'{word}'? There are --seeds N, --from S, --seed S, --trace LINES, --mutants, --json")),
+            _ => return Err(format!("'{word}'? {USAGE}")),
         }
     }
     Ok(args)
@@ -60,7 +73,8 @@ fn main() -> ExitCode {
 }
 
 fn one(seed: u64, args: &Args) -> ExitCode {
-    let outcome = run(RunConfig { seed, bug: None, keep: args.trace });
+    let config = RunConfig { seed, bug: args.bug, keep: args.trace };
+    let outcome = run(config);
     for line in &outcome.tail {
         eprintln!("{line}");
     }
@@ -68,6 +82,9 @@ fn one(seed: u64, args: &Args) -> ExitCode {
         eprintln!("fault {} to {}: {:?}", fault.at, fault.until, fault.fault);
     }
     report(seed, &outcome, args.json);
+    if args.twice && !is_repeated(config, &outcome) {
+        return ExitCode::FAILURE;
+    }
     if outcome.failure.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
@@ -93,11 +110,23 @@ fn report(seed: u64, outcome: &Outcome, json: bool) {
     }
 }
 
+/// Runs a seed again; tells the first event that differs, if one does.
+fn is_repeated(config: RunConfig, first: &Outcome) -> bool {
+    let Some(at) = differs(config, first) else { return true };
+    eprintln!("seed {} is not deterministic: {at}", config.seed);
+    false
+}
+
 fn many(args: &Args) -> ExitCode {
     let started = Instant::now();
     let (mut failed, mut simulated, mut events) = (Vec::new(), 0.0, 0);
     for seed in args.from..args.from + args.seeds {
-        let outcome = run(RunConfig { seed, bug: None, keep: 0 });
+        let config = RunConfig { seed, bug: args.bug, keep: 0 };
+        let outcome = run(config);
+        if args.twice && !is_repeated(config, &outcome) {
+            failed.push(seed);
+            continue;
+        }
         simulated += outcome.simulated.as_secs_f64();
         events += outcome.events;
         if let Some(failure) = &outcome.failure {

@@ -401,6 +401,12 @@ impl Index {
         dropped
     }
 
+    /// The segments that the last committed checkpoint may reach and a plan's will not.
+    #[must_use]
+    pub fn dropped_by(&self, plan: &Plan) -> Vec<SegmentRef> {
+        self.dropped.iter().chain(&plan.dropped).copied().collect()
+    }
+
     /// The plan can't be carried out (a segment was not to be written, R18): all stays to be
     /// done by another plan, with new counters. What was written of this one is garbage.
     ///

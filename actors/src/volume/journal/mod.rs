@@ -270,8 +270,8 @@ impl Journal {
                         return;
                     }
                     match self.next_append(i) {
-                        Some((request, payload, last)) => {
-                            (FlightKind::Append { last }, request, payload)
+                        Some((request, payload, prev, last)) => {
+                            (FlightKind::Append { prev, last }, request, payload)
                         }
                         None => {
                             self.replicas[i].mode = Mode::Reset;
@@ -284,7 +284,7 @@ impl Journal {
             let id = ids.next();
             let told = (self.committed, self.log.base());
             let replica = &mut self.replicas[i];
-            if let FlightKind::Append { last } = kind {
+            if let FlightKind::Append { last, .. } = kind {
                 replica.next = last.seq.next();
                 replica.told = told;
             }
@@ -314,7 +314,7 @@ impl Journal {
     }
 
     /// The next append for a replica; `None` if what it lacks was trimmed (R9).
-    fn next_append(&self, i: usize) -> Option<(DiskRequest, Payload, Position)> {
+    fn next_append(&self, i: usize) -> Option<(DiskRequest, Payload, Position, Position)> {
         let replica = &self.replicas[i];
         let prev = self.log.position(Seq(replica.next.0.checked_sub(1)?))?;
         let mut records = Vec::new();
@@ -340,7 +340,7 @@ impl Journal {
             trim: self.log.base(),
             lease: true,
         };
-        Some((request, payload, last))
+        Some((request, payload, prev, last))
     }
 
     /// Takes a disk's answer. Answers to requests that are not in flight are ignored.
@@ -368,7 +368,7 @@ impl Journal {
                 let anew = replica.founding || behind || report.base > self.log.base();
                 replica.mode = if anew { Mode::Reset } else { Mode::Probe };
             }
-            DiskReply::Mismatch { base, last } => self.mismatch(i, *base, *last),
+            DiskReply::Mismatch { base, last } => self.mismatch(i, &flight, *base, *last),
             DiskReply::Unknown => self.replicas[i].lost(Mode::Join),
             DiskReply::Damaged => self.replicas[i].lost(Mode::Reset),
             _ => {
@@ -386,7 +386,7 @@ impl Journal {
         let replica = &mut self.replicas[i];
         match flight.kind {
             // What was sent was ours, even if it was trimmed meanwhile.
-            FlightKind::Append { last: sent } if last == sent || (known && last < sent) => {
+            FlightKind::Append { last: sent, .. } if last == sent || (known && last < sent) => {
                 replica.matched = replica.matched.max(last);
                 if leased {
                     replica.leased_until = replica.leased_until.max(flight.sent + self.terms.lease);
@@ -410,14 +410,20 @@ impl Journal {
         }
     }
 
-    fn mismatch(&mut self, i: usize, base: Position, last: Position) {
+    /// The replica has no record where an append was to meet its log: step back, each time
+    /// below the place that did not match. (What is to be sent next is beyond that append.)
+    fn mismatch(&mut self, i: usize, flight: &Flight, base: Position, last: Position) {
+        let FlightKind::Append { prev, .. } = flight.kind else {
+            // Neither a join nor a reset can be answered so.
+            self.replicas[i].rewind();
+            return;
+        };
         let log_base = self.log.base().seq;
         let agrees = self.log.position(last.seq) == Some(last);
         let replica = &mut self.replicas[i];
         replica.matched = Position::ZERO;
         replica.flights.clear();
-        let stepped = if agrees { last.seq.next() } else { Seq(last.seq.0.min(replica.next.0.saturating_sub(1))) };
-        replica.next = stepped.min(replica.next);
+        replica.next = if agrees { last.seq.next() } else { last.seq.min(prev.seq) };
         let below = replica.next.0 <= log_base.0 || replica.next.0 <= base.seq.0;
         replica.mode = if below { Mode::Reset } else { Mode::Probe };
     }

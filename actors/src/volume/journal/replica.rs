@@ -23,6 +23,8 @@ pub(super) enum FlightKind {
     Join,
     Reset,
     Append {
+        /// The record before the first one sent.
+        prev: Position,
         /// The last record sent, or `prev` if none was.
         last: Position,
     },

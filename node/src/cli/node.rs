@@ -1,0 +1,75 @@
+//! `atoll init`, `join` and `run`: making a node's directory and running it.
+
+use std::io::{self, Read};
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use serde_json::json;
+
+use super::args::{JoinArgs, MakeArgs, RunArgs};
+use super::print;
+use crate::daemon::config::{DiskConfig, NodeConfig};
+use crate::daemon::{join, run};
+use crate::dev::child;
+
+fn config(make: &MakeArgs) -> NodeConfig {
+    let disk = |disk: &super::args::DiskArg| DiskConfig {
+        name: disk.name.clone(),
+        path: disk.path.clone(),
+        size: make.disk_size,
+    };
+    NodeConfig {
+        name: make.node.clone(),
+        site: make.site.clone(),
+        quic: make.quic,
+        nbd: make.nbd,
+        disks: make.disks.iter().map(disk).collect(),
+    }
+}
+
+fn say_made(directory: &Path, make: &MakeArgs, as_json: bool) -> anyhow::Result<()> {
+    if as_json {
+        return print(&json!({"node": make.node, "site": make.site, "dir": directory}).to_string());
+    }
+    print(&format!(
+        "node {} of site {} is made; start it with: atoll --dir {} run",
+        make.node,
+        make.site,
+        directory.display()
+    ))
+}
+
+pub(super) fn init(directory: &Path, make: &MakeArgs, as_json: bool) -> anyhow::Result<()> {
+    std::fs::create_dir_all(directory)
+        .with_context(|| format!("can't make {}", directory.display()))?;
+    join::init(directory, &config(make))?;
+    say_made(directory, make, as_json)
+}
+
+pub(super) fn join(directory: &Path, args: &JoinArgs, as_json: bool) -> anyhow::Result<()> {
+    std::fs::create_dir_all(directory)
+        .with_context(|| format!("can't make {}", directory.display()))?;
+    let mut token = args.token.clone();
+    if token == "-" {
+        token.clear();
+        io::stdin().read_to_string(&mut token).context("can't read the token")?;
+    }
+    if token.trim().is_empty() {
+        bail!("the token is empty: `atoll token` on the node that `atoll init` made gives one");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime
+        .block_on(join::join(directory, &config(&args.make), &token))
+        .context("this node can't join")?;
+    say_made(directory, &args.make, as_json)
+}
+
+pub(super) fn run(directory: &Path, args: &RunArgs) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("ATOLL_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).init();
+    if args.supervised {
+        child::bind_to_parent().context("can't bind to the supervisor")?;
+    }
+    run::run(directory)
+}

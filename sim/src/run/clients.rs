@@ -1,0 +1,194 @@
+//! Clients: in slots, so that a slot whose client's session ended gets a new one, elsewhere;
+//! each with a few lanes of one operation after the other.
+
+use std::time::Duration;
+
+use actors::client::Tag;
+use model::block::{BlockError, Reply};
+use model::ids::{ClientId, NodeId};
+use model::time::Time;
+
+use super::{Failure, Own, Run};
+use crate::oracle::WriteId;
+use crate::workload::{Mix, Op, values};
+
+/// Lanes of a slot at most.
+const LANES_MAX: usize = 4;
+
+/// Where clients are, and what they do there.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) client: Option<ClientId>,
+    node: NodeId,
+    lanes: Vec<Lane>,
+}
+
+/// One operation after the other.
+#[derive(Debug)]
+struct Lane {
+    mix: Mix,
+    busy: bool,
+    /// When it asks again; other plans are void.
+    due: Time,
+}
+
+/// An operation under way.
+#[derive(Debug)]
+pub(super) struct Pending {
+    op: Op,
+    called: Time,
+    write: Option<WriteId>,
+    /// The slot and its lane.
+    lane: (usize, Option<usize>),
+}
+
+impl Run {
+    pub(super) fn open_slots(&mut self) {
+        let now = self.world.now();
+        for slot in 0..self.rng.within(2, 4) as usize {
+            let lanes = (0..self.rng.within(1, LANES_MAX as u64))
+                .map(|_| {
+                    let mix = *self.rng.pick(&[Mix::All, Mix::All, Mix::Reads, Mix::Writes]);
+                    Lane { mix, busy: false, due: now }
+                })
+                .collect();
+            self.slots.push(Slot { client: None, node: NodeId(1), lanes });
+            self.world.plan(now, Own::Open(slot).number());
+        }
+    }
+
+    /// A live node: the owner's, one of its site, or any.
+    fn place(&mut self) -> Option<NodeId> {
+        let live = self.running();
+        if live.is_empty() {
+            return None;
+        }
+        if let Some(owner) = self.world.owner(self.volume)
+            && !self.rng.one_in(3)
+        {
+            if live.contains(&owner) && self.rng.one_in(2) {
+                return Some(owner);
+            }
+            let site = self.world.nodes[&owner].site;
+            let near: Vec<NodeId> =
+                live.iter().copied().filter(|n| self.world.nodes[n].site == site).collect();
+            if !near.is_empty() {
+                return Some(*self.rng.pick(&near));
+            }
+        }
+        Some(*self.rng.pick(&live))
+    }
+
+    pub(super) fn open(&mut self, slot: usize) {
+        let again = self.world.now() + Duration::from_millis(200);
+        let Some(node) = self.place() else {
+            self.world.plan(again, Own::Open(slot).number());
+            return;
+        };
+        self.next_client += 1;
+        let client = ClientId(self.next_client);
+        if !self.world.open_client(node, self.volume, client) {
+            self.world.plan(again, Own::Open(slot).number());
+            return;
+        }
+        self.slots[slot].client = Some(client);
+        self.slots[slot].node = node;
+        for lane in 0..self.slots[slot].lanes.len() {
+            self.think(slot, lane);
+        }
+    }
+
+    /// Plans a lane's next operation.
+    fn think(&mut self, slot: usize, lane: usize) {
+        let now = self.world.now();
+        let longest = if self.flurries.iter().any(|(from, to)| (*from..*to).contains(&now)) {
+            Duration::from_millis(2)
+        } else {
+            let next = self.flurries.iter().map(|(from, _)| *from).filter(|from| *from > now).min();
+            next.map_or(self.think_max, |next| self.think_max.min(next.since(now)))
+        };
+        let due = now + self.rng.duration(Duration::ZERO, longest);
+        self.slots[slot].lanes[lane].due = due;
+        self.world.plan(due, Own::Lane(slot * LANES_MAX + lane).number());
+    }
+
+    pub(super) fn lane_due(&mut self, number: usize) {
+        let (slot, lane) = (number / LANES_MAX, number % LANES_MAX);
+        let now = self.world.now();
+        let of = &mut self.slots[slot];
+        if self.closing || of.client.is_none() || of.lanes[lane].busy || of.lanes[lane].due != now {
+            return;
+        }
+        if let Some(until) = self.world.paused_until(of.node) {
+            // Who runs there stands still too.
+            of.lanes[lane].due = until;
+            self.world.plan(until, Own::Lane(number).number());
+            return;
+        }
+        of.lanes[lane].busy = true;
+        let op = self.workload.next(of.lanes[lane].mix);
+        self.issue(slot, Some(lane), op);
+    }
+
+    pub(super) fn issue(&mut self, slot: usize, lane: Option<usize>, op: Op) {
+        let Some(client) = self.slots[slot].client else { return };
+        let node = self.slots[slot].node;
+        self.next_tag += 1;
+        let tag = Tag(self.next_tag);
+        let called = self.world.now();
+        let mutates = !matches!(op, Op::Read { .. });
+        let write = mutates.then(|| self.oracle.write_called(called, op.changes()));
+        self.pending.insert((client, tag), Pending { op, called, write, lane: (slot, lane) });
+        self.world.submit(node, client, tag, op.request());
+    }
+
+    pub(super) fn complete(&mut self, client: ClientId, tag: Tag, reply: Reply) -> Result<(), Failure> {
+        let Some(pending) = self.pending.remove(&(client, tag)) else { return Ok(()) };
+        let now = self.world.now();
+        match reply {
+            Reply::Done => {
+                self.answered += 1;
+                if let Some(write) = pending.write {
+                    self.oracle.write_answered(now, write);
+                }
+            }
+            Reply::Data(chunks) => {
+                self.answered += 1;
+                let Op::Read { first, .. } = pending.op else {
+                    return Err(Failure::Refused(pending.op));
+                };
+                let earliest = self.pending.values().map(|p| p.called).min();
+                let times = (pending.called, now, earliest.unwrap_or(now).min(pending.called));
+                for (i, value) in values(&chunks).into_iter().enumerate() {
+                    let sector = first + i as u64;
+                    let value = value.ok_or(Failure::Torn(sector))?;
+                    self.oracle.read(times, sector, value)?;
+                }
+            }
+            // The session is gone with its owner's memory of it: unknown.
+            Reply::Error(BlockError::NoSession) => {}
+            Reply::Error(_) | Reply::Status(_) => return Err(Failure::Refused(pending.op)),
+        }
+        if let (slot, Some(lane)) = pending.lane {
+            self.slots[slot].lanes[lane].busy = false;
+            if !self.closing {
+                self.think(slot, lane);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn client_ended(&mut self, client: ClientId) {
+        self.pending.retain(|(c, _), _| *c != client);
+        let again = self.world.now() + Duration::from_millis(100);
+        for (i, slot) in self.slots.iter_mut().enumerate() {
+            if slot.client == Some(client) {
+                slot.client = None;
+                for lane in &mut slot.lanes {
+                    lane.busy = false;
+                }
+                self.world.plan(again, Own::Open(i).number());
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Faults: armed, striking at their moment, mended.
+
+use std::time::Duration;
+
+use model::ids::{NodeId, SiteId};
+
+use super::{Own, Run};
+use crate::faults::{self, Fault, Kind, Plan, Struck, Victim};
+
+/// Lanes are busy for so long before and after a fault's moment.
+const FLURRY: Duration = Duration::from_millis(60);
+
+/// How far a fault has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stage {
+    /// It waits.
+    Planned,
+    /// It struck, as this entry of `Run::struck`.
+    Struck(usize),
+    /// It is over.
+    Mended,
+}
+
+impl Run {
+    pub(super) fn plan_faults(&mut self, span: Duration) {
+        let nodes: Vec<NodeId> = self.world.nodes.keys().copied().collect();
+        let start = self.world.now() + Duration::from_secs(1);
+        let plans = faults::plan(&mut self.rng, start, span, &nodes);
+        for (i, plan) in plans.into_iter().enumerate() {
+            self.world.plan(plan.armed, Own::Arm(i).number());
+            self.flurries.push((plan.armed, plan.armed + FLURRY));
+            self.plans.push((plan, Stage::Planned));
+        }
+    }
+
+    /// Whether every fault struck and was mended, but for those that last.
+    pub(super) fn faults_are_over(&self) -> bool {
+        self.plans.iter().all(|(plan, stage)| match stage {
+            Stage::Planned => false,
+            Stage::Struck(_) => plan.kind == Kind::LoseSite,
+            Stage::Mended => true,
+        })
+    }
+
+    pub(super) fn arm(&mut self, i: usize) {
+        let plan = &self.plans[i].0;
+        let (moment, patience) = (plan.moment, plan.patience());
+        match moment {
+            None => self.strike(i),
+            Some((moment, count)) => {
+                let at = self.world.now() + patience;
+                self.world.watch(moment, count, Own::Strike(i).number());
+                self.world.plan(at, Own::Strike(i).number());
+            }
+        }
+    }
+
+    pub(super) fn strike(&mut self, i: usize) {
+        if self.plans[i].1 != Stage::Planned {
+            return;
+        }
+        self.world.unwatch(Own::Strike(i).number());
+        let plan = self.plans[i].0.clone();
+        let fault = self.resolve(&plan);
+        let at = self.world.now();
+        let until = at + plan.lasts;
+        match &fault {
+            Fault::Killed { nodes, power, for_good } => {
+                for node in nodes {
+                    self.kill(*node, *power);
+                    if *for_good {
+                        self.lost.insert(*node);
+                        self.dead.remove(node);
+                    }
+                }
+            }
+            Fault::Cut(links) => links.iter().for_each(|(a, b)| self.world.network.cut_sites(*a, *b)),
+            Fault::Slow(links) => links.iter().for_each(|(a, b)| self.world.network.slow(*a, *b)),
+            Fault::CutNode(node) => self.world.network.cut_node(*node),
+            Fault::Paused(node) => self.world.pause(*node, until),
+            Fault::SlowDisks(node) => self.world.slow_disks(*node, true),
+        }
+        self.world.plan(until, Own::Mend(i).number());
+        // While others take over, and when the old state is back.
+        self.flurries.push((at, at + FLURRY));
+        self.flurries.push((until, until + FLURRY));
+        self.plans[i].1 = Stage::Struck(self.struck.len());
+        self.struck.push(Struck { at, until, fault });
+    }
+
+    /// Whom a fault hits now.
+    fn resolve(&self, plan: &Plan) -> Fault {
+        let owner = self.world.owner(self.volume);
+        let node = match plan.victim {
+            Victim::Owner => owner.unwrap_or(NodeId(1)),
+            Victim::Node(node) => node,
+        };
+        let sites = self.world.sites();
+        let site = self.world.nodes[&node].site;
+        let names: Vec<SiteId> = sites.keys().copied().collect();
+        let own = names.iter().position(|s| *s == site).expect("a node's site is known");
+        let other = names[(own + plan.other as usize) % names.len()];
+        let both = |a: SiteId, b: SiteId| [(a, b), (b, a)];
+        let link = || match plan.both {
+            true => both(site, other).to_vec(),
+            false => vec![(site, other)],
+        };
+        let killed = |nodes: Vec<NodeId>, power: bool| Fault::Killed { nodes, power, for_good: false };
+        match plan.kind {
+            Kind::Kill | Kind::Succession => killed(vec![node], plan.power),
+            Kind::KillSite | Kind::Laggard => killed(sites[&site].clone(), plan.power),
+            Kind::PowerLoss => killed(sites.into_values().flatten().collect(), true),
+            Kind::LoseSite => {
+                Fault::Killed { nodes: sites[&site].clone(), power: true, for_good: true }
+            }
+            Kind::Cut => Fault::Cut(link()),
+            Kind::Isolate => {
+                let others = names.iter().filter(|s| **s != site);
+                Fault::Cut(others.flat_map(|s| both(site, *s)).collect())
+            }
+            Kind::IsolateNode => Fault::CutNode(node),
+            Kind::Pause => Fault::Paused(node),
+            Kind::SlowLink => Fault::Slow(link()),
+            Kind::SlowDisks => Fault::SlowDisks(node),
+        }
+    }
+
+    pub(super) fn mend(&mut self, i: usize) {
+        let Stage::Struck(entry) = self.plans[i].1 else { return };
+        match self.struck[entry].fault.clone() {
+            Fault::Killed { for_good: true, .. } => return,
+            Fault::Killed { nodes, .. } => {
+                for node in nodes {
+                    if self.dead.remove(&node) {
+                        self.start_node(node);
+                    }
+                }
+            }
+            Fault::Cut(links) => links.iter().for_each(|(a, b)| self.world.network.mend_sites(*a, *b)),
+            Fault::Slow(links) => links.iter().for_each(|(a, b)| self.world.network.hasten(*a, *b)),
+            Fault::CutNode(node) => self.world.network.mend_node(node),
+            Fault::Paused(_) => {}
+            Fault::SlowDisks(node) => self.world.slow_disks(node, false),
+        }
+        self.plans[i].1 = Stage::Mended;
+    }
+
+    pub(super) fn kill(&mut self, node: NodeId, power: bool) {
+        if !self.lost.contains(&node) && self.dead.insert(node) {
+            self.world.kill(node, power);
+        }
+    }
+}

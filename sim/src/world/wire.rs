@@ -1,0 +1,184 @@
+//! Messages between nodes: leaving, under way, arriving; and the moments that faults wait for.
+
+use std::time::Duration;
+
+use actors::disk::DiskInput;
+use actors::host::Route;
+use actors::messages::{DiskRequest, Envelope, Message, VolumeReply};
+use actors::{client, segment, volume};
+use bytes::Bytes;
+use model::ids::{Actor, NodeId};
+use model::journal::RecordBody;
+use model::payload::Payload;
+use model::store::SegmentKind;
+use raft_meta::message::MetaMessage;
+use raft_meta::node as meta;
+
+use super::{Event, Happening, World};
+
+/// What travels between nodes.
+#[derive(Clone)]
+pub(super) enum Packet {
+    Actor(Box<Envelope>, Bytes),
+    Meta(Box<MetaMessage>),
+}
+
+impl std::fmt::Debug for Packet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Actor(envelope, payload) => write!(f, "{envelope:?} + {} bytes", payload.len()),
+            Self::Meta(message) => message.fmt(f),
+        }
+    }
+}
+
+/// Something interesting that a fault may wait for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Moment {
+    /// A write is acknowledged.
+    WriteAcked,
+    /// An owner sends a fragment of an index segment: a checkpoint is being made.
+    IndexSent,
+    /// An owner sends a checkpoint's record to a replica.
+    CheckpointSent,
+    /// An owner has fragments deleted.
+    DeleteSent,
+    /// An owner begins to serve.
+    Serving,
+}
+
+impl Moment {
+    fn of(message: &Message) -> Option<Self> {
+        match message {
+            Message::VolumeReply(VolumeReply::Done) => Some(Self::WriteAcked),
+            Message::DiskRequest(DiskRequest::Put(put)) => {
+                (put.meta.kind == SegmentKind::Index).then_some(Self::IndexSent)
+            }
+            Message::DiskRequest(DiskRequest::Append { records, .. }) => {
+                let checkpoint = |body: &RecordBody| matches!(body, RecordBody::Checkpoint(_));
+                records.iter().any(|r| checkpoint(&r.body)).then_some(Self::CheckpointSent)
+            }
+            Message::DiskRequest(DiskRequest::Delete { .. }) => Some(Self::DeleteSent),
+            _ => None,
+        }
+    }
+}
+
+/// An event of the run that waits for a moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Watch {
+    moment: Moment,
+    left: u64,
+    number: u64,
+}
+
+impl World {
+    /// Has the run's event `number` happen at the `count`-th of these moments from now on.
+    pub fn watch(&mut self, moment: Moment, count: u64, number: u64) {
+        self.watches.push(Watch { moment, left: count.max(1), number });
+    }
+
+    /// That event is not waited for any more.
+    pub fn unwatch(&mut self, number: u64) {
+        self.watches.retain(|w| w.number != number);
+    }
+
+    pub(super) fn moment(&mut self, moment: Moment) {
+        let happenings = &mut self.happenings;
+        self.watches.retain_mut(|watch| {
+            if watch.moment == moment {
+                watch.left -= 1;
+                if watch.left == 0 {
+                    happenings.push(Happening::Run(watch.number));
+                }
+            }
+            watch.left > 0
+        });
+    }
+
+    pub(super) fn send(&mut self, from: NodeId, to: NodeId, class: u8, packet: Packet) {
+        let now = self.now();
+        let Some(target) = self.nodes.get(&to) else { return };
+        let (to_site, life) = (target.site, target.life);
+        let from_site = self.nodes[&from].site;
+        let arrivals = self.network.carry(now, (from, from_site), (to, to_site), class);
+        if let Some(at) = arrivals.second {
+            let packet = packet.clone();
+            self.queue.plan(at, Event::Deliver { from, to, life, packet });
+        }
+        if let Some(at) = arrivals.first {
+            self.queue.plan(at, Event::Deliver { from, to, life, packet });
+        }
+    }
+
+    pub(super) fn post(&mut self, envelope: Envelope, payload: Payload) {
+        let (from, to) = (envelope.from.node, envelope.to.node);
+        if !self.watches.is_empty()
+            && let Some(moment) = Moment::of(&envelope.message)
+        {
+            self.moment(moment);
+        }
+        let packet = Packet::Actor(Box::new(envelope), payload.into_bytes());
+        if from == to {
+            let life = self.nodes[&to].life;
+            let at = self.now() + Duration::from_micros(1);
+            self.queue.plan(at, Event::Deliver { from, to, life, packet });
+        } else {
+            self.send(from, to, 1, packet);
+        }
+    }
+
+    pub(super) fn deliver(&mut self, from: NodeId, to: NodeId, packet: Packet) {
+        if from != to {
+            let of = |node: NodeId| (node, self.nodes[&node].site);
+            if self.network.is_cut(of(from), of(to)) {
+                return;
+            }
+        }
+        match packet {
+            Packet::Meta(message) => {
+                self.drive_meta(to, meta::Input::Message { from, message: *message });
+            }
+            Packet::Actor(envelope, payload) => self.deliver_actor(*envelope, payload),
+        }
+    }
+
+    fn deliver_actor(&mut self, envelope: Envelope, payload: Bytes) {
+        let Envelope { from, to, id, message } = envelope;
+        let node = to.node;
+        match (message, to.actor) {
+            (Message::DiskRequest(request), Actor::Disk(disk)) => {
+                self.drive_disk(node, disk, DiskInput::Request { from, id, request, payload });
+            }
+            (Message::DiskReply(reply), Actor::Volume(volume)) => {
+                let Actor::Disk(disk) = from.actor else { return };
+                self.drive_volume(node, volume, volume::Input::Disk { disk, id, reply, payload });
+            }
+            (Message::DiskReply(reply), Actor::Segment(volume)) => {
+                let Actor::Disk(disk) = from.actor else { return };
+                self.drive_segments(node, volume, segment::Input::Disk { disk, id, reply, payload });
+            }
+            (Message::VolumeReply(reply), Actor::Client(client)) => {
+                self.drive_client(node, client, client::Input::Reply { id, reply, payload });
+            }
+            (Message::VolumeRequest(request), Actor::Volume(volume)) => {
+                let clock = self.nodes[&node].clock(self.now());
+                let Some(process) = self.nodes.get_mut(&node).and_then(|n| n.process.as_mut())
+                else {
+                    return;
+                };
+                match process.host.request(clock, volume) {
+                    Route::Running => {}
+                    Route::Start => self.start_volumes(node, vec![volume]),
+                    Route::Elsewhere(epoch) => {
+                        let message = Message::VolumeReply(VolumeReply::NotOwner { epoch });
+                        self.post(Envelope { from: to, to: from, id, message }, Payload::empty());
+                        return;
+                    }
+                }
+                self.drive_volume(node, volume, volume::Input::Request { from, id, request, payload });
+            }
+            (message, actor) => unreachable!("{message:?} for {actor:?}"),
+        }
+    }
+}
