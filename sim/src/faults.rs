@@ -102,7 +102,9 @@ impl Plan {
             None => Duration::ZERO,
             // A new owner's start takes as long as detection, the lease and the seal.
             Some((Moment::Serving, _)) => Duration::from_secs(5),
-            Some(_) => Duration::from_millis(600),
+            Some((Moment::WriteAcked, _)) => Duration::from_millis(600),
+            // Drains are rarer than writes.
+            Some(_) => Duration::from_secs(2),
         }
     }
 }
@@ -178,8 +180,8 @@ fn draw(rng: &mut Rng, kind: Kind, armed: Time, aimed: u64, nodes: &[NodeId]) ->
     let moment = match rng.below(8) {
         0 => None,
         1 => Some((Moment::CheckpointSent, 1)),
-        2 => Some((Moment::IndexSent, rng.within(1, 6))),
-        3 => Some((Moment::DeleteSent, 1)),
+        2 | 3 => Some((Moment::IndexSent, rng.within(1, 6))),
+        4 => Some((Moment::DeleteSent, 1)),
         _ => Some((Moment::WriteAcked, rng.within(1, 20))),
     };
     let long = Duration::from_secs(10);

@@ -191,7 +191,7 @@ impl Serving {
         VolumeStats {
             epoch: self.epoch,
             serving: self.is_serving(),
-            untrimmed_bytes: self.journal.log().payload_bytes() + u64::from(unpublished),
+            untrimmed_bytes: self.journal.log().written_bytes() + u64::from(unpublished),
             logical_bytes: index.mapped_blocks * BLOCK_BYTES as u64,
             stored_bytes: index.stored_bytes,
             sessions: self.sessions.len(),
@@ -298,7 +298,7 @@ impl Serving {
             answer(out, from, id, VolumeReply::Error(BlockError::OutOfRange));
             return None;
         }
-        let full = self.journal.log().payload_bytes() + length.min(waiting.payload.len() as u64)
+        let full = self.journal.log().written_bytes() + length.min(waiting.payload.len() as u64)
             > self.config.window_bytes;
         if full && self.no_space {
             answer(out, from, id, VolumeReply::Error(BlockError::NoSpace));

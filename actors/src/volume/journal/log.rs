@@ -3,21 +3,21 @@
 use std::collections::VecDeque;
 
 use model::ids::{Position, Seq};
-use model::journal::Record;
+use model::journal::{Record, RecordBody};
 
 /// Records after `base`, with dense sequence numbers.
 #[derive(Clone, Debug, Default)]
 pub struct Log {
     base: Position,
     records: VecDeque<Record>,
-    payload_bytes: u64,
+    written_bytes: u64,
 }
 
 impl Log {
     /// An empty log after `base`.
     #[must_use]
     pub fn new(base: Position) -> Self {
-        Self { base, records: VecDeque::new(), payload_bytes: 0 }
+        Self { base, records: VecDeque::new(), written_bytes: 0 }
     }
 
     /// It starts after this position.
@@ -32,10 +32,10 @@ impl Log {
         self.records.back().map_or(self.base, |r| r.head.position)
     }
 
-    /// Payload bytes held.
+    /// Bytes of clients' writes held.
     #[must_use]
-    pub fn payload_bytes(&self) -> u64 {
-        self.payload_bytes
+    pub fn written_bytes(&self) -> u64 {
+        self.written_bytes
     }
 
     /// Records held.
@@ -55,7 +55,7 @@ impl Log {
         let last = self.last();
         assert_eq!(record.head.position.seq, last.seq.next(), "sequence numbers are dense");
         assert!(record.head.position.epoch >= last.epoch, "epochs only grow along a log");
-        self.payload_bytes += record.payload.len() as u64;
+        self.written_bytes += written(&record);
         self.records.push_back(record);
     }
 
@@ -89,8 +89,16 @@ impl Log {
         assert_eq!(self.position(to.seq), Some(to), "a trim point is a position of the log");
         while self.records.front().is_some_and(|r| r.head.position <= to) {
             let record = self.records.pop_front().expect("just seen");
-            self.payload_bytes -= record.payload.len() as u64;
+            self.written_bytes -= written(&record);
         }
         self.base = to;
+    }
+}
+
+/// What a record counts for in the journal window: a client's bytes.
+fn written(record: &Record) -> u64 {
+    match record.head.body {
+        RecordBody::Write { .. } => record.payload.len() as u64,
+        _ => 0,
     }
 }
