@@ -39,7 +39,13 @@ impl Host {
     /// A host that serves nothing yet.
     #[must_use]
     pub fn new(node: NodeId, view: Arc<View>) -> Self {
-        Self { node, view, running: BTreeSet::new(), paused: BTreeMap::new(), stopping: false }
+        Self {
+            node,
+            view,
+            running: BTreeSet::new(),
+            paused: BTreeMap::new(),
+            stopping: false,
+        }
     }
 
     /// The volumes that run here.

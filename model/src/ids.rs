@@ -84,7 +84,10 @@ pub struct Position {
 
 impl Position {
     /// Before every record.
-    pub const ZERO: Self = Self { epoch: Epoch(0), seq: Seq(0) };
+    pub const ZERO: Self = Self {
+        epoch: Epoch(0),
+        seq: Seq(0),
+    };
 }
 
 impl fmt::Display for Position {

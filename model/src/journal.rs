@@ -2,8 +2,8 @@
 
 use bincode::{Decode, Encode};
 
-use crate::ids::{Epoch, Position, SegmentId, SessionId};
 use crate::geometry::Pool;
+use crate::ids::{Epoch, Position, SegmentId, SessionId};
 use crate::payload::Payload;
 
 /// Identifies one mutating part of a client's request for exactly-once application (R10).

@@ -13,7 +13,10 @@ impl Payload {
     /// No bytes.
     #[must_use]
     pub const fn empty() -> Self {
-        Self { chunks: Vec::new(), len: 0 }
+        Self {
+            chunks: Vec::new(),
+            len: 0,
+        }
     }
 
     /// Appends a buffer.
@@ -97,7 +100,11 @@ impl From<Bytes> for Payload {
 impl PartialEq for Payload {
     fn eq(&self, other: &Self) -> bool {
         self.len == other.len
-            && self.chunks.iter().flatten().eq(other.chunks.iter().flatten())
+            && self
+                .chunks
+                .iter()
+                .flatten()
+                .eq(other.chunks.iter().flatten())
     }
 }
 

@@ -7,7 +7,9 @@ use std::net::SocketAddr;
 use bincode::{Decode, Encode};
 
 use crate::geometry::{Code, Pool};
-use crate::ids::{Boot, DiskId, DiskRef, Epoch, NodeId, Row, SegmentId, SiteId, Slot, Version, VolumeId};
+use crate::ids::{
+    Boot, DiskId, DiskRef, Epoch, NodeId, Row, SegmentId, SiteId, Slot, Version, VolumeId,
+};
 use crate::journal::Checkpoint;
 
 /// Which disks hold a volume's journal: one in each of 3 sites (R6).
@@ -191,7 +193,10 @@ impl View {
     /// The site that is away by a committed decision, if exactly one is.
     #[must_use]
     pub fn away(&self) -> Option<SiteId> {
-        let mut down = self.sites.iter().filter(|(_, s)| s.presence == Presence::Down);
+        let mut down = self
+            .sites
+            .iter()
+            .filter(|(_, s)| s.presence == Presence::Down);
         match (down.next(), down.next()) {
             (Some((id, _)), None) => Some(*id),
             _ => None,
@@ -208,7 +213,10 @@ impl View {
                 return Some(*pool);
             }
         }
-        let pool = Pool { code, without: None };
+        let pool = Pool {
+            code,
+            without: None,
+        };
         self.pools.contains_key(&pool).then_some(pool)
     }
 

@@ -52,7 +52,9 @@ fn fio(url: &str, kind: &str, depth: u32) -> (f64, f64) {
         .output()
         .expect("fio must be installed");
     let text = String::from_utf8_lossy(&output.stdout);
-    let start = text.find('{').expect("fio's report, after what it says about the connection");
+    let start = text
+        .find('{')
+        .expect("fio's report, after what it says about the connection");
     let report: serde_json::Value = serde_json::from_str(&text[start..]).expect("a report");
     let side = &report["jobs"][0][if kind == "randread" { "read" } else { "write" }];
     (

@@ -144,7 +144,7 @@ pub struct Struck {
     pub fault: Fault,
 }
 
-/// The most faults planned in a run; a compound one counts by its parts.
+/// The most faults of a run; a compound one counts by its parts.
 const FAULTS_MAX: usize = 12;
 
 /// Draws a run's faults, armed within `[start, start + span]`.
@@ -164,16 +164,19 @@ pub fn plan(rng: &mut Rng, start: Time, span: Duration, nodes: &[NodeId]) -> Vec
         }
     }
     plans.truncate(FAULTS_MAX);
-    if let Some(lost) = plans.iter().position(|p| p.kind == Kind::LoseSite) {
-        // One site's loss for good is the budget (R24).
-        let mut i = 0;
-        plans.retain(|p| {
-            i += 1;
-            p.kind != Kind::LoseSite || i - 1 == lost
-        });
-    }
+    spend_on_site_loss(&mut plans);
     plans.sort_by_key(|p| p.armed);
     plans
+}
+
+/// One site's loss for good is the whole budget (R24): besides, things are only slow or cut for
+/// a while.
+fn spend_on_site_loss(plans: &mut Vec<Plan>) {
+    let Some(lost) = plans.iter().find(|p| p.kind == Kind::LoseSite).cloned() else {
+        return;
+    };
+    plans.retain(|p| matches!(p.kind, Kind::Cut | Kind::SlowLink | Kind::SlowDisks));
+    plans.push(lost);
 }
 
 fn draw(rng: &mut Rng, kind: Kind, armed: Time, aimed: u64, nodes: &[NodeId]) -> Plan {
@@ -194,7 +197,11 @@ fn draw(rng: &mut Rng, kind: Kind, armed: Time, aimed: u64, nodes: &[NodeId]) ->
         _ => rng.duration(Duration::from_millis(50), Duration::from_secs(6)),
     };
     let node = *rng.pick(nodes);
-    let victim = if rng.below(4) < aimed { Victim::Owner } else { Victim::Node(node) };
+    let victim = if rng.below(4) < aimed {
+        Victim::Owner
+    } else {
+        Victim::Node(node)
+    };
     Plan {
         armed,
         moment,
@@ -213,14 +220,24 @@ fn laggard(rng: &mut Rng, lone: Plan, out: &mut Vec<Plan>) {
     let second = *rng.pick(&[Kind::KillSite, Kind::KillSite, Kind::Isolate, Kind::Kill]);
     let early = rng.duration(Duration::ZERO, Duration::from_millis(100));
     let end = Plan {
-        armed: Time((lone.armed + lag).0.saturating_sub(u64::try_from(early.as_nanos()).unwrap_or(0))),
+        armed: Time(
+            (lone.armed + lag)
+                .0
+                .saturating_sub(u64::try_from(early.as_nanos()).unwrap_or(0)),
+        ),
         moment: Some((Moment::WriteAcked, rng.within(1, 4))),
         lasts: rng.duration(Duration::from_secs(3), Duration::from_secs(8)),
         kind: second,
         victim: Victim::Owner,
         ..lone.clone()
     };
-    out.push(Plan { kind: Kind::Cut, victim: Victim::Owner, lasts: lag, moment: None, ..lone });
+    out.push(Plan {
+        kind: Kind::Cut,
+        victim: Victim::Owner,
+        lasts: lag,
+        moment: None,
+        ..lone
+    });
     out.push(end);
 }
 
@@ -231,7 +248,11 @@ fn succession(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
         let served = Some((Moment::Serving, 1));
         out.push(Plan {
             armed,
-            moment: if i == 0 || rng.one_in(2) { lone.moment } else { served },
+            moment: if i == 0 || rng.one_in(2) {
+                lone.moment
+            } else {
+                served
+            },
             lasts: rng.duration(Duration::from_millis(50), Duration::from_secs(4)),
             kind: Kind::Kill,
             victim: Victim::Owner,

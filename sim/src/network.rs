@@ -139,7 +139,10 @@ impl Network {
         to: (NodeId, SiteId),
         class: u8,
     ) -> Arrivals {
-        let never = Arrivals { first: None, second: None };
+        let never = Arrivals {
+            first: None,
+            second: None,
+        };
         if self.is_cut(from, to) {
             return never;
         }
@@ -149,7 +152,11 @@ impl Network {
         let base = self.distance(from.1, to.1);
         let jitter = self.rng.duration(Duration::ZERO, self.terms.jitter);
         let mut at = now + base + jitter;
-        if self.links.get(&(from.1, to.1)).is_some_and(|l| l.slowed > 0) {
+        if self
+            .links
+            .get(&(from.1, to.1))
+            .is_some_and(|l| l.slowed > 0)
+        {
             at = at + self.rng.duration(SLOW_MAX / 8, SLOW_MAX);
         }
         let last = self.last.entry((from.0, to.0, class)).or_default();
@@ -160,7 +167,10 @@ impl Network {
         let doubles = self.faulty && self.terms.twice_one_in > 0;
         let second = (doubles && self.rng.one_in(self.terms.twice_one_in))
             .then(|| at + self.rng.duration(Duration::ZERO, Duration::from_millis(50)));
-        Arrivals { first: Some(at), second }
+        Arrivals {
+            first: Some(at),
+            second,
+        }
     }
 
     fn distance(&mut self, from: SiteId, to: SiteId) -> Duration {
@@ -169,7 +179,10 @@ impl Network {
         }
         let pair = (from.min(to), from.max(to));
         let (terms, rng) = (&self.terms, &mut self.rng);
-        *self.distances.entry(pair).or_insert_with(|| rng.duration(terms.wan_min, terms.wan_max))
+        *self
+            .distances
+            .entry(pair)
+            .or_insert_with(|| rng.duration(terms.wan_min, terms.wan_max))
     }
 }
 
@@ -215,7 +228,10 @@ mod tests {
         let mut network = network();
         let mut last = Time::ZERO;
         for i in 0..1000 {
-            let at = network.carry(Time(i), A, B, 0).first.expect("nothing is lost");
+            let at = network
+                .carry(Time(i), A, B, 0)
+                .first
+                .expect("nothing is lost");
             assert!(at > last);
             last = at;
         }

@@ -214,8 +214,16 @@ pub fn open_disk(disk: &mut SimDisk, node: NodeId, terms: &MachineTerms, clock: 
         ..FragmentsConfig::new(disk.at.incarnation.0, terms.disk_bytes)
     };
     let catalog = disk.catalog.clone();
-    let (fragments, _) = Fragments::open(&layer, catalog, fragments).expect("a simulated disk opens");
-    let machine = Disk::recover_from(terms.disk, disk.at, node, clock, scan, journal.damage_before());
+    let (fragments, _) =
+        Fragments::open(&layer, catalog, fragments).expect("a simulated disk opens");
+    let machine = Disk::recover_from(
+        terms.disk,
+        disk.at,
+        node,
+        clock,
+        scan,
+        journal.damage_before(),
+    );
     disk.open = Some(OpenDisk {
         machine,
         journal,
@@ -233,8 +241,14 @@ impl Process {
         self.lives += 1;
         let first = (boot.0 & 0xffff) << 48 | (self.lives & 0xffff) << 32;
         let view = Arc::clone(self.host.current_view());
-        let segments = Segments::new(node, SegmentConfig::default(), Arc::clone(&view), RequestId(first));
+        let segments = Segments::new(
+            node,
+            SegmentConfig::default(),
+            Arc::clone(&view),
+            RequestId(first),
+        );
         self.segments.insert(id, segments);
-        self.volumes.insert(id, Volume::new(id, node, terms.volume, view, first));
+        self.volumes
+            .insert(id, Volume::new(id, node, terms.volume, view, first));
     }
 }

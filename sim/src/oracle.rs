@@ -18,7 +18,9 @@ impl Violation {
     #[must_use]
     pub fn sector(&self) -> u64 {
         match self {
-            Self::Invented { sector, .. } | Self::Stale { sector, .. } | Self::TookTurns { sector, .. } => *sector,
+            Self::Invented { sector, .. }
+            | Self::Stale { sector, .. }
+            | Self::TookTurns { sector, .. } => *sector,
         }
     }
 }
@@ -96,7 +98,10 @@ impl History {
     /// zeros) left, when a read was called; and since when.
     fn overtaken(&self, of: Option<usize>, called: Time, now: Time) -> Option<(Value, Time)> {
         let (effective, value) = match of {
-            Some(i) => (self.all[i].effective.unwrap_or(now).min(now), self.all[i].value),
+            Some(i) => (
+                self.all[i].effective.unwrap_or(now).min(now),
+                self.all[i].value,
+            ),
             None => (Time::ZERO, Value::ZERO),
         };
         self.live.iter().find_map(|i| {
@@ -117,7 +122,11 @@ impl History {
         });
         let Some(newest) = newest.max() else { return };
         let all = &self.all;
-        self.live.retain(|i| all[*i].effective.is_none_or(|effective| effective >= newest));
+        self.live.retain(|i| {
+            all[*i]
+                .effective
+                .is_none_or(|effective| effective >= newest)
+        });
     }
 }
 
@@ -132,7 +141,11 @@ pub struct Oracle {
 
 impl Oracle {
     /// A write (or a trim: zero) of `value` to sectors was called.
-    pub fn write_called(&mut self, now: Time, sectors: impl Iterator<Item = (u64, Value)>) -> WriteId {
+    pub fn write_called(
+        &mut self,
+        now: Time,
+        sectors: impl Iterator<Item = (u64, Value)>,
+    ) -> WriteId {
         self.next += 1;
         let id = WriteId(self.next);
         let mut all = Vec::new();
@@ -141,7 +154,12 @@ impl Oracle {
             let i = history.all.len();
             all.push((sector, i));
             history.live.push(i);
-            history.all.push(Write { value, called: now, effective: None, seen_called: now });
+            history.all.push(Write {
+                value,
+                called: now,
+                effective: None,
+                seen_called: now,
+            });
         }
         self.calls.insert(id, all);
         id
@@ -194,7 +212,10 @@ impl Oracle {
             }
         }
         if meant == 0 {
-            let known = history.all.iter().any(|w| w.value == value && w.called <= now);
+            let known = history
+                .all
+                .iter()
+                .any(|w| w.value == value && w.called <= now);
             if stale.is_none() && known {
                 // It was sifted: something overtook it.
                 let last = history.live.iter().filter_map(|i| {
@@ -204,7 +225,13 @@ impl Oracle {
                 stale = last.min().map(|(since, newer)| (newer, since));
             }
             return Err(match stale {
-                Some((newer, since)) => Violation::Stale { sector, value, called, newer, since },
+                Some((newer, since)) => Violation::Stale {
+                    sector,
+                    value,
+                    called,
+                    newer,
+                    since,
+                },
                 None => Violation::Invented { sector, value },
             });
         }
@@ -221,8 +248,13 @@ impl Oracle {
     pub fn history(&self, sector: u64) -> Vec<String> {
         let of = self.sectors.get(&sector).map_or(&[][..], |h| &h.all[..]);
         let line = |w: &Write| {
-            let effective = w.effective.map_or_else(|| "unknown".to_owned(), |t| t.to_string());
-            format!("sector {sector}: {:?} called {} there by {effective}", w.value, w.called)
+            let effective = w
+                .effective
+                .map_or_else(|| "unknown".to_owned(), |t| t.to_string());
+            format!(
+                "sector {sector}: {:?} called {} there by {effective}",
+                w.value, w.called
+            )
         };
         of.iter().map(line).collect()
     }
@@ -244,12 +276,20 @@ impl Oracle {
             let forward: Vec<_> = zones.iter().filter(|z| z.0 < z.1).collect();
             for pair in forward.windows(2) {
                 if pair[1].0 < pair[0].1 {
-                    return Err(Violation::TookTurns { sector: *sector, a: pair[0].2, b: pair[1].2 });
+                    return Err(Violation::TookTurns {
+                        sector: *sector,
+                        a: pair[0].2,
+                        b: pair[1].2,
+                    });
                 }
             }
             for back in zones.iter().filter(|z| z.0 >= z.1) {
                 if let Some(f) = forward.iter().find(|f| f.0 < back.1 && back.0 < f.1) {
-                    return Err(Violation::TookTurns { sector: *sector, a: f.2, b: back.2 });
+                    return Err(Violation::TookTurns {
+                        sector: *sector,
+                        a: f.2,
+                        b: back.2,
+                    });
                 }
             }
         }
@@ -281,8 +321,14 @@ mod tests {
         let mut oracle = Oracle::default();
         write(&mut oracle, 1, 2, 7);
         assert!(read(&mut oracle, 3, 4, 7).is_ok());
-        assert!(matches!(read(&mut oracle, 3, 4, 0), Err(Violation::Stale { .. })));
-        assert!(matches!(read(&mut oracle, 3, 4, 8), Err(Violation::Invented { .. })));
+        assert!(matches!(
+            read(&mut oracle, 3, 4, 0),
+            Err(Violation::Stale { .. })
+        ));
+        assert!(matches!(
+            read(&mut oracle, 3, 4, 8),
+            Err(Violation::Invented { .. })
+        ));
     }
 
     #[test]
@@ -315,7 +361,10 @@ mod tests {
         }
         assert!(oracle.sectors[&0].live.len() <= LIVE_MAX + 1);
         for old in [0, 1, 50, 98] {
-            assert!(matches!(read(&mut oracle, 300, 301, old), Err(Violation::Stale { .. })));
+            assert!(matches!(
+                read(&mut oracle, 300, 301, old),
+                Err(Violation::Stale { .. })
+            ));
         }
         assert!(read(&mut oracle, 300, 301, 99).is_ok());
         assert!(oracle.finish().is_ok());

@@ -42,7 +42,11 @@ pub struct Queue<E> {
 
 impl<E> Default for Queue<E> {
     fn default() -> Self {
-        Self { heap: BinaryHeap::new(), now: Time(1_000_000_000), made: 0 }
+        Self {
+            heap: BinaryHeap::new(),
+            now: Time(1_000_000_000),
+            made: 0,
+        }
     }
 }
 
@@ -63,7 +67,11 @@ impl<E> Queue<E> {
     pub fn plan(&mut self, at: Time, event: E) {
         self.made += 1;
         let at = at.max(self.now);
-        self.heap.push(Reverse(Entry { at, number: self.made, event }));
+        self.heap.push(Reverse(Entry {
+            at,
+            number: self.made,
+            event,
+        }));
     }
 
     /// The next event; time moves to it.

@@ -13,7 +13,12 @@ impl Trace {
     /// A trace that keeps its last `keep` lines.
     #[must_use]
     pub fn new(keep: usize) -> Self {
-        Self { hash: 0xcbf2_9ce4_8422_2325, events: 0, tail: std::collections::VecDeque::new(), keep }
+        Self {
+            hash: 0xcbf2_9ce4_8422_2325,
+            events: 0,
+            tail: std::collections::VecDeque::new(),
+            keep,
+        }
     }
 
     /// Adds an event by its numbers; `line` is made only if lines are kept.

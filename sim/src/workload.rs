@@ -60,7 +60,11 @@ impl Workload {
     /// On a volume of so many sectors.
     #[must_use]
     pub fn new(rng: Rng, sectors: u64) -> Self {
-        Self { rng, sectors, next_value: 1 }
+        Self {
+            rng,
+            sectors,
+            next_value: 1,
+        }
     }
 
     /// The next operation.
@@ -70,7 +74,10 @@ impl Workload {
             // Whole blocks.
             0..=5 => {
                 let count = self.rng.within(1, 4.min(self.sectors / block));
-                (self.rng.below(self.sectors / block - count + 1) * block, count * block)
+                (
+                    self.rng.below(self.sectors / block - count + 1) * block,
+                    count * block,
+                )
             }
             // Any sectors.
             _ => {
@@ -87,9 +94,17 @@ impl Workload {
             0..=10 => {
                 let value = Value(self.next_value);
                 self.next_value += count;
-                Op::Write { first, count, value }
+                Op::Write {
+                    first,
+                    count,
+                    value,
+                }
             }
-            11 => Op::Clear { first, count, allocate: self.rng.one_in(2) },
+            11 => Op::Clear {
+                first,
+                count,
+                allocate: self.rng.one_in(2),
+            },
             _ => Op::Read { first, count },
         }
     }
@@ -101,19 +116,40 @@ impl Op {
     pub fn request(self) -> Request {
         let bytes = |sectors: u64| sectors * SECTOR as u64;
         match self {
-            Self::Write { first, count, value } => {
+            Self::Write {
+                first,
+                count,
+                value,
+            } => {
                 let data = fill(value, count);
-                Request::Write { offset: bytes(first), data }
+                Request::Write {
+                    offset: bytes(first),
+                    data,
+                }
             }
-            Self::Clear { first, count, allocate: true } => {
-                Request::Zero { offset: bytes(first), length: bytes(count), allocate: true }
-            }
-            Self::Clear { first, count, allocate: false } => {
-                Request::Trim { offset: bytes(first), length: bytes(count) }
-            }
+            Self::Clear {
+                first,
+                count,
+                allocate: true,
+            } => Request::Zero {
+                offset: bytes(first),
+                length: bytes(count),
+                allocate: true,
+            },
+            Self::Clear {
+                first,
+                count,
+                allocate: false,
+            } => Request::Trim {
+                offset: bytes(first),
+                length: bytes(count),
+            },
             Self::Read { first, count } => {
                 let length = u32::try_from(bytes(count)).expect("operations are small");
-                Request::Read { offset: bytes(first), length }
+                Request::Read {
+                    offset: bytes(first),
+                    length,
+                }
             }
         }
     }
@@ -121,12 +157,19 @@ impl Op {
     /// The sectors that it changes, with their new values.
     pub fn changes(self) -> impl Iterator<Item = (u64, Value)> {
         let (first, count, value) = match self {
-            Self::Write { first, count, value } => (first, count, Some(value)),
+            Self::Write {
+                first,
+                count,
+                value,
+            } => (first, count, Some(value)),
             Self::Clear { first, count, .. } => (first, count, None),
             Self::Read { .. } => (0, 0, None),
         };
         (0..count).map(move |i| {
-            (first + i, value.map_or(Value::ZERO, |value| Value(value.0 + i)))
+            (
+                first + i,
+                value.map_or(Value::ZERO, |value| Value(value.0 + i)),
+            )
         })
     }
 }

@@ -33,7 +33,10 @@ pub struct ClientConfig {
 
 impl Default for ClientConfig {
     fn default() -> Self {
-        Self { retry: Duration::from_millis(1000), pause: Duration::from_millis(20) }
+        Self {
+            retry: Duration::from_millis(1000),
+            pause: Duration::from_millis(20),
+        }
     }
 }
 
@@ -181,7 +184,10 @@ impl Client {
         }
         if let Request::Flush = request {
             // Everything acknowledged, to whichever client, is on a majority already.
-            out.push(Effect::Complete { tag, reply: Reply::Done });
+            out.push(Effect::Complete {
+                tag,
+                reply: Reply::Done,
+            });
             return;
         }
         let pieces = split(tag, request);
@@ -198,8 +204,15 @@ impl Client {
                     let id = self.id();
                     self.session = Session::Opening(Some(id));
                     self.session_due = now + self.config.retry;
-                    let request = VolumeRequest::Open { volume: self.volume };
-                    out.push(Effect::ToVolume { node, id, request, payload: Payload::empty() });
+                    let request = VolumeRequest::Open {
+                        volume: self.volume,
+                    };
+                    out.push(Effect::ToVolume {
+                        node,
+                        id,
+                        request,
+                        payload: Payload::empty(),
+                    });
                 }
             }
             Session::Open(session) => {
@@ -211,7 +224,11 @@ impl Client {
     }
 
     fn low(&self) -> u64 {
-        self.unanswered.keys().next().copied().unwrap_or(self.next_n)
+        self.unanswered
+            .keys()
+            .next()
+            .copied()
+            .unwrap_or(self.next_n)
     }
 
     fn send_queued(&mut self, now: Time, node: NodeId, session: SessionId, out: &mut Vec<Effect>) {
@@ -251,12 +268,21 @@ impl Client {
             Part { session, n, low }
         });
         let (request, payload) = flight.piece.message(self.volume, part);
-        out.push(Effect::ToVolume { node, id, request, payload });
+        out.push(Effect::ToVolume {
+            node,
+            id,
+            request,
+            payload,
+        });
     }
 
     fn resend(&mut self, now: Time, node: NodeId, session: SessionId, out: &mut Vec<Effect>) {
-        let due: Vec<RequestId> =
-            self.flights.iter().filter(|(_, f)| f.due <= now).map(|(id, _)| *id).collect();
+        let due: Vec<RequestId> = self
+            .flights
+            .iter()
+            .filter(|(_, f)| f.due <= now)
+            .map(|(id, _)| *id)
+            .collect();
         for id in due {
             let retry = now + self.config.retry;
             let flight = self.flights.get_mut(&id).expect("just listed");
@@ -280,7 +306,10 @@ impl Client {
                 self.hasten(id, now + self.config.pause);
             }
             VolumeReply::Busy => self.hasten(id, now + self.config.pause),
-            VolumeReply::Opened { session, size_bytes } => {
+            VolumeReply::Opened {
+                session,
+                size_bytes,
+            } => {
                 if matches!(self.session, Session::Opening(_)) {
                     self.session = Session::Open(session);
                     out.push(Effect::Opened { size_bytes });
@@ -300,19 +329,32 @@ impl Client {
         }
     }
 
-    fn settle_piece(&mut self, id: RequestId, reply: VolumeReply, payload: Bytes, out: &mut Vec<Effect>) {
+    fn settle_piece(
+        &mut self,
+        id: RequestId,
+        reply: VolumeReply,
+        payload: Bytes,
+        out: &mut Vec<Effect>,
+    ) {
         if matches!(self.session, Session::Closing(close) if close == id) {
             self.end(out);
             return;
         }
-        let Some(flight) = self.flights.remove(&id) else { return };
+        let Some(flight) = self.flights.remove(&id) else {
+            return;
+        };
         if let Some(n) = flight.n {
             self.unanswered.remove(&n);
         }
-        let Some(gathered) = self.gathered.get_mut(&flight.piece.tag) else { return };
+        let Some(gathered) = self.gathered.get_mut(&flight.piece.tag) else {
+            return;
+        };
         if let Some(reply) = gathered.take(&flight.piece, reply, payload) {
             self.gathered.remove(&flight.piece.tag);
-            out.push(Effect::Complete { tag: flight.piece.tag, reply });
+            out.push(Effect::Complete {
+                tag: flight.piece.tag,
+                reply,
+            });
         }
     }
 
@@ -320,9 +362,15 @@ impl Client {
         if view.version < self.view.version {
             return;
         }
-        let before = self.view.volumes.get(&self.volume).map(|r| (r.epoch, r.owner));
+        let before = self
+            .view
+            .volumes
+            .get(&self.volume)
+            .map(|r| (r.epoch, r.owner));
         self.view = view;
-        let Some(record) = self.view.volumes.get(&self.volume) else { return };
+        let Some(record) = self.view.volumes.get(&self.volume) else {
+            return;
+        };
         if record.deleted {
             self.end(out);
             return;
@@ -341,8 +389,16 @@ impl Client {
             (Session::Open(session), Some(node)) => {
                 let session = *session;
                 let id = self.id();
-                let request = VolumeRequest::Close { volume: self.volume, session };
-                out.push(Effect::ToVolume { node, id, request, payload: Payload::empty() });
+                let request = VolumeRequest::Close {
+                    volume: self.volume,
+                    session,
+                };
+                out.push(Effect::ToVolume {
+                    node,
+                    id,
+                    request,
+                    payload: Payload::empty(),
+                });
                 self.session = Session::Closing(id);
                 self.session_due = now + self.config.retry;
             }
@@ -387,7 +443,13 @@ impl Machine for Client {
             Session::Open(_) => self.flights.values().map(|f| f.due).min(),
             Session::Ended => None,
         };
-        due.map(|due| if due < self.refused_until { self.refused_until } else { due })
+        due.map(|due| {
+            if due < self.refused_until {
+                self.refused_until
+            } else {
+                due
+            }
+        })
     }
 
     fn tick(&mut self, now: Time, out: &mut Vec<Effect>) {

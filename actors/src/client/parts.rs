@@ -21,33 +21,68 @@ pub(super) struct Piece {
 
 #[derive(Clone, Debug)]
 enum What {
-    Read { offset: u64, length: u32 },
-    Write { offset: u64, data: Bytes, sums: Vec<u32> },
-    Zero { offset: u64, length: u64, allocate: bool },
-    Status { offset: u64, length: u64 },
+    Read {
+        offset: u64,
+        length: u32,
+    },
+    Write {
+        offset: u64,
+        data: Bytes,
+        sums: Vec<u32>,
+    },
+    Zero {
+        offset: u64,
+        length: u64,
+        allocate: bool,
+    },
+    Status {
+        offset: u64,
+        length: u64,
+    },
 }
 
 /// Cuts a request at multiples of the part size, so that whole blocks stay whole.
 pub(super) fn split(tag: Tag, request: Request) -> Vec<Piece> {
     let whats = match request {
         Request::Read { offset, length } => cuts(offset, u64::from(length))
-            .map(|(offset, length)| {
-                What::Read { offset, length: u32::try_from(length).expect("a part is small") }
+            .map(|(offset, length)| What::Read {
+                offset,
+                length: u32::try_from(length).expect("a part is small"),
             })
             .collect(),
         Request::Write { offset, data } => cuts(offset, data.len() as u64)
             .map(|(at, length)| {
                 let start = usize::try_from(at - offset).expect("in memory");
                 let data = data.slice(start..start + usize::try_from(length).expect("in memory"));
-                What::Write { offset: at, sums: write_sums(at, &data), data }
+                What::Write {
+                    offset: at,
+                    sums: write_sums(at, &data),
+                    data,
+                }
             })
             .collect(),
-        Request::Zero { offset, length, allocate } => vec![What::Zero { offset, length, allocate }],
-        Request::Trim { offset, length } => vec![What::Zero { offset, length, allocate: false }],
+        Request::Zero {
+            offset,
+            length,
+            allocate,
+        } => vec![What::Zero {
+            offset,
+            length,
+            allocate,
+        }],
+        Request::Trim { offset, length } => vec![What::Zero {
+            offset,
+            length,
+            allocate: false,
+        }],
         Request::Status { offset, length } => vec![What::Status { offset, length }],
         Request::Flush => Vec::new(),
     };
-    whats.into_iter().enumerate().map(|(index, what)| Piece { tag, index, what }).collect()
+    whats
+        .into_iter()
+        .enumerate()
+        .map(|(index, what)| Piece { tag, index, what })
+        .collect()
 }
 
 fn cuts(offset: u64, length: u64) -> impl Iterator<Item = (u64, u64)> {
@@ -71,20 +106,55 @@ impl Piece {
         match (&self.what, part) {
             (What::Write { offset, data, sums }, Some(part)) => {
                 let (offset, sums) = (*offset, sums.clone());
-                (VolumeRequest::Write { volume, part, offset, sums }, Payload::from(data.clone()))
+                (
+                    VolumeRequest::Write {
+                        volume,
+                        part,
+                        offset,
+                        sums,
+                    },
+                    Payload::from(data.clone()),
+                )
             }
-            (What::Zero { offset, length, allocate }, Some(part)) => {
+            (
+                What::Zero {
+                    offset,
+                    length,
+                    allocate,
+                },
+                Some(part),
+            ) => {
                 let (offset, length, allocate) = (*offset, *length, *allocate);
-                let zero = VolumeRequest::Zero { volume, part, offset, length, allocate };
+                let zero = VolumeRequest::Zero {
+                    volume,
+                    part,
+                    offset,
+                    length,
+                    allocate,
+                };
                 (zero, Payload::empty())
             }
             (What::Read { offset, length }, None) => {
                 let (offset, length) = (*offset, *length);
-                (VolumeRequest::Read { volume, offset, length }, Payload::empty())
+                (
+                    VolumeRequest::Read {
+                        volume,
+                        offset,
+                        length,
+                    },
+                    Payload::empty(),
+                )
             }
             (What::Status { offset, length }, None) => {
                 let (offset, length) = (*offset, *length);
-                (VolumeRequest::Status { volume, offset, length }, Payload::empty())
+                (
+                    VolumeRequest::Status {
+                        volume,
+                        offset,
+                        length,
+                    },
+                    Payload::empty(),
+                )
             }
             _ => unreachable!("mutating pieces, and only they, are numbered"),
         }
@@ -102,11 +172,21 @@ pub(super) struct Gathered {
 
 impl Gathered {
     pub(super) fn new(pieces: usize) -> Self {
-        Self { missing: pieces, chunks: vec![Vec::new(); pieces], status: None, error: None }
+        Self {
+            missing: pieces,
+            chunks: vec![Vec::new(); pieces],
+            status: None,
+            error: None,
+        }
     }
 
     /// Takes a piece's answer; the whole answer with the last one.
-    pub(super) fn take(&mut self, piece: &Piece, reply: VolumeReply, payload: Bytes) -> Option<Reply> {
+    pub(super) fn take(
+        &mut self,
+        piece: &Piece,
+        reply: VolumeReply,
+        payload: Bytes,
+    ) -> Option<Reply> {
         match (reply, &piece.what) {
             (VolumeReply::Error(error), _) => self.error = Some(Reply::Error(error)),
             (VolumeReply::Data(chunks), What::Read { length, .. }) => {
@@ -126,9 +206,12 @@ impl Gathered {
             return Some(error);
         }
         Some(match (&piece.what, self.status.take()) {
-            (What::Read { .. }, _) => {
-                Reply::Data(std::mem::take(&mut self.chunks).into_iter().flatten().collect())
-            }
+            (What::Read { .. }, _) => Reply::Data(
+                std::mem::take(&mut self.chunks)
+                    .into_iter()
+                    .flatten()
+                    .collect(),
+            ),
             (What::Status { .. }, Some(extents)) => Reply::Status(extents),
             _ => Reply::Done,
         })
@@ -143,7 +226,9 @@ fn cut(chunks: &[ReadChunk], payload: Bytes, length: u32) -> Option<Vec<Chunk>> 
     for chunk in chunks {
         match chunk {
             ReadChunk::Data(n) => {
-                let end = at.checked_add(*n as usize).filter(|end| *end <= payload.len())?;
+                let end = at
+                    .checked_add(*n as usize)
+                    .filter(|end| *end <= payload.len())?;
                 out.push(Chunk::Data(payload.slice(at..end)));
                 at = end;
                 total += u64::from(*n);

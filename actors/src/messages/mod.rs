@@ -5,7 +5,7 @@ mod segment;
 mod volume;
 
 pub use disk::{DiskReply, DiskRequest, FragmentAt, PutFragment};
-pub use segment::{BlockRun, SegmentReply, SegmentRequest, SegmentRef};
+pub use segment::{BlockRun, SegmentRef, SegmentReply, SegmentRequest};
 pub use volume::{ReadChunk, VolumeReply, VolumeRequest};
 
 use bincode::{Decode, Encode};

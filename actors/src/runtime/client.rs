@@ -19,7 +19,11 @@ use crate::messages::{Message as Wire, VolumeReply};
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) enum ToClient {
-    Reply { id: RequestId, reply: VolumeReply, payload: Bytes },
+    Reply {
+        id: RequestId,
+        reply: VolumeReply,
+        payload: Bytes,
+    },
     View(Arc<View>),
 }
 
@@ -55,7 +59,15 @@ impl ClientActor {
     ) -> Self {
         let driver = Driver::new(machine);
         let (opened, answers) = (Some(opened), BTreeMap::new());
-        Self { id, node, driver, switchboard, opened, answers, next_tag: 0 }
+        Self {
+            id,
+            node,
+            driver,
+            switchboard,
+            opened,
+            answers,
+            next_tag: 0,
+        }
     }
 }
 
@@ -115,11 +127,28 @@ impl Shell for ClientActor {
 
     fn carry_out(&mut self, effect: Effect, ctx: &mut Context<Self>) {
         match effect {
-            Effect::ToVolume { node, id, request, payload } => {
-                let from = Endpoint { node: self.node, actor: ActorId::Client(self.id) };
-                let to = Endpoint { node, actor: ActorId::Volume(request.volume()) };
+            Effect::ToVolume {
+                node,
+                id,
+                request,
+                payload,
+            } => {
+                let from = Endpoint {
+                    node: self.node,
+                    actor: ActorId::Client(self.id),
+                };
+                let to = Endpoint {
+                    node,
+                    actor: ActorId::Volume(request.volume()),
+                };
                 let message = Wire::VolumeRequest(request);
-                self.switchboard.do_send(Post { from, to, id, message, payload });
+                self.switchboard.do_send(Post {
+                    from,
+                    to,
+                    id,
+                    message,
+                    payload,
+                });
             }
             Effect::Complete { tag, reply } => {
                 if let Some(answer) = self.answers.remove(&tag) {

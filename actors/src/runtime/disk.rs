@@ -104,8 +104,16 @@ enum FragmentWork {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) enum ToDisk {
-    Request { from: Endpoint, id: RequestId, request: DiskRequest, payload: Bytes },
-    Meta { token: MetaToken, reply: MetaReply },
+    Request {
+        from: Endpoint,
+        id: RequestId,
+        request: DiskRequest,
+        payload: Bytes,
+    },
+    Meta {
+        token: MetaToken,
+        reply: MetaReply,
+    },
     View(Arc<View>),
 }
 
@@ -160,7 +168,9 @@ impl DiskActor {
 
 impl std::fmt::Debug for DiskActor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DiskActor").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("DiskActor")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -236,7 +246,10 @@ fn run_journal(
 
 fn vanished() -> DeviceError {
     let detail = "the directory was removed or replaced".to_owned();
-    DeviceError { what: "the check of the disk's path", detail }
+    DeviceError {
+        what: "the check of the disk's path",
+        detail,
+    }
 }
 
 fn run_fragments(
@@ -287,8 +300,21 @@ impl Handler<ToDisk> for DiskActor {
 
     fn handle(&mut self, message: ToDisk, ctx: &mut Self::Context) {
         match message {
-            ToDisk::Request { from, id, request, payload } => {
-                self.drive(Input::Request { from, id, request, payload }, ctx);
+            ToDisk::Request {
+                from,
+                id,
+                request,
+                payload,
+            } => {
+                self.drive(
+                    Input::Request {
+                        from,
+                        id,
+                        request,
+                        payload,
+                    },
+                    ctx,
+                );
             }
             ToDisk::Meta { token, reply } => self.drive(Input::Volume { token, reply }, ctx),
             ToDisk::View(view) => {
@@ -325,8 +351,14 @@ impl Handler<GetFigures> for DiskActor {
     fn handle(&mut self, _: GetFigures, _: &mut Self::Context) -> Self::Result {
         let (answer, answered) = oneshot::channel();
         let (bytes, counted) = oneshot::channel();
-        let asked = self.journal.as_ref().map(|j| j.send(JournalWork::Figures(answer)));
-        let counting = self.fragments.as_ref().map(|f| f.send(FragmentWork::Bytes(bytes)));
+        let asked = self
+            .journal
+            .as_ref()
+            .map(|j| j.send(JournalWork::Figures(answer)));
+        let counting = self
+            .fragments
+            .as_ref()
+            .map(|f| f.send(FragmentWork::Bytes(bytes)));
         Box::pin(async move {
             asked?.ok()?;
             counting?.ok()?;
@@ -346,10 +378,24 @@ impl Shell for DiskActor {
 
     fn carry_out(&mut self, effect: Effect, _ctx: &mut Context<Self>) {
         match effect {
-            Effect::Reply { to, id, reply, payload } => {
-                let from = Endpoint { node: self.node, actor: ActorId::Disk(self.id) };
+            Effect::Reply {
+                to,
+                id,
+                reply,
+                payload,
+            } => {
+                let from = Endpoint {
+                    node: self.node,
+                    actor: ActorId::Disk(self.id),
+                };
                 let message = Wire::DiskReply(reply);
-                self.switchboard.do_send(Post { from, to, id, message, payload });
+                self.switchboard.do_send(Post {
+                    from,
+                    to,
+                    id,
+                    message,
+                    payload,
+                });
             }
             Effect::Journal { op, request } => {
                 if let Some(journal) = &self.journal {
@@ -365,7 +411,11 @@ impl Shell for DiskActor {
             Effect::ReadVolume { token, volume } => {
                 let request = model::meta::MetaRequest::ReadVolume { volume };
                 let from = ActorId::Disk(self.id);
-                self.switchboard.do_send(AskMeta { from, token, request });
+                self.switchboard.do_send(AskMeta {
+                    from,
+                    token,
+                    request,
+                });
             }
             Effect::Retire { error } => {
                 if !self.retired {

@@ -16,7 +16,11 @@ pub(super) struct Driver<M: Machine> {
 
 impl<M: Machine> Driver<M> {
     pub(super) fn new(machine: M) -> Self {
-        Self { machine, effects: Vec::new(), armed: None }
+        Self {
+            machine,
+            effects: Vec::new(),
+            armed: None,
+        }
     }
 }
 
@@ -28,11 +32,7 @@ pub(super) trait Shell: Actor<Context = Context<Self>> {
     fn driver(&mut self) -> &mut Driver<Self::Machine>;
 
     /// Carries one effect out.
-    fn carry_out(
-        &mut self,
-        effect: <Self::Machine as Machine>::Effect,
-        ctx: &mut Context<Self>,
-    );
+    fn carry_out(&mut self, effect: <Self::Machine as Machine>::Effect, ctx: &mut Context<Self>);
 
     /// Gives the machine an input and carries out what it decides.
     fn drive(&mut self, input: <Self::Machine as Machine>::Input, ctx: &mut Context<Self>) {
@@ -67,7 +67,9 @@ pub(super) trait Shell: Actor<Context = Context<Self>> {
     /// re-arming for every message is not free.
     fn arm(&mut self, ctx: &mut Context<Self>) {
         let driver = self.driver();
-        let Some(due) = driver.machine.next_deadline() else { return };
+        let Some(due) = driver.machine.next_deadline() else {
+            return;
+        };
         if let Some((armed, handle)) = driver.armed {
             if armed <= due {
                 return;
@@ -75,7 +77,9 @@ pub(super) trait Shell: Actor<Context = Context<Self>> {
             ctx.cancel_future(handle);
         }
         // A millisecond is the timer's grain; a deadline that has passed gets one too.
-        let wait = due.since(boottime()).max(std::time::Duration::from_millis(1));
+        let wait = due
+            .since(boottime())
+            .max(std::time::Duration::from_millis(1));
         let handle = ctx.run_later(wait, |shell, ctx| shell.drive_tick(ctx));
         self.driver().armed = Some((due, handle));
     }

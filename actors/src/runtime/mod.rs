@@ -4,8 +4,8 @@
 //! A node's actors share one arbiter: an await across arbiters costs 10 us, a `do_send` on one
 //! 80 ns. Disk I/O and metadata have threads of their own.
 
-mod clock;
 mod client;
+mod clock;
 mod disk;
 mod driver;
 mod segment;
@@ -16,6 +16,6 @@ pub use client::{ClientActor, ClientClosed, Submit};
 pub use clock::boottime;
 pub use disk::{DiskActor, DiskFigures, DiskStores, FragmentStore, GetFigures, JournalStore};
 pub use switchboard::{
-    AttachDisk, CloseClient, Dropped, GetStats, Inbound, MetaAnswer, MetaPort, OpenClient, OpenError, ShutDown,
-    Switchboard, SwitchboardConfig, ViewChanged,
+    AttachDisk, CloseClient, Dropped, GetStats, Inbound, MetaAnswer, MetaPort, OpenClient,
+    OpenError, ShutDown, Switchboard, SwitchboardConfig, ViewChanged,
 };

@@ -18,7 +18,12 @@ use crate::segment::{Effect, Input, Segments};
 #[rtype(result = "()")]
 pub(super) enum ToSegment {
     Request(SegmentRequest),
-    Disk { disk: DiskId, id: RequestId, reply: DiskReply, payload: Bytes },
+    Disk {
+        disk: DiskId,
+        id: RequestId,
+        reply: DiskReply,
+        payload: Bytes,
+    },
     View(Arc<View>),
     /// The Volume machine that it answers.
     Volume(Addr<VolumeActor>),
@@ -42,7 +47,13 @@ impl SegmentActor {
         machine: Segments,
         switchboard: Addr<Switchboard>,
     ) -> Self {
-        Self { id, node, driver: Driver::new(machine), switchboard, volume: None }
+        Self {
+            id,
+            node,
+            driver: Driver::new(machine),
+            switchboard,
+            volume: None,
+        }
     }
 }
 
@@ -56,7 +67,17 @@ impl Handler<ToSegment> for SegmentActor {
     fn handle(&mut self, message: ToSegment, ctx: &mut Self::Context) {
         let input = match message {
             ToSegment::Request(request) => Input::Request(request),
-            ToSegment::Disk { disk, id, reply, payload } => Input::Disk { disk, id, reply, payload },
+            ToSegment::Disk {
+                disk,
+                id,
+                reply,
+                payload,
+            } => Input::Disk {
+                disk,
+                id,
+                reply,
+                payload,
+            },
             ToSegment::View(view) => Input::View(view),
             ToSegment::Volume(volume) => {
                 self.volume = Some(volume);
@@ -81,11 +102,29 @@ impl Shell for SegmentActor {
 
     fn carry_out(&mut self, effect: Effect, _ctx: &mut Context<Self>) {
         match effect {
-            Effect::ToDisk { node, disk, id, request, payload } => {
-                let from = Endpoint { node: self.node, actor: ActorId::Segment(self.id) };
-                let to = Endpoint { node, actor: ActorId::Disk(disk) };
+            Effect::ToDisk {
+                node,
+                disk,
+                id,
+                request,
+                payload,
+            } => {
+                let from = Endpoint {
+                    node: self.node,
+                    actor: ActorId::Segment(self.id),
+                };
+                let to = Endpoint {
+                    node,
+                    actor: ActorId::Disk(disk),
+                };
                 let message = Wire::DiskRequest(request);
-                self.switchboard.do_send(Post { from, to, id, message, payload });
+                self.switchboard.do_send(Post {
+                    from,
+                    to,
+                    id,
+                    message,
+                    payload,
+                });
             }
             Effect::Reply(reply) => {
                 if let Some(volume) = &self.volume {

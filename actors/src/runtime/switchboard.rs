@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, ResponseFuture};
 use bytes::Bytes;
-use model::ids::{Actor as ActorId, Boot, ClientId, DiskId, DiskRef, Endpoint, NodeId, RequestId, VolumeId};
+use model::ids::{
+    Actor as ActorId, Boot, ClientId, DiskId, DiskRef, Endpoint, NodeId, RequestId, VolumeId,
+};
 use model::meta::{MetaReply, MetaRequest, MetaToken};
 use model::payload::Payload;
 use model::placement::View;
@@ -54,7 +56,9 @@ pub struct SwitchboardConfig {
 
 impl fmt::Debug for SwitchboardConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SwitchboardConfig").field("node", &self.node).finish_non_exhaustive()
+        f.debug_struct("SwitchboardConfig")
+            .field("node", &self.node)
+            .finish_non_exhaustive()
     }
 }
 
@@ -219,7 +223,12 @@ impl Switchboard {
         let node = self.config.node;
         let view = Arc::clone(self.host.current_view());
         let first = self.first_request();
-        let segments = Segments::new(node, self.config.segment.clone(), Arc::clone(&view), RequestId(first));
+        let segments = Segments::new(
+            node,
+            self.config.segment.clone(),
+            Arc::clone(&view),
+            RequestId(first),
+        );
         let segments = SegmentActor::new(id, node, segments, ctx.address()).start();
         let machine = Volume::new(id, node, self.config.volume, view, first);
         let volume = VolumeActor::new(id, node, machine, ctx.address(), segments.clone()).start();
@@ -232,7 +241,9 @@ impl Switchboard {
             self.start_volume(id, ctx);
         }
         if let Some(due) = self.host.next_deadline() {
-            let wait = due.since(boottime()).max(std::time::Duration::from_millis(1));
+            let wait = due
+                .since(boottime())
+                .max(std::time::Duration::from_millis(1));
             ctx.run_later(wait, |this, ctx| {
                 let mut start = Vec::new();
                 this.host.due(boottime(), &mut start);
@@ -247,29 +258,57 @@ impl Switchboard {
         let to = envelope.to.node;
         let class = class_of(&envelope.message, payload.len());
         // What the network can't take now is lost: whoever asked asks again.
-        if let Err(error) = self.config.transport.send(to, class, wire::encode(&envelope), payload) {
+        if let Err(error) = self
+            .config
+            .transport
+            .send(to, class, wire::encode(&envelope), payload)
+        {
             tracing::debug!(%to, ?class, %error, "not sent");
         }
     }
 
     fn deliver(&mut self, envelope: Envelope, payload: Bytes, ctx: &mut Context<Self>) {
-        let Envelope { from, to, id, message } = envelope;
+        let Envelope {
+            from,
+            to,
+            id,
+            message,
+        } = envelope;
         match (message, to.actor) {
             (Wire::DiskRequest(request), ActorId::Disk(disk)) => {
                 if let Some(disk) = self.disks.get(&disk) {
-                    disk.do_send(ToDisk::Request { from, id, request, payload });
+                    disk.do_send(ToDisk::Request {
+                        from,
+                        id,
+                        request,
+                        payload,
+                    });
                 }
             }
             (Wire::DiskReply(reply), ActorId::Volume(volume)) => {
-                let ActorId::Disk(disk) = from.actor else { return };
+                let ActorId::Disk(disk) = from.actor else {
+                    return;
+                };
                 if let Some(running) = self.volumes.get(&volume) {
-                    running.volume.do_send(ToVolume::Disk { disk, id, reply, payload });
+                    running.volume.do_send(ToVolume::Disk {
+                        disk,
+                        id,
+                        reply,
+                        payload,
+                    });
                 }
             }
             (Wire::DiskReply(reply), ActorId::Segment(volume)) => {
-                let ActorId::Disk(disk) = from.actor else { return };
+                let ActorId::Disk(disk) = from.actor else {
+                    return;
+                };
                 if let Some(running) = self.volumes.get(&volume) {
-                    running.segments.do_send(ToSegment::Disk { disk, id, reply, payload });
+                    running.segments.do_send(ToSegment::Disk {
+                        disk,
+                        id,
+                        reply,
+                        payload,
+                    });
                 }
             }
             (Wire::VolumeReply(reply), ActorId::Client(client)) => {
@@ -284,13 +323,23 @@ impl Switchboard {
                     Route::Elsewhere(epoch) => {
                         let message = Wire::VolumeReply(VolumeReply::NotOwner { epoch });
                         let payload = Payload::empty();
-                        let reply = Envelope { from: to, to: from, id, message };
+                        let reply = Envelope {
+                            from: to,
+                            to: from,
+                            id,
+                            message,
+                        };
                         self.post(reply, payload, ctx);
                         return;
                     }
                 }
                 if let Some(running) = self.volumes.get(&volume) {
-                    running.volume.do_send(ToVolume::Request { from, id, request, payload });
+                    running.volume.do_send(ToVolume::Request {
+                        from,
+                        id,
+                        request,
+                        payload,
+                    });
                 }
             }
             (message, actor) => {
@@ -319,7 +368,9 @@ impl Switchboard {
 /// Fragments travel apart from what a client's write waits for.
 fn class_of(message: &Wire, payload_len: usize) -> Class {
     match message {
-        Wire::DiskRequest(DiskRequest::Put(_) | DiskRequest::Delete { .. } | DiskRequest::List { .. }) => Class::Bulk,
+        Wire::DiskRequest(
+            DiskRequest::Put(_) | DiskRequest::Delete { .. } | DiskRequest::List { .. },
+        ) => Class::Bulk,
         Wire::DiskRequest(DiskRequest::Get { .. }) => Class::Client,
         Wire::DiskRequest(_) => Class::Journal,
         Wire::DiskReply(DiskReply::Data { .. }) => Class::Client,
@@ -338,8 +389,23 @@ impl Handler<Post> for Switchboard {
     type Result = ();
 
     fn handle(&mut self, post: Post, ctx: &mut Self::Context) {
-        let Post { from, to, id, message, payload } = post;
-        self.post(Envelope { from, to, id, message }, payload, ctx);
+        let Post {
+            from,
+            to,
+            id,
+            message,
+            payload,
+        } = post;
+        self.post(
+            Envelope {
+                from,
+                to,
+                id,
+                message,
+            },
+            payload,
+            ctx,
+        );
     }
 }
 
@@ -375,7 +441,9 @@ impl Handler<MetaAnswer> for Switchboard {
     type Result = ();
 
     fn handle(&mut self, answer: MetaAnswer, _ctx: &mut Self::Context) {
-        let Some((actor, token)) = self.asked.remove(&answer.token) else { return };
+        let Some((actor, token)) = self.asked.remove(&answer.token) else {
+            return;
+        };
         let reply = answer.reply;
         match actor {
             ActorId::Volume(volume) => {
@@ -417,9 +485,15 @@ impl Handler<AttachDisk> for Switchboard {
     type Result = ();
 
     fn handle(&mut self, attach: AttachDisk, ctx: &mut Self::Context) {
-        let AttachDisk { at, stores, scan, damage_before } = attach;
+        let AttachDisk {
+            at,
+            stores,
+            scan,
+            damage_before,
+        } = attach;
         let node = self.config.node;
-        let machine = Disk::recover_from(self.config.disk, at, node, boottime(), scan, damage_before);
+        let machine =
+            Disk::recover_from(self.config.disk, at, node, boottime(), scan, damage_before);
         let disk = DiskActor::new(at.disk, node, machine, stores, ctx.address()).start();
         disk.do_send(ToDisk::View(Arc::clone(self.host.current_view())));
         self.disks.insert(at.disk, disk);
@@ -492,11 +566,22 @@ impl Handler<Dropped> for Switchboard {
 }
 
 impl Handler<GetStats> for Switchboard {
-    type Result = ResponseFuture<(BTreeMap<VolumeId, VolumeStats>, BTreeMap<DiskId, DiskFigures>)>;
+    type Result = ResponseFuture<(
+        BTreeMap<VolumeId, VolumeStats>,
+        BTreeMap<DiskId, DiskFigures>,
+    )>;
 
     fn handle(&mut self, _: GetStats, _ctx: &mut Self::Context) -> Self::Result {
-        let volumes: Vec<_> = self.volumes.iter().map(|(id, r)| (*id, r.volume.send(Stats))).collect();
-        let disks: Vec<_> = self.disks.iter().map(|(id, d)| (*id, d.send(GetFigures))).collect();
+        let volumes: Vec<_> = self
+            .volumes
+            .iter()
+            .map(|(id, r)| (*id, r.volume.send(Stats)))
+            .collect();
+        let disks: Vec<_> = self
+            .disks
+            .iter()
+            .map(|(id, d)| (*id, d.send(GetFigures)))
+            .collect();
         Box::pin(async move {
             let (mut of_volumes, mut of_disks) = (BTreeMap::new(), BTreeMap::new());
             for (id, stats) in volumes {

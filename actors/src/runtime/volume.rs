@@ -18,10 +18,23 @@ use crate::volume::{Effect, Input, Volume, VolumeStats};
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) enum ToVolume {
-    Request { from: Endpoint, id: RequestId, request: VolumeRequest, payload: Bytes },
-    Disk { disk: DiskId, id: RequestId, reply: DiskReply, payload: Bytes },
+    Request {
+        from: Endpoint,
+        id: RequestId,
+        request: VolumeRequest,
+        payload: Bytes,
+    },
+    Disk {
+        disk: DiskId,
+        id: RequestId,
+        reply: DiskReply,
+        payload: Bytes,
+    },
     Segment(SegmentReply),
-    Meta { token: MetaToken, reply: MetaReply },
+    Meta {
+        token: MetaToken,
+        reply: MetaReply,
+    },
     View(Arc<View>),
     DropCache,
     Stop,
@@ -49,7 +62,13 @@ impl VolumeActor {
         switchboard: Addr<Switchboard>,
         segments: Addr<SegmentActor>,
     ) -> Self {
-        Self { id, node, driver: Driver::new(machine), switchboard, segments }
+        Self {
+            id,
+            node,
+            driver: Driver::new(machine),
+            switchboard,
+            segments,
+        }
     }
 }
 
@@ -66,10 +85,28 @@ impl Handler<ToVolume> for VolumeActor {
 
     fn handle(&mut self, message: ToVolume, ctx: &mut Self::Context) {
         let input = match message {
-            ToVolume::Request { from, id, request, payload } => {
-                Input::Request { from, id, request, payload }
-            }
-            ToVolume::Disk { disk, id, reply, payload } => Input::Disk { disk, id, reply, payload },
+            ToVolume::Request {
+                from,
+                id,
+                request,
+                payload,
+            } => Input::Request {
+                from,
+                id,
+                request,
+                payload,
+            },
+            ToVolume::Disk {
+                disk,
+                id,
+                reply,
+                payload,
+            } => Input::Disk {
+                disk,
+                id,
+                reply,
+                payload,
+            },
             ToVolume::Segment(reply) => Input::Segment(reply),
             ToVolume::Meta { token, reply } => Input::Meta { token, reply },
             ToVolume::View(view) => Input::View(view),
@@ -96,27 +133,63 @@ impl Shell for VolumeActor {
     }
 
     fn carry_out(&mut self, effect: Effect, _ctx: &mut Context<Self>) {
-        let from = Endpoint { node: self.node, actor: ActorId::Volume(self.id) };
+        let from = Endpoint {
+            node: self.node,
+            actor: ActorId::Volume(self.id),
+        };
         match effect {
-            Effect::ToDisk { node, disk, id, request, payload } => {
-                let to = Endpoint { node, actor: ActorId::Disk(disk) };
+            Effect::ToDisk {
+                node,
+                disk,
+                id,
+                request,
+                payload,
+            } => {
+                let to = Endpoint {
+                    node,
+                    actor: ActorId::Disk(disk),
+                };
                 let message = Wire::DiskRequest(request);
-                self.switchboard.do_send(Post { from, to, id, message, payload });
+                self.switchboard.do_send(Post {
+                    from,
+                    to,
+                    id,
+                    message,
+                    payload,
+                });
             }
-            Effect::ToClient { to, id, reply, payload } => {
+            Effect::ToClient {
+                to,
+                id,
+                reply,
+                payload,
+            } => {
                 let message = Wire::VolumeReply(reply);
-                self.switchboard.do_send(Post { from, to, id, message, payload });
+                self.switchboard.do_send(Post {
+                    from,
+                    to,
+                    id,
+                    message,
+                    payload,
+                });
             }
             Effect::ToSegment(request) => self.segments.do_send(ToSegment::Request(request)),
             Effect::Meta { token, request } => {
-                self.switchboard.do_send(AskMeta { from: from.actor, token, request });
+                self.switchboard.do_send(AskMeta {
+                    from: from.actor,
+                    token,
+                    request,
+                });
             }
             Effect::Serving { epoch } => {
                 tracing::info!(volume = %self.id, %epoch, "serving");
             }
             Effect::Stopped(reason) => {
                 tracing::info!(volume = %self.id, ?reason, "volume stopped");
-                self.switchboard.do_send(VolumeEnded { volume: self.id, reason });
+                self.switchboard.do_send(VolumeEnded {
+                    volume: self.id,
+                    reason,
+                });
             }
         }
     }

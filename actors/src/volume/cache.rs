@@ -21,7 +21,11 @@ impl BlockCache {
     /// A cache of at most so many blocks.
     #[must_use]
     pub fn new(blocks_max: usize) -> Self {
-        Self { blocks: BTreeMap::new(), order: VecDeque::new(), blocks_max }
+        Self {
+            blocks: BTreeMap::new(),
+            order: VecDeque::new(),
+            blocks_max,
+        }
     }
 
     /// A block, if it is here.

@@ -5,6 +5,7 @@
 //! majority, whose data and index segments are all written. One drain at a time.
 
 use bytes::Bytes;
+use model::BLOCK_BYTES;
 use model::geometry::{Code, SEGMENT_BYTES_MAX};
 use model::ids::{BlockNo, Position, RequestId, SegmentId};
 use model::journal::{Checkpoint, RecordBody};
@@ -12,7 +13,6 @@ use model::payload::Payload;
 use model::placement::View;
 use model::store::SegmentKind;
 use model::time::Time;
-use model::BLOCK_BYTES;
 
 use super::Pending;
 use super::index::{Delta, NewMapping, Plan};
@@ -52,13 +52,24 @@ pub(super) enum Drain {
     /// Bases of patched blocks are being read.
     Merging { outstanding: usize },
     /// No pool can take segments now: looked at again with every new view.
-    Blocked { unwritten: Vec<Packed>, written: Vec<Packed>, writes: Pending<Packed> },
+    Blocked {
+        unwritten: Vec<Packed>,
+        written: Vec<Packed>,
+        writes: Pending<Packed>,
+    },
     /// Data segments are being written.
-    Writing { writes: Pending<Packed>, written: Vec<Packed> },
+    Writing {
+        writes: Pending<Packed>,
+        written: Vec<Packed>,
+    },
     /// The index takes the changes in; it may need pages.
     Indexing { delta: Delta },
     /// Index segments are being written.
-    Paging { plan: Plan, writes: Pending<SegmentRef>, failed: bool },
+    Paging {
+        plan: Plan,
+        writes: Pending<SegmentRef>,
+        failed: bool,
+    },
     /// The checkpoint's record is on its way to a majority.
     Recording { at: Position, plan: Plan },
 }
@@ -96,7 +107,10 @@ impl Serving {
         }
         let log = self.journal.log();
         log.from(log.base().seq.next()).any(|r| {
-            !matches!(r.head.body, RecordBody::Checkpoint(_) | RecordBody::EpochStart)
+            !matches!(
+                r.head.body,
+                RecordBody::Checkpoint(_) | RecordBody::EpochStart
+            )
         })
     }
 
@@ -111,13 +125,20 @@ impl Serving {
                     self.freeze();
                 }
                 Drain::Merging { outstanding: 0 } => self.pack(view),
-                Drain::Blocked { unwritten, written, writes } => {
+                Drain::Blocked {
+                    unwritten,
+                    written,
+                    writes,
+                } => {
                     let code = self.code;
                     if view.pool_for(code).is_none() {
                         return;
                     }
-                    let (unwritten, written, writes) =
-                        (std::mem::take(unwritten), std::mem::take(written), std::mem::take(writes));
+                    let (unwritten, written, writes) = (
+                        std::mem::take(unwritten),
+                        std::mem::take(written),
+                        std::mem::take(writes),
+                    );
                     self.drain = Drain::Writing { writes, written };
                     for packed in unwritten {
                         self.write_packed(packed, view);
@@ -128,20 +149,29 @@ impl Serving {
                 {
                     written.extend(std::mem::take(writes).into_values());
                     let written = std::mem::take(written);
-                    self.drain = Drain::Indexing { delta: self.delta(written) };
+                    self.drain = Drain::Indexing {
+                        delta: self.delta(written),
+                    };
                 }
                 Drain::Indexing { .. } => {
                     if !self.index_delta(view) {
                         return;
                     }
                 }
-                Drain::Paging { writes, failed: true, .. } if writes.is_empty() => {
-                    let Drain::Paging { plan, .. } = std::mem::replace(&mut self.drain, Drain::Idle)
+                Drain::Paging {
+                    writes,
+                    failed: true,
+                    ..
+                } if writes.is_empty() => {
+                    let Drain::Paging { plan, .. } =
+                        std::mem::replace(&mut self.drain, Drain::Idle)
                     else {
                         unreachable!("just matched")
                     };
                     self.layers.index.abort(plan);
-                    self.drain = Drain::Indexing { delta: Delta::default() };
+                    self.drain = Drain::Indexing {
+                        delta: Delta::default(),
+                    };
                 }
                 Drain::Paging { writes, .. } if writes.is_empty() => self.record_checkpoint(),
                 Drain::Merging { .. }
@@ -164,8 +194,14 @@ impl Serving {
             .map(|(block, _)| block)
             .collect();
         let sessions = self.sessions.encode(covers);
-        self.layers.frozen = Some(Frozen { overlay, covers, sessions });
-        self.drain = Drain::Merging { outstanding: patched.len() };
+        self.layers.frozen = Some(Frozen {
+            overlay,
+            covers,
+            sessions,
+        });
+        self.drain = Drain::Merging {
+            outstanding: patched.len(),
+        };
         for block in patched {
             self.begin_read(Target::Base { block });
         }
@@ -182,7 +218,11 @@ impl Serving {
             self.begin_read(Target::Base { block });
             return;
         };
-        let frozen = self.layers.frozen.as_mut().expect("a merge has a frozen layer");
+        let frozen = self
+            .layers
+            .frozen
+            .as_mut()
+            .expect("a merge has a frozen layer");
         let Some(Content::Patch(patch)) = frozen.overlay.get(block) else {
             unreachable!("frozen layers change by merges only")
         };
@@ -195,11 +235,18 @@ impl Serving {
 
     /// Packs the frozen layer's data into segments, in block order.
     fn pack(&mut self, view: &View) {
-        let frozen = self.layers.frozen.as_ref().expect("a drain has a frozen layer");
+        let frozen = self
+            .layers
+            .frozen
+            .as_ref()
+            .expect("a drain has a frozen layer");
         let mut packs: Vec<(Payload, Vec<PackedRun>)> = Vec::new();
         for (first, run) in frozen.overlay.runs() {
             let Content::Data { bytes, sums } = &run.content else {
-                assert!(!matches!(run.content, Content::Patch(_)), "patches were merged");
+                assert!(
+                    !matches!(run.content, Content::Patch(_)),
+                    "patches were merged"
+                );
                 continue;
             };
             let sums = sums.first(usize::try_from(run.blocks).expect("in memory"));
@@ -216,21 +263,37 @@ impl Serving {
                     offset: u32::try_from(pack.0.len()).expect("within a segment"),
                     sums: sums[at..at + take].to_vec(),
                 });
-                pack.0.push(bytes.slice(at * BLOCK_BYTES..(at + take) * BLOCK_BYTES));
+                pack.0
+                    .push(bytes.slice(at * BLOCK_BYTES..(at + take) * BLOCK_BYTES));
                 at += take;
             }
         }
-        self.drain = Drain::Writing { writes: Pending::new(), written: Vec::new() };
+        self.drain = Drain::Writing {
+            writes: Pending::new(),
+            written: Vec::new(),
+        };
         for (data, runs) in packs {
-            let packed = Packed { segment: self.unnamed(), kind: SegmentKind::Data, data, runs };
+            let packed = Packed {
+                segment: self.unnamed(),
+                kind: SegmentKind::Data,
+                data,
+                runs,
+            };
             self.write_packed(packed, view);
         }
     }
 
     /// A segment that has no id yet.
     fn unnamed(&self) -> SegmentRef {
-        let id = SegmentId { volume: self.id, epoch: self.epoch(), counter: 0 };
-        let pool = model::geometry::Pool { code: self.code, without: None };
+        let id = SegmentId {
+            volume: self.id,
+            epoch: self.epoch(),
+            counter: 0,
+        };
+        let pool = model::geometry::Pool {
+            code: self.code,
+            without: None,
+        };
         SegmentRef { id, pool, bytes: 0 }
     }
 
@@ -238,19 +301,33 @@ impl Serving {
     fn write_packed(&mut self, mut packed: Packed, view: &View) {
         let Some(pool) = view.pool_for(self.code) else {
             self.drain = match std::mem::replace(&mut self.drain, Drain::Idle) {
-                Drain::Writing { writes, written } => {
-                    Drain::Blocked { unwritten: vec![packed], written, writes }
-                }
-                Drain::Blocked { mut unwritten, written, writes } => {
+                Drain::Writing { writes, written } => Drain::Blocked {
+                    unwritten: vec![packed],
+                    written,
+                    writes,
+                },
+                Drain::Blocked {
+                    mut unwritten,
+                    written,
+                    writes,
+                } => {
                     unwritten.push(packed);
-                    Drain::Blocked { unwritten, written, writes }
+                    Drain::Blocked {
+                        unwritten,
+                        written,
+                        writes,
+                    }
                 }
                 _ => unreachable!("segments are packed while writing"),
             };
             return;
         };
         let bytes = u32::try_from(packed.data.len()).expect("within a segment");
-        packed.segment = SegmentRef { id: self.segment_counter.take(self.id), pool, bytes };
+        packed.segment = SegmentRef {
+            id: self.segment_counter.take(self.id),
+            pool,
+            bytes,
+        };
         let id = self.segment_ids.next();
         self.to_segment.push(SegmentRequest::Write {
             id,
@@ -270,7 +347,10 @@ impl Serving {
     pub(super) fn segment_written(&mut self, id: RequestId, segment: SegmentId) {
         self.no_space = false;
         match &mut self.drain {
-            Drain::Writing { writes, written } | Drain::Blocked { writes, written, .. } => {
+            Drain::Writing { writes, written }
+            | Drain::Blocked {
+                writes, written, ..
+            } => {
                 if let Some(packed) = writes.remove(&id) {
                     assert_eq!(packed.segment.id, segment);
                     written.push(packed);
@@ -289,15 +369,23 @@ impl Serving {
         self.no_space |= full;
         match &mut self.drain {
             Drain::Writing { writes, .. } => {
-                let Some(packed) = writes.remove(&id) else { return };
+                let Some(packed) = writes.remove(&id) else {
+                    return;
+                };
                 let Drain::Writing { writes, written } =
                     std::mem::replace(&mut self.drain, Drain::Idle)
                 else {
                     unreachable!("just matched")
                 };
-                self.drain = Drain::Blocked { unwritten: vec![packed], written, writes };
+                self.drain = Drain::Blocked {
+                    unwritten: vec![packed],
+                    written,
+                    writes,
+                };
             }
-            Drain::Blocked { writes, unwritten, .. } => {
+            Drain::Blocked {
+                writes, unwritten, ..
+            } => {
                 unwritten.extend(writes.remove(&id));
             }
             Drain::Paging { writes, failed, .. } => {
@@ -308,7 +396,11 @@ impl Serving {
     }
 
     fn delta(&self, written: Vec<Packed>) -> Delta {
-        let frozen = self.layers.frozen.as_ref().expect("a drain has a frozen layer");
+        let frozen = self
+            .layers
+            .frozen
+            .as_ref()
+            .expect("a drain has a frozen layer");
         let mut delta = Delta::default();
         for (first, run) in frozen.overlay.runs() {
             match run.content {
@@ -318,10 +410,23 @@ impl Serving {
             }
         }
         for packed in written {
-            for PackedRun { first, offset, sums } in packed.runs {
+            for PackedRun {
+                first,
+                offset,
+                sums,
+            } in packed.runs
+            {
                 let blocks = sums.len() as u64;
                 let segment = packed.segment;
-                delta.push(first, blocks, NewMapping::Data { segment, offset, sums });
+                delta.push(
+                    first,
+                    blocks,
+                    NewMapping::Data {
+                        segment,
+                        offset,
+                        sums,
+                    },
+                );
             }
         }
         delta
@@ -329,19 +434,35 @@ impl Serving {
 
     /// Applies the delta, then plans the checkpoint; false while pages are being loaded.
     fn index_delta(&mut self, view: &View) -> bool {
-        let Drain::Indexing { delta } = &self.drain else { unreachable!("the caller matched") };
+        let Drain::Indexing { delta } = &self.drain else {
+            unreachable!("the caller matched")
+        };
         if let Err(missing) = self.layers.index.apply(delta) {
-            self.reader.load(missing, &mut self.segment_ids, &mut self.to_segment);
+            self.reader
+                .load(missing, &mut self.segment_ids, &mut self.to_segment);
             return false;
         }
-        self.drain = Drain::Indexing { delta: Delta::default() };
+        self.drain = Drain::Indexing {
+            delta: Delta::default(),
+        };
         if let Err(missing) = self.layers.index.prepare_checkpoint() {
-            self.reader.load(missing, &mut self.segment_ids, &mut self.to_segment);
+            self.reader
+                .load(missing, &mut self.segment_ids, &mut self.to_segment);
             return false;
         }
-        let Some(pool) = view.pool_for(Code::INDEX) else { return false };
-        let covers = self.layers.frozen.as_ref().expect("a drain has a frozen layer").covers;
-        let plan = self.layers.index.checkpoint(&mut self.segment_counter, pool, covers);
+        let Some(pool) = view.pool_for(Code::INDEX) else {
+            return false;
+        };
+        let covers = self
+            .layers
+            .frozen
+            .as_ref()
+            .expect("a drain has a frozen layer")
+            .covers;
+        let plan = self
+            .layers
+            .index
+            .checkpoint(&mut self.segment_counter, pool, covers);
         let mut writes = Pending::new();
         for (segment, data) in plan.segments() {
             let id = self.segment_ids.next();
@@ -357,23 +478,36 @@ impl Serving {
             let segments = self.layers.index.dropped_by(&plan);
             self.to_segment.push(SegmentRequest::Delete { segments });
         }
-        self.drain = Drain::Paging { plan, writes, failed: false };
+        self.drain = Drain::Paging {
+            plan,
+            writes,
+            failed: false,
+        };
         true
     }
 
     /// Every segment that the checkpoint reaches is written: it may be recorded (R3, R14).
     fn record_checkpoint(&mut self) {
-        let Drain::Paging { plan, writes, failed } =
-            std::mem::replace(&mut self.drain, Drain::Idle)
+        let Drain::Paging {
+            plan,
+            writes,
+            failed,
+        } = std::mem::replace(&mut self.drain, Drain::Idle)
         else {
             unreachable!("the caller matched")
         };
         assert!(writes.is_empty() && !failed);
-        let frozen = self.layers.frozen.as_ref().expect("a drain has a frozen layer");
+        let frozen = self
+            .layers
+            .frozen
+            .as_ref()
+            .expect("a drain has a frozen layer");
         let checkpoint = plan.checkpoint();
         assert_eq!(checkpoint.covers, frozen.covers);
         let sessions = Payload::from(Bytes::from(frozen.sessions.clone()));
-        let at = self.journal.append(RecordBody::Checkpoint(checkpoint), sessions);
+        let at = self
+            .journal
+            .append(RecordBody::Checkpoint(checkpoint), sessions);
         self.drain = Drain::Recording { at, plan };
     }
 
@@ -394,7 +528,11 @@ impl Serving {
         let checkpoint: Checkpoint = plan.checkpoint();
         self.layers.frozen = None;
         let dropped = self.layers.index.commit(plan);
-        self.journal.checkpoint_committed(CommittedCheckpoint { at, checkpoint, sessions });
+        self.journal.checkpoint_committed(CommittedCheckpoint {
+            at,
+            checkpoint,
+            sessions,
+        });
         self.drop_segments(at, dropped);
     }
 }

@@ -83,7 +83,9 @@ impl Layers {
         blocks: u64,
         slots: &mut Vec<Slot>,
     ) -> Result<(), Missing> {
-        let Some(frozen) = &self.frozen else { return self.gather_index(first, blocks, slots) };
+        let Some(frozen) = &self.frozen else {
+            return self.gather_index(first, blocks, slots);
+        };
         for (first, blocks, content) in frozen.overlay.lookup(first, blocks) {
             match content {
                 Some(Content::Patch(patch)) => {
@@ -112,7 +114,11 @@ impl Layers {
             match run.mapping {
                 Mapping::Hole => slots.push(zeros(at, blocks, false)),
                 Mapping::Zero => slots.push(zeros(at, blocks, true)),
-                Mapping::Data { segment, offset, sums } => {
+                Mapping::Data {
+                    segment,
+                    offset,
+                    sums,
+                } => {
                     stored(&mut self.cache, BlockNo(at), (segment, offset, sums), slots);
                 }
             }
@@ -125,7 +131,12 @@ impl Layers {
 
 fn zeros(first: u64, blocks: u64, allocated: bool) -> Slot {
     let source = Source::Zeros { allocated };
-    Slot { first: BlockNo(first), blocks, source, patches: Vec::new() }
+    Slot {
+        first: BlockNo(first),
+        blocks,
+        source,
+        patches: Vec::new(),
+    }
 }
 
 fn slot_of(first: BlockNo, blocks: u64, content: Content) -> Slot {
@@ -135,7 +146,12 @@ fn slot_of(first: BlockNo, blocks: u64, content: Content) -> Slot {
         Content::Zero => Source::Zeros { allocated: true },
         Content::Patch(_) => unreachable!("a patch needs its base"),
     };
-    Slot { first, blocks, source, patches: Vec::new() }
+    Slot {
+        first,
+        blocks,
+        source,
+        patches: Vec::new(),
+    }
 }
 
 /// Cuts a stored run at what the cache holds.
@@ -153,7 +169,12 @@ fn stored(
         let at = BlockNo(first.0 + i as u64);
         if let Some(bytes) = cache.get((segment.id, block0 + step)) {
             let source = Source::Bytes(bytes);
-            slots.push(Slot { first: at, blocks: 1, source, patches: Vec::new() });
+            slots.push(Slot {
+                first: at,
+                blocks: 1,
+                source,
+                patches: Vec::new(),
+            });
             open = None;
             continue;
         }
@@ -167,8 +188,17 @@ fn stored(
             None => {
                 open = Some(slots.len());
                 let offset = offset + step * block_bytes;
-                let source = Source::Stored { segment, offset, sums: vec![*sum] };
-                slots.push(Slot { first: at, blocks: 1, source, patches: Vec::new() });
+                let source = Source::Stored {
+                    segment,
+                    offset,
+                    sums: vec![*sum],
+                };
+                slots.push(Slot {
+                    first: at,
+                    blocks: 1,
+                    source,
+                    patches: Vec::new(),
+                });
             }
         }
     }

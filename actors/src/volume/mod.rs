@@ -27,7 +27,9 @@ use model::payload::Payload;
 use model::placement::{View, VolumeRecord};
 use model::time::Time;
 
-use crate::messages::{DiskReply, DiskRequest, SegmentReply, SegmentRequest, VolumeReply, VolumeRequest};
+use crate::messages::{
+    DiskReply, DiskRequest, SegmentReply, SegmentRequest, VolumeReply, VolumeRequest,
+};
 use journal::{JournalTerms, Recovery, RequestIds, ToDisk};
 use serve::Serving;
 
@@ -191,9 +193,14 @@ struct Waiting {
 #[derive(Debug)]
 enum Phase {
     /// Waits for a new epoch of its own (R1).
-    Claiming { asked: Option<(MetaToken, Time)> },
+    Claiming {
+        asked: Option<(MetaToken, Time)>,
+    },
     /// Seals and fetches.
-    Recovering { record: Box<VolumeRecord>, recovery: Recovery },
+    Recovering {
+        record: Box<VolumeRecord>,
+        recovery: Recovery,
+    },
     /// Replicates `EpochStart`, then serves.
     Leading(Box<Serving>),
     Stopped,
@@ -308,7 +315,12 @@ impl Volume {
                 let epoch = self.record().map_or(Epoch(0), |r| r.epoch);
                 let reply = VolumeReply::NotOwner { epoch };
                 let (to, id) = (waiting.from, waiting.id);
-                out.push(Effect::ToClient { to, id, reply, payload: Payload::empty() });
+                out.push(Effect::ToClient {
+                    to,
+                    id,
+                    reply,
+                    payload: Payload::empty(),
+                });
             }
             Phase::Claiming { .. } | Phase::Recovering { .. } | Phase::Leading(_) => {
                 self.wait(waiting, out);
@@ -322,12 +334,19 @@ impl Volume {
             return;
         }
         let (to, id) = (waiting.from, waiting.id);
-        out.push(Effect::ToClient { to, id, reply: VolumeReply::Busy, payload: Payload::empty() });
+        out.push(Effect::ToClient {
+            to,
+            id,
+            reply: VolumeReply::Busy,
+            payload: Payload::empty(),
+        });
     }
 
     /// Serves those that waited, as far as the window lets it.
     fn retry_waiting(&mut self, now: Time, out: &mut Vec<Effect>) {
-        let Phase::Leading(serving) = &mut self.phase else { return };
+        let Phase::Leading(serving) = &mut self.phase else {
+            return;
+        };
         if !serving.is_serving() {
             return;
         }
@@ -344,7 +363,9 @@ impl Volume {
             return;
         }
         self.view = view;
-        let Some(record) = self.view.volumes.get(&self.id) else { return };
+        let Some(record) = self.view.volumes.get(&self.id) else {
+            return;
+        };
         if record.deleted {
             self.stop(StopReason::Deleted, out);
             return;
@@ -402,10 +423,22 @@ impl Volume {
     }
 
     fn send_to_disks(&mut self, out: &mut Vec<Effect>) {
-        for ToDisk { at, id, request, payload } in self.to_disk.drain(..) {
+        for ToDisk {
+            at,
+            id,
+            request,
+            payload,
+        } in self.to_disk.drain(..)
+        {
             // A disk that no node has now is as good as silent: the request times out.
             if let Some(node) = self.view.node_of(at) {
-                out.push(Effect::ToDisk { node, disk: at.disk, id, request, payload });
+                out.push(Effect::ToDisk {
+                    node,
+                    disk: at.disk,
+                    id,
+                    request,
+                    payload,
+                });
             }
         }
     }
@@ -417,10 +450,29 @@ impl Machine for Volume {
 
     fn handle(&mut self, now: Time, input: Input, out: &mut Vec<Effect>) {
         match input {
-            Input::Request { from, id, request, payload } => {
-                self.on_request(now, Waiting { from, id, request, payload }, out);
+            Input::Request {
+                from,
+                id,
+                request,
+                payload,
+            } => {
+                self.on_request(
+                    now,
+                    Waiting {
+                        from,
+                        id,
+                        request,
+                        payload,
+                    },
+                    out,
+                );
             }
-            Input::Disk { disk, id, reply, payload } => {
+            Input::Disk {
+                disk,
+                id,
+                reply,
+                payload,
+            } => {
                 self.on_disk(now, disk, id, (reply, payload), out);
             }
             Input::Segment(reply) => {

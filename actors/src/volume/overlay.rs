@@ -23,7 +23,10 @@ impl Sums {
     }
 
     fn skip(&self, blocks: usize) -> Self {
-        Self { all: Arc::clone(&self.all), start: self.start + blocks }
+        Self {
+            all: Arc::clone(&self.all),
+            start: self.start + blocks,
+        }
     }
 
     /// The first `n` checksums.
@@ -101,7 +104,10 @@ impl Content {
         match self {
             Self::Data { bytes, sums } => {
                 let n = usize::try_from(blocks).expect("a data run fits memory");
-                Self::Data { bytes: bytes.slice(n * BLOCK_BYTES..), sums: sums.skip(n) }
+                Self::Data {
+                    bytes: bytes.slice(n * BLOCK_BYTES..),
+                    sums: sums.skip(n),
+                }
             }
             other => other.clone(),
         }
@@ -111,7 +117,10 @@ impl Content {
         match self {
             Self::Data { bytes, sums } => {
                 let n = usize::try_from(blocks).expect("a data run fits memory");
-                Self::Data { bytes: bytes.slice(..n * BLOCK_BYTES), sums: sums.clone() }
+                Self::Data {
+                    bytes: bytes.slice(..n * BLOCK_BYTES),
+                    sums: sums.clone(),
+                }
             }
             other => other.clone(),
         }
@@ -181,10 +190,22 @@ impl Overlay {
             let run = self.take(start).expect("just seen");
             let kept = first - start;
             let tail = start + run.blocks;
-            self.put(start, Run { blocks: kept, content: run.content.truncate(kept) });
+            self.put(
+                start,
+                Run {
+                    blocks: kept,
+                    content: run.content.truncate(kept),
+                },
+            );
             if tail > end {
                 let content = run.content.skip(end - start);
-                self.put(end, Run { blocks: tail - end, content });
+                self.put(
+                    end,
+                    Run {
+                        blocks: tail - end,
+                        content,
+                    },
+                );
             }
         }
         while let Some((&start, _)) = self.runs.range(first..end).next() {
@@ -192,7 +213,13 @@ impl Overlay {
             let tail = start + run.blocks;
             if tail > end {
                 let content = run.content.skip(end - start);
-                self.put(end, Run { blocks: tail - end, content });
+                self.put(
+                    end,
+                    Run {
+                        blocks: tail - end,
+                        content,
+                    },
+                );
             }
         }
     }

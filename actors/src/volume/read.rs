@@ -22,9 +22,19 @@ pub(super) const STATUS_BYTES_MAX: u64 = 256 << 20;
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Target {
     /// A client's read.
-    Read { from: Endpoint, id: RequestId, offset: u64, length: u32 },
+    Read {
+        from: Endpoint,
+        id: RequestId,
+        offset: u64,
+        length: u32,
+    },
     /// A client's question for allocation.
-    Status { from: Endpoint, id: RequestId, offset: u64, length: u64 },
+    Status {
+        from: Endpoint,
+        id: RequestId,
+        offset: u64,
+        length: u64,
+    },
     /// The base of a block that a drain must merge a patch with (R12).
     Base { block: BlockNo },
 }
@@ -47,9 +57,17 @@ struct Job {
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// An answer for a client, to be sent under a lease.
-    Answer { to: Endpoint, id: RequestId, reply: VolumeReply, payload: Payload },
+    Answer {
+        to: Endpoint,
+        id: RequestId,
+        reply: VolumeReply,
+        payload: Payload,
+    },
     /// A block's merged bytes, or nothing if its base is unreadable.
-    Base { block: BlockNo, bytes: Option<Bytes> },
+    Base {
+        block: BlockNo,
+        bytes: Option<Bytes>,
+    },
 }
 
 /// One segment read and the slots that it fills.
@@ -83,7 +101,12 @@ impl Reader {
     ) {
         self.next += 1;
         let id = JobId(self.next);
-        let job = Job { target, slots: Vec::new(), outstanding: 0, looking: true };
+        let job = Job {
+            target,
+            slots: Vec::new(),
+            outstanding: 0,
+            looking: true,
+        };
         self.jobs.insert(id, job);
         self.look(id, layers, ids, out);
     }
@@ -91,7 +114,11 @@ impl Reader {
     /// The oldest job that is still under way, or the next one's number: nothing older reads
     /// any more, so what was unmapped before it began may be deleted (R15).
     pub(super) fn oldest(&self) -> JobId {
-        self.jobs.keys().next().copied().unwrap_or(JobId(self.next + 1))
+        self.jobs
+            .keys()
+            .next()
+            .copied()
+            .unwrap_or(JobId(self.next + 1))
     }
 
     /// The number after the newest job's.
@@ -115,9 +142,15 @@ impl Reader {
             if self.loading.insert(page) {
                 let id = ids.next();
                 self.loads.insert(id, page);
-                let segment =
-                    SegmentRef { id: page.segment, pool: page.pool, bytes: page.segment_bytes };
-                let runs = vec![BlockRun { offset: page.offset, sums: vec![page.sum] }];
+                let segment = SegmentRef {
+                    id: page.segment,
+                    pool: page.pool,
+                    bytes: page.segment_bytes,
+                };
+                let runs = vec![BlockRun {
+                    offset: page.offset,
+                    sums: vec![page.sum],
+                }];
                 out.push(SegmentRequest::Read { id, segment, runs });
             }
         }
@@ -130,12 +163,16 @@ impl Reader {
         ids: &mut RequestIds,
         out: &mut Vec<SegmentRequest>,
     ) {
-        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
         let (first, blocks) = span(job.target);
         let found = match job.target {
             Target::Base { .. } => {
                 let mut slots = Vec::new();
-                layers.gather_index(first, blocks, &mut slots).map(|()| slots)
+                layers
+                    .gather_index(first, blocks, &mut slots)
+                    .map(|()| slots)
             }
             Target::Read { .. } | Target::Status { .. } => layers.gather(first, blocks),
         };
@@ -176,15 +213,27 @@ impl Reader {
             let runs = slots
                 .iter()
                 .filter_map(|i| match &job.slots[*i].source {
-                    Source::Stored { offset, sums, .. } => {
-                        Some(BlockRun { offset: *offset, sums: sums.clone() })
-                    }
+                    Source::Stored { offset, sums, .. } => Some(BlockRun {
+                        offset: *offset,
+                        sums: sums.clone(),
+                    }),
                     _ => None,
                 })
                 .collect();
             let request = ids.next();
-            self.fills.insert(request, Fill { job: id, segment, slots });
-            out.push(SegmentRequest::Read { id: request, segment, runs });
+            self.fills.insert(
+                request,
+                Fill {
+                    job: id,
+                    segment,
+                    slots,
+                },
+            );
+            out.push(SegmentRequest::Read {
+                id: request,
+                segment,
+                runs,
+            });
         }
     }
 
@@ -210,13 +259,21 @@ impl Reader {
             }
             return;
         }
-        let Some(fill) = self.fills.remove(&id) else { return };
+        let Some(fill) = self.fills.remove(&id) else {
+            return;
+        };
         let Some(runs) = runs else {
             self.fail(fill.job);
             return;
         };
-        let Some(job) = self.jobs.get_mut(&fill.job) else { return };
-        assert_eq!(runs.len(), fill.slots.len(), "the Segment machine answers run by run");
+        let Some(job) = self.jobs.get_mut(&fill.job) else {
+            return;
+        };
+        assert_eq!(
+            runs.len(),
+            fill.slots.len(),
+            "the Segment machine answers run by run"
+        );
         for (i, bytes) in fill.slots.iter().zip(runs) {
             keep(layers, fill.segment, &job.slots[*i], &bytes);
             job.slots[*i].source = Source::Bytes(bytes);
@@ -226,7 +283,9 @@ impl Reader {
     }
 
     fn fail(&mut self, id: JobId) {
-        let Some(job) = self.jobs.remove(&id) else { return };
+        let Some(job) = self.jobs.remove(&id) else {
+            return;
+        };
         self.done.push(match job.target {
             Target::Read { from, id, .. } | Target::Status { from, id, .. } => Outcome::Answer {
                 to: from,
@@ -245,14 +304,34 @@ impl Reader {
         }
         let job = self.jobs.remove(&id).expect("just seen");
         self.done.push(match job.target {
-            Target::Read { from, id, offset, length } => {
+            Target::Read {
+                from,
+                id,
+                offset,
+                length,
+            } => {
                 let (chunks, payload) = assemble(job.slots, offset, length);
-                Outcome::Answer { to: from, id, reply: VolumeReply::Data(chunks), payload }
+                Outcome::Answer {
+                    to: from,
+                    id,
+                    reply: VolumeReply::Data(chunks),
+                    payload,
+                }
             }
-            Target::Status { from, id, offset, length } => {
+            Target::Status {
+                from,
+                id,
+                offset,
+                length,
+            } => {
                 let extents = extents(&job.slots, offset, length);
                 let reply = VolumeReply::Status(extents);
-                Outcome::Answer { to: from, id, reply, payload: Payload::empty() }
+                Outcome::Answer {
+                    to: from,
+                    id,
+                    reply,
+                    payload: Payload::empty(),
+                }
             }
             Target::Base { block } => {
                 let bytes = job.slots.into_iter().next().map(|slot| whole(&slot));
@@ -278,11 +357,17 @@ fn span(target: Target) -> (BlockNo, u64) {
 
 /// Keeps what was read from a segment. A block of its own buffer, so that it pins no more.
 fn keep(layers: &mut Layers, segment: SegmentRef, slot: &Slot, bytes: &Bytes) {
-    let Source::Stored { offset, .. } = slot.source else { return };
+    let Source::Stored { offset, .. } = slot.source else {
+        return;
+    };
     let first = offset as usize / BLOCK_BYTES;
     for (i, block) in bytes.chunks(BLOCK_BYTES).enumerate() {
         let number = u32::try_from(first + i).expect("a block of a segment");
-        let own = if bytes.len() == BLOCK_BYTES { bytes.clone() } else { Bytes::copy_from_slice(block) };
+        let own = if bytes.len() == BLOCK_BYTES {
+            bytes.clone()
+        } else {
+            Bytes::copy_from_slice(block)
+        };
         layers.cache.put((segment.id, number), own);
     }
 }
@@ -326,7 +411,8 @@ fn assemble(slots: Vec<Slot>, offset: u64, length: u32) -> (Vec<ReadChunk>, Payl
             (Source::Bytes(bytes), true) => bytes.clone(),
             _ => whole(&slot),
         };
-        let range = usize::try_from(from).expect("in memory")..usize::try_from(to).expect("in memory");
+        let range =
+            usize::try_from(from).expect("in memory")..usize::try_from(to).expect("in memory");
         payload.push(bytes.slice(range));
         match chunks.last_mut() {
             Some(ReadChunk::Data(n)) => *n += len,
@@ -350,7 +436,10 @@ fn extents(slots: &[Slot], offset: u64, length: u64) -> Vec<Extent> {
         };
         match out.last_mut() {
             Some(last) if last.state == state => last.length += to - from,
-            _ => out.push(Extent { length: to - from, state }),
+            _ => out.push(Extent {
+                length: to - from,
+                state,
+            }),
         }
     }
     out

@@ -238,7 +238,11 @@ impl Serving {
         match &waiting.request {
             VolumeRequest::Open { .. } => {
                 let position = self.append(now, RecordBody::Open, Payload::empty());
-                self.acks.push_back(Ack { seq: position.seq, to: from, id });
+                self.acks.push_back(Ack {
+                    seq: position.seq,
+                    to: from,
+                    id,
+                });
             }
             VolumeRequest::Close { session, .. } => {
                 if self.sessions.is_open(*session) {
@@ -254,7 +258,12 @@ impl Serving {
                     answer(out, from, id, VolumeReply::Error(BlockError::OutOfRange));
                     return None;
                 }
-                let target = Target::Status { from, id, offset: *offset, length: *length };
+                let target = Target::Status {
+                    from,
+                    id,
+                    offset: *offset,
+                    length: *length,
+                };
                 self.begin_read(target);
             }
             VolumeRequest::Write { .. } | VolumeRequest::Zero { .. } => {
@@ -265,20 +274,40 @@ impl Serving {
     }
 
     fn in_range(&self, offset: u64, length: u64) -> bool {
-        length > 0 && offset.checked_add(length).is_some_and(|end| end <= self.size_bytes)
+        length > 0
+            && offset
+                .checked_add(length)
+                .is_some_and(|end| end <= self.size_bytes)
     }
 
-    fn read(&mut self, from: Endpoint, id: RequestId, offset: u64, length: u32, out: &mut Vec<Effect>) {
+    fn read(
+        &mut self,
+        from: Endpoint,
+        id: RequestId,
+        offset: u64,
+        length: u32,
+        out: &mut Vec<Effect>,
+    ) {
         let short = length as usize <= PART_BYTES_MAX;
         if !short || !self.in_range(offset, u64::from(length)) {
             answer(out, from, id, VolumeReply::Error(BlockError::OutOfRange));
             return;
         }
-        self.begin_read(Target::Read { from, id, offset, length });
+        self.begin_read(Target::Read {
+            from,
+            id,
+            offset,
+            length,
+        });
     }
 
     pub(super) fn begin_read(&mut self, target: Target) {
-        self.reader.begin(target, &mut self.layers, &mut self.segment_ids, &mut self.to_segment);
+        self.reader.begin(
+            target,
+            &mut self.layers,
+            &mut self.segment_ids,
+            &mut self.to_segment,
+        );
     }
 
     fn mutate(&mut self, now: Time, waiting: Waiting, out: &mut Vec<Effect>) -> Option<Waiting> {
@@ -287,7 +316,12 @@ impl Serving {
             VolumeRequest::Write { part, offset, .. } => {
                 (*part, *offset, waiting.payload.len() as u64)
             }
-            VolumeRequest::Zero { part, offset, length, .. } => (*part, *offset, *length),
+            VolumeRequest::Zero {
+                part,
+                offset,
+                length,
+                ..
+            } => (*part, *offset, *length),
             _ => return None,
         };
         match self.admit(part, from, id, out) {
@@ -316,18 +350,31 @@ impl Serving {
                 }
                 RecordBody::Write { part, offset, sums }
             }
-            VolumeRequest::Zero { allocate, .. } => {
-                RecordBody::Zero { part, offset, length, allocate }
-            }
+            VolumeRequest::Zero { allocate, .. } => RecordBody::Zero {
+                part,
+                offset,
+                length,
+                allocate,
+            },
             _ => return None,
         };
         let position = self.append(now, body, Payload::from(waiting.payload));
-        self.acks.push_back(Ack { seq: position.seq, to: from, id });
+        self.acks.push_back(Ack {
+            seq: position.seq,
+            to: from,
+            id,
+        });
         None
     }
 
     /// R10: what is not new is answered here, or when its record is committed.
-    fn admit(&mut self, part: Part, from: Endpoint, id: RequestId, out: &mut Vec<Effect>) -> Admission {
+    fn admit(
+        &mut self,
+        part: Part,
+        from: Endpoint,
+        id: RequestId,
+        out: &mut Vec<Effect>,
+    ) -> Admission {
         let admission = self.sessions.admit(part);
         match admission {
             Admission::New | Admission::Answered => {}
@@ -348,7 +395,12 @@ impl Serving {
     fn append(&mut self, now: Time, body: RecordBody, payload: Payload) -> Position {
         self.last_write = now;
         let position = self.journal.append(body, payload);
-        let head = &self.journal.log().get(position.seq).expect("just appended").head;
+        let head = &self
+            .journal
+            .log()
+            .get(position.seq)
+            .expect("just appended")
+            .head;
         if !matches!(head.body, RecordBody::Open) {
             self.sessions.follow(head);
         }
@@ -442,17 +494,28 @@ impl Serving {
     /// A clean volume's first record is on a majority: the global group learns that the
     /// journal is founded before anything is acknowledged (R3). Others serve at once.
     fn found(&mut self, now: Time, out: &mut Vec<Effect>) {
-        let Stage::Founding { asked } = self.stage else { return };
+        let Stage::Founding { asked } = self.stage else {
+            return;
+        };
         if self.clean_start {
             if asked.is_some_and(|(_, at)| now.since(at) < self.config.meta_retry * 10) {
                 return;
             }
             let token = self.token();
-            self.stage = Stage::Founding { asked: Some((token, now)) };
+            self.stage = Stage::Founding {
+                asked: Some((token, now)),
+            };
             let checkpoint = self.journal.checkpoint().checkpoint;
             let (volume, epoch) = (self.id, self.epoch);
-            self.meta
-                .push((token, MetaRequest::Publish { volume, epoch, checkpoint, clean: false }));
+            self.meta.push((
+                token,
+                MetaRequest::Publish {
+                    volume,
+                    epoch,
+                    checkpoint,
+                    clean: false,
+                },
+            ));
             return;
         }
         self.stage = Stage::Serving;
@@ -464,7 +527,12 @@ impl Serving {
         let committed = self.journal.committed();
         while self.applied < committed && self.applied.seq < committed.seq {
             let next = self.applied.seq.next();
-            let record = self.journal.log().get(next).expect("committed records are held").clone();
+            let record = self
+                .journal
+                .log()
+                .get(next)
+                .expect("committed records are held")
+                .clone();
             self.applied = record.head.position;
             self.apply(now, &record, out);
             if self.ended.is_some() {
@@ -489,7 +557,15 @@ impl Serving {
                 {
                     let session = SessionId(position);
                     let size_bytes = self.size_bytes;
-                    answer(out, ack.to, ack.id, VolumeReply::Opened { session, size_bytes });
+                    answer(
+                        out,
+                        ack.to,
+                        ack.id,
+                        VolumeReply::Opened {
+                            session,
+                            size_bytes,
+                        },
+                    );
                     self.acks.pop_front();
                 }
             }
@@ -497,7 +573,12 @@ impl Serving {
                 self.oldest_write.get_or_insert(now);
                 self.apply_write(*offset, sums, record.payload.clone().into_bytes());
             }
-            RecordBody::Zero { offset, length, allocate, .. } => {
+            RecordBody::Zero {
+                offset,
+                length,
+                allocate,
+                ..
+            } => {
                 self.oldest_write.get_or_insert(now);
                 self.apply_zero(*offset, *length, *allocate);
             }
@@ -527,7 +608,9 @@ impl Serving {
             let from = (aligned.0 - offset) as usize;
             let bytes = bytes.slice(from..from + (blocks * block) as usize);
             let content = Content::Data { bytes, sums };
-            self.layers.active.insert(BlockNo(aligned.0 / block), Run { blocks, content });
+            self.layers
+                .active
+                .insert(BlockNo(aligned.0 / block), Run { blocks, content });
         }
         for (from, to) in edges(offset, end) {
             let piece = &bytes[(from - offset) as usize..(to - offset) as usize];
@@ -540,8 +623,15 @@ impl Serving {
         let end = offset + length;
         let (first, last) = (offset.next_multiple_of(block), end / block * block);
         if first < last {
-            let content = if allocate { Content::Zero } else { Content::Hole };
-            let run = Run { blocks: (last - first) / block, content };
+            let content = if allocate {
+                Content::Zero
+            } else {
+                Content::Hole
+            };
+            let run = Run {
+                blocks: (last - first) / block,
+                content,
+            };
             self.layers.active.insert(BlockNo(first / block), run);
         }
         for (from, to) in edges(offset, end) {
@@ -553,7 +643,11 @@ impl Serving {
     fn patch(&mut self, offset: u64, bytes: &[u8]) {
         let block = BlockNo(offset / BLOCK_BYTES as u64);
         let at = (offset % BLOCK_BYTES as u64) as usize;
-        let below = self.layers.frozen.as_ref().and_then(|f| f.overlay.get(block));
+        let below = self
+            .layers
+            .frozen
+            .as_ref()
+            .and_then(|f| f.overlay.get(block));
         self.layers.active.patch(block, at, bytes, below);
     }
 
@@ -561,7 +655,11 @@ impl Serving {
     pub(super) fn drop_segments(&mut self, at: Position, segments: Vec<SegmentRef>) {
         if !segments.is_empty() {
             let horizon = self.reader.horizon();
-            self.dropped.push_back(Dropped { at, horizon, segments });
+            self.dropped.push_back(Dropped {
+                at,
+                horizon,
+                segments,
+            });
         }
     }
 
@@ -581,13 +679,23 @@ impl Serving {
         let token = self.token();
         self.publishing = Some((token, at, checkpoint, now));
         let (volume, epoch) = (self.id, self.epoch);
-        self.meta.push((token, MetaRequest::Publish { volume, epoch, checkpoint, clean: false }));
+        self.meta.push((
+            token,
+            MetaRequest::Publish {
+                volume,
+                epoch,
+                checkpoint,
+                clean: false,
+            },
+        ));
     }
 
     pub(super) fn meta_reply(&mut self, now: Time, token: MetaToken, reply: &MetaReply) {
         let done = matches!(reply, MetaReply::Done | MetaReply::Volume(_));
         let refused = matches!(reply, MetaReply::Refused { .. });
-        if let Stage::Founding { asked: Some((t, _)) } = self.stage
+        if let Stage::Founding {
+            asked: Some((t, _)),
+        } = self.stage
             && t == token
         {
             self.stage = Stage::Founding { asked: None };
@@ -627,7 +735,9 @@ impl Serving {
                 break;
             }
             let dropped = self.dropped.pop_front().expect("just seen");
-            self.to_segment.push(SegmentRequest::Delete { segments: dropped.segments });
+            self.to_segment.push(SegmentRequest::Delete {
+                segments: dropped.segments,
+            });
         }
     }
 
@@ -660,7 +770,15 @@ impl Serving {
         let token = self.token();
         self.publishing = Some((token, at, checkpoint, now));
         let (volume, epoch) = (self.id, self.epoch);
-        self.meta.push((token, MetaRequest::Publish { volume, epoch, checkpoint, clean: true }));
+        self.meta.push((
+            token,
+            MetaRequest::Publish {
+                volume,
+                epoch,
+                checkpoint,
+                clean: true,
+            },
+        ));
     }
 
     /// Sends what was read while the lease runs; else asks for the lease (R7: checked after
@@ -668,8 +786,18 @@ impl Serving {
     fn answer_reads(&mut self, now: Time, out: &mut Vec<Effect>) {
         for outcome in self.reader.take_done() {
             match outcome {
-                Outcome::Answer { to, id, reply, payload } => {
-                    self.parked.push_back(Parked { to, id, reply, payload });
+                Outcome::Answer {
+                    to,
+                    id,
+                    reply,
+                    payload,
+                } => {
+                    self.parked.push_back(Parked {
+                        to,
+                        id,
+                        reply,
+                        payload,
+                    });
                 }
                 Outcome::Base { block, bytes } => self.base_read(block, bytes),
             }
@@ -679,19 +807,36 @@ impl Serving {
         }
         let until = self.journal.leased_until();
         if until > now || planted(Bug::ExpiredLease) {
-            for Parked { to, id, reply, payload } in self.parked.drain(..) {
-                out.push(Effect::ToClient { to, id, reply, payload });
+            for Parked {
+                to,
+                id,
+                reply,
+                payload,
+            } in self.parked.drain(..)
+            {
+                out.push(Effect::ToClient {
+                    to,
+                    id,
+                    reply,
+                    payload,
+                });
             }
         }
         let term = self.config.journal.lease;
         let due = now.since(self.renewed_at) >= term / 4 || !self.parked.is_empty();
-        if until <= now + term / 2 && due && now.since(self.renewed_at) >= self.config.journal.pause {
+        if until <= now + term / 2 && due && now.since(self.renewed_at) >= self.config.journal.pause
+        {
             self.renewed_at = now;
             self.journal.renew();
         }
     }
 
-    pub(super) fn segment_reply(&mut self, _now: Time, reply: SegmentReply, _out: &mut Vec<Effect>) {
+    pub(super) fn segment_reply(
+        &mut self,
+        _now: Time,
+        reply: SegmentReply,
+        _out: &mut Vec<Effect>,
+    ) {
         match reply {
             SegmentReply::Written { id, segment } => self.segment_written(id, segment),
             SegmentReply::Unwritable { id, full, .. } => self.segment_unwritable(id, full),
@@ -702,20 +847,26 @@ impl Serving {
 
     fn segment_read(&mut self, id: RequestId, runs: Option<Vec<Bytes>>) {
         let (layers, ids) = (&mut self.layers, &mut self.segment_ids);
-        self.reader.arrived(id, runs, layers, ids, &mut self.to_segment);
+        self.reader
+            .arrived(id, runs, layers, ids, &mut self.to_segment);
     }
 
     pub(super) fn next_deadline(&self) -> Option<Time> {
         let mut due = self.journal.next_deadline();
         let mut at = |t: Time| due = Some(due.map_or(t, |d| d.min(t)));
-        if let Stage::Founding { asked: Some((_, asked)) } = self.stage {
+        if let Stage::Founding {
+            asked: Some((_, asked)),
+        } = self.stage
+        {
             at(asked + self.config.meta_retry * 10);
         }
         if let Some(deadline) = self.drain_deadline() {
             at(deadline);
         }
         if self.journal.checkpoint().checkpoint.covers > self.published.covers {
-            let asked = self.publishing.map(|(_, _, _, asked)| asked + self.config.meta_retry * 10);
+            let asked = self
+                .publishing
+                .map(|(_, _, _, asked)| asked + self.config.meta_retry * 10);
             at(asked.unwrap_or(self.published_at + self.config.publish_every));
         }
         if !self.parked.is_empty() {
@@ -726,11 +877,19 @@ impl Serving {
 }
 
 fn index_config(config: &VolumeConfig) -> IndexConfig {
-    IndexConfig { cache_bytes: config.index_cache_bytes, ..IndexConfig::default() }
+    IndexConfig {
+        cache_bytes: config.index_cache_bytes,
+        ..IndexConfig::default()
+    }
 }
 
 fn answer(out: &mut Vec<Effect>, to: Endpoint, id: RequestId, reply: VolumeReply) {
-    out.push(Effect::ToClient { to, id, reply, payload: Payload::empty() });
+    out.push(Effect::ToClient {
+        to,
+        id,
+        reply,
+        payload: Payload::empty(),
+    });
 }
 
 /// The parts of `[start, end)` that are no whole blocks: at most two, each within a block.
@@ -741,7 +900,10 @@ fn edges(start: u64, end: u64) -> impl Iterator<Item = (u64, u64)> {
         // Within one block.
         [Some((start, end)), None]
     } else {
-        [(start < first).then_some((start, first)), (last < end).then_some((last, end))]
+        [
+            (start < first).then_some((start, first)),
+            (last < end).then_some((last, end)),
+        ]
     };
     pieces.into_iter().flatten()
 }
@@ -761,5 +923,6 @@ fn pieces(offset: u64, bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 fn sums_hold(offset: u64, bytes: &[u8], sums: &[u32]) -> bool {
     let mut given = sums.iter();
-    pieces(offset, bytes).all(|piece| given.next() == Some(&crc32c(piece))) && given.next().is_none()
+    pieces(offset, bytes).all(|piece| given.next() == Some(&crc32c(piece)))
+        && given.next().is_none()
 }

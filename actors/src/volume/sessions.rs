@@ -79,7 +79,13 @@ impl Sessions {
             }
             RecordBody::Open => {
                 let id = SessionId(head.position);
-                self.open.insert(id, Session { low: 1, journaled: BTreeMap::new() });
+                self.open.insert(
+                    id,
+                    Session {
+                        low: 1,
+                        journaled: BTreeMap::new(),
+                    },
+                );
                 if self.open.len() > SESSIONS_MAX {
                     self.open.pop_first();
                 }
@@ -137,7 +143,13 @@ impl Sessions {
         let open = rows
             .into_iter()
             .map(|(id, low, journaled)| {
-                (id, Session { low, journaled: journaled.into_iter().collect() })
+                (
+                    id,
+                    Session {
+                        low,
+                        journaled: journaled.into_iter().collect(),
+                    },
+                )
             })
             .collect();
         Ok(Self { open })

@@ -22,7 +22,9 @@ impl Volume {
                     return;
                 }
                 let token = self.token();
-                self.phase = Phase::Claiming { asked: Some((token, now)) };
+                self.phase = Phase::Claiming {
+                    asked: Some((token, now)),
+                };
                 // The group's own word on the epoch is what counts: the view may be old.
                 let request = MetaRequest::ReadVolume { volume: self.id };
                 out.push(Effect::Meta { token, request });
@@ -58,14 +60,19 @@ impl Volume {
             }
             MetaReply::Volume(None) => self.stop(StopReason::Deleted, out),
             MetaReply::Volume(Some(record)) => {
-                let claimed = record.owner.is_some_and(|o| o.node == self.node && o.boot.is_some());
+                let claimed = record
+                    .owner
+                    .is_some_and(|o| o.node == self.node && o.boot.is_some());
                 if claimed && self.claimed_epoch == Some(record.epoch) {
                     self.lead(now, record, out);
                 } else {
                     self.claim(now, &record, out);
                 }
             }
-            MetaReply::Refused { reason: Refusal::StaleEpoch, record: Some(record) } => {
+            MetaReply::Refused {
+                reason: Refusal::StaleEpoch,
+                record: Some(record),
+            } => {
                 // A claim of this life whose answer was lost may have raised it: claim anew.
                 self.claim(now, &record, out);
             }
@@ -82,10 +89,15 @@ impl Volume {
             return;
         }
         let token = self.token();
-        self.phase = Phase::Claiming { asked: Some((token, now)) };
+        self.phase = Phase::Claiming {
+            asked: Some((token, now)),
+        };
         self.claimed_epoch = Some(record.epoch.next());
-        let request =
-            MetaRequest::Claim { volume: self.id, expected: record.epoch, node: self.node };
+        let request = MetaRequest::Claim {
+            volume: self.id,
+            expected: record.epoch,
+            node: self.node,
+        };
         out.push(Effect::Meta { token, request });
     }
 
@@ -101,13 +113,21 @@ impl Volume {
         }
         let retry = self.config.journal.retry / 2;
         let recovery = Recovery::new(self.id, record.epoch, &record.journal, backstop, retry);
-        self.phase = Phase::Recovering { record: Box::new(record), recovery };
+        self.phase = Phase::Recovering {
+            record: Box::new(record),
+            recovery,
+        };
         self.pump_start(now, out);
     }
 
     fn adopt(&mut self, now: Time, record: &VolumeRecord, adopted: Adopted) {
-        let journal =
-            Journal::start(self.id, record.epoch, &record.journal, self.config.journal, adopted);
+        let journal = Journal::start(
+            self.id,
+            record.epoch,
+            &record.journal,
+            self.config.journal,
+            adopted,
+        );
         let serving = Serving::new(now, self.config, record, journal, self.tokens);
         self.phase = Phase::Leading(Box::new(serving));
     }
@@ -121,8 +141,12 @@ impl Volume {
         payload: Bytes,
         out: &mut Vec<Effect>,
     ) -> Result<(), Fenced> {
-        let Phase::Recovering { record, recovery } = &mut self.phase else { return Ok(()) };
-        let Some(from) = at_of(record, disk) else { return Ok(()) };
+        let Phase::Recovering { record, recovery } = &mut self.phase else {
+            return Ok(());
+        };
+        let Some(from) = at_of(record, disk) else {
+            return Ok(());
+        };
         let (ids, to_disk) = (&mut self.ids, &mut self.to_disk);
         match recovery.reply(now, (from, id), reply, payload, ids, to_disk)? {
             RecoveryStep::Waiting => self.send_to_disks(out),
@@ -138,5 +162,11 @@ impl Volume {
 /// The life of a disk that a record's journal configuration names.
 pub(super) fn at_of(record: &VolumeRecord, disk: DiskId) -> Option<DiskRef> {
     let next = record.journal.next.iter().flatten();
-    record.journal.replicas.iter().chain(next).find(|at| at.disk == disk).copied()
+    record
+        .journal
+        .replicas
+        .iter()
+        .chain(next)
+        .find(|at| at.disk == disk)
+        .copied()
 }

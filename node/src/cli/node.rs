@@ -52,12 +52,16 @@ pub(super) fn join(directory: &Path, args: &JoinArgs, as_json: bool) -> anyhow::
     let mut token = args.token.clone();
     if token == "-" {
         token.clear();
-        io::stdin().read_to_string(&mut token).context("can't read the token")?;
+        io::stdin()
+            .read_to_string(&mut token)
+            .context("can't read the token")?;
     }
     if token.trim().is_empty() {
         bail!("the token is empty: `atoll token` on the node that `atoll init` made gives one");
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime
         .block_on(join::join(directory, &config(&args.make), &token))
         .context("this node can't join")?;
@@ -67,7 +71,11 @@ pub(super) fn join(directory: &Path, args: &JoinArgs, as_json: bool) -> anyhow::
 pub(super) fn run(directory: &Path, args: &RunArgs) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("ATOLL_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        .init();
     if args.supervised {
         child::bind_to_parent().context("can't bind to the supervisor")?;
     }

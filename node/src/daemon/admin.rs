@@ -16,8 +16,9 @@ use model::placement::{Presence, View, VolumeRecord};
 use super::join::{Admitter, make_token};
 use super::meta::MetaHandle;
 use crate::admin::protocol::{
-    Answer, CacheDropped, Condition, Degraded, Deleted, Disk, DiskSyncs, Disks, Failure, FailureKind, Journal,
-    JournalFile, Node, Nodes, Pong, Reply, Request, Site, Sites, Status, Syncs, Token, UpOf, Volume, Volumes,
+    Answer, CacheDropped, Condition, Degraded, Deleted, Disk, DiskSyncs, Disks, Failure,
+    FailureKind, Journal, JournalFile, Node, Nodes, Pong, Reply, Request, Site, Sites, Status,
+    Syncs, Token, UpOf, Volume, Volumes,
 };
 use crate::admin::server::Handler;
 
@@ -39,14 +40,23 @@ pub struct Admin {
     pub disks: Mutex<BTreeMap<DiskId, (String, String)>>,
 }
 
-type Stats = (BTreeMap<VolumeId, VolumeStats>, BTreeMap<DiskId, DiskFigures>);
+type Stats = (
+    BTreeMap<VolumeId, VolumeStats>,
+    BTreeMap<DiskId, DiskFigures>,
+);
 
 fn fail(kind: FailureKind, message: impl Into<String>) -> Failure {
-    Failure { kind, message: message.into() }
+    Failure {
+        kind,
+        message: message.into(),
+    }
 }
 
 fn no_volume(name: &str) -> Failure {
-    fail(FailureKind::NotFound, format!("there is no volume '{name}': `atoll volume list` shows them"))
+    fail(
+        FailureKind::NotFound,
+        format!("there is no volume '{name}': `atoll volume list` shows them"),
+    )
 }
 
 fn not_now() -> Failure {
@@ -67,9 +77,12 @@ impl Admin {
         match request {
             Request::Ping => Ok(Reply::Pong(self.pong())),
             Request::Token { .. } => self.token(),
-            Request::VolumeCreate { name, size_bytes, home, code } => {
-                self.create(&name, size_bytes, home.as_deref(), &code)
-            }
+            Request::VolumeCreate {
+                name,
+                size_bytes,
+                home,
+                code,
+            } => self.create(&name, size_bytes, home.as_deref(), &code),
             Request::VolumeList => {
                 let view = self.meta.view();
                 let stats = self.stats().map(|s| s.0).unwrap_or_default();
@@ -103,7 +116,10 @@ impl Admin {
     }
 
     fn switchboard(&self) -> Result<Addr<Switchboard>, Failure> {
-        let guard = self.switchboard.lock().unwrap_or_else(PoisonError::into_inner);
+        let guard = self
+            .switchboard
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         guard.clone().ok_or_else(not_now)
     }
 
@@ -115,12 +131,20 @@ impl Admin {
         let view = self.meta.view();
         let waiting_for = if self.switchboard().is_err() {
             Some("its disks".to_owned())
-        } else if view.nodes.get(&self.node).is_none_or(|n| n.presence != Presence::Up) {
+        } else if view
+            .nodes
+            .get(&self.node)
+            .is_none_or(|n| n.presence != Presence::Up)
+        {
             Some("its site group to take it in".to_owned())
         } else {
             None
         };
-        Pong { node: self.name.clone(), ready: waiting_for.is_none(), waiting_for }
+        Pong {
+            node: self.name.clone(),
+            ready: waiting_for.is_none(),
+            waiting_for,
+        }
     }
 
     fn token(&self) -> Result<Reply, Failure> {
@@ -134,7 +158,11 @@ impl Admin {
     }
 
     fn named(&self, name: &str) -> Result<VolumeRecord, Failure> {
-        self.meta.view().volume_named(name).cloned().ok_or_else(|| no_volume(name))
+        self.meta
+            .view()
+            .volume_named(name)
+            .cloned()
+            .ok_or_else(|| no_volume(name))
     }
 
     fn ask(&self, request: MetaRequest) -> Result<VolumeRecord, Failure> {
@@ -155,18 +183,34 @@ impl Admin {
         Ok(Reply::Volume(volume(&self.meta.view(), &record, None)))
     }
 
-    fn create(&self, name: &str, size_bytes: u64, home: Option<&str>, code: &str) -> Result<Reply, Failure> {
+    fn create(
+        &self,
+        name: &str,
+        size_bytes: u64,
+        home: Option<&str>,
+        code: &str,
+    ) -> Result<Reply, Failure> {
         let view = self.meta.view();
         let code = Code::from_str(code).map_err(|e| fail(FailureKind::Refused, e.to_string()))?;
         let sites = u8::try_from(view.sites.len()).unwrap_or(u8::MAX);
         let code = code.over_sites(sites);
         let home = match home {
             Some(home) => site_named(&view, home)?,
-            None => view.nodes.get(&self.node).map(|n| n.site).ok_or_else(not_now)?,
+            None => view
+                .nodes
+                .get(&self.node)
+                .map(|n| n.site)
+                .ok_or_else(not_now)?,
         };
         let journal = journal_disks(&view, home)?;
         let name = name.to_owned();
-        self.change(MetaRequest::CreateVolume { name, size_bytes, code, home, journal })
+        self.change(MetaRequest::CreateVolume {
+            name,
+            size_bytes,
+            code,
+            home,
+            journal,
+        })
     }
 
     fn show(&self, name: &str) -> Result<Reply, Failure> {
@@ -180,7 +224,11 @@ impl Admin {
             let why = format!("volume '{name}' is served by {owner}, which does not answer");
             return Err(fail(FailureKind::NotNow, why));
         }
-        Ok(Reply::Volume(volume(&self.meta.view(), &record, stats.as_ref())))
+        Ok(Reply::Volume(volume(
+            &self.meta.view(),
+            &record,
+            stats.as_ref(),
+        )))
     }
 
     fn move_volume(&self, name: &str, to: &str) -> Result<Reply, Failure> {
@@ -191,7 +239,11 @@ impl Admin {
             .iter()
             .find(|(_, n)| n.name == to)
             .ok_or_else(|| fail(FailureKind::NotFound, format!("there is no node '{to}'")))?;
-        let request = MetaRequest::MoveVolume { volume: record.id, expected: record.epoch, to: *to };
+        let request = MetaRequest::MoveVolume {
+            volume: record.id,
+            expected: record.epoch,
+            to: *to,
+        };
         self.change(request)
     }
 
@@ -203,7 +255,9 @@ impl Admin {
             .disks
             .iter()
             .map(|(id, disk)| {
-                let path = own.get(id).map_or_else(String::new, |(_, path)| path.clone());
+                let path = own
+                    .get(id)
+                    .map_or_else(String::new, |(_, path)| path.clone());
                 Disk {
                     name: disk_name(&view, *id),
                     site: site_name(&view, view.site_of(*id)),
@@ -219,7 +273,11 @@ impl Admin {
 
     fn here(&self, id: DiskId) -> (String, String, String) {
         let view = self.meta.view();
-        (disk_name(&view, id), self.name.clone(), site_name(&view, view.site_of(id)))
+        (
+            disk_name(&view, id),
+            self.name.clone(),
+            site_name(&view, view.site_of(id)),
+        )
     }
 
     fn syncs(&self) -> Result<Syncs, Failure> {
@@ -228,7 +286,12 @@ impl Admin {
             .into_iter()
             .map(|(id, figures)| {
                 let (disk, node, site) = self.here(id);
-                DiskSyncs { disk, node, site, journal_syncs: figures.syncs }
+                DiskSyncs {
+                    disk,
+                    node,
+                    site,
+                    journal_syncs: figures.syncs,
+                }
             })
             .collect();
         Ok(Syncs { disks })
@@ -240,7 +303,9 @@ impl Admin {
         for (id, figures) in figures {
             let (disk, node, site) = self.here(id);
             let own = self.disks.lock().unwrap_or_else(PoisonError::into_inner);
-            let root = own.get(&id).map_or_else(String::new, |(_, path)| path.clone());
+            let root = own
+                .get(&id)
+                .map_or_else(String::new, |(_, path)| path.clone());
             drop(own);
             for (_, path, trimmed) in figures.files {
                 files.push(JournalFile {
@@ -263,7 +328,9 @@ fn refused(reason: Refusal) -> Failure {
         Refusal::NoVolume => "there is no such volume",
         Refusal::BadName => "the name is taken or not allowed: 1 to 255 bytes without '@' and '/'",
         Refusal::BadSize => "the size must be a positive multiple of 4096 bytes",
-        Refusal::BadReplicas => "the journal needs one disk that is up in each site: see `atoll status`",
+        Refusal::BadReplicas => {
+            "the journal needs one disk that is up in each site: see `atoll status`"
+        }
         Refusal::BadCode => "the code does not fit the fabric's sites: rs:4+2 fits three",
         Refusal::NotYours => "the node is unknown, or down",
         Refusal::StaleEpoch | Refusal::StaleVersion => "the volume changed meanwhile: try again",
@@ -296,14 +363,18 @@ fn journal_disks(view: &View, home: SiteId) -> Result<Vec<DiskRef>, Failure> {
             let least = up.min_by_key(|(id, _)| (load.get(id).copied().unwrap_or(0), id.0));
             least.map(|(_, disk)| disk.at).ok_or_else(|| {
                 let site = site_name(view, Some(*site));
-                fail(FailureKind::NotNow, format!("site {site} has no disk that is up: see `atoll status`"))
+                fail(
+                    FailureKind::NotNow,
+                    format!("site {site} has no disk that is up: see `atoll status`"),
+                )
             })
         })
         .collect()
 }
 
 fn site_name(view: &View, site: Option<SiteId>) -> String {
-    site.and_then(|id| view.sites.get(&id)).map_or_else(String::new, |s| s.name.clone())
+    site.and_then(|id| view.sites.get(&id))
+        .map_or_else(String::new, |s| s.name.clone())
 }
 
 fn disk_name(view: &View, id: DiskId) -> String {
@@ -312,7 +383,10 @@ fn disk_name(view: &View, id: DiskId) -> String {
 }
 
 fn volume(view: &View, record: &VolumeRecord, stats: Option<&VolumeStats>) -> Volume {
-    let owner = record.owner.and_then(|o| view.nodes.get(&o.node)).map(|n| n.name.clone());
+    let owner = record
+        .owner
+        .and_then(|o| view.nodes.get(&o.node))
+        .map(|n| n.name.clone());
     let stats = stats.filter(|s| s.serving);
     let checkpoint = &record.checkpoint;
     Volume {
@@ -322,11 +396,17 @@ fn volume(view: &View, record: &VolumeRecord, stats: Option<&VolumeStats>) -> Vo
         code: record.code.to_string(),
         owner,
         epoch: record.epoch.0,
-        logical_bytes: stats
-            .map_or(checkpoint.mapped_blocks * model::BLOCK_BYTES as u64, |s| s.logical_bytes),
+        logical_bytes: stats.map_or(checkpoint.mapped_blocks * model::BLOCK_BYTES as u64, |s| {
+            s.logical_bytes
+        }),
         stored_bytes: stats.map_or(checkpoint.stored_bytes, |s| s.stored_bytes),
         untrimmed_bytes: stats.map_or(0, |s| s.untrimmed_bytes),
-        journal: record.journal.replicas.iter().map(|at| disk_name(view, at.disk)).collect(),
+        journal: record
+            .journal
+            .replicas
+            .iter()
+            .map(|at| disk_name(view, at.disk))
+            .collect(),
     }
 }
 
@@ -339,7 +419,10 @@ fn condition(presence: Presence) -> Condition {
 }
 
 fn owned_by(view: &View, node: NodeId) -> u32 {
-    let owned = view.volumes.values().filter(|v| v.owner.is_some_and(|o| o.node == node));
+    let owned = view
+        .volumes
+        .values()
+        .filter(|v| v.owner.is_some_and(|o| o.node == node));
     u32::try_from(owned.count()).unwrap_or(u32::MAX)
 }
 
@@ -388,7 +471,11 @@ fn up_of(presences: impl Iterator<Item = Presence>) -> UpOf {
 fn status(view: &View, seen_by: &str) -> Status {
     let mut degraded = Vec::new();
     let mut add = |what: String, why: &str, doing: &str| {
-        degraded.push(Degraded { what, why: why.to_owned(), doing: doing.to_owned() });
+        degraded.push(Degraded {
+            what,
+            why: why.to_owned(),
+            doing: doing.to_owned(),
+        });
     };
     for (id, site) in &view.sites {
         if site.presence == Presence::Down {
@@ -399,13 +486,23 @@ fn status(view: &View, seen_by: &str) -> Status {
                  older ones stand without slack until it returns",
             );
         }
-        let up = view.nodes.values().filter(|n| n.site == *id && n.presence == Presence::Up);
+        let up = view
+            .nodes
+            .values()
+            .filter(|n| n.site == *id && n.presence == Presence::Up);
         if site.presence == Presence::Up && up.count() == 0 {
-            add(format!("site {}", site.name), "no node of it is up", "waiting for its nodes to join or return");
+            add(
+                format!("site {}", site.name),
+                "no node of it is up",
+                "waiting for its nodes to join or return",
+            );
         }
     }
     for node in view.nodes.values() {
-        let away = view.sites.get(&node.site).is_some_and(|s| s.presence == Presence::Down);
+        let away = view
+            .sites
+            .get(&node.site)
+            .is_some_and(|s| s.presence == Presence::Down);
         if node.presence == Presence::Down && !away {
             add(
                 format!("node {}", node.name),
@@ -421,7 +518,11 @@ fn status(view: &View, seen_by: &str) -> Status {
         of: u32::try_from(live().count()).unwrap_or(u32::MAX),
     };
     for volume in live().filter(|v| !v.clean && v.owner.is_none_or(|o| o.boot.is_none())) {
-        add(format!("volume {}", volume.name), "it has no owner yet", "a node is taking it over");
+        add(
+            format!("volume {}", volume.name),
+            "it has no owner yet",
+            "a node is taking it over",
+        );
     }
     Status {
         healthy: degraded.is_empty(),

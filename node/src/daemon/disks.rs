@@ -12,7 +12,9 @@ use disk_store::fragments::{Fragments, FragmentsConfig};
 use disk_store::journal::{Journal, JournalConfig};
 use disk_store::superblock::{self, FabricId, Superblock, SuperblockError};
 use model::ids::{DiskRef, Incarnation, NodeId};
-use model::store::{DeviceError, FileNo, FragmentDone, FragmentOp, JournalDone, JournalOp, ScannedEntry};
+use model::store::{
+    DeviceError, FileNo, FragmentDone, FragmentOp, JournalDone, JournalOp, ScannedEntry,
+};
 use raft_meta::node::{AdminCommand, AdminReply};
 
 use super::config::DiskConfig;
@@ -104,16 +106,24 @@ pub fn open(
     meta: &MetaHandle,
 ) -> Result<OpenedDisk> {
     let path: PathBuf = node_directory.join(&config.path);
-    fs::create_dir_all(&path).with_context(|| format!("disk {}: {}", config.name, path.display()))?;
+    fs::create_dir_all(&path)
+        .with_context(|| format!("disk {}: {}", config.name, path.display()))?;
     let layer = RealFiles::new(&path);
     let superblock = match Superblock::open(&layer) {
         Ok(superblock) => superblock,
         Err(SuperblockError::Missing) => format(&layer, config, fabric, node, meta)?,
-        Err(error) => return Err(error).with_context(|| format!("disk {} at {}", config.name, path.display())),
+        Err(error) => {
+            return Err(error)
+                .with_context(|| format!("disk {} at {}", config.name, path.display()));
+        }
     };
     let identity = superblock.identity();
     if identity.fabric != FabricId(fabric) {
-        bail!("disk {} at {} belongs to another fabric: give an empty directory", config.name, path.display());
+        bail!(
+            "disk {} at {} belongs to another fabric: give an empty directory",
+            config.name,
+            path.display()
+        );
     }
     let id = identity.incarnation.0;
     let (journal, scan, verdict) = Journal::open(&layer, JournalConfig::new(id))?;
@@ -123,11 +133,23 @@ pub fn open(
     let (fragments, recovery) = Fragments::open(&layer, catalog, fragments)?;
     tracing::info!(disk = %config.name, entries = scan.len(), ?verdict, ?recovery, "disk opened");
     let stores = DiskStores {
-        journal: Box::new(RealJournal { journal, superblock }),
+        journal: Box::new(RealJournal {
+            journal,
+            superblock,
+        }),
         fragments: Box::new(RealFragments(fragments)),
     };
-    let at = DiskRef { disk: identity.disk, incarnation: identity.incarnation };
-    Ok(OpenedDisk { at, capacity_bytes: identity.capacity_bytes, stores, scan, damage_before })
+    let at = DiskRef {
+        disk: identity.disk,
+        incarnation: identity.incarnation,
+    };
+    Ok(OpenedDisk {
+        at,
+        capacity_bytes: identity.capacity_bytes,
+        stores,
+        scan,
+        damage_before,
+    })
 }
 
 fn format(
@@ -142,7 +164,11 @@ fn format(
     let incarnation = Incarnation(random()?);
     let at = loop {
         let command = AdminCommand::AddDisk { node, incarnation };
-        match meta.admin(command).blocking_recv().context("the metadata thread ended")? {
+        match meta
+            .admin(command)
+            .blocking_recv()
+            .context("the metadata thread ended")?
+        {
             AdminReply::Disk(at) => break at,
             // Exactly once by the incarnation: asking again is harmless.
             AdminReply::Unavailable => {}

@@ -22,7 +22,10 @@ pub struct VolumeExports {
 
 impl VolumeExports {
     fn info(&self, name: &str) -> DescribeResult {
-        let view = self.view.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let view = self
+            .view
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let volume = view.volume_named(name).ok_or(ExportError::Unknown)?;
         Ok(info(name, volume.size_bytes))
     }
@@ -42,12 +45,18 @@ fn info(name: &str, size: u64) -> ExportInfo {
 
 impl Exports for VolumeExports {
     fn list(&self, _client: &Client) -> LocalBoxFuture<'static, ListResult> {
-        let view = self.view.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let view = self
+            .view
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let listed = view
             .volumes
             .values()
             .filter(|v| !v.deleted)
-            .map(|v| ListedExport { name: v.name.clone(), description: String::new() })
+            .map(|v| ListedExport {
+                name: v.name.clone(),
+                description: String::new(),
+            })
             .collect();
         async move { Ok(listed) }.boxed_local()
     }
@@ -64,7 +73,11 @@ impl Exports for VolumeExports {
             match opened.unwrap_or(Err(OpenError::Stopping)) {
                 Ok((client, size)) => {
                     let info = info(&name, size);
-                    Ok(Rc::new(VolumeExport { info, client, switchboard }) as Rc<dyn Export>)
+                    Ok(Rc::new(VolumeExport {
+                        info,
+                        client,
+                        switchboard,
+                    }) as Rc<dyn Export>)
                 }
                 Err(OpenError::NoVolume) => Err(ExportError::Unknown),
                 Err(OpenError::Stopping) => Err(ExportError::ShuttingDown),
@@ -89,7 +102,9 @@ impl Export for VolumeExport {
         let submitted = self.client.send(Submit(request));
         async move {
             match submitted.await {
-                Ok(answered) => answered.await.unwrap_or(Reply::Error(BlockError::NoSession)),
+                Ok(answered) => answered
+                    .await
+                    .unwrap_or(Reply::Error(BlockError::NoSession)),
                 Err(_) => Reply::Error(BlockError::NoSession),
             }
         }

@@ -13,7 +13,9 @@ use model::wire;
 use raft_meta::node::{AdminCommand, AdminReply};
 use transport::name::FabricId;
 use transport::net::ca::{Authority, Identity, NodeKey};
-use transport::net::join::{self, JoinFuture, JoinHandler, JoinRefusal, JoinRequest, JoinToken, TokenHash};
+use transport::net::join::{
+    self, JoinFuture, JoinHandler, JoinRefusal, JoinRequest, JoinToken, TokenHash,
+};
 use transport::net::tls::Fingerprint;
 
 use super::config::NodeConfig;
@@ -50,7 +52,10 @@ struct Admission {
 /// The directory is in use, or can't be written.
 pub fn init(directory: &Path, config: &NodeConfig) -> Result<()> {
     if Identity::exists(directory) {
-        bail!("{} is a node already: start it with `atoll run --dir {0}`", directory.display());
+        bail!(
+            "{} is a node already: start it with `atoll run --dir {0}`",
+            directory.display()
+        );
     }
     let fabric = random()?;
     let name = FabricId::from_str(&format!("f{fabric:016x}")).context("the fabric's name")?;
@@ -76,7 +81,10 @@ pub fn init(directory: &Path, config: &NodeConfig) -> Result<()> {
 /// The token is refused, the names are taken, or no contact answers.
 pub async fn join(directory: &Path, config: &NodeConfig, token: &str) -> Result<()> {
     if Identity::exists(directory) {
-        bail!("{} is a node already: start it with `atoll run --dir {0}`", directory.display());
+        bail!(
+            "{} is a node already: start it with `atoll run --dir {0}`",
+            directory.display()
+        );
     }
     let token = JoinToken::from_str(token)?;
     let key = NodeKey::generate()?;
@@ -115,10 +123,18 @@ pub fn make_token(authority: &Authority, contact: SocketAddr, meta: &MetaHandle)
     let contacts = vec![contact.to_string()];
     let fingerprint = Fingerprint::of(authority.certificate());
     let token = JoinToken::create(authority.fabric().clone(), fingerprint, contacts)?;
-    let command = AdminCommand::AddToken { hash: token.hash().0 };
-    match meta.admin(command).blocking_recv().context("the metadata thread ended")? {
+    let command = AdminCommand::AddToken {
+        hash: token.hash().0,
+    };
+    match meta
+        .admin(command)
+        .blocking_recv()
+        .context("the metadata thread ended")?
+    {
         AdminReply::Done => Ok(token.to_string()),
-        AdminReply::Unavailable => bail!("no quorum of the global placement group answers: try again"),
+        AdminReply::Unavailable => {
+            bail!("no quorum of the global placement group answers: try again")
+        }
         other => bail!("the fabric makes no token: {other:?}"),
     }
 }
@@ -169,7 +185,13 @@ impl Admitter {
             return Ok(reply.clone());
         }
         // The token is used up by a committed entry before anything is made.
-        match self.meta.admin(AdminCommand::UseToken { hash: request.token.0 }).await {
+        match self
+            .meta
+            .admin(AdminCommand::UseToken {
+                hash: request.token.0,
+            })
+            .await
+        {
             Ok(AdminReply::Done) => {}
             Ok(AdminReply::Refused(_)) => return Err(JoinRefusal::UsedToken),
             _ => return Err(JoinRefusal::Unavailable),
@@ -182,11 +204,19 @@ impl Admitter {
     async fn make_node(&self, application: &Application) -> Result<Vec<u8>, JoinRefusal> {
         let known = {
             let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
-            view.sites.iter().find(|(_, s)| s.name == application.site).map(|(id, _)| *id)
+            view.sites
+                .iter()
+                .find(|(_, s)| s.name == application.site)
+                .map(|(id, _)| *id)
         };
         let site = match known {
             Some(site) => site,
-            None => match self.command(AdminCommand::AddSite { name: application.site.clone() }).await? {
+            None => match self
+                .command(AdminCommand::AddSite {
+                    name: application.site.clone(),
+                })
+                .await?
+            {
                 AdminReply::Site(site) => site,
                 _ => return Err(JoinRefusal::Conflict),
             },

@@ -36,10 +36,22 @@ pub trait Listener: Send {
 }
 
 enum Command {
-    Message { from: NodeId, message: Box<MetaMessage> },
-    FromActor { token: MetaToken, request: MetaRequest },
-    Request { request: MetaRequest, answer: oneshot::Sender<MetaReply> },
-    Admin { command: AdminCommand, answer: oneshot::Sender<AdminReply> },
+    Message {
+        from: NodeId,
+        message: Box<MetaMessage>,
+    },
+    FromActor {
+        token: MetaToken,
+        request: MetaRequest,
+    },
+    Request {
+        request: MetaRequest,
+        answer: oneshot::Sender<MetaReply>,
+    },
+    Admin {
+        command: AdminCommand,
+        answer: oneshot::Sender<AdminReply>,
+    },
     Disks(Vec<LocalDisk>),
     Listen(Box<dyn Listener>),
 }
@@ -54,7 +66,10 @@ pub struct MetaHandle {
 impl MetaHandle {
     /// A message from another node.
     pub fn message(&self, from: NodeId, message: MetaMessage) {
-        self.send(Command::Message { from, message: Box::new(message) });
+        self.send(Command::Message {
+            from,
+            message: Box::new(message),
+        });
     }
 
     /// An actor's question; answered to the [`Listener`].
@@ -89,7 +104,12 @@ impl MetaHandle {
     /// The placement as it is known now.
     #[must_use]
     pub fn view(&self) -> Arc<View> {
-        Arc::clone(&self.view.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+        Arc::clone(
+            &self
+                .view
+                .read()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        )
     }
 
     fn send(&self, command: Command) {
@@ -126,7 +146,10 @@ pub fn start<L: RaftLog + Send + 'static>(
     view: SharedView,
 ) -> std::io::Result<MetaHandle> {
     let (commands, inbox) = channel();
-    let handle = MetaHandle { commands, view: Arc::clone(&view) };
+    let handle = MetaHandle {
+        commands,
+        view: Arc::clone(&view),
+    };
     let shell = Shell {
         machine,
         log,
@@ -137,7 +160,9 @@ pub fn start<L: RaftLog + Send + 'static>(
         commanded: BTreeMap::new(),
         next: 0,
     };
-    thread::Builder::new().name("meta".to_owned()).spawn(move || run(shell, &inbox))?;
+    thread::Builder::new()
+        .name("meta".to_owned())
+        .spawn(move || run(shell, &inbox))?;
     Ok(handle)
 }
 
@@ -175,7 +200,10 @@ fn run<L: RaftLog>(mut shell: Shell<L>, inbox: &Receiver<Command>) {
 impl<L: RaftLog> Shell<L> {
     fn take(&mut self, command: Command, effects: &mut Vec<Effect>) {
         let input = match command {
-            Command::Message { from, message } => Input::Message { from, message: *message },
+            Command::Message { from, message } => Input::Message {
+                from,
+                message: *message,
+            },
             Command::FromActor { token, request } => {
                 let token = self.token(ReplyTo::Actor(token));
                 Input::Request { token, request }
@@ -192,7 +220,10 @@ impl<L: RaftLog> Shell<L> {
             }
             Command::Disks(disks) => Input::LocalDisks(disks),
             Command::Listen(listener) => {
-                let view = self.view.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let view = self
+                    .view
+                    .read()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner);
                 listener.view(Arc::clone(&view));
                 drop(view);
                 self.listener = Some(listener);
@@ -219,9 +250,15 @@ impl<L: RaftLog> Shell<L> {
                     Effect::Send { to, message } => {
                         let header = wire::encode(&message);
                         // Lost if the network can't take it: Raft and heartbeats repeat.
-                        let _ = self.transport.send(to, Class::Meta, header, Payload::empty());
+                        let _ = self
+                            .transport
+                            .send(to, Class::Meta, header, Payload::empty());
                     }
-                    Effect::Persist { group, ticket, write } => {
+                    Effect::Persist {
+                        group,
+                        ticket,
+                        write,
+                    } => {
                         batch.push((group, write));
                         tickets.push((group, ticket));
                     }
@@ -232,8 +269,10 @@ impl<L: RaftLog> Shell<L> {
                         }
                     }
                     Effect::View(view) => {
-                        let mut shared =
-                            self.view.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+                        let mut shared = self
+                            .view
+                            .write()
+                            .unwrap_or_else(std::sync::PoisonError::into_inner);
                         *shared = Arc::clone(&view);
                         drop(shared);
                         if let Some(listener) = &self.listener {
@@ -246,7 +285,8 @@ impl<L: RaftLog> Shell<L> {
                 self.log.write(&batch)?;
                 batch.clear();
                 for (group, ticket) in tickets.drain(..) {
-                    self.machine.handle(boottime(), Input::Persisted { group, ticket }, effects);
+                    self.machine
+                        .handle(boottime(), Input::Persisted { group, ticket }, effects);
                 }
             }
         }

@@ -52,11 +52,16 @@ impl RocksRaftLog {
     /// # Errors
     /// [`RaftLogError`]; damaged logs mean a new directory incarnation (R8).
     pub fn open(path: &Path) -> Result<Self, RaftLogError> {
-        Ok(Self { store: MetaStore::open(path)?, held: std::collections::BTreeMap::new() })
+        Ok(Self {
+            store: MetaStore::open(path)?,
+            held: std::collections::BTreeMap::new(),
+        })
     }
 
     fn load_group(&mut self, group: GroupId) -> Result<Option<LoadedLog>, RaftLogError> {
-        let Some(pairs) = self.store.load(group_byte(group))? else { return Ok(None) };
+        let Some(pairs) = self.store.load(group_byte(group))? else {
+            return Ok(None);
+        };
         let mut log = LoadedLog::default();
         for (key, value) in pairs {
             match key.as_slice() {
@@ -97,9 +102,18 @@ impl RocksRaftLog {
             if first > 0 && new_first <= last {
                 drop_range(new_first, last);
             }
-            first = if first == 0 { new_first } else { first.min(new_first) };
+            first = if first == 0 {
+                new_first
+            } else {
+                first.min(new_first)
+            };
             last = new_last;
-            puts.extend(write.entries.iter().map(|e| (entry_key(e.index.0), wire::encode(e))));
+            puts.extend(
+                write
+                    .entries
+                    .iter()
+                    .map(|e| (entry_key(e.index.0), wire::encode(e))),
+            );
         }
         if let Some(hard) = &write.hard {
             puts.push((HARD.to_vec(), wire::encode(hard)));

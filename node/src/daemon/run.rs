@@ -10,7 +10,8 @@ use actix::{Actor, Addr};
 use actors::client::ClientConfig;
 use actors::disk::DiskConfig;
 use actors::runtime::{
-    AttachDisk, Inbound, MetaAnswer, ShutDown, Switchboard, SwitchboardConfig, ViewChanged, boottime,
+    AttachDisk, Inbound, MetaAnswer, ShutDown, Switchboard, SwitchboardConfig, ViewChanged,
+    boottime,
 };
 use actors::segment::SegmentConfig;
 use actors::volume::VolumeConfig;
@@ -100,20 +101,40 @@ async fn serve(
         admitter,
         disks: Mutex::new(BTreeMap::new()),
     });
-    admin_server::serve(&directory, Arc::clone(&admin) as Arc<dyn admin_server::Handler>)
-        .context("the admin socket")?;
+    admin_server::serve(
+        &directory,
+        Arc::clone(&admin) as Arc<dyn admin_server::Handler>,
+    )
+    .context("the admin socket")?;
 
     let opened = open_disks(directory.clone(), &config, &identity, node, &handle).await?;
-    let switchboard = start_actors(node, boot, &transport, &handle, opened, &admin, &directory, &config);
+    let switchboard = start_actors(
+        node, boot, &transport, &handle, opened, &admin, &directory, &config,
+    );
     switchboard_ready.set(switchboard.clone());
     handle.listen(Box::new(ToActors(switchboard.clone())));
-    *admin.switchboard.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(switchboard.clone());
+    *admin
+        .switchboard
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(switchboard.clone());
 
-    let listener = NbdListener::bind(&Address::Tcp(config.nbd)).await.context("the NBD port")?;
-    let exports = Rc::new(VolumeExports { view, switchboard: switchboard.clone() });
+    let listener = NbdListener::bind(&Address::Tcp(config.nbd))
+        .await
+        .context("the NBD port")?;
+    let exports = Rc::new(VolumeExports {
+        view,
+        switchboard: switchboard.clone(),
+    });
     tracing::info!(node = %config.name, nbd = %config.nbd, "serving");
-    let front_end = actix::spawn(nbd::serve(listener, exports, nbd::Config::default(), stop.clone()));
-    stop.wait_for(|stop| *stop).await.context("the signal's channel")?;
+    let front_end = actix::spawn(nbd::serve(
+        listener,
+        exports,
+        nbd::Config::default(),
+        stop.clone(),
+    ));
+    stop.wait_for(|stop| *stop)
+        .await
+        .context("the signal's channel")?;
     tracing::info!("stopping");
     let grace = std::time::Duration::from_secs(5);
     let _ = tokio::time::timeout(grace, front_end).await;
@@ -131,12 +152,16 @@ fn resolver(
 ) -> Arc<dyn Fn(NodeId) -> Option<SocketAddr> + Send + Sync> {
     // Routes go by name; until the view names a node they go by its contact address.
     Arc::new(move |node| {
-        let view = view.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let view = view
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let known = view.nodes.get(&node);
         if let Some(route) = known.and_then(|n| routes.0.get(&n.name)) {
             return Some(*route);
         }
-        known.map(|n| n.address).or_else(|| contacts.get(&node.0).copied())
+        known
+            .map(|n| n.address)
+            .or_else(|| contacts.get(&node.0).copied())
     })
 }
 
@@ -156,7 +181,14 @@ fn metadata_machine(
         loaded = log.load()?;
     }
     let contacts = identity.contacts.keys().map(|id| NodeId(*id)).collect();
-    Ok(MetaNode::start(me, terms, contacts, loaded, boot.0, boottime())?)
+    Ok(MetaNode::start(
+        me,
+        terms,
+        contacts,
+        loaded,
+        boot.0,
+        boottime(),
+    )?)
 }
 
 fn admitter(
@@ -226,14 +258,32 @@ fn start_actors(
     })
     .start();
     let mut served = Vec::new();
-    let mut names = admin.disks.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut names = admin
+        .disks
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     for (name, disk) in opened {
-        let OpenedDisk { at, capacity_bytes, stores, scan, damage_before } = disk;
+        let OpenedDisk {
+            at,
+            capacity_bytes,
+            stores,
+            scan,
+            damage_before,
+        } = disk;
         served.push(LocalDisk { at, capacity_bytes });
-        let path = config.disks.iter().find(|d| d.name == name).map(|d| directory.join(&d.path));
+        let path = config
+            .disks
+            .iter()
+            .find(|d| d.name == name)
+            .map(|d| directory.join(&d.path));
         let path = path.map_or_else(String::new, |p| p.display().to_string());
         names.insert(at.disk, (name, path));
-        switchboard.do_send(AttachDisk { at, stores, scan, damage_before });
+        switchboard.do_send(AttachDisk {
+            at,
+            stores,
+            scan,
+            damage_before,
+        });
     }
     drop(names);
     meta.disks(served);
@@ -259,16 +309,21 @@ impl Inlet {
         let inlet = self.clone();
         let to_actors = move |from: NodeId, _class: Class, header: Bytes, payload: Bytes| {
             if let Some(switchboard) = inlet.0.get() {
-                switchboard.do_send(Inbound { from, header, payload });
+                switchboard.do_send(Inbound {
+                    from,
+                    header,
+                    payload,
+                });
             }
         };
         let meta = meta.clone();
-        let to_meta = move |from: NodeId, _class: Class, header: Bytes, _payload: Bytes| {
-            match wire::decode(&header) {
+        let to_meta =
+            move |from: NodeId, _class: Class, header: Bytes, _payload: Bytes| match wire::decode(
+                &header,
+            ) {
                 Ok(message) => meta.message(from, message),
                 Err(_) => tracing::warn!(%from, "a malformed metadata message"),
-            }
-        };
+            };
         Handlers::all(Arc::new(to_actors)).with(Class::Meta, Arc::new(to_meta))
     }
 }
@@ -277,8 +332,10 @@ impl Inlet {
 fn stop_on_signals() -> std::io::Result<watch::Receiver<bool>> {
     use tokio::signal::unix::{SignalKind, signal};
     let (tell, told) = watch::channel(false);
-    let (mut terminate, mut interrupt) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
     actix::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}

@@ -24,17 +24,29 @@ const USAGE: &str = "There are --seeds N, --from S, --seed S, --trace LINES, --t
 
 fn bug_named(name: &str) -> Result<Bug, String> {
     let known = Bug::ALL.iter().find(|(_, _, known)| *known == name);
-    known.map(|(bug, _, _)| *bug).ok_or(format!("'{name}' is no planted bug"))
+    known
+        .map(|(bug, _, _)| *bug)
+        .ok_or(format!("'{name}' is no planted bug"))
 }
 
 fn args() -> Result<Args, String> {
-    let mut args = Args { seeds: 200, from: 1, seed: None, mutants: false, bug: None, twice: false, json: false, trace: 0 };
+    let mut args = Args {
+        seeds: 200,
+        from: 1,
+        seed: None,
+        mutants: false,
+        bug: None,
+        twice: false,
+        json: false,
+        trace: 0,
+    };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut next = || words.next().ok_or(format!("{word} needs a value"));
         let mut number = || {
             let word = next()?;
-            word.parse::<u64>().map_err(|_| format!("'{word}' is no number"))
+            word.parse::<u64>()
+                .map_err(|_| format!("'{word}' is no number"))
         };
         match word.as_str() {
             "--seeds" => args.seeds = number()?,
@@ -73,7 +85,11 @@ fn main() -> ExitCode {
 }
 
 fn one(seed: u64, args: &Args) -> ExitCode {
-    let config = RunConfig { seed, bug: args.bug, keep: args.trace };
+    let config = RunConfig {
+        seed,
+        bug: args.bug,
+        keep: args.trace,
+    };
     let outcome = run(config);
     for line in &outcome.tail {
         eprintln!("{line}");
@@ -85,7 +101,11 @@ fn one(seed: u64, args: &Args) -> ExitCode {
     if args.twice && !is_repeated(config, &outcome) {
         return ExitCode::FAILURE;
     }
-    if outcome.failure.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if outcome.failure.is_some() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
 fn report(seed: u64, outcome: &Outcome, json: bool) {
@@ -112,7 +132,9 @@ fn report(seed: u64, outcome: &Outcome, json: bool) {
 
 /// Runs a seed again; tells the first event that differs, if one does.
 fn is_repeated(config: RunConfig, first: &Outcome) -> bool {
-    let Some(at) = differs(config, first) else { return true };
+    let Some(at) = differs(config, first) else {
+        return true;
+    };
     eprintln!("seed {} is not deterministic: {at}", config.seed);
     false
 }
@@ -121,7 +143,11 @@ fn many(args: &Args) -> ExitCode {
     let started = Instant::now();
     let (mut failed, mut simulated, mut events) = (Vec::new(), 0.0, 0);
     for seed in args.from..args.from + args.seeds {
-        let config = RunConfig { seed, bug: args.bug, keep: 0 };
+        let config = RunConfig {
+            seed,
+            bug: args.bug,
+            keep: 0,
+        };
         let outcome = run(config);
         if args.twice && !is_repeated(config, &outcome) {
             failed.push(seed);
@@ -148,7 +174,11 @@ fn many(args: &Args) -> ExitCode {
         "speedup": simulated / wall.max(1e-9), "events": events,
     });
     println!("{value}");
-    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failed.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn mutants(args: &Args) -> ExitCode {
@@ -157,7 +187,11 @@ fn mutants(args: &Args) -> ExitCode {
     for (bug, rule, name) in Bug::ALL {
         let mut caught = None;
         for seed in args.from..args.from + args.seeds {
-            let outcome = run(RunConfig { seed, bug: Some(bug), keep: 0 });
+            let outcome = run(RunConfig {
+                seed,
+                bug: Some(bug),
+                keep: 0,
+            });
             if outcome.failure.is_some() {
                 caught = Some((seed - args.from + 1, outcome.failure));
                 break;
@@ -169,13 +203,24 @@ fn mutants(args: &Args) -> ExitCode {
             None => (args.seeds, None),
         };
         if !args.json {
-            let verdict = if caught.is_some() { "caught" } else { "ESCAPED" };
-            eprintln!("{rule:>4} {name:<16} {verdict} in {seeds} seeds: {}", how.clone().unwrap_or_default());
+            let verdict = if caught.is_some() {
+                "caught"
+            } else {
+                "ESCAPED"
+            };
+            eprintln!(
+                "{rule:>4} {name:<16} {verdict} in {seeds} seeds: {}",
+                how.clone().unwrap_or_default()
+            );
         }
         rows.push(serde_json::json!({
             "rule": rule, "name": name, "caught": caught.is_some(), "seeds": seeds, "how": how,
         }));
     }
     println!("{}", serde_json::Value::from(rows));
-    if escaped == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if escaped == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }

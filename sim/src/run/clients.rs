@@ -48,11 +48,21 @@ impl Run {
         for slot in 0..self.rng.within(2, 4) as usize {
             let lanes = (0..self.rng.within(1, LANES_MAX as u64))
                 .map(|_| {
-                    let mix = *self.rng.pick(&[Mix::All, Mix::All, Mix::Reads, Mix::Writes]);
-                    Lane { mix, busy: false, due: now }
+                    let mix = *self
+                        .rng
+                        .pick(&[Mix::All, Mix::All, Mix::Reads, Mix::Writes]);
+                    Lane {
+                        mix,
+                        busy: false,
+                        due: now,
+                    }
                 })
                 .collect();
-            self.slots.push(Slot { client: None, node: NodeId(1), lanes });
+            self.slots.push(Slot {
+                client: None,
+                node: NodeId(1),
+                lanes,
+            });
             self.world.plan(now, Own::Open(slot).number());
         }
     }
@@ -70,8 +80,11 @@ impl Run {
                 return Some(owner);
             }
             let site = self.world.nodes[&owner].site;
-            let near: Vec<NodeId> =
-                live.iter().copied().filter(|n| self.world.nodes[n].site == site).collect();
+            let near: Vec<NodeId> = live
+                .iter()
+                .copied()
+                .filter(|n| self.world.nodes[n].site == site)
+                .collect();
             if !near.is_empty() {
                 return Some(*self.rng.pick(&near));
             }
@@ -101,15 +114,25 @@ impl Run {
     /// Plans a lane's next operation.
     fn think(&mut self, slot: usize, lane: usize) {
         let now = self.world.now();
-        let longest = if self.flurries.iter().any(|(from, to)| (*from..*to).contains(&now)) {
+        let longest = if self
+            .flurries
+            .iter()
+            .any(|(from, to)| (*from..*to).contains(&now))
+        {
             Duration::from_millis(2)
         } else {
-            let next = self.flurries.iter().map(|(from, _)| *from).filter(|from| *from > now).min();
+            let next = self
+                .flurries
+                .iter()
+                .map(|(from, _)| *from)
+                .filter(|from| *from > now)
+                .min();
             next.map_or(self.think_max, |next| self.think_max.min(next.since(now)))
         };
         let due = now + self.rng.duration(Duration::ZERO, longest);
         self.slots[slot].lanes[lane].due = due;
-        self.world.plan(due, Own::Lane(slot * LANES_MAX + lane).number());
+        self.world
+            .plan(due, Own::Lane(slot * LANES_MAX + lane).number());
     }
 
     pub(super) fn lane_due(&mut self, number: usize) {
@@ -131,19 +154,36 @@ impl Run {
     }
 
     pub(super) fn issue(&mut self, slot: usize, lane: Option<usize>, op: Op) {
-        let Some(client) = self.slots[slot].client else { return };
+        let Some(client) = self.slots[slot].client else {
+            return;
+        };
         let node = self.slots[slot].node;
         self.next_tag += 1;
         let tag = Tag(self.next_tag);
         let called = self.world.now();
         let mutates = !matches!(op, Op::Read { .. });
         let write = mutates.then(|| self.oracle.write_called(called, op.changes()));
-        self.pending.insert((client, tag), Pending { op, called, write, lane: (slot, lane) });
+        self.pending.insert(
+            (client, tag),
+            Pending {
+                op,
+                called,
+                write,
+                lane: (slot, lane),
+            },
+        );
         self.world.submit(node, client, tag, op.request());
     }
 
-    pub(super) fn complete(&mut self, client: ClientId, tag: Tag, reply: Reply) -> Result<(), Failure> {
-        let Some(pending) = self.pending.remove(&(client, tag)) else { return Ok(()) };
+    pub(super) fn complete(
+        &mut self,
+        client: ClientId,
+        tag: Tag,
+        reply: Reply,
+    ) -> Result<(), Failure> {
+        let Some(pending) = self.pending.remove(&(client, tag)) else {
+            return Ok(());
+        };
         let now = self.world.now();
         match reply {
             Reply::Done => {
@@ -158,7 +198,11 @@ impl Run {
                     return Err(Failure::Refused(pending.op));
                 };
                 let earliest = self.pending.values().map(|p| p.called).min();
-                let times = (pending.called, now, earliest.unwrap_or(now).min(pending.called));
+                let times = (
+                    pending.called,
+                    now,
+                    earliest.unwrap_or(now).min(pending.called),
+                );
                 for (i, value) in values(&chunks).into_iter().enumerate() {
                     let sector = first + i as u64;
                     let value = value.ok_or(Failure::Torn(sector))?;

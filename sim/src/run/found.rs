@@ -14,7 +14,9 @@ use model::geometry::Code;
 use model::ids::{Boot, DiskRef, Incarnation, NodeId, SiteId, VolumeId};
 use model::meta::{MetaReply, MetaRequest, MetaToken};
 use raft_meta::log::{MemoryLog, RaftLog};
-use raft_meta::node::{AdminCommand, AdminReply, AdminToken, Config as MetaConfig, Identity, MetaNode};
+use raft_meta::node::{
+    AdminCommand, AdminReply, AdminToken, Config as MetaConfig, Identity, MetaNode,
+};
 
 use super::{Failure, Own, Run, RunConfig};
 use crate::network::{Network, NetworkTerms};
@@ -44,7 +46,10 @@ fn terms(rng: &mut Rng) -> MachineTerms {
         volume,
         client: ClientConfig::default(),
         disk: DiskConfig::default(),
-        meta: MetaConfig { pool_rows: 8, ..MetaConfig::default() },
+        meta: MetaConfig {
+            pool_rows: 8,
+            ..MetaConfig::default()
+        },
         journal_file_bytes: if small { 256 << 10 } else { 1 << 20 },
         disk_bytes: 64 << 20,
     }
@@ -70,7 +75,11 @@ impl Run {
         let terms = terms(&mut rng);
         let network = network(&mut rng, seed);
         let hot = rng.one_in(2);
-        let blocks = if hot { rng.within(1, 4) } else { rng.within(4, 64) };
+        let blocks = if hot {
+            rng.within(1, 4)
+        } else {
+            rng.within(4, 64)
+        };
         let sectors = blocks * 8;
         let think_max = rng.duration(Duration::from_millis(20), Duration::from_millis(300));
         Self {
@@ -106,7 +115,9 @@ impl Run {
             let end = self.world.now() + Duration::from_secs(10);
             while answer.is_none() && self.world.now() < end && self.world.step() {
                 for happening in self.world.take_happenings() {
-                    if let Happening::Admin { token: t, reply, .. } = happening
+                    if let Happening::Admin {
+                        token: t, reply, ..
+                    } = happening
                         && t == token
                     {
                         answer = Some(reply);
@@ -176,7 +187,9 @@ impl Run {
         self.start_node(NodeId(1));
         let mut sites = vec![SiteId(1)];
         for name in &site_names[1..SITES as usize] {
-            let command = AdminCommand::AddSite { name: (*name).to_owned() };
+            let command = AdminCommand::AddSite {
+                name: (*name).to_owned(),
+            };
             let AdminReply::Site(site) = self.command(&command)? else {
                 return Err(Failure::Stuck("no site".to_owned()));
             };
@@ -187,8 +200,12 @@ impl Run {
                 let name = format!("{}{n}", site_names[i]);
                 if name != "a1" {
                     let address = SocketAddr::from(([127, 0, 0, 1], 1));
-                    let command =
-                        AdminCommand::AddNode { site: *site, name: name.clone(), address, nbd: address };
+                    let command = AdminCommand::AddNode {
+                        site: *site,
+                        name: name.clone(),
+                        address,
+                        nbd: address,
+                    };
                     let AdminReply::Node(id) = self.command(&command)? else {
                         return Err(Failure::Stuck("no node".to_owned()));
                     };
@@ -201,7 +218,8 @@ impl Run {
         for node in nodes {
             for _ in 0..DISKS {
                 let incarnation = Incarnation(self.rng.bits());
-                let AdminReply::Disk(at) = self.command(&AdminCommand::AddDisk { node, incarnation })?
+                let AdminReply::Disk(at) =
+                    self.command(&AdminCommand::AddDisk { node, incarnation })?
                 else {
                     return Err(Failure::Stuck("no disk".to_owned()));
                 };
@@ -234,7 +252,8 @@ impl Run {
         // One disk in each site, once every disk is known to the first node.
         self.until("disks in every site", Duration::from_secs(60), |run| {
             let process = run.world.nodes[&NodeId(1)].process.as_ref();
-            process.is_some_and(|p| p.host.current_view().disks.len() as u64 == SITES * NODES * DISKS)
+            process
+                .is_some_and(|p| p.host.current_view().disks.len() as u64 == SITES * NODES * DISKS)
         })?;
         let sites = self.world.sites();
         let homes: Vec<SiteId> = sites.keys().copied().collect();
@@ -242,7 +261,11 @@ impl Run {
         let mut journal = Vec::new();
         for nodes in sites.values() {
             let node = *self.rng.pick(nodes);
-            let disks: Vec<DiskRef> = self.world.nodes[&node].disks.values().map(|d| d.at).collect();
+            let disks: Vec<DiskRef> = self.world.nodes[&node]
+                .disks
+                .values()
+                .map(|d| d.at)
+                .collect();
             journal.push(*self.rng.pick(&disks));
         }
         // Home's comes first.
@@ -271,7 +294,9 @@ impl Run {
                 self.volume = record.id;
                 Ok(())
             }
-            other => Err(Failure::Stuck(format!("the volume was not made: {other:?}"))),
+            other => Err(Failure::Stuck(format!(
+                "the volume was not made: {other:?}"
+            ))),
         }
     }
 }

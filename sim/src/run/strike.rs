@@ -65,7 +65,11 @@ impl Run {
         let at = self.world.now();
         let until = at + plan.lasts;
         match &fault {
-            Fault::Killed { nodes, power, for_good } => {
+            Fault::Killed {
+                nodes,
+                power,
+                for_good,
+            } => {
                 for node in nodes {
                     self.kill(*node, *power);
                     if *for_good {
@@ -74,8 +78,12 @@ impl Run {
                     }
                 }
             }
-            Fault::Cut(links) => links.iter().for_each(|(a, b)| self.world.network.cut_sites(*a, *b)),
-            Fault::Slow(links) => links.iter().for_each(|(a, b)| self.world.network.slow(*a, *b)),
+            Fault::Cut(links) => links
+                .iter()
+                .for_each(|(a, b)| self.world.network.cut_sites(*a, *b)),
+            Fault::Slow(links) => links
+                .iter()
+                .for_each(|(a, b)| self.world.network.slow(*a, *b)),
             Fault::CutNode(node) => self.world.network.cut_node(*node),
             Fault::Paused(node) => self.world.pause(*node, until),
             Fault::SlowDisks(node) => self.world.slow_disks(*node, true),
@@ -98,21 +106,30 @@ impl Run {
         let sites = self.world.sites();
         let site = self.world.nodes[&node].site;
         let names: Vec<SiteId> = sites.keys().copied().collect();
-        let own = names.iter().position(|s| *s == site).expect("a node's site is known");
+        let own = names
+            .iter()
+            .position(|s| *s == site)
+            .expect("a node's site is known");
         let other = names[(own + plan.other as usize) % names.len()];
         let both = |a: SiteId, b: SiteId| [(a, b), (b, a)];
         let link = || match plan.both {
             true => both(site, other).to_vec(),
             false => vec![(site, other)],
         };
-        let killed = |nodes: Vec<NodeId>, power: bool| Fault::Killed { nodes, power, for_good: false };
+        let killed = |nodes: Vec<NodeId>, power: bool| Fault::Killed {
+            nodes,
+            power,
+            for_good: false,
+        };
         match plan.kind {
             Kind::Kill | Kind::Succession => killed(vec![node], plan.power),
             Kind::KillSite | Kind::Laggard => killed(sites[&site].clone(), plan.power),
             Kind::PowerLoss => killed(sites.into_values().flatten().collect(), true),
-            Kind::LoseSite => {
-                Fault::Killed { nodes: sites[&site].clone(), power: true, for_good: true }
-            }
+            Kind::LoseSite => Fault::Killed {
+                nodes: sites[&site].clone(),
+                power: true,
+                for_good: true,
+            },
             Kind::Cut => Fault::Cut(link()),
             Kind::Isolate => {
                 let others = names.iter().filter(|s| **s != site);
@@ -126,7 +143,9 @@ impl Run {
     }
 
     pub(super) fn mend(&mut self, i: usize) {
-        let Stage::Struck(entry) = self.plans[i].1 else { return };
+        let Stage::Struck(entry) = self.plans[i].1 else {
+            return;
+        };
         match self.struck[entry].fault.clone() {
             Fault::Killed { for_good: true, .. } => return,
             Fault::Killed { nodes, .. } => {
@@ -136,8 +155,12 @@ impl Run {
                     }
                 }
             }
-            Fault::Cut(links) => links.iter().for_each(|(a, b)| self.world.network.mend_sites(*a, *b)),
-            Fault::Slow(links) => links.iter().for_each(|(a, b)| self.world.network.hasten(*a, *b)),
+            Fault::Cut(links) => links
+                .iter()
+                .for_each(|(a, b)| self.world.network.mend_sites(*a, *b)),
+            Fault::Slow(links) => links
+                .iter()
+                .for_each(|(a, b)| self.world.network.hasten(*a, *b)),
             Fault::CutNode(node) => self.world.network.mend_node(node),
             Fault::Paused(_) => {}
             Fault::SlowDisks(node) => self.world.slow_disks(node, false),

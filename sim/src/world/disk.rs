@@ -50,7 +50,12 @@ impl World {
         let now = self.now();
         let n = self.nodes.get_mut(&node).expect("the node exists");
         let clock = n.clock(now);
-        open_disk(n.disks.get_mut(&disk).expect("it got it"), node, &self.terms, clock);
+        open_disk(
+            n.disks.get_mut(&disk).expect("it got it"),
+            node,
+            &self.terms,
+            clock,
+        );
         self.tick(node, Who::Disk(disk));
     }
 
@@ -68,12 +73,28 @@ impl World {
     }
 
     pub(super) fn after_disk(&mut self, node: NodeId, id: DiskId, mut out: Vec<DiskEffect>) {
-        let from = Endpoint { node, actor: Actor::Disk(id) };
+        let from = Endpoint {
+            node,
+            actor: Actor::Disk(id),
+        };
         for effect in out.drain(..) {
             match effect {
-                DiskEffect::Reply { to, id, reply, payload } => {
+                DiskEffect::Reply {
+                    to,
+                    id,
+                    reply,
+                    payload,
+                } => {
                     let message = Message::DiskReply(reply);
-                    self.post(Envelope { from, to, id, message }, payload);
+                    self.post(
+                        Envelope {
+                            from,
+                            to,
+                            id,
+                            message,
+                        },
+                        payload,
+                    );
                 }
                 DiskEffect::Journal { op, request } => {
                     self.open(node, id).journal_queue.push_back((op, request));
@@ -90,7 +111,10 @@ impl World {
             }
         }
         self.disk_out = out;
-        let disk = self.nodes[&node].disks.get(&id).and_then(|d| d.open.as_ref());
+        let disk = self.nodes[&node]
+            .disks
+            .get(&id)
+            .and_then(|d| d.open.as_ref());
         let due = disk.and_then(|o| o.machine.next_deadline());
         self.arm(node, Who::Disk(id), due);
     }
@@ -117,17 +141,28 @@ impl World {
         let busy = &mut d.open.as_mut().expect("it runs").pace(store).busy;
         let at = (*busy).max(now) + takes;
         *busy = at;
-        self.queue.plan(at, Event::Stored { node, life, disk, store, op });
+        self.queue.plan(
+            at,
+            Event::Stored {
+                node,
+                life,
+                disk,
+                store,
+                op,
+            },
+        );
     }
 
     /// The oldest operation of a store ends.
     pub(super) fn stored(&mut self, node: NodeId, disk: DiskId, store: Store) {
         let open = self.open(node, disk);
         let input = match store {
-            Store::Journal => open.next_journal_op().map(|(op, done)| DiskInput::Journal { op, done }),
-            Store::Fragments => {
-                open.next_fragment_op().map(|(op, done)| DiskInput::Fragments { op, done })
-            }
+            Store::Journal => open
+                .next_journal_op()
+                .map(|(op, done)| DiskInput::Journal { op, done }),
+            Store::Fragments => open
+                .next_fragment_op()
+                .map(|(op, done)| DiskInput::Fragments { op, done }),
         };
         let now = self.now();
         let pace = self.open(node, disk).pace(store);
@@ -143,7 +178,15 @@ impl World {
     fn plan_settle(&mut self, node: NodeId, disk: DiskId, store: Store, from: Time) {
         let life = self.nodes[&node].life;
         let at = from + store.settles_after();
-        self.queue.plan(at, Event::Settle { node, life, disk, store });
+        self.queue.plan(
+            at,
+            Event::Settle {
+                node,
+                life,
+                disk,
+                store,
+            },
+        );
     }
 
     /// A store settles if it was idle.
@@ -172,7 +215,9 @@ impl World {
             let after = self.rng.below(8);
             let journal_first = self.rng.one_in(2);
             let d = self.disk(node, disk);
-            let Some(open) = d.open.as_mut() else { continue };
+            let Some(open) = d.open.as_mut() else {
+                continue;
+            };
             d.files.halt_after(after);
             // What an operation that is cut short answers, nobody hears.
             if journal_first {
@@ -189,7 +234,11 @@ impl World {
     pub fn slow_disks(&mut self, node: NodeId, slow: bool) {
         let n = self.nodes.get_mut(&node).expect("the node exists");
         for disk in n.disks.values_mut() {
-            disk.slowed = if slow { disk.slowed + 1 } else { disk.slowed.saturating_sub(1) };
+            disk.slowed = if slow {
+                disk.slowed + 1
+            } else {
+                disk.slowed.saturating_sub(1)
+            };
         }
     }
 }

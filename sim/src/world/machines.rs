@@ -22,7 +22,9 @@ impl World {
         if !view.volumes.contains_key(&volume) {
             return false;
         }
-        process.clients.insert(id, Client::new(volume, node, config, view));
+        process
+            .clients
+            .insert(id, Client::new(volume, node, config, view));
         self.tick(node, Who::Client(id));
         true
     }
@@ -36,11 +38,16 @@ impl World {
         for id in start {
             let n = self.nodes.get_mut(&node).expect("the node exists");
             let boot = n.identity.boot;
-            let Some(process) = n.process.as_mut() else { return };
+            let Some(process) = n.process.as_mut() else {
+                return;
+            };
             process.start_volume(node, boot, id, &self.terms);
             self.tick(node, Who::Volume(id));
         }
-        let due = self.nodes[&node].process.as_ref().and_then(|p| p.host.next_deadline());
+        let due = self.nodes[&node]
+            .process
+            .as_ref()
+            .and_then(|p| p.host.next_deadline());
         self.arm(node, Who::Host, due);
     }
 
@@ -56,22 +63,57 @@ impl World {
     }
 
     pub(super) fn after_volume(&mut self, node: NodeId, id: VolumeId, out: Vec<volume::Effect>) {
-        let from = Endpoint { node, actor: Actor::Volume(id) };
+        let from = Endpoint {
+            node,
+            actor: Actor::Volume(id),
+        };
         for effect in out {
             match effect {
-                volume::Effect::ToDisk { node, disk, id, request, payload } => {
-                    let to = Endpoint { node, actor: Actor::Disk(disk) };
+                volume::Effect::ToDisk {
+                    node,
+                    disk,
+                    id,
+                    request,
+                    payload,
+                } => {
+                    let to = Endpoint {
+                        node,
+                        actor: Actor::Disk(disk),
+                    };
                     let message = Message::DiskRequest(request);
-                    self.post(Envelope { from, to, id, message }, payload);
+                    self.post(
+                        Envelope {
+                            from,
+                            to,
+                            id,
+                            message,
+                        },
+                        payload,
+                    );
                 }
-                volume::Effect::ToClient { to, id, reply, payload } => {
+                volume::Effect::ToClient {
+                    to,
+                    id,
+                    reply,
+                    payload,
+                } => {
                     let message = Message::VolumeReply(reply);
-                    self.post(Envelope { from, to, id, message }, payload);
+                    self.post(
+                        Envelope {
+                            from,
+                            to,
+                            id,
+                            message,
+                        },
+                        payload,
+                    );
                 }
                 volume::Effect::ToSegment(request) => {
                     self.drive_segments(node, id, segment::Input::Request(request));
                 }
-                volume::Effect::Meta { token, request } => self.ask(node, from.actor, token, request),
+                volume::Effect::Meta { token, request } => {
+                    self.ask(node, from.actor, token, request)
+                }
                 volume::Effect::Serving { epoch } => {
                     let now = self.now();
                     self.moment(Moment::Serving);
@@ -81,7 +123,9 @@ impl World {
                 }
                 volume::Effect::Stopped(reason) => {
                     let now = self.now();
-                    self.trace.event(&[9, u64::from(id.0)], || format!("{now} {node} ends {id}: {reason:?}"));
+                    self.trace.event(&[9, u64::from(id.0)], || {
+                        format!("{now} {node} ends {id}: {reason:?}")
+                    });
                     let clock = self.nodes[&node].clock(now);
                     let n = self.nodes.get_mut(&node).expect("the node exists");
                     if let Some(process) = n.process.as_mut() {
@@ -96,7 +140,9 @@ impl World {
             }
         }
         let process = self.nodes[&node].process.as_ref();
-        let due = process.and_then(|p| p.volumes.get(&id)).and_then(Machine::next_deadline);
+        let due = process
+            .and_then(|p| p.volumes.get(&id))
+            .and_then(Machine::next_deadline);
         self.arm(node, Who::Volume(id), due);
     }
 
@@ -111,14 +157,39 @@ impl World {
         self.after_segments(node, id, out);
     }
 
-    pub(super) fn after_segments(&mut self, node: NodeId, volume: VolumeId, out: Vec<segment::Effect>) {
-        let from = Endpoint { node, actor: Actor::Segment(volume) };
+    pub(super) fn after_segments(
+        &mut self,
+        node: NodeId,
+        volume: VolumeId,
+        out: Vec<segment::Effect>,
+    ) {
+        let from = Endpoint {
+            node,
+            actor: Actor::Segment(volume),
+        };
         for effect in out {
             match effect {
-                segment::Effect::ToDisk { node, disk, id, request, payload } => {
-                    let to = Endpoint { node, actor: Actor::Disk(disk) };
+                segment::Effect::ToDisk {
+                    node,
+                    disk,
+                    id,
+                    request,
+                    payload,
+                } => {
+                    let to = Endpoint {
+                        node,
+                        actor: Actor::Disk(disk),
+                    };
                     let message = Message::DiskRequest(request);
-                    self.post(Envelope { from, to, id, message }, payload);
+                    self.post(
+                        Envelope {
+                            from,
+                            to,
+                            id,
+                            message,
+                        },
+                        payload,
+                    );
                 }
                 segment::Effect::Reply(reply) => {
                     self.drive_volume(node, volume, volume::Input::Segment(reply));
@@ -126,7 +197,9 @@ impl World {
             }
         }
         let process = self.nodes[&node].process.as_ref();
-        let due = process.and_then(|p| p.segments.get(&volume)).and_then(Machine::next_deadline);
+        let due = process
+            .and_then(|p| p.segments.get(&volume))
+            .and_then(Machine::next_deadline);
         self.arm(node, Who::Segment(volume), due);
     }
 
@@ -141,17 +214,46 @@ impl World {
         self.after_client(node, id, out);
     }
 
-    pub(super) fn after_client(&mut self, node: NodeId, client: ClientId, out: Vec<client::Effect>) {
-        let from = Endpoint { node, actor: Actor::Client(client) };
+    pub(super) fn after_client(
+        &mut self,
+        node: NodeId,
+        client: ClientId,
+        out: Vec<client::Effect>,
+    ) {
+        let from = Endpoint {
+            node,
+            actor: Actor::Client(client),
+        };
         for effect in out {
             match effect {
-                client::Effect::ToVolume { node, id, request, payload } => {
-                    let to = Endpoint { node, actor: Actor::Volume(request.volume()) };
+                client::Effect::ToVolume {
+                    node,
+                    id,
+                    request,
+                    payload,
+                } => {
+                    let to = Endpoint {
+                        node,
+                        actor: Actor::Volume(request.volume()),
+                    };
                     let message = Message::VolumeRequest(request);
-                    self.post(Envelope { from, to, id, message }, payload);
+                    self.post(
+                        Envelope {
+                            from,
+                            to,
+                            id,
+                            message,
+                        },
+                        payload,
+                    );
                 }
                 client::Effect::Complete { tag, reply } => {
-                    self.happenings.push(Happening::Complete { client, node, tag, reply });
+                    self.happenings.push(Happening::Complete {
+                        client,
+                        node,
+                        tag,
+                        reply,
+                    });
                 }
                 client::Effect::Opened { .. } => {}
                 client::Effect::Ended => {
@@ -159,13 +261,16 @@ impl World {
                     if let Some(process) = n.process.as_mut() {
                         process.clients.remove(&client);
                     }
-                    self.happenings.push(Happening::ClientEnded { client, node });
+                    self.happenings
+                        .push(Happening::ClientEnded { client, node });
                     return;
                 }
             }
         }
         let process = self.nodes[&node].process.as_ref();
-        let due = process.and_then(|p| p.clients.get(&client)).and_then(Machine::next_deadline);
+        let due = process
+            .and_then(|p| p.clients.get(&client))
+            .and_then(Machine::next_deadline);
         self.arm(node, Who::Client(client), due);
     }
 }

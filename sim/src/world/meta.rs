@@ -22,7 +22,10 @@ impl World {
         let disks = self.nodes[&node]
             .disks
             .values()
-            .map(|d| raft_meta::message::LocalDisk { at: d.at, capacity_bytes })
+            .map(|d| raft_meta::message::LocalDisk {
+                at: d.at,
+                capacity_bytes,
+            })
             .collect();
         self.drive_meta(node, meta::Input::LocalDisks(disks));
     }
@@ -52,25 +55,45 @@ impl World {
                 meta::Effect::Send { to, message } => {
                     self.send(node, to, 0, Packet::Meta(Box::new(message)));
                 }
-                meta::Effect::Persist { group, ticket, write } => {
+                meta::Effect::Persist {
+                    group,
+                    ticket,
+                    write,
+                } => {
                     // Durable at once, told a sync's time later: a crash between loses
                     // nothing that was told.
                     let n = self.nodes.get_mut(&node).expect("the node exists");
-                    n.meta_log.write(&[(group, write)]).expect("memory does not fail");
+                    n.meta_log
+                        .write(&[(group, write)])
+                        .expect("memory does not fail");
                     let life = n.life;
-                    let sync = self.rng.duration(Duration::from_micros(50), Duration::from_millis(2));
+                    let sync = self
+                        .rng
+                        .duration(Duration::from_micros(50), Duration::from_millis(2));
                     let at = self.now() + sync;
-                    self.queue.plan(at, Event::Persisted { node, life, group, ticket });
+                    self.queue.plan(
+                        at,
+                        Event::Persisted {
+                            node,
+                            life,
+                            group,
+                            ticket,
+                        },
+                    );
                 }
                 meta::Effect::Reply { token, reply } => self.meta_reply(node, token, reply),
                 meta::Effect::AdminReply { token, reply } => {
-                    self.happenings.push(Happening::Admin { node, token, reply });
+                    self.happenings
+                        .push(Happening::Admin { node, token, reply });
                 }
                 meta::Effect::View(view) => self.view(node, &view),
             }
         }
         self.meta_out = out;
-        let due = self.nodes[&node].process.as_ref().and_then(|p| p.meta.next_deadline());
+        let due = self.nodes[&node]
+            .process
+            .as_ref()
+            .and_then(|p| p.meta.next_deadline());
         self.arm(node, Who::Meta, due);
     }
 
@@ -80,7 +103,9 @@ impl World {
             return;
         }
         let process = self.nodes.get_mut(&node).and_then(|n| n.process.as_mut());
-        let Some((actor, token)) = process.and_then(|p| p.asked.remove(&token.0)) else { return };
+        let Some((actor, token)) = process.and_then(|p| p.asked.remove(&token.0)) else {
+            return;
+        };
         match actor {
             Actor::Volume(id) => self.drive_volume(node, id, volume::Input::Meta { token, reply }),
             Actor::Disk(id) => self.drive_disk(node, id, DiskInput::Volume { token, reply }),
@@ -88,14 +113,26 @@ impl World {
         }
     }
 
-    pub(super) fn ask(&mut self, node: NodeId, actor: Actor, token: MetaToken, request: MetaRequest) {
+    pub(super) fn ask(
+        &mut self,
+        node: NodeId,
+        actor: Actor,
+        token: MetaToken,
+        request: MetaRequest,
+    ) {
         let Some(process) = self.nodes.get_mut(&node).and_then(|n| n.process.as_mut()) else {
             return;
         };
         process.next_token += 1;
         let own = process.next_token;
         process.asked.insert(own, (actor, token));
-        self.drive_meta(node, meta::Input::Request { token: MetaToken(own), request });
+        self.drive_meta(
+            node,
+            meta::Input::Request {
+                token: MetaToken(own),
+                request,
+            },
+        );
     }
 
     fn view(&mut self, node: NodeId, view: &Arc<View>) {

@@ -50,12 +50,38 @@ pub enum Who {
 /// What is to happen.
 #[derive(Debug)]
 enum Event {
-    Deliver { from: NodeId, to: NodeId, life: u64, packet: Packet },
-    Timer { node: NodeId, life: u64, who: Who, at: Time },
+    Deliver {
+        from: NodeId,
+        to: NodeId,
+        life: u64,
+        packet: Packet,
+    },
+    Timer {
+        node: NodeId,
+        life: u64,
+        who: Who,
+        at: Time,
+    },
     /// A store ends its oldest operation.
-    Stored { node: NodeId, life: u64, disk: DiskId, store: Store, op: OpId },
-    Settle { node: NodeId, life: u64, disk: DiskId, store: Store },
-    Persisted { node: NodeId, life: u64, group: GroupId, ticket: raft::Ticket },
+    Stored {
+        node: NodeId,
+        life: u64,
+        disk: DiskId,
+        store: Store,
+        op: OpId,
+    },
+    Settle {
+        node: NodeId,
+        life: u64,
+        disk: DiskId,
+        store: Store,
+    },
+    Persisted {
+        node: NodeId,
+        life: u64,
+        group: GroupId,
+        ticket: raft::Ticket,
+    },
     /// The run's own: a fault, a client's next operation.
     Run(u64),
 }
@@ -145,7 +171,9 @@ pub struct World {
 
 impl std::fmt::Debug for World {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("World").field("now", &self.now()).finish_non_exhaustive()
+        f.debug_struct("World")
+            .field("now", &self.now())
+            .finish_non_exhaustive()
     }
 }
 
@@ -192,7 +220,9 @@ impl World {
 
     /// Carries out the next event; false if there is none.
     pub fn step(&mut self) -> bool {
-        let Some(event) = self.queue.next() else { return false };
+        let Some(event) = self.queue.next() else {
+            return false;
+        };
         let now = self.queue.now();
         if let Some((node, life)) = event.node() {
             if let Some(until) = self.paused.get(&node).copied() {
@@ -216,11 +246,22 @@ impl World {
         }
         self.note(now, &event);
         match event {
-            Event::Deliver { from, to, packet, .. } => self.deliver(from, to, packet),
+            Event::Deliver {
+                from, to, packet, ..
+            } => self.deliver(from, to, packet),
             Event::Timer { node, who, .. } => self.tick(node, who),
-            Event::Stored { node, disk, store, .. } => self.stored(node, disk, store),
-            Event::Settle { node, disk, store, .. } => self.settle(node, disk, store),
-            Event::Persisted { node, group, ticket, .. } => {
+            Event::Stored {
+                node, disk, store, ..
+            } => self.stored(node, disk, store),
+            Event::Settle {
+                node, disk, store, ..
+            } => self.settle(node, disk, store),
+            Event::Persisted {
+                node,
+                group,
+                ticket,
+                ..
+            } => {
                 self.drive_meta(node, raft::Input::Persisted { group, ticket });
             }
             Event::Run(number) => self.happenings.push(Happening::Run(number)),
@@ -230,21 +271,34 @@ impl World {
 
     fn note(&mut self, now: Time, event: &Event) {
         let (kind, a, b) = match event {
-            Event::Deliver { from, to, packet: Packet::Actor(e, p), .. } => {
-                (1, u64::from(from.0) << 16 | u64::from(to.0), e.id.0 ^ p.len() as u64)
-            }
+            Event::Deliver {
+                from,
+                to,
+                packet: Packet::Actor(e, p),
+                ..
+            } => (
+                1,
+                u64::from(from.0) << 16 | u64::from(to.0),
+                e.id.0 ^ p.len() as u64,
+            ),
             Event::Deliver { from, to, .. } => (2, u64::from(from.0) << 16 | u64::from(to.0), 0),
             Event::Timer { node, .. } => (3, u64::from(node.0), 0),
-            Event::Stored { disk, store, op, .. } => (4 + *store as u64, u64::from(disk.0), op.0),
+            Event::Stored {
+                disk, store, op, ..
+            } => (4 + *store as u64, u64::from(disk.0), op.0),
             Event::Persisted { node, ticket, .. } => (6, u64::from(node.0), ticket.0),
             Event::Run(number) => (7, *number, 0),
             Event::Settle { disk, store, .. } => (10 + *store as u64, u64::from(disk.0), 0),
         };
-        self.trace.event(&[now.0, kind, a, b], || format!("{now} {event:?}").chars().take(400).collect());
+        self.trace.event(&[now.0, kind, a, b], || {
+            format!("{now} {event:?}").chars().take(400).collect()
+        });
     }
 
     fn lives(&self, node: NodeId, life: u64) -> bool {
-        self.nodes.get(&node).is_some_and(|n| n.life == life && n.process.is_some())
+        self.nodes
+            .get(&node)
+            .is_some_and(|n| n.life == life && n.process.is_some())
     }
 
     /// Starts a node's process around its metadata machine.
@@ -273,7 +327,10 @@ impl World {
     /// Until when a node stands still, if it does.
     #[must_use]
     pub fn paused_until(&self, node: NodeId) -> Option<Time> {
-        self.paused.get(&node).copied().filter(|until| *until > self.now())
+        self.paused
+            .get(&node)
+            .copied()
+            .filter(|until| *until > self.now())
     }
 
     /// Kills a node's process; with its power, what its disks did not sync is lost too.
@@ -281,12 +338,16 @@ impl World {
         self.interrupt(node);
         let seed = self.rng.bits();
         let n = self.nodes.get_mut(&node).expect("the node exists");
-        let clients: Vec<ClientId> =
-            n.process.iter().flat_map(|p| p.clients.keys().copied()).collect();
+        let clients: Vec<ClientId> = n
+            .process
+            .iter()
+            .flat_map(|p| p.clients.keys().copied())
+            .collect();
         n.kill(power.then_some(seed));
         self.paused.remove(&node);
         for client in clients {
-            self.happenings.push(Happening::ClientEnded { client, node });
+            self.happenings
+                .push(Happening::ClientEnded { client, node });
         }
     }
 
@@ -301,7 +362,15 @@ impl World {
             Some(armed) if *armed <= at => {}
             _ => {
                 n.armed.insert(who, at);
-                self.queue.plan(at, Event::Timer { node, life, who, at });
+                self.queue.plan(
+                    at,
+                    Event::Timer {
+                        node,
+                        life,
+                        who,
+                        at,
+                    },
+                );
             }
         }
     }
@@ -354,7 +423,6 @@ impl World {
         }
     }
 
-
     /// Sites, each with its nodes, as the world knows them.
     #[must_use]
     pub fn sites(&self) -> BTreeMap<SiteId, Vec<NodeId>> {
@@ -376,7 +444,9 @@ impl World {
     /// How a volume fares, in words, for a failure's report.
     #[must_use]
     pub fn describe(&self, volume: VolumeId) -> String {
-        let Some(owner) = self.owner(volume) else { return format!("nobody owns {volume}") };
+        let Some(owner) = self.owner(volume) else {
+            return format!("nobody owns {volume}");
+        };
         let Some(process) = self.nodes.get(&owner).and_then(|n| n.process.as_ref()) else {
             return format!("its owner {owner} does not run");
         };

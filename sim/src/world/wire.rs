@@ -56,7 +56,10 @@ impl Moment {
             }
             Message::DiskRequest(DiskRequest::Append { records, .. }) => {
                 let checkpoint = |body: &RecordBody| matches!(body, RecordBody::Checkpoint(_));
-                records.iter().any(|r| checkpoint(&r.body)).then_some(Self::CheckpointSent)
+                records
+                    .iter()
+                    .any(|r| checkpoint(&r.body))
+                    .then_some(Self::CheckpointSent)
             }
             Message::DiskRequest(DiskRequest::Delete { .. }) => Some(Self::DeleteSent),
             _ => None,
@@ -75,7 +78,11 @@ pub(super) struct Watch {
 impl World {
     /// Has the run's event `number` happen at the `count`-th of these moments from now on.
     pub fn watch(&mut self, moment: Moment, count: u64, number: u64) {
-        self.watches.push(Watch { moment, left: count.max(1), number });
+        self.watches.push(Watch {
+            moment,
+            left: count.max(1),
+            number,
+        });
     }
 
     /// That event is not waited for any more.
@@ -98,16 +105,36 @@ impl World {
 
     pub(super) fn send(&mut self, from: NodeId, to: NodeId, class: u8, packet: Packet) {
         let now = self.now();
-        let Some(target) = self.nodes.get(&to) else { return };
+        let Some(target) = self.nodes.get(&to) else {
+            return;
+        };
         let (to_site, life) = (target.site, target.life);
         let from_site = self.nodes[&from].site;
-        let arrivals = self.network.carry(now, (from, from_site), (to, to_site), class);
+        let arrivals = self
+            .network
+            .carry(now, (from, from_site), (to, to_site), class);
         if let Some(at) = arrivals.second {
             let packet = packet.clone();
-            self.queue.plan(at, Event::Deliver { from, to, life, packet });
+            self.queue.plan(
+                at,
+                Event::Deliver {
+                    from,
+                    to,
+                    life,
+                    packet,
+                },
+            );
         }
         if let Some(at) = arrivals.first {
-            self.queue.plan(at, Event::Deliver { from, to, life, packet });
+            self.queue.plan(
+                at,
+                Event::Deliver {
+                    from,
+                    to,
+                    life,
+                    packet,
+                },
+            );
         }
     }
 
@@ -122,7 +149,15 @@ impl World {
         if from == to {
             let life = self.nodes[&to].life;
             let at = self.now() + Duration::from_micros(1);
-            self.queue.plan(at, Event::Deliver { from, to, life, packet });
+            self.queue.plan(
+                at,
+                Event::Deliver {
+                    from,
+                    to,
+                    life,
+                    packet,
+                },
+            );
         } else {
             self.send(from, to, 1, packet);
         }
@@ -137,26 +172,68 @@ impl World {
         }
         match packet {
             Packet::Meta(message) => {
-                self.drive_meta(to, meta::Input::Message { from, message: *message });
+                self.drive_meta(
+                    to,
+                    meta::Input::Message {
+                        from,
+                        message: *message,
+                    },
+                );
             }
             Packet::Actor(envelope, payload) => self.deliver_actor(*envelope, payload),
         }
     }
 
     fn deliver_actor(&mut self, envelope: Envelope, payload: Bytes) {
-        let Envelope { from, to, id, message } = envelope;
+        let Envelope {
+            from,
+            to,
+            id,
+            message,
+        } = envelope;
         let node = to.node;
         match (message, to.actor) {
             (Message::DiskRequest(request), Actor::Disk(disk)) => {
-                self.drive_disk(node, disk, DiskInput::Request { from, id, request, payload });
+                self.drive_disk(
+                    node,
+                    disk,
+                    DiskInput::Request {
+                        from,
+                        id,
+                        request,
+                        payload,
+                    },
+                );
             }
             (Message::DiskReply(reply), Actor::Volume(volume)) => {
-                let Actor::Disk(disk) = from.actor else { return };
-                self.drive_volume(node, volume, volume::Input::Disk { disk, id, reply, payload });
+                let Actor::Disk(disk) = from.actor else {
+                    return;
+                };
+                self.drive_volume(
+                    node,
+                    volume,
+                    volume::Input::Disk {
+                        disk,
+                        id,
+                        reply,
+                        payload,
+                    },
+                );
             }
             (Message::DiskReply(reply), Actor::Segment(volume)) => {
-                let Actor::Disk(disk) = from.actor else { return };
-                self.drive_segments(node, volume, segment::Input::Disk { disk, id, reply, payload });
+                let Actor::Disk(disk) = from.actor else {
+                    return;
+                };
+                self.drive_segments(
+                    node,
+                    volume,
+                    segment::Input::Disk {
+                        disk,
+                        id,
+                        reply,
+                        payload,
+                    },
+                );
             }
             (Message::VolumeReply(reply), Actor::Client(client)) => {
                 self.drive_client(node, client, client::Input::Reply { id, reply, payload });
@@ -172,11 +249,28 @@ impl World {
                     Route::Start => self.start_volumes(node, vec![volume]),
                     Route::Elsewhere(epoch) => {
                         let message = Message::VolumeReply(VolumeReply::NotOwner { epoch });
-                        self.post(Envelope { from: to, to: from, id, message }, Payload::empty());
+                        self.post(
+                            Envelope {
+                                from: to,
+                                to: from,
+                                id,
+                                message,
+                            },
+                            Payload::empty(),
+                        );
                         return;
                     }
                 }
-                self.drive_volume(node, volume, volume::Input::Request { from, id, request, payload });
+                self.drive_volume(
+                    node,
+                    volume,
+                    volume::Input::Request {
+                        from,
+                        id,
+                        request,
+                        payload,
+                    },
+                );
             }
             (message, actor) => unreachable!("{message:?} for {actor:?}"),
         }

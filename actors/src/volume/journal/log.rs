@@ -17,7 +17,11 @@ impl Log {
     /// An empty log after `base`.
     #[must_use]
     pub fn new(base: Position) -> Self {
-        Self { base, records: VecDeque::new(), written_bytes: 0 }
+        Self {
+            base,
+            records: VecDeque::new(),
+            written_bytes: 0,
+        }
     }
 
     /// It starts after this position.
@@ -53,8 +57,15 @@ impl Log {
     /// Appends a record.
     pub fn push(&mut self, record: Record) {
         let last = self.last();
-        assert_eq!(record.head.position.seq, last.seq.next(), "sequence numbers are dense");
-        assert!(record.head.position.epoch >= last.epoch, "epochs only grow along a log");
+        assert_eq!(
+            record.head.position.seq,
+            last.seq.next(),
+            "sequence numbers are dense"
+        );
+        assert!(
+            record.head.position.epoch >= last.epoch,
+            "epochs only grow along a log"
+        );
         self.written_bytes += written(&record);
         self.records.push_back(record);
     }
@@ -86,7 +97,11 @@ impl Log {
 
     /// Drops all up to and with `to`.
     pub fn trim(&mut self, to: Position) {
-        assert_eq!(self.position(to.seq), Some(to), "a trim point is a position of the log");
+        assert_eq!(
+            self.position(to.seq),
+            Some(to),
+            "a trim point is a position of the log"
+        );
         while self.records.front().is_some_and(|r| r.head.position <= to) {
             let record = self.records.pop_front().expect("just seen");
             self.written_bytes -= written(&record);

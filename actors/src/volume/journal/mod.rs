@@ -101,7 +101,11 @@ impl CommittedCheckpoint {
     /// Of a volume that never wrote.
     #[must_use]
     pub fn empty() -> Self {
-        Self { at: Position::ZERO, checkpoint: Checkpoint::EMPTY, sessions: Bytes::new() }
+        Self {
+            at: Position::ZERO,
+            checkpoint: Checkpoint::EMPTY,
+            sessions: Bytes::new(),
+        }
     }
 }
 
@@ -179,9 +183,19 @@ impl Journal {
 
     /// Appends a record; it is sent by the next [`Journal::pump`].
     pub fn append(&mut self, body: RecordBody, payload: Payload) -> Position {
-        let position = Position { epoch: self.epoch, seq: self.log.last().seq.next() };
+        let position = Position {
+            epoch: self.epoch,
+            seq: self.log.last().seq.next(),
+        };
         let payload_len = u32::try_from(payload.len()).expect("a record's payload is bounded");
-        self.log.push(Record { head: RecordHead { position, body, payload_len }, payload });
+        self.log.push(Record {
+            head: RecordHead {
+                position,
+                body,
+                payload_len,
+            },
+            payload,
+        });
         position
     }
 
@@ -218,11 +232,17 @@ impl Journal {
     /// epoch is counted, as in Raft: it commits all before it.
     pub fn advance(&mut self, now: Time) -> bool {
         let held = if planted(Bug::AckByOne) {
-            self.replicas.iter().map(|r| r.matched.seq).max().unwrap_or_default()
+            self.replicas
+                .iter()
+                .map(|r| r.matched.seq)
+                .max()
+                .unwrap_or_default()
         } else {
             self.quorum_value(|r| r.matched.seq)
         };
-        let Some(position) = self.log.position(held) else { return false };
+        let Some(position) = self.log.position(held) else {
+            return false;
+        };
         if position.epoch != self.epoch || position <= self.committed {
             return false;
         }
@@ -244,14 +264,21 @@ impl Journal {
     }
 
     fn pump_replica(&mut self, i: usize, now: Time, ids: &mut RequestIds, out: &mut Vec<ToDisk>) {
-        if self.replicas[i].quiet_until.is_some_and(|until| until > now) {
+        if self.replicas[i]
+            .quiet_until
+            .is_some_and(|until| until > now)
+        {
             return;
         }
         self.replicas[i].quiet_until = None;
         let mut must_renew = self.renew;
         loop {
             let replica = &self.replicas[i];
-            let depth = if replica.mode == Mode::Stream { self.terms.depth } else { 1 };
+            let depth = if replica.mode == Mode::Stream {
+                self.terms.depth
+            } else {
+                1
+            };
             if replica.flights.len() >= depth {
                 return;
             }
@@ -288,8 +315,17 @@ impl Journal {
                 replica.next = last.seq.next();
                 replica.told = told;
             }
-            replica.flights.push_back(Flight { id, sent: now, kind });
-            out.push(ToDisk { at: replica.at, id, request, payload });
+            replica.flights.push_back(Flight {
+                id,
+                sent: now,
+                kind,
+            });
+            out.push(ToDisk {
+                at: replica.at,
+                id,
+                request,
+                payload,
+            });
         }
     }
 
@@ -354,11 +390,17 @@ impl Journal {
         id: RequestId,
         reply: &DiskReply,
     ) -> Result<(), Fenced> {
-        let Some(i) = self.replicas.iter().position(|r| r.at == from) else { return Ok(()) };
-        let Some(flight) = self.replicas[i].land(id) else { return Ok(()) };
+        let Some(i) = self.replicas.iter().position(|r| r.at == from) else {
+            return Ok(());
+        };
+        let Some(flight) = self.replicas[i].land(id) else {
+            return Ok(());
+        };
         match reply {
             DiskReply::Fenced { promised } if *promised > self.epoch => {
-                return Err(Fenced { promised: *promised });
+                return Err(Fenced {
+                    promised: *promised,
+                });
             }
             DiskReply::Appended { last, leased } => self.appended(i, &flight, *last, *leased),
             DiskReply::Joined { report } => {
@@ -423,7 +465,11 @@ impl Journal {
         let replica = &mut self.replicas[i];
         replica.matched = Position::ZERO;
         replica.flights.clear();
-        replica.next = if agrees { last.seq.next() } else { last.seq.min(prev.seq) };
+        replica.next = if agrees {
+            last.seq.next()
+        } else {
+            last.seq.min(prev.seq)
+        };
         let below = replica.next.0 <= log_base.0 || replica.next.0 <= base.seq.0;
         replica.mode = if below { Mode::Reset } else { Mode::Probe };
     }
@@ -431,7 +477,11 @@ impl Journal {
     /// Takes silent requests for lost. Returns when to look again.
     pub fn expire(&mut self, now: Time) {
         for replica in &mut self.replicas {
-            if replica.flights.front().is_some_and(|f| now.since(f.sent) >= self.terms.retry) {
+            if replica
+                .flights
+                .front()
+                .is_some_and(|f| now.since(f.sent) >= self.terms.retry)
+            {
                 replica.rewind();
             }
         }
@@ -440,7 +490,10 @@ impl Journal {
     /// When [`Journal::expire`] or a pause's end is due.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {
-        let flights = self.replicas.iter().filter_map(|r| Some(r.flights.front()?.sent + self.terms.retry));
+        let flights = self
+            .replicas
+            .iter()
+            .filter_map(|r| Some(r.flights.front()?.sent + self.terms.retry));
         let pauses = self.replicas.iter().filter_map(|r| r.quiet_until);
         flights.chain(pauses).chain(self.tell_due).min()
     }
@@ -454,13 +507,21 @@ impl Journal {
                 volume: self.volume,
                 epoch: self.epoch,
             };
-            out.push(ToDisk { at: replica.at, id: ids.next(), request, payload: Payload::empty() });
+            out.push(ToDisk {
+                at: replica.at,
+                id: ids.next(),
+                request,
+                payload: Payload::empty(),
+            });
         }
     }
 
     /// How many replicas hold all that is committed, for `status`.
     #[must_use]
     pub fn replicas_current(&self) -> usize {
-        self.replicas.iter().filter(|r| r.matched >= self.committed).count()
+        self.replicas
+            .iter()
+            .filter(|r| r.matched >= self.committed)
+            .count()
     }
 }

@@ -42,7 +42,12 @@ impl Adopted {
     #[must_use]
     pub fn founding(checkpoint: CommittedCheckpoint) -> Self {
         let log = Log::new(checkpoint.checkpoint.covers);
-        Self { log, checkpoint, answers: Vec::new(), founding: true }
+        Self {
+            log,
+            checkpoint,
+            answers: Vec::new(),
+            founding: true,
+        }
     }
 
     pub(super) fn mode_of(&self, at: DiskRef) -> (Mode, Seq, bool) {
@@ -103,8 +108,21 @@ impl Recovery {
         backstop: CommittedCheckpoint,
         retry: Duration,
     ) -> Self {
-        let answers = config.replicas.iter().map(|at| (*at, Answer::None)).collect();
-        Self { volume, epoch, answers, backstop, fetch: None, sent: None, retry, in_flight: Vec::new() }
+        let answers = config
+            .replicas
+            .iter()
+            .map(|at| (*at, Answer::None))
+            .collect();
+        Self {
+            volume,
+            epoch,
+            answers,
+            backstop,
+            fetch: None,
+            sent: None,
+            retry,
+            in_flight: Vec::new(),
+        }
     }
 
     /// Sends what is due.
@@ -135,7 +153,12 @@ impl Recovery {
             };
             let id = ids.next();
             self.in_flight.push((id, *at));
-            out.push(ToDisk { at: *at, id, request, payload: Payload::empty() });
+            out.push(ToDisk {
+                at: *at,
+                id,
+                request,
+                payload: Payload::empty(),
+            });
         }
         // A late answer to an old request is as good; only the list must not grow.
         let keep = self.in_flight.len().saturating_sub(64);
@@ -164,7 +187,11 @@ impl Recovery {
         ids: &mut RequestIds,
         out: &mut Vec<ToDisk>,
     ) -> Result<RecoveryStep, Fenced> {
-        if self.fetch.as_ref().is_some_and(|f| f.request == id && f.from == from) {
+        if self
+            .fetch
+            .as_ref()
+            .is_some_and(|f| f.request == id && f.from == from)
+        {
             return self.fetched(now, reply, payload, ids, out);
         }
         let Some(i) = self.in_flight.iter().position(|f| *f == (id, from)) else {
@@ -196,7 +223,12 @@ impl Recovery {
         })
     }
 
-    fn try_adopt(&mut self, now: Time, ids: &mut RequestIds, out: &mut Vec<ToDisk>) -> RecoveryStep {
+    fn try_adopt(
+        &mut self,
+        now: Time,
+        ids: &mut RequestIds,
+        out: &mut Vec<ToDisk>,
+    ) -> RecoveryStep {
         let need = if planted(Bug::SkipSeal) {
             1
         } else {
@@ -205,7 +237,10 @@ impl Recovery {
         if self.sealed().count() < need {
             return RecoveryStep::Waiting;
         }
-        let (from, best) = self.sealed().max_by_key(|(_, r)| r.last).expect("a quorum is not empty");
+        let (from, best) = self
+            .sealed()
+            .max_by_key(|(_, r)| r.last)
+            .expect("a quorum is not empty");
         let (base, upto) = (best.base, best.last);
         let checkpoint = self.latest_checkpoint();
         let covers = checkpoint.checkpoint.covers;
@@ -220,7 +255,14 @@ impl Recovery {
             return self.adopt(log, checkpoint);
         }
         let request = ids.next();
-        self.fetch = Some(Fetch { from, upto, checkpoint, log, request, sent: now });
+        self.fetch = Some(Fetch {
+            from,
+            upto,
+            checkpoint,
+            log,
+            request,
+            sent: now,
+        });
         self.ask(out, request);
         RecoveryStep::Waiting
     }
@@ -253,7 +295,12 @@ impl Recovery {
             from: fetch.log.last().seq.next(),
             bytes_max: FETCH_BYTES,
         };
-        out.push(ToDisk { at: fetch.from, id, request, payload: Payload::empty() });
+        out.push(ToDisk {
+            at: fetch.from,
+            id,
+            request,
+            payload: Payload::empty(),
+        });
     }
 
     fn fetched(
@@ -301,7 +348,12 @@ impl Recovery {
         // R1: what is adopted was made under lower epochs.
         assert!(log.last().epoch < self.epoch);
         let answers = std::mem::take(&mut self.answers);
-        RecoveryStep::Adopted(Box::new(Adopted { log, checkpoint, answers, founding: false }))
+        RecoveryStep::Adopted(Box::new(Adopted {
+            log,
+            checkpoint,
+            answers,
+            founding: false,
+        }))
     }
 }
 
@@ -316,7 +368,10 @@ fn extend(log: &mut Log, heads: Vec<RecordHead>, payload: &Bytes) -> bool {
         if end > payload.len() || !follows {
             return false;
         }
-        log.push(Record { head, payload: Payload::from(payload.slice(at..end)) });
+        log.push(Record {
+            head,
+            payload: Payload::from(payload.slice(at..end)),
+        });
         at = end;
     }
     at == payload.len()

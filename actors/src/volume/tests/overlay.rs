@@ -6,23 +6,47 @@ const BLOCKS: u64 = 24;
 
 #[derive(Clone, Debug)]
 enum Op {
-    Data { first: u64, blocks: u64, fill: u8 },
-    Hole { first: u64, blocks: u64 },
-    Zero { first: u64, blocks: u64 },
-    Patch { block: u64, at: usize, len: usize, fill: u8 },
+    Data {
+        first: u64,
+        blocks: u64,
+        fill: u8,
+    },
+    Hole {
+        first: u64,
+        blocks: u64,
+    },
+    Zero {
+        first: u64,
+        blocks: u64,
+    },
+    Patch {
+        block: u64,
+        at: usize,
+        len: usize,
+        fill: u8,
+    },
 }
 
 fn ops() -> impl Strategy<Value = Op> {
     let range = (0..BLOCKS).prop_flat_map(|first| (Just(first), 1..=BLOCKS - first));
-    let patch = (0..BLOCKS, 0..BLOCK_BYTES).prop_flat_map(|(block, at)| {
-        (Just(block), Just(at), 1..=BLOCK_BYTES - at, any::<u8>())
-    });
+    let patch = (0..BLOCKS, 0..BLOCK_BYTES)
+        .prop_flat_map(|(block, at)| (Just(block), Just(at), 1..=BLOCK_BYTES - at, any::<u8>()));
     prop_oneof![
-        (range.clone(), any::<u8>())
-            .prop_map(|((first, blocks), fill)| Op::Data { first, blocks, fill }),
-        range.clone().prop_map(|(first, blocks)| Op::Hole { first, blocks }),
+        (range.clone(), any::<u8>()).prop_map(|((first, blocks), fill)| Op::Data {
+            first,
+            blocks,
+            fill
+        }),
+        range
+            .clone()
+            .prop_map(|(first, blocks)| Op::Hole { first, blocks }),
         range.prop_map(|(first, blocks)| Op::Zero { first, blocks }),
-        patch.prop_map(|(block, at, len, fill)| Op::Patch { block, at, len, fill }),
+        patch.prop_map(|(block, at, len, fill)| Op::Patch {
+            block,
+            at,
+            len,
+            fill
+        }),
     ]
 }
 
