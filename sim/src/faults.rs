@@ -259,6 +259,6 @@ fn succession(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
             power: rng.one_in(2),
             ..lone.clone()
         });
-        armed = armed + rng.duration(Duration::from_millis(200), Duration::from_secs(4));
+        armed += rng.duration(Duration::from_millis(200), Duration::from_secs(4));
     }
 }

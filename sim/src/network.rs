@@ -157,7 +157,7 @@ impl Network {
             .get(&(from.1, to.1))
             .is_some_and(|l| l.slowed > 0)
         {
-            at = at + self.rng.duration(SLOW_MAX / 8, SLOW_MAX);
+            at += self.rng.duration(SLOW_MAX / 8, SLOW_MAX);
         }
         let last = self.last.entry((from.0, to.0, class)).or_default();
         if !(self.terms.reorder && self.faulty) {

@@ -75,7 +75,7 @@ impl<E> Queue<E> {
     }
 
     /// The next event; time moves to it.
-    pub fn next(&mut self) -> Option<E> {
+    pub fn pop(&mut self) -> Option<E> {
         let Reverse(entry) = self.heap.pop()?;
         assert!(entry.at >= self.now, "time runs forward");
         self.now = entry.at;

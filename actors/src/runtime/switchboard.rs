@@ -225,7 +225,7 @@ impl Switchboard {
         let first = self.first_request();
         let segments = Segments::new(
             node,
-            self.config.segment.clone(),
+            self.config.segment,
             Arc::clone(&view),
             RequestId(first),
         );

@@ -328,7 +328,7 @@ impl Serving {
             pool,
             bytes,
         };
-        let id = self.segment_ids.next();
+        let id = self.segment_ids.take();
         self.to_segment.push(SegmentRequest::Write {
             id,
             segment: packed.segment,
@@ -465,7 +465,7 @@ impl Serving {
             .checkpoint(&mut self.segment_counter, pool, covers);
         let mut writes = Pending::new();
         for (segment, data) in plan.segments() {
-            let id = self.segment_ids.next();
+            let id = self.segment_ids.take();
             writes.insert(id, *segment);
             self.to_segment.push(SegmentRequest::Write {
                 id,

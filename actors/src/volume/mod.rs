@@ -199,7 +199,7 @@ enum Phase {
     /// Seals and fetches.
     Recovering {
         record: Box<VolumeRecord>,
-        recovery: Recovery,
+        recovery: Box<Recovery>,
     },
     /// Replicates `EpochStart`, then serves.
     Leading(Box<Serving>),

@@ -140,7 +140,7 @@ impl Reader {
     ) {
         for page in missing.pages {
             if self.loading.insert(page) {
-                let id = ids.next();
+                let id = ids.take();
                 self.loads.insert(id, page);
                 let segment = SegmentRef {
                     id: page.segment,
@@ -220,7 +220,7 @@ impl Reader {
                     _ => None,
                 })
                 .collect();
-            let request = ids.next();
+            let request = ids.take();
             self.fills.insert(
                 request,
                 Fill {

@@ -115,7 +115,7 @@ impl Volume {
         let recovery = Recovery::new(self.id, record.epoch, &record.journal, backstop, retry);
         self.phase = Phase::Recovering {
             record: Box::new(record),
-            recovery,
+            recovery: Box::new(recovery),
         };
         self.pump_start(now, out);
     }

@@ -139,6 +139,9 @@ pub fn make_token(authority: &Authority, contact: SocketAddr, meta: &MetaHandle)
     }
 }
 
+/// Replies by token and application.
+pub type Admitted = BTreeMap<(TokenHash, Vec<u8>), Vec<u8>>;
+
 /// Admits joiners, on the node that has the fabric's authority.
 pub struct Admitter {
     /// The authority.
@@ -152,7 +155,7 @@ pub struct Admitter {
     /// The placement.
     pub view: SharedView,
     /// Admissions by token and application: a joiner whose reply was lost asks again.
-    pub admitted: Mutex<BTreeMap<(TokenHash, Vec<u8>), Vec<u8>>>,
+    pub admitted: Mutex<Admitted>,
 }
 
 /// The handler of the transport.
@@ -251,7 +254,7 @@ impl Admitter {
         }))
     }
 
-    fn remembered(&self) -> std::sync::MutexGuard<'_, BTreeMap<(TokenHash, Vec<u8>), Vec<u8>>> {
+    fn remembered(&self) -> std::sync::MutexGuard<'_, Admitted> {
         self.admitted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

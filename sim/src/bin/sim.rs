@@ -139,6 +139,7 @@ fn is_repeated(config: RunConfig, first: &Outcome) -> bool {
     false
 }
 
+#[allow(clippy::disallowed_methods)] // Tells how fast it ran; no run sees it.
 fn many(args: &Args) -> ExitCode {
     let started = Instant::now();
     let (mut failed, mut simulated, mut events) = (Vec::new(), 0.0, 0);

@@ -285,7 +285,7 @@ impl Run {
         while made.is_none() && self.world.now() < end && self.world.step() {
             for happening in self.world.take_happenings() {
                 if let Happening::Meta { reply, .. } = happening {
-                    made = Some(reply);
+                    made = Some(*reply);
                 }
             }
         }

@@ -99,7 +99,11 @@ impl World {
 
     fn meta_reply(&mut self, node: NodeId, token: MetaToken, reply: MetaReply) {
         if token.0 >= RUN_TOKENS {
-            self.happenings.push(Happening::Meta { node, token, reply });
+            self.happenings.push(Happening::Meta {
+                node,
+                token,
+                reply: Box::new(reply),
+            });
             return;
         }
         let process = self.nodes.get_mut(&node).and_then(|n| n.process.as_mut());

@@ -130,7 +130,7 @@ pub enum Happening {
         /// The question.
         token: MetaToken,
         /// The answer.
-        reply: MetaReply,
+        reply: Box<MetaReply>,
     },
     /// An answer to the run's own command.
     Admin {
@@ -220,7 +220,7 @@ impl World {
 
     /// Carries out the next event; false if there is none.
     pub fn step(&mut self) -> bool {
-        let Some(event) = self.queue.next() else {
+        let Some(event) = self.queue.pop() else {
             return false;
         };
         let now = self.queue.now();

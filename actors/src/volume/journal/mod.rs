@@ -47,7 +47,7 @@ impl RequestIds {
     }
 
     /// A new id.
-    pub fn next(&mut self) -> RequestId {
+    pub fn take(&mut self) -> RequestId {
         self.0 += 1;
         RequestId(self.0)
     }
@@ -308,7 +308,7 @@ impl Journal {
                 }
             };
             must_renew = false;
-            let id = ids.next();
+            let id = ids.take();
             let told = (self.committed, self.log.base());
             let replica = &mut self.replicas[i];
             if let FlightKind::Append { last, .. } = kind {
@@ -509,7 +509,7 @@ impl Journal {
             };
             out.push(ToDisk {
                 at: replica.at,
-                id: ids.next(),
+                id: ids.take(),
                 request,
                 payload: Payload::empty(),
             });

@@ -21,7 +21,7 @@ const FETCH_BYTES: u32 = 4 << 20;
 #[derive(Clone, Debug)]
 enum Answer {
     None,
-    Sealed(SealReport),
+    Sealed(Box<SealReport>),
     Unknown,
     Damaged,
 }
@@ -151,7 +151,7 @@ impl Recovery {
                 volume: self.volume,
                 epoch: self.epoch,
             };
-            let id = ids.next();
+            let id = ids.take();
             self.in_flight.push((id, *at));
             out.push(ToDisk {
                 at: *at,
@@ -202,7 +202,9 @@ impl Recovery {
             DiskReply::Fenced { promised } if promised > self.epoch => {
                 return Err(Fenced { promised });
             }
-            DiskReply::Sealed(report) if report.epoch == self.epoch => Answer::Sealed(report),
+            DiskReply::Sealed(report) if report.epoch == self.epoch => {
+                Answer::Sealed(Box::new(report))
+            }
             DiskReply::Unknown => Answer::Unknown,
             DiskReply::Damaged => Answer::Damaged,
             _ => return Ok(RecoveryStep::Waiting),
@@ -218,7 +220,7 @@ impl Recovery {
 
     fn sealed(&self) -> impl Iterator<Item = (DiskRef, &SealReport)> {
         self.answers.iter().filter_map(|(at, answer)| match answer {
-            Answer::Sealed(report) => Some((*at, report)),
+            Answer::Sealed(report) => Some((*at, report.as_ref())),
             _ => None,
         })
     }
@@ -254,7 +256,7 @@ impl Recovery {
         if upto == covers {
             return self.adopt(log, checkpoint);
         }
-        let request = ids.next();
+        let request = ids.take();
         self.fetch = Some(Fetch {
             from,
             upto,
@@ -337,7 +339,7 @@ impl Recovery {
             let fetch = self.fetch.take().expect("just used");
             return Ok(self.adopt(fetch.log, fetch.checkpoint));
         }
-        fetch.request = ids.next();
+        fetch.request = ids.take();
         fetch.sent = now;
         let id = fetch.request;
         self.ask(out, id);
