@@ -16,7 +16,7 @@ use model::store::{DeviceError, FileNo, FragmentDone, FragmentOp, JournalDone, J
 use tokio::sync::oneshot;
 
 use super::driver::{Driver, Shell};
-use super::switchboard::{AskMeta, Post, Switchboard};
+use super::switchboard::{AskMeta, DiskRetired, Post, Switchboard};
 use crate::disk::{Disk, DiskEffect as Effect, DiskInput as Input};
 use crate::messages::{DiskRequest, Message as Wire};
 
@@ -422,6 +422,7 @@ impl Shell for DiskActor {
                     tracing::error!(disk = %self.id, %error, "the disk retires");
                 }
                 self.retired = true;
+                self.switchboard.do_send(DiskRetired(self.id));
             }
         }
     }

@@ -44,6 +44,8 @@ pub struct SwitchboardConfig {
     pub transport: Transport,
     /// The metadata.
     pub meta: MetaPort,
+    /// Told when a disk retires, so that the site group is.
+    pub retired: Arc<dyn Fn(DiskId) + Send + Sync>,
     /// The volumes' bounds and terms.
     pub volume: VolumeConfig,
     /// The Segment machines'.
@@ -110,6 +112,11 @@ pub(super) struct VolumeEnded {
     pub(super) volume: VolumeId,
     pub(super) reason: StopReason,
 }
+
+/// A disk retired: nobody is to count on it in this life of the process.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct DiskRetired(pub(super) DiskId);
 
 /// A Client machine ended.
 #[derive(Debug, Message)]
@@ -511,6 +518,14 @@ impl Handler<VolumeEnded> for Switchboard {
         self.host.ended(boottime(), ended.volume);
         self.volume_gone();
         self.start_all(Vec::new(), ctx);
+    }
+}
+
+impl Handler<DiskRetired> for Switchboard {
+    type Result = ();
+
+    fn handle(&mut self, DiskRetired(disk): DiskRetired, _ctx: &mut Self::Context) {
+        (self.config.retired)(disk);
     }
 }
 

@@ -511,6 +511,20 @@ fn status(view: &View, seen_by: &str) -> Status {
             );
         }
     }
+    for (id, disk) in &view.disks {
+        let node_up = view
+            .nodes
+            .get(&disk.node)
+            .is_some_and(|n| n.presence == Presence::Up);
+        if disk.presence == Presence::Down && node_up {
+            add(
+                format!("disk {}", disk_name(view, *id)),
+                "its node does not serve it: it failed, or its directory is gone",
+                "its fragments are read around, new segments avoid it; restart the node with an empty \
+                 directory for a new disk",
+            );
+        }
+    }
     let live = || view.volumes.values().filter(|v| !v.deleted);
     let served = live().filter(|v| v.clean || v.owner.is_some_and(|o| o.boot.is_some()));
     let volumes = UpOf {

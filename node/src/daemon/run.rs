@@ -246,18 +246,34 @@ fn start_actors(
     config: &NodeConfig,
 ) -> Addr<Switchboard> {
     let port = meta.clone();
+    let served: Vec<LocalDisk> = opened
+        .iter()
+        .map(|(_, disk)| LocalDisk {
+            at: disk.at,
+            capacity_bytes: disk.capacity_bytes,
+        })
+        .collect();
+    meta.disks(served.clone());
+    let (to_group, served) = (meta.clone(), Mutex::new(served));
+    let retired = move |disk| {
+        let mut served = served
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        served.retain(|d| d.at.disk != disk);
+        to_group.disks(served.clone());
+    };
     let switchboard = Switchboard::new(SwitchboardConfig {
         node,
         boot,
         transport: transport.clone(),
         meta: Arc::new(move |token, request| port.ask(token, request)),
+        retired: Arc::new(retired),
         volume: VolumeConfig::default(),
         segment: SegmentConfig::default(),
         disk: DiskConfig::default(),
         client: ClientConfig::default(),
     })
     .start();
-    let mut served = Vec::new();
     let mut names = admin
         .disks
         .lock()
@@ -265,12 +281,11 @@ fn start_actors(
     for (name, disk) in opened {
         let OpenedDisk {
             at,
-            capacity_bytes,
             stores,
             scan,
             damage_before,
+            ..
         } = disk;
-        served.push(LocalDisk { at, capacity_bytes });
         let path = config
             .disks
             .iter()
@@ -286,7 +301,6 @@ fn start_actors(
         });
     }
     drop(names);
-    meta.disks(served);
     switchboard
 }
 
