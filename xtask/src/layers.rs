@@ -6,7 +6,10 @@ use anyhow::Context;
 use clap::ValueEnum;
 
 use crate::command::{Step, paint};
-use crate::{setup, verify};
+use crate::{setup, soak, verify};
+
+/// Sites that die in the real layer; `cargo xtask soak` goes on longer.
+const SOAK_ROUNDS: u32 = 2;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -70,6 +73,9 @@ impl Layer {
         if self == Self::Unit {
             let doc = ["test", "--release", "--workspace", "--doc", "--quiet"];
             Step::cargo("tests: examples in docs").args(doc).run()?;
+        }
+        if self == Self::Real {
+            soak::run(&soak::Args::rounds(SOAK_ROUNDS))?;
         }
         Ok(())
     }

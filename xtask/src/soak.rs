@@ -33,6 +33,17 @@ pub(crate) struct Args {
     wan_rtt: Option<String>,
 }
 
+impl Args {
+    /// So many rounds, without distance.
+    pub(crate) fn rounds(rounds: u32) -> Self {
+        Self {
+            rounds,
+            seed: 1,
+            wan_rtt: None,
+        }
+    }
+}
+
 /// Runs it.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     setup::for_running()?;
