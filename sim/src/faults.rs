@@ -41,10 +41,12 @@ pub enum Kind {
     Laggard,
     /// The owner is killed again and again, soon after it began to serve.
     Succession,
+    /// The owner, or its site, dies while it makes a checkpoint.
+    MidDrain,
 }
 
 /// All kinds, the likelier ones more than once.
-const KINDS: [Kind; 16] = [
+const KINDS: [Kind; 18] = [
     Kind::Kill,
     Kind::Kill,
     Kind::KillSite,
@@ -61,6 +63,8 @@ const KINDS: [Kind; 16] = [
     Kind::Laggard,
     Kind::Laggard,
     Kind::Succession,
+    Kind::MidDrain,
+    Kind::MidDrain,
 ];
 
 /// Whom a fault hits.
@@ -160,6 +164,7 @@ pub fn plan(rng: &mut Rng, start: Time, span: Duration, nodes: &[NodeId]) -> Vec
         match kind {
             Kind::Laggard => laggard(rng, lone, &mut plans),
             Kind::Succession => succession(rng, &lone, &mut plans),
+            Kind::MidDrain => mid_drain(rng, &lone, &mut plans),
             _ => plans.push(lone),
         }
     }
@@ -260,5 +265,26 @@ fn succession(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
             ..lone.clone()
         });
         armed += rng.duration(Duration::from_millis(200), Duration::from_secs(4));
+    }
+}
+
+/// The owner dies between a checkpoint's first index segment and its record.
+fn mid_drain(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
+    let mut armed = lone.armed;
+    for _ in 0..rng.within(1, 3) {
+        out.push(Plan {
+            armed,
+            moment: Some((Moment::IndexSent, rng.within(1, 6))),
+            lasts: rng.duration(Duration::from_millis(50), Duration::from_secs(2)),
+            kind: if rng.one_in(3) {
+                Kind::KillSite
+            } else {
+                Kind::Kill
+            },
+            victim: Victim::Owner,
+            power: rng.one_in(2),
+            ..lone.clone()
+        });
+        armed = armed + rng.duration(Duration::from_secs(2), Duration::from_secs(5));
     }
 }

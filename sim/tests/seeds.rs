@@ -1,72 +1,96 @@
-//! Seeds that must pass, the same trace twice, and planted bugs that must be caught. A failure
-//! prints the command that replays it.
+//! The slice of seeds that every change must pass. Optimized builds only: `cargo xtask test`
+//! runs it so.
 
 use actors::planted::Bug;
-use sim::run::{Outcome, RunConfig, run};
+use sim::run::{Failure, Outcome, RunConfig, differs, run};
 
-const SEEDS: u64 = 200;
-const MUTANT_SEEDS: u64 = 50;
+/// Each planted bug must show within so many seeds.
+const CAUGHT_WITHIN: u64 = 50;
 
-fn outcome(seed: u64, bug: Option<Bug>) -> Outcome {
-    run(RunConfig { seed, bug, keep: 0 })
+fn seed(seed: u64) -> Outcome {
+    run(RunConfig {
+        seed,
+        bug: None,
+        keep: 0,
+    })
+}
+
+fn assert_passes(of: impl Iterator<Item = u64>) {
+    let failed: Vec<(u64, Failure)> = of.filter_map(|s| Some((s, seed(s).failure?))).collect();
+    assert!(
+        failed.is_empty(),
+        "replay with `cargo xtask sim --seed N`: {failed:?}"
+    );
+}
+
+/// Which seed, counted from 1, shows a bug.
+fn caught_in(bug: Bug) -> Option<u64> {
+    (1..=CAUGHT_WITHIN).find(|seed| {
+        run(RunConfig {
+            seed: *seed,
+            bug: Some(bug),
+            keep: 0,
+        })
+        .failure
+        .is_some()
+    })
 }
 
 #[test]
-fn seeds_pass() {
-    let mut checked = 0;
-    for seed in 1..=SEEDS {
-        let outcome = outcome(seed, None);
-        if let Some(failure) = outcome.failure {
-            panic!("seed {seed}: {failure}\nreplay: cargo xtask sim --seed {seed}");
-        }
-        checked += outcome.checked;
-    }
-    assert!(checked > SEEDS * 100, "only {checked} sectors were checked: the runs did no work");
-    println!("{SEEDS} seeds passed, {checked} sector reads checked");
+fn two_hundred_seeds_pass() {
+    assert_passes(1..=200);
+}
+
+/// Seeds that showed a fault of the product or of the simulator once, by what they showed. (A
+/// change of the swarm gives them other runs; they are kept all the same.)
+#[test]
+fn regression_seeds_pass() {
+    // Replica and owner stepped on the spot after a mismatch: 200,000 messages a second.
+    let mismatch_storm = [32];
+    assert_passes(mismatch_storm.into_iter());
 }
 
 #[test]
 fn the_same_seed_gives_the_same_trace() {
-    for seed in [1, 14, 25, 105] {
-        let (first, second) = (outcome(seed, None), outcome(seed, None));
-        assert_eq!(first.trace_hash, second.trace_hash, "seed {seed}");
-        assert_eq!(first.events, second.events, "seed {seed}");
+    for seed in [1, 7, 32, 95, 1000] {
+        let config = RunConfig {
+            seed,
+            bug: None,
+            keep: 0,
+        };
+        assert_eq!(differs(config, &run(config)), None, "seed {seed}");
     }
-    assert_ne!(outcome(1, None).trace_hash, outcome(2, None).trace_hash);
-}
-
-fn is_caught(bug: Bug) {
-    // A machine's own assertion may be what catches it: that is no failure of this test.
-    let caught = (1..=MUTANT_SEEDS).find(|seed| outcome(*seed, Some(bug)).failure.is_some());
-    assert!(caught.is_some(), "{bug:?} escaped {MUTANT_SEEDS} seeds");
+    assert_ne!(seed(1).trace_hash, seed(2).trace_hash);
 }
 
 #[test]
-fn a_skipped_seal_is_caught() {
-    is_caught(Bug::SkipSeal);
+fn the_workload_is_no_idle_one() {
+    let outcomes: Vec<Outcome> = (1..=20).map(seed).collect();
+    let operations: u64 = outcomes.iter().map(|o| o.operations).sum();
+    let checked: u64 = outcomes.iter().map(|o| o.checked).sum();
+    let faults: usize = outcomes.iter().map(|o| o.faults.len()).sum();
+    assert!(operations > 4000, "{operations} operations");
+    assert!(checked > 40_000, "{checked} sector reads checked");
+    assert!(faults > 40, "{faults} faults");
 }
 
-#[test]
-fn an_acknowledgement_by_one_replica_is_caught() {
-    is_caught(Bug::AckByOne);
+macro_rules! mutants {
+    ($($name:ident: $bug:ident,)*) => {
+        $(
+            #[test]
+            fn $name() {
+                assert!(caught_in(Bug::$bug).is_some(), "{:?} escaped {CAUGHT_WITHIN} seeds", Bug::$bug);
+            }
+        )*
+    };
 }
 
-#[test]
-fn an_early_trim_is_caught() {
-    is_caught(Bug::EarlyTrim);
-}
-
-#[test]
-fn an_expired_lease_is_caught() {
-    is_caught(Bug::ExpiredLease);
-}
-
-#[test]
-fn a_lost_fsync_is_caught() {
-    is_caught(Bug::LostFsync);
-}
-
-#[test]
-fn a_forgotten_session_is_caught() {
-    is_caught(Bug::ForgetSession);
+mutants! {
+    a_skipped_seal_is_caught: SkipSeal,
+    acknowledgement_by_one_replica_is_caught: AckByOne,
+    an_early_trim_is_caught: EarlyTrim,
+    an_expired_lease_is_caught: ExpiredLease,
+    a_lost_fsync_is_caught: LostFsync,
+    a_forgotten_session_is_caught: ForgetSession,
+    an_early_delete_is_caught: EarlyDelete,
 }

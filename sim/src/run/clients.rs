@@ -46,16 +46,17 @@ impl Run {
     pub(super) fn open_slots(&mut self) {
         let now = self.world.now();
         for slot in 0..self.rng.within(2, 4) as usize {
-            let lanes = (0..self.rng.within(1, LANES_MAX as u64))
-                .map(|_| {
-                    let mix = *self
-                        .rng
-                        .pick(&[Mix::All, Mix::All, Mix::Reads, Mix::Writes]);
-                    Lane {
-                        mix,
-                        busy: false,
-                        due: now,
-                    }
+            // A lane is stuck with its write where no majority is heard; a reader goes on.
+            let mixes = [Mix::All, Mix::All, Mix::Writes, Mix::Reads];
+            let lanes = (0..self.rng.within(2, LANES_MAX as u64))
+                .map(|lane| Lane {
+                    mix: if lane == 0 {
+                        Mix::Reads
+                    } else {
+                        *self.rng.pick(&mixes)
+                    },
+                    busy: false,
+                    due: now,
                 })
                 .collect();
             self.slots.push(Slot {
@@ -67,34 +68,30 @@ impl Run {
         }
     }
 
-    /// A live node: the owner's, one of its site, or any.
-    fn place(&mut self) -> Option<NodeId> {
+    /// A live node: even slots are with the owner or near it, odd ones in other sites, so that
+    /// whatever parts the owner from the world has clients on both sides. Not always.
+    fn place(&mut self, slot: usize) -> Option<NodeId> {
         let live = self.running();
-        if live.is_empty() {
-            return None;
-        }
+        let near = slot.is_multiple_of(2);
         if let Some(owner) = self.world.owner(self.volume)
-            && !self.rng.one_in(3)
+            && !self.rng.one_in(4)
         {
-            if live.contains(&owner) && self.rng.one_in(2) {
+            if near && live.contains(&owner) && self.rng.one_in(2) {
                 return Some(owner);
             }
             let site = self.world.nodes[&owner].site;
-            let near: Vec<NodeId> = live
-                .iter()
-                .copied()
-                .filter(|n| self.world.nodes[n].site == site)
-                .collect();
-            if !near.is_empty() {
-                return Some(*self.rng.pick(&near));
+            let fits = |n: &NodeId| (self.world.nodes[n].site == site) == near;
+            let fitting: Vec<NodeId> = live.iter().copied().filter(fits).collect();
+            if !fitting.is_empty() {
+                return Some(*self.rng.pick(&fitting));
             }
         }
-        Some(*self.rng.pick(&live))
+        (!live.is_empty()).then(|| *self.rng.pick(&live))
     }
 
     pub(super) fn open(&mut self, slot: usize) {
         let again = self.world.now() + Duration::from_millis(200);
-        let Some(node) = self.place() else {
+        let Some(node) = self.place(slot) else {
             self.world.plan(again, Own::Open(slot).number());
             return;
         };

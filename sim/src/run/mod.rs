@@ -47,6 +47,9 @@ pub enum Failure {
     /// Something did not happen in time after all was mended.
     #[error("{0}")]
     Stuck(String),
+    /// So much happened that machines must be storming each other with messages.
+    #[error("a storm: {0} events")]
+    Storm(u64),
     /// A machine's assertion failed.
     #[error("a machine panicked: {0}")]
     Panicked(String),
@@ -72,6 +75,9 @@ pub struct Outcome {
     /// What went wrong by plan, as it struck.
     pub faults: Vec<Struck>,
 }
+
+/// A run has some ten thousand events, rarely a hundred thousand.
+const EVENTS_MAX: u64 = 1_000_000;
 
 /// The run's own events: kind in the upper half, number in the lower one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -222,6 +228,9 @@ impl Run {
                 return Err(Failure::Stuck(format!(
                     "{what}: not within {span:?} ({state})"
                 )));
+            }
+            if self.world.trace.events() > EVENTS_MAX {
+                return Err(Failure::Storm(EVENTS_MAX));
             }
             self.look_around()?;
         }

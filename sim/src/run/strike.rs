@@ -122,7 +122,7 @@ impl Run {
             for_good: false,
         };
         match plan.kind {
-            Kind::Kill | Kind::Succession => killed(vec![node], plan.power),
+            Kind::Kill | Kind::Succession | Kind::MidDrain => killed(vec![node], plan.power),
             Kind::KillSite | Kind::Laggard => killed(sites[&site].clone(), plan.power),
             Kind::PowerLoss => killed(sites.into_values().flatten().collect(), true),
             Kind::LoseSite => Fault::Killed {
