@@ -285,6 +285,6 @@ fn mid_drain(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
             power: rng.one_in(2),
             ..lone.clone()
         });
-        armed = armed + rng.duration(Duration::from_secs(2), Duration::from_secs(5));
+        armed += rng.duration(Duration::from_secs(2), Duration::from_secs(5));
     }
 }
