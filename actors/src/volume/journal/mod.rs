@@ -525,3 +525,7 @@ impl Journal {
             .count()
     }
 }
+
+#[cfg(test)]
+#[path = "../tests/journal.rs"]
+mod tests;
