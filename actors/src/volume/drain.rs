@@ -533,6 +533,6 @@ impl Serving {
             checkpoint,
             sessions,
         });
-        self.drop_segments(at, dropped);
+        self.dropped.push(at, self.reader.horizon(), dropped);
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod cache;
 mod drain;
+mod dropped;
 pub mod index;
 pub mod journal;
 mod layers;

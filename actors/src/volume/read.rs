@@ -41,7 +41,7 @@ pub(super) enum Target {
 
 /// Numbers jobs in the order in which they began.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub(super) struct JobId(u64);
+pub(super) struct JobId(pub(super) u64);
 
 #[derive(Debug)]
 struct Job {

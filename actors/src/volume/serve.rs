@@ -17,15 +17,16 @@ use model::{BLOCK_BYTES, crc32c};
 
 use super::cache::BlockCache;
 use super::drain::Drain;
+use super::dropped::DroppedSegments;
 use super::index::{Index, IndexConfig, SegmentCounter};
 use super::journal::{CommittedCheckpoint, Fenced, Journal, RequestIds, ToDisk};
 use super::layers::Layers;
 use super::overlay::{Content, Overlay, Run, Sums};
-use super::read::{JobId, Outcome, Reader, Target};
+use super::read::{Outcome, Reader, Target};
 use super::sessions::{Admission, Sessions};
 use super::start::at_of;
 use super::{Effect, StopReason, VolumeConfig, VolumeStats, Waiting};
-use crate::messages::{SegmentRef, SegmentReply, SegmentRequest, VolumeReply, VolumeRequest};
+use crate::messages::{SegmentReply, SegmentRequest, VolumeReply, VolumeRequest};
 use crate::planted::{Bug, planted};
 
 /// How far an owner has come.
@@ -57,16 +58,6 @@ struct Parked {
     payload: Payload,
 }
 
-/// Segments that a committed checkpoint dropped (R15).
-#[derive(Debug)]
-struct Dropped {
-    /// Position of the checkpoint's record.
-    at: Position,
-    /// Reads before this one may still look at them.
-    horizon: JobId,
-    segments: Vec<SegmentRef>,
-}
-
 /// The owner in office.
 #[derive(Debug)]
 pub(super) struct Serving {
@@ -85,7 +76,7 @@ pub(super) struct Serving {
     acks: VecDeque<Ack>,
     pub(super) reader: Reader,
     pub(super) drain: Drain,
-    dropped: VecDeque<Dropped>,
+    pub(super) dropped: DroppedSegments,
     published: Checkpoint,
     publishing: Option<(MetaToken, Position, Checkpoint, Time)>,
     published_at: Time,
@@ -134,7 +125,7 @@ impl Serving {
             acks: VecDeque::new(),
             reader: Reader::default(),
             drain: Drain::Idle,
-            dropped: VecDeque::new(),
+            dropped: DroppedSegments::default(),
             published: record.checkpoint,
             publishing: None,
             published_at: now,
@@ -426,6 +417,9 @@ impl Serving {
             self.answer_reads(now, out);
             self.publish(now);
             self.finish_stop(now);
+            while let Some(segments) = self.dropped.release(self.reader.oldest()) {
+                self.to_segment.push(SegmentRequest::Delete { segments });
+            }
         }
         for request in self.to_segment.drain(..) {
             out.push(Effect::ToSegment(request));
@@ -651,18 +645,6 @@ impl Serving {
         self.layers.active.patch(block, at, bytes, below);
     }
 
-    /// R15: segments that the committed checkpoint at `at` no longer reaches.
-    pub(super) fn drop_segments(&mut self, at: Position, segments: Vec<SegmentRef>) {
-        if !segments.is_empty() {
-            let horizon = self.reader.horizon();
-            self.dropped.push_back(Dropped {
-                at,
-                horizon,
-                segments,
-            });
-        }
-    }
-
     fn publish(&mut self, now: Time) {
         if let Some((_, _, _, at)) = self.publishing {
             if now.since(at) < self.config.meta_retry * 10 {
@@ -709,7 +691,7 @@ impl Serving {
             if done {
                 self.published = checkpoint;
                 self.published_at = now;
-                self.delete_dropped(at);
+                self.dropped.published(at);
                 if self.stopping && self.release_done(checkpoint) {
                     self.fail(StopReason::Clean);
                 }
@@ -724,21 +706,6 @@ impl Serving {
 
     fn release_done(&self, checkpoint: Checkpoint) -> bool {
         self.covered() && checkpoint == self.journal.checkpoint().checkpoint
-    }
-
-    /// R15: only what a committed *and* published checkpoint dropped, and no running read
-    /// looks at any more.
-    fn delete_dropped(&mut self, published: Position) {
-        let oldest = self.reader.oldest();
-        while let Some(dropped) = self.dropped.front() {
-            if dropped.at > published || dropped.horizon > oldest {
-                break;
-            }
-            let dropped = self.dropped.pop_front().expect("just seen");
-            self.to_segment.push(SegmentRequest::Delete {
-                segments: dropped.segments,
-            });
-        }
     }
 
     /// Whether the committed checkpoint covers every write.
