@@ -9,9 +9,10 @@ use model::placement::View;
 
 use super::driver::{Driver, Shell};
 use super::switchboard::{Post, Switchboard};
-use super::volume::{ToVolume, VolumeActor};
+use super::volume::VolumeActor;
 use crate::messages::{DiskReply, Message as Wire, SegmentRequest};
 use crate::segment::{Effect, Input, Segments};
+use crate::volume::Input as VolumeInput;
 
 /// Any input for a Segment machine.
 #[derive(Debug, Message)]
@@ -128,7 +129,7 @@ impl Shell for SegmentActor {
             }
             Effect::Reply(reply) => {
                 if let Some(volume) = &self.volume {
-                    volume.do_send(ToVolume::Segment(reply));
+                    volume.do_send(VolumeInput::Segment(reply));
                 }
             }
         }

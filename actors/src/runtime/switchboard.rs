@@ -23,13 +23,13 @@ use super::client::{ClientActor, ClientClosed, ToClient};
 use super::clock::boottime;
 use super::disk::{DiskActor, DiskFigures, DiskStores, GetFigures, ToDisk};
 use super::segment::{SegmentActor, ToSegment};
-use super::volume::{Stats, ToVolume, VolumeActor};
+use super::volume::{Stats, VolumeActor};
 use crate::client::{Client, ClientConfig};
 use crate::disk::{Disk, DiskConfig};
 use crate::host::{Host, Route};
 use crate::messages::{DiskReply, DiskRequest, Envelope, Message as Wire, VolumeReply};
 use crate::segment::{SegmentConfig, Segments};
-use crate::volume::{StopReason, Volume, VolumeConfig, VolumeStats};
+use crate::volume::{Input as VolumeInput, StopReason, Volume, VolumeConfig, VolumeStats};
 
 /// The way to the node's metadata machine, which has a thread of its own.
 pub type MetaPort = Arc<dyn Fn(MetaToken, MetaRequest) + Send + Sync>;
@@ -297,7 +297,7 @@ impl Switchboard {
                     return;
                 };
                 if let Some(running) = self.volumes.get(&volume) {
-                    running.volume.do_send(ToVolume::Disk {
+                    running.volume.do_send(VolumeInput::Disk {
                         disk,
                         id,
                         reply,
@@ -341,7 +341,7 @@ impl Switchboard {
                     }
                 }
                 if let Some(running) = self.volumes.get(&volume) {
-                    running.volume.do_send(ToVolume::Request {
+                    running.volume.do_send(VolumeInput::Request {
                         from,
                         id,
                         request,
@@ -455,7 +455,7 @@ impl Handler<MetaAnswer> for Switchboard {
         match actor {
             ActorId::Volume(volume) => {
                 if let Some(running) = self.volumes.get(&volume) {
-                    running.volume.do_send(ToVolume::Meta { token, reply });
+                    running.volume.do_send(VolumeInput::Meta { token, reply });
                 }
             }
             ActorId::Disk(disk) => {
@@ -473,7 +473,7 @@ impl Handler<ViewChanged> for Switchboard {
 
     fn handle(&mut self, ViewChanged(view): ViewChanged, ctx: &mut Self::Context) {
         for running in self.volumes.values() {
-            running.volume.do_send(ToVolume::View(Arc::clone(&view)));
+            running.volume.do_send(VolumeInput::View(Arc::clone(&view)));
             running.segments.do_send(ToSegment::View(Arc::clone(&view)));
         }
         for disk in self.disks.values() {
@@ -574,7 +574,7 @@ impl Handler<Dropped> for Switchboard {
 
     fn handle(&mut self, _: Dropped, _ctx: &mut Self::Context) -> usize {
         for running in self.volumes.values() {
-            running.volume.do_send(ToVolume::DropCache);
+            running.volume.do_send(VolumeInput::DropCache);
         }
         self.volumes.len()
     }
@@ -620,7 +620,7 @@ impl Handler<ShutDown> for Switchboard {
     fn handle(&mut self, _: ShutDown, _ctx: &mut Self::Context) -> Self::Result {
         self.host.stop();
         for running in self.volumes.values() {
-            running.volume.do_send(ToVolume::Stop);
+            running.volume.do_send(VolumeInput::Stop);
         }
         let (stopped, done) = oneshot::channel();
         self.stopped = Some(stopped);

@@ -1,43 +1,17 @@
 //! The shell of a Volume machine.
 
-use std::sync::Arc;
-
 use actix::{Actor, Addr, Context, Handler, Message};
-use bytes::Bytes;
-use model::ids::{Actor as ActorId, DiskId, Endpoint, NodeId, RequestId, VolumeId};
-use model::meta::{MetaReply, MetaToken};
-use model::placement::View;
+use model::ids::{Actor as ActorId, Endpoint, NodeId, VolumeId};
 
 use super::driver::{Driver, Shell};
 use super::segment::{SegmentActor, ToSegment};
 use super::switchboard::{AskMeta, Post, Switchboard, VolumeEnded};
-use crate::messages::{DiskReply, Message as Wire, SegmentReply, VolumeRequest};
+use crate::messages::Message as Wire;
 use crate::volume::{Effect, Input, Volume, VolumeStats};
 
-/// Any input for a Volume machine.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub(super) enum ToVolume {
-    Request {
-        from: Endpoint,
-        id: RequestId,
-        request: VolumeRequest,
-        payload: Bytes,
-    },
-    Disk {
-        disk: DiskId,
-        id: RequestId,
-        reply: DiskReply,
-        payload: Bytes,
-    },
-    Segment(SegmentReply),
-    Meta {
-        token: MetaToken,
-        reply: MetaReply,
-    },
-    View(Arc<View>),
-    DropCache,
-    Stop,
+/// The machine's own input is the actor's message.
+impl Message for Input {
+    type Result = ();
 }
 
 /// Asks for what `volume show` tells.
@@ -80,39 +54,10 @@ impl Actor for VolumeActor {
     }
 }
 
-impl Handler<ToVolume> for VolumeActor {
+impl Handler<Input> for VolumeActor {
     type Result = ();
 
-    fn handle(&mut self, message: ToVolume, ctx: &mut Self::Context) {
-        let input = match message {
-            ToVolume::Request {
-                from,
-                id,
-                request,
-                payload,
-            } => Input::Request {
-                from,
-                id,
-                request,
-                payload,
-            },
-            ToVolume::Disk {
-                disk,
-                id,
-                reply,
-                payload,
-            } => Input::Disk {
-                disk,
-                id,
-                reply,
-                payload,
-            },
-            ToVolume::Segment(reply) => Input::Segment(reply),
-            ToVolume::Meta { token, reply } => Input::Meta { token, reply },
-            ToVolume::View(view) => Input::View(view),
-            ToVolume::DropCache => Input::DropCache,
-            ToVolume::Stop => Input::Stop,
-        };
+    fn handle(&mut self, input: Input, ctx: &mut Self::Context) {
         self.drive(input, ctx);
     }
 }

@@ -1,0 +1,224 @@
+//! What clients ask: in range, within the window, each mutating part once (R10).
+
+use model::block::BlockError;
+use model::ids::{Endpoint, Position, RequestId};
+use model::journal::{PART_BYTES_MAX, Part, RecordBody};
+use model::payload::Payload;
+use model::time::Time;
+use model::{BLOCK_BYTES, crc32c};
+
+use super::{Ack, Serving, Stage, answer};
+use crate::messages::{VolumeReply, VolumeRequest};
+use crate::volume::read::Target;
+use crate::volume::sessions::Admission;
+use crate::volume::{Effect, Waiting};
+
+impl Serving {
+    /// Takes a client's request, or gives it back to wait for the window.
+    pub(in crate::volume) fn request(
+        &mut self,
+        now: Time,
+        waiting: Waiting,
+        out: &mut Vec<Effect>,
+    ) -> Option<Waiting> {
+        assert_eq!(self.stage, Stage::Serving);
+        let (from, id) = (waiting.from, waiting.id);
+        if self.stopping {
+            return Some(waiting);
+        }
+        match &waiting.request {
+            VolumeRequest::Open { .. } => {
+                let position = self.append(now, RecordBody::Open, Payload::empty());
+                self.acks.push_back(Ack {
+                    seq: position.seq,
+                    to: from,
+                    id,
+                });
+            }
+            VolumeRequest::Close { session, .. } => {
+                if self.sessions.is_open(*session) {
+                    self.append(now, RecordBody::Close(*session), Payload::empty());
+                }
+                answer(out, from, id, VolumeReply::Done);
+            }
+            VolumeRequest::Read { offset, length, .. } => {
+                self.read(from, id, *offset, *length, out);
+            }
+            VolumeRequest::Status { offset, length, .. } => {
+                if !self.in_range(*offset, *length) {
+                    answer(out, from, id, VolumeReply::Error(BlockError::OutOfRange));
+                    return None;
+                }
+                let target = Target::Status {
+                    from,
+                    id,
+                    offset: *offset,
+                    length: *length,
+                };
+                self.begin_read(target);
+            }
+            VolumeRequest::Write { .. } | VolumeRequest::Zero { .. } => {
+                return self.mutate(now, waiting, out);
+            }
+        }
+        None
+    }
+
+    pub(super) fn in_range(&self, offset: u64, length: u64) -> bool {
+        length > 0
+            && offset
+                .checked_add(length)
+                .is_some_and(|end| end <= self.size_bytes)
+    }
+
+    pub(super) fn read(
+        &mut self,
+        from: Endpoint,
+        id: RequestId,
+        offset: u64,
+        length: u32,
+        out: &mut Vec<Effect>,
+    ) {
+        let short = length as usize <= PART_BYTES_MAX;
+        if !short || !self.in_range(offset, u64::from(length)) {
+            answer(out, from, id, VolumeReply::Error(BlockError::OutOfRange));
+            return;
+        }
+        self.begin_read(Target::Read {
+            from,
+            id,
+            offset,
+            length,
+        });
+    }
+
+    pub(in crate::volume) fn begin_read(&mut self, target: Target) {
+        self.reader.begin(
+            target,
+            &mut self.layers,
+            &mut self.segment_ids,
+            &mut self.to_segment,
+        );
+    }
+
+    pub(super) fn mutate(
+        &mut self,
+        now: Time,
+        waiting: Waiting,
+        out: &mut Vec<Effect>,
+    ) -> Option<Waiting> {
+        let (from, id) = (waiting.from, waiting.id);
+        let (part, offset, length) = match &waiting.request {
+            VolumeRequest::Write { part, offset, .. } => {
+                (*part, *offset, waiting.payload.len() as u64)
+            }
+            VolumeRequest::Zero {
+                part,
+                offset,
+                length,
+                ..
+            } => (*part, *offset, *length),
+            _ => return None,
+        };
+        match self.admit(part, from, id, out) {
+            Admission::New => {}
+            _ => return None,
+        }
+        if !self.in_range(offset, length) || waiting.payload.len() > PART_BYTES_MAX {
+            answer(out, from, id, VolumeReply::Error(BlockError::OutOfRange));
+            return None;
+        }
+        let full = self.journal.log().written_bytes() + length.min(waiting.payload.len() as u64)
+            > self.config.window_bytes;
+        if full && self.no_space {
+            answer(out, from, id, VolumeReply::Error(BlockError::NoSpace));
+            return None;
+        }
+        if full {
+            return Some(waiting);
+        }
+        let body = match waiting.request {
+            VolumeRequest::Write { sums, .. } => {
+                if !sums_hold(offset, &waiting.payload, &sums) {
+                    // Damaged on its way: the client sends it again.
+                    answer(out, from, id, VolumeReply::Busy);
+                    return None;
+                }
+                RecordBody::Write { part, offset, sums }
+            }
+            VolumeRequest::Zero { allocate, .. } => RecordBody::Zero {
+                part,
+                offset,
+                length,
+                allocate,
+            },
+            _ => return None,
+        };
+        let position = self.append(now, body, Payload::from(waiting.payload));
+        self.acks.push_back(Ack {
+            seq: position.seq,
+            to: from,
+            id,
+        });
+        None
+    }
+
+    /// R10: what is not new is answered here, or when its record is committed.
+    pub(super) fn admit(
+        &mut self,
+        part: Part,
+        from: Endpoint,
+        id: RequestId,
+        out: &mut Vec<Effect>,
+    ) -> Admission {
+        let admission = self.sessions.admit(part);
+        match admission {
+            Admission::New | Admission::Answered => {}
+            Admission::Known(seq) if seq <= self.applied.seq => {
+                answer(out, from, id, VolumeReply::Done);
+            }
+            Admission::Known(seq) => {
+                let at = self.acks.partition_point(|ack| ack.seq <= seq);
+                self.acks.insert(at, Ack { seq, to: from, id });
+            }
+            Admission::NoSession | Admission::OutOfWindow => {
+                answer(out, from, id, VolumeReply::Error(BlockError::NoSession));
+            }
+        }
+        admission
+    }
+
+    pub(super) fn append(&mut self, now: Time, body: RecordBody, payload: Payload) -> Position {
+        self.last_write = now;
+        let position = self.journal.append(body, payload);
+        let head = &self
+            .journal
+            .log()
+            .get(position.seq)
+            .expect("just appended")
+            .head;
+        if !matches!(head.body, RecordBody::Open) {
+            self.sessions.follow(head);
+        }
+        position
+    }
+}
+
+/// The checksums that a write must carry: one a piece, cut at block boundaries.
+#[must_use]
+pub fn write_sums(offset: u64, bytes: &[u8]) -> Vec<u32> {
+    pieces(offset, bytes).map(crc32c).collect()
+}
+
+fn pieces(offset: u64, bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let head = (BLOCK_BYTES - (offset % BLOCK_BYTES as u64) as usize) % BLOCK_BYTES;
+    let (head, rest) = bytes.split_at(head.min(bytes.len()));
+    let head = (!head.is_empty()).then_some(head);
+    head.into_iter().chain(rest.chunks(BLOCK_BYTES))
+}
+
+fn sums_hold(offset: u64, bytes: &[u8], sums: &[u32]) -> bool {
+    let mut given = sums.iter();
+    pieces(offset, bytes).all(|piece| given.next() == Some(&crc32c(piece)))
+        && given.next().is_none()
+}

@@ -1,0 +1,234 @@
+//! Committed records take effect, in order: replay after an election, then one by one (R4, R12).
+
+use bytes::Bytes;
+use model::BLOCK_BYTES;
+use model::ids::{BlockNo, SessionId};
+use model::journal::{Record, RecordBody};
+use model::meta::MetaRequest;
+use model::time::Time;
+
+use super::{Serving, Stage, answer, index_config};
+use crate::messages::VolumeReply;
+use crate::volume::index::{Index, SegmentCounter};
+use crate::volume::journal::CommittedCheckpoint;
+use crate::volume::overlay::{Content, Run, Sums};
+use crate::volume::sessions::Sessions;
+use crate::volume::{Effect, StopReason};
+
+impl Serving {
+    /// `EpochStart` is committed, and with it all that was adopted: the latest checkpoint in
+    /// the log counts, and the records after it are replayed.
+    pub(super) fn elected(&mut self, now: Time) {
+        let committed = self.journal.committed();
+        assert_eq!(committed.epoch, self.epoch);
+        let base = self.journal.log().base().seq.next();
+        let latest = self
+            .journal
+            .log()
+            .from(base)
+            .filter_map(|record| match &record.head.body {
+                RecordBody::Checkpoint(checkpoint) => Some(CommittedCheckpoint {
+                    at: record.head.position,
+                    checkpoint: *checkpoint,
+                    sessions: record.payload.clone().into_bytes(),
+                }),
+                _ => None,
+            })
+            .last();
+        if let Some(latest) = latest
+            && latest.checkpoint.covers >= self.journal.log().base()
+        {
+            self.journal.checkpoint_committed(latest);
+        }
+        let checkpoint = self.journal.checkpoint();
+        let Ok(sessions) = Sessions::decode(&checkpoint.sessions) else {
+            self.fail(StopReason::Corrupt);
+            return;
+        };
+        self.sessions = sessions;
+        self.applied = checkpoint.checkpoint.covers;
+        let checkpoint = checkpoint.checkpoint;
+        self.segment_counter = SegmentCounter::new(self.epoch, checkpoint.next_counter);
+        self.layers.index = Index::open(self.id, &checkpoint, index_config(&self.config));
+        self.stage = Stage::Founding { asked: None };
+        if !self.clean_start {
+            self.published_at = now;
+        }
+    }
+
+    /// A clean volume's first record is on a majority: the global group learns that the
+    /// journal is founded before anything is acknowledged (R3). Others serve at once.
+    pub(super) fn found(&mut self, now: Time, out: &mut Vec<Effect>) {
+        let Stage::Founding { asked } = self.stage else {
+            return;
+        };
+        if self.clean_start {
+            if asked.is_some_and(|(_, at)| now.since(at) < self.config.meta_retry * 10) {
+                return;
+            }
+            let token = self.token();
+            self.stage = Stage::Founding {
+                asked: Some((token, now)),
+            };
+            let checkpoint = self.journal.checkpoint().checkpoint;
+            let (volume, epoch) = (self.id, self.epoch);
+            self.meta.push((
+                token,
+                MetaRequest::Publish {
+                    volume,
+                    epoch,
+                    checkpoint,
+                    clean: false,
+                },
+            ));
+            return;
+        }
+        self.stage = Stage::Serving;
+        self.apply_committed(now, out);
+        out.push(Effect::Serving { epoch: self.epoch });
+    }
+
+    pub(super) fn apply_committed(&mut self, now: Time, out: &mut Vec<Effect>) {
+        let committed = self.journal.committed();
+        while self.applied < committed && self.applied.seq < committed.seq {
+            let next = self.applied.seq.next();
+            let record = self
+                .journal
+                .log()
+                .get(next)
+                .expect("committed records are held")
+                .clone();
+            self.applied = record.head.position;
+            self.apply(now, &record, out);
+            if self.ended.is_some() {
+                return;
+            }
+        }
+        self.answer_acks(out);
+    }
+
+    pub(super) fn apply(&mut self, now: Time, record: &Record, out: &mut Vec<Effect>) {
+        let position = record.head.position;
+        if position.epoch < self.epoch || matches!(record.head.body, RecordBody::Open) {
+            // Replayed, or counted from its commit on; all others were followed when they
+            // were appended.
+            self.sessions.follow(&record.head);
+        }
+        match &record.head.body {
+            RecordBody::EpochStart | RecordBody::Close(_) => {}
+            RecordBody::Open => {
+                if let Some(ack) = self.acks.front()
+                    && ack.seq == position.seq
+                {
+                    let session = SessionId(position);
+                    let size_bytes = self.size_bytes;
+                    answer(
+                        out,
+                        ack.to,
+                        ack.id,
+                        VolumeReply::Opened {
+                            session,
+                            size_bytes,
+                        },
+                    );
+                    self.acks.pop_front();
+                }
+            }
+            RecordBody::Write { offset, sums, .. } => {
+                self.oldest_write.get_or_insert(now);
+                self.apply_write(*offset, sums, record.payload.clone().into_bytes());
+            }
+            RecordBody::Zero {
+                offset,
+                length,
+                allocate,
+                ..
+            } => {
+                self.oldest_write.get_or_insert(now);
+                self.apply_zero(*offset, *length, *allocate);
+            }
+            RecordBody::Checkpoint(_) => self.checkpoint_recorded(position),
+        }
+        self.answer_acks(out);
+    }
+
+    pub(super) fn answer_acks(&mut self, out: &mut Vec<Effect>) {
+        while let Some(ack) = self.acks.front() {
+            if ack.seq > self.applied.seq {
+                break;
+            }
+            answer(out, ack.to, ack.id, VolumeReply::Done);
+            self.acks.pop_front();
+        }
+    }
+
+    pub(super) fn apply_write(&mut self, offset: u64, sums: &[u32], bytes: Bytes) {
+        let block = BLOCK_BYTES as u64;
+        let end = offset + bytes.len() as u64;
+        let aligned = (offset.next_multiple_of(block), end / block * block);
+        if aligned.0 < aligned.1 {
+            let head = usize::from(offset < aligned.0);
+            let blocks = (aligned.1 - aligned.0) / block;
+            let sums = Sums::new(sums[head..head + blocks as usize].into());
+            let from = (aligned.0 - offset) as usize;
+            let bytes = bytes.slice(from..from + (blocks * block) as usize);
+            let content = Content::Data { bytes, sums };
+            self.layers
+                .active
+                .insert(BlockNo(aligned.0 / block), Run { blocks, content });
+        }
+        for (from, to) in edges(offset, end) {
+            let piece = &bytes[(from - offset) as usize..(to - offset) as usize];
+            self.patch(from, piece);
+        }
+    }
+
+    pub(super) fn apply_zero(&mut self, offset: u64, length: u64, allocate: bool) {
+        let block = BLOCK_BYTES as u64;
+        let end = offset + length;
+        let (first, last) = (offset.next_multiple_of(block), end / block * block);
+        if first < last {
+            let content = if allocate {
+                Content::Zero
+            } else {
+                Content::Hole
+            };
+            let run = Run {
+                blocks: (last - first) / block,
+                content,
+            };
+            self.layers.active.insert(BlockNo(first / block), run);
+        }
+        for (from, to) in edges(offset, end) {
+            self.patch(from, &[0; BLOCK_BYTES][..(to - from) as usize]);
+        }
+    }
+
+    /// R12: byte ranges are merged in seq order.
+    pub(super) fn patch(&mut self, offset: u64, bytes: &[u8]) {
+        let block = BlockNo(offset / BLOCK_BYTES as u64);
+        let at = (offset % BLOCK_BYTES as u64) as usize;
+        let below = self
+            .layers
+            .frozen
+            .as_ref()
+            .and_then(|f| f.overlay.get(block));
+        self.layers.active.patch(block, at, bytes, below);
+    }
+}
+
+/// The parts of `[start, end)` that are no whole blocks: at most two, each within a block.
+fn edges(start: u64, end: u64) -> impl Iterator<Item = (u64, u64)> {
+    let block = BLOCK_BYTES as u64;
+    let (first, last) = (start.next_multiple_of(block), end / block * block);
+    let pieces = if last < first {
+        // Within one block.
+        [Some((start, end)), None]
+    } else {
+        [
+            (start < first).then_some((start, first)),
+            (last < end).then_some((last, end)),
+        ]
+    };
+    pieces.into_iter().flatten()
+}

@@ -1,0 +1,378 @@
+//! An owner in office: admits, journals and acknowledges writes, answers reads, and keeps the
+//! drain going.
+
+mod admit;
+mod apply;
+mod publish;
+
+pub use admit::write_sums;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use model::BLOCK_BYTES;
+use model::geometry::Code;
+use model::ids::{DiskId, Endpoint, Epoch, Position, RequestId, Seq, VolumeId};
+use model::journal::Checkpoint;
+use model::meta::{MetaRequest, MetaToken};
+use model::payload::Payload;
+use model::placement::{View, VolumeRecord};
+use model::time::Time;
+
+use crate::messages::{SegmentReply, SegmentRequest, VolumeReply};
+use crate::planted::{Bug, planted};
+use crate::volume::cache::BlockCache;
+use crate::volume::drain::Drain;
+use crate::volume::dropped::DroppedSegments;
+use crate::volume::index::{Index, IndexConfig, SegmentCounter};
+use crate::volume::journal::{Fenced, Journal, RequestIds, ToDisk};
+use crate::volume::layers::Layers;
+use crate::volume::overlay::Overlay;
+use crate::volume::read::{Outcome, Reader};
+use crate::volume::sessions::Sessions;
+use crate::volume::start::at_of;
+use crate::volume::{Effect, StopReason, VolumeConfig, VolumeStats};
+
+/// How far an owner has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    /// `EpochStart` is not on a majority yet.
+    Electing,
+    /// The founded journal is being told to the global group, which until now holds the
+    /// volume for clean: whatever happens before is repeated by the next owner (R3).
+    Founding { asked: Option<(MetaToken, Time)> },
+    /// In office.
+    Serving,
+}
+
+/// Who is answered once a record is committed.
+#[derive(Clone, Copy, Debug)]
+struct Ack {
+    seq: Seq,
+    to: Endpoint,
+    id: RequestId,
+}
+
+/// An answer that waits for the lease.
+#[derive(Debug)]
+struct Parked {
+    to: Endpoint,
+    id: RequestId,
+    reply: VolumeReply,
+    payload: Payload,
+}
+
+/// The owner in office.
+#[derive(Debug)]
+pub(super) struct Serving {
+    pub(super) id: VolumeId,
+    epoch: Epoch,
+    pub(super) config: VolumeConfig,
+    pub(super) code: Code,
+    size_bytes: u64,
+    record: VolumeRecord,
+    pub(super) journal: Journal,
+    stage: Stage,
+    clean_start: bool,
+    pub(super) sessions: Sessions,
+    pub(super) layers: Layers,
+    applied: Position,
+    acks: VecDeque<Ack>,
+    pub(super) reader: Reader,
+    pub(super) drain: Drain,
+    pub(super) dropped: DroppedSegments,
+    published: Checkpoint,
+    publishing: Option<(MetaToken, Position, Checkpoint, Time)>,
+    published_at: Time,
+    parked: VecDeque<Parked>,
+    renewed_at: Time,
+    pub(super) last_write: Time,
+    pub(super) oldest_write: Option<Time>,
+    pub(super) no_space: bool,
+    pub(super) stopping: bool,
+    ended: Option<StopReason>,
+    pub(super) segment_ids: RequestIds,
+    pub(super) segment_counter: SegmentCounter,
+    pub(super) to_segment: Vec<SegmentRequest>,
+    tokens: u64,
+    meta: Vec<(MetaToken, MetaRequest)>,
+    release: bool,
+}
+
+impl Serving {
+    pub(super) fn new(
+        now: Time,
+        config: VolumeConfig,
+        record: &VolumeRecord,
+        journal: Journal,
+        tokens: u64,
+    ) -> Self {
+        let checkpoint = journal.checkpoint().checkpoint;
+        Self {
+            id: record.id,
+            epoch: record.epoch,
+            config,
+            code: record.code,
+            size_bytes: record.size_bytes,
+            record: record.clone(),
+            layers: Layers {
+                active: Overlay::default(),
+                frozen: None,
+                index: Index::open(record.id, &checkpoint, index_config(&config)),
+                cache: BlockCache::new(config.cache_blocks),
+            },
+            applied: checkpoint.covers,
+            journal,
+            stage: Stage::Electing,
+            clean_start: record.clean,
+            sessions: Sessions::default(),
+            acks: VecDeque::new(),
+            reader: Reader::default(),
+            drain: Drain::Idle,
+            dropped: DroppedSegments::default(),
+            published: record.checkpoint,
+            publishing: None,
+            published_at: now,
+            parked: VecDeque::new(),
+            renewed_at: Time::ZERO,
+            last_write: now,
+            oldest_write: None,
+            no_space: false,
+            stopping: false,
+            ended: None,
+            segment_ids: RequestIds::after(0),
+            segment_counter: SegmentCounter::new(record.epoch, checkpoint.next_counter),
+            to_segment: Vec::new(),
+            tokens,
+            meta: Vec::new(),
+            release: false,
+        }
+    }
+
+    /// All up to here is applied.
+    pub(super) fn applied(&self) -> Position {
+        self.applied
+    }
+
+    pub(super) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    pub(super) fn is_serving(&self) -> bool {
+        self.stage == Stage::Serving
+    }
+
+    pub(super) fn ended(&self) -> Option<StopReason> {
+        self.ended
+    }
+
+    pub(super) fn fail(&mut self, reason: StopReason) {
+        self.ended.get_or_insert(reason);
+    }
+
+    pub(super) fn begin_stop(&mut self) {
+        self.stopping = true;
+    }
+
+    pub(super) fn drop_cache(&mut self) {
+        self.layers.cache.clear();
+    }
+
+    pub(super) fn stats(&self) -> VolumeStats {
+        let index = self.layers.index.stats();
+        // Payload that the published checkpoint does not cover: what is in the log, and what
+        // a checkpoint covers that is not published yet.
+        let unpublished = self.published.covers < self.journal.checkpoint().checkpoint.covers;
+        VolumeStats {
+            epoch: self.epoch,
+            serving: self.is_serving(),
+            untrimmed_bytes: self.journal.log().written_bytes() + u64::from(unpublished),
+            logical_bytes: index.mapped_blocks * BLOCK_BYTES as u64,
+            stored_bytes: index.stored_bytes,
+            sessions: self.sessions.len(),
+            replicas_current: self.journal.replicas_current(),
+        }
+    }
+
+    pub(super) fn view(&mut self, _now: Time, _view: &Arc<View>, record: &VolumeRecord) {
+        if record.epoch == self.epoch {
+            self.size_bytes = record.size_bytes;
+        }
+    }
+
+    pub(super) fn journal_reply(
+        &mut self,
+        now: Time,
+        disk: DiskId,
+        id: RequestId,
+        reply: &crate::messages::DiskReply,
+    ) -> Result<(), Fenced> {
+        match at_of(&self.record, disk) {
+            Some(at) => self.journal.reply(now, at, id, reply),
+            None => Ok(()),
+        }
+    }
+
+    fn token(&mut self) -> MetaToken {
+        self.tokens += 1;
+        MetaToken(self.tokens)
+    }
+
+    /// Applies what was committed, answers, publishes, drains.
+    pub(super) fn settle(&mut self, now: Time, view: &Arc<View>, out: &mut Vec<Effect>) {
+        if self.journal.advance(now) {
+            if self.stage == Stage::Electing {
+                self.elected(now);
+            }
+            if self.stage == Stage::Serving {
+                self.apply_committed(now, out);
+            }
+        }
+        self.found(now, out);
+        if self.stage == Stage::Serving {
+            self.step_drain(now, view);
+            if self.layers.index.damage().is_some() {
+                self.fail(StopReason::Corrupt);
+            }
+            self.answer_reads(now, out);
+            self.publish(now);
+            self.finish_stop(now);
+            while let Some(segments) = self.dropped.release(self.reader.oldest()) {
+                self.to_segment.push(SegmentRequest::Delete { segments });
+            }
+        }
+        for request in self.to_segment.drain(..) {
+            out.push(Effect::ToSegment(request));
+        }
+        for (token, request) in self.meta.drain(..) {
+            out.push(Effect::Meta { token, request });
+        }
+    }
+
+    /// The lease ends now, if that was decided.
+    pub(super) fn give_up(&mut self, ids: &mut RequestIds, out: &mut Vec<ToDisk>) {
+        if std::mem::take(&mut self.release) {
+            self.journal.release(ids, out);
+        }
+    }
+
+    pub(super) fn pump(&mut self, now: Time, ids: &mut RequestIds, out: &mut Vec<ToDisk>) {
+        self.give_up(ids, out);
+        self.journal.pump(now, ids, out);
+    }
+
+    pub(super) fn expire(&mut self, now: Time) {
+        self.journal.expire(now);
+    }
+
+    /// Sends what was read while the lease runs; else asks for the lease (R7: checked after
+    /// the data is fetched).
+    fn answer_reads(&mut self, now: Time, out: &mut Vec<Effect>) {
+        for outcome in self.reader.take_done() {
+            match outcome {
+                Outcome::Answer {
+                    to,
+                    id,
+                    reply,
+                    payload,
+                } => {
+                    self.parked.push_back(Parked {
+                        to,
+                        id,
+                        reply,
+                        payload,
+                    });
+                }
+                Outcome::Base { block, bytes } => self.base_read(block, bytes),
+            }
+        }
+        if self.parked.is_empty() || self.stopping {
+            return;
+        }
+        let until = self.journal.leased_until();
+        if until > now || planted(Bug::ExpiredLease) {
+            for Parked {
+                to,
+                id,
+                reply,
+                payload,
+            } in self.parked.drain(..)
+            {
+                out.push(Effect::ToClient {
+                    to,
+                    id,
+                    reply,
+                    payload,
+                });
+            }
+        }
+        let term = self.config.journal.lease;
+        let due = now.since(self.renewed_at) >= term / 4 || !self.parked.is_empty();
+        if until <= now + term / 2 && due && now.since(self.renewed_at) >= self.config.journal.pause
+        {
+            self.renewed_at = now;
+            self.journal.renew();
+        }
+    }
+
+    pub(super) fn segment_reply(
+        &mut self,
+        _now: Time,
+        reply: SegmentReply,
+        _out: &mut Vec<Effect>,
+    ) {
+        match reply {
+            SegmentReply::Written { id, segment } => self.segment_written(id, segment),
+            SegmentReply::Unwritable { id, full, .. } => self.segment_unwritable(id, full),
+            SegmentReply::Read { id, runs } => self.segment_read(id, Some(runs)),
+            SegmentReply::Unreadable { id } => self.segment_read(id, None),
+        }
+    }
+
+    fn segment_read(&mut self, id: RequestId, runs: Option<Vec<Bytes>>) {
+        let (layers, ids) = (&mut self.layers, &mut self.segment_ids);
+        self.reader
+            .arrived(id, runs, layers, ids, &mut self.to_segment);
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Time> {
+        let mut due = self.journal.next_deadline();
+        let mut at = |t: Time| due = Some(due.map_or(t, |d| d.min(t)));
+        if let Stage::Founding {
+            asked: Some((_, asked)),
+        } = self.stage
+        {
+            at(asked + self.config.meta_retry * 10);
+        }
+        if let Some(deadline) = self.drain_deadline() {
+            at(deadline);
+        }
+        if self.journal.checkpoint().checkpoint.covers > self.published.covers {
+            let asked = self
+                .publishing
+                .map(|(_, _, _, asked)| asked + self.config.meta_retry * 10);
+            at(asked.unwrap_or(self.published_at + self.config.publish_every));
+        }
+        if !self.parked.is_empty() {
+            at(self.renewed_at + self.config.journal.pause);
+        }
+        due
+    }
+}
+
+fn index_config(config: &VolumeConfig) -> IndexConfig {
+    IndexConfig {
+        cache_bytes: config.index_cache_bytes,
+        ..IndexConfig::default()
+    }
+}
+
+fn answer(out: &mut Vec<Effect>, to: Endpoint, id: RequestId, reply: VolumeReply) {
+    out.push(Effect::ToClient {
+        to,
+        id,
+        reply,
+        payload: Payload::empty(),
+    });
+}

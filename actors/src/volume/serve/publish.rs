@@ -1,0 +1,114 @@
+//! What the global placement group is told: checkpoints (R3), and the end of an ownership.
+
+use model::journal::Checkpoint;
+use model::meta::{MetaReply, MetaRequest, MetaToken};
+use model::time::Time;
+
+use super::{Serving, Stage};
+use crate::volume::StopReason;
+use crate::volume::drain::Drain;
+
+impl Serving {
+    pub(super) fn publish(&mut self, now: Time) {
+        if let Some((_, _, _, at)) = self.publishing {
+            if now.since(at) < self.config.meta_retry * 10 {
+                return;
+            }
+            self.publishing = None;
+        }
+        let current = self.journal.checkpoint();
+        let (at, checkpoint) = (current.at, current.checkpoint);
+        let news = checkpoint.covers > self.published.covers;
+        if !news || now.since(self.published_at) < self.config.publish_every || self.stopping {
+            return;
+        }
+        let token = self.token();
+        self.publishing = Some((token, at, checkpoint, now));
+        let (volume, epoch) = (self.id, self.epoch);
+        self.meta.push((
+            token,
+            MetaRequest::Publish {
+                volume,
+                epoch,
+                checkpoint,
+                clean: false,
+            },
+        ));
+    }
+
+    pub(in crate::volume) fn meta_reply(&mut self, now: Time, token: MetaToken, reply: &MetaReply) {
+        let done = matches!(reply, MetaReply::Done | MetaReply::Volume(_));
+        let refused = matches!(reply, MetaReply::Refused { .. });
+        if let Stage::Founding {
+            asked: Some((t, _)),
+        } = self.stage
+            && t == token
+        {
+            self.stage = Stage::Founding { asked: None };
+            if done {
+                self.clean_start = false;
+            }
+        } else if let Some((t, at, checkpoint, _)) = self.publishing
+            && t == token
+        {
+            self.publishing = None;
+            if done {
+                self.published = checkpoint;
+                self.published_at = now;
+                self.dropped.published(at);
+                if self.stopping && self.release_done(checkpoint) {
+                    self.fail(StopReason::Clean);
+                }
+            }
+        } else {
+            return;
+        }
+        if refused {
+            self.fail(StopReason::Fenced);
+        }
+    }
+
+    pub(super) fn release_done(&self, checkpoint: Checkpoint) -> bool {
+        self.covered() && checkpoint == self.journal.checkpoint().checkpoint
+    }
+
+    /// Whether the committed checkpoint covers every write.
+    pub(super) fn covered(&self) -> bool {
+        self.layers.active.is_empty()
+            && self.layers.frozen.is_none()
+            && self.journal.committed() == self.journal.log().last()
+            && self.acks.is_empty()
+    }
+
+    /// A passivating owner: all is covered and committed; it gives up its lease, then commits
+    /// the clean end (R3), and never acknowledges in this epoch again.
+    pub(super) fn finish_stop(&mut self, now: Time) {
+        if !self.stopping || self.publishing.is_some() || !self.covered() {
+            return;
+        }
+        if !matches!(self.drain, Drain::Idle) {
+            return;
+        }
+        let current = self.journal.checkpoint();
+        let (at, checkpoint) = (current.at, current.checkpoint);
+        self.release = true;
+        self.parked.clear();
+        if !self.sessions.is_empty() {
+            // Sessions live in the journal (R10): the next owner seals it and goes on.
+            self.fail(StopReason::Released);
+            return;
+        }
+        let token = self.token();
+        self.publishing = Some((token, at, checkpoint, now));
+        let (volume, epoch) = (self.id, self.epoch);
+        self.meta.push((
+            token,
+            MetaRequest::Publish {
+                volume,
+                epoch,
+                checkpoint,
+                clean: true,
+            },
+        ));
+    }
+}
