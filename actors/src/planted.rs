@@ -34,11 +34,19 @@ pub enum Bug {
     /// drain; shows as unreadable blocks when the owner dies before that: its successor starts
     /// from the last checkpoint.
     EarlyDelete,
+    /// While the replicas change, the old set alone acknowledges. *Rule (R5):* from a change's
+    /// start until it is settled, acknowledgements need both majorities. Planted in the owner's
+    /// journal; shows as a lost write when a seal goes by the new set.
+    OldSetAlone,
+    /// A new set of replicas is adopted before it holds what was acknowledged. *Rule (R5):* the
+    /// compare-and-set is sent only once a majority of the new set holds everything up to the
+    /// joint start. Planted in the owner's journal; shows as a lost write.
+    AdoptBehind,
 }
 
 impl Bug {
     /// All of them, with the rule that each breaks and the name that reports use.
-    pub const ALL: [(Self, &'static str, &'static str); 7] = [
+    pub const ALL: [(Self, &'static str, &'static str); 9] = [
         (Self::SkipSeal, "R1", "skip-seal"),
         (Self::AckByOne, "R5", "ack-by-one"),
         (Self::EarlyTrim, "R3", "early-trim"),
@@ -46,6 +54,8 @@ impl Bug {
         (Self::LostFsync, "R8", "lost-fsync"),
         (Self::ForgetSession, "R10", "forget-session"),
         (Self::EarlyDelete, "R15", "early-delete"),
+        (Self::OldSetAlone, "R5", "old-set-alone"),
+        (Self::AdoptBehind, "R5", "adopt-behind"),
     ];
 }
 

@@ -1,11 +1,13 @@
 //! What a Disk machine takes and what it asks for.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use model::ids::{Endpoint, RequestId, VolumeId};
 use model::meta::{MetaReply, MetaToken};
 use model::payload::Payload;
+use model::placement::View;
 use model::store::{DeviceError, FragmentDone, FragmentOp, JournalDone, JournalOp, OpId};
 
 use crate::messages::{DiskReply, DiskRequest};
@@ -45,8 +47,8 @@ pub enum DiskInput {
         /// A volume's record, or that it was not to be had.
         reply: MetaReply,
     },
-    /// These volumes have committed tombstones (R16): their replicas go.
-    Deleted(Vec<VolumeId>),
+    /// The placement changed: what it takes away goes (R16).
+    View(Arc<View>),
     /// The device failed outside an operation, or its path is another one now (R2): retire.
     Failed(DeviceError),
 }

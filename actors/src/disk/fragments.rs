@@ -74,6 +74,10 @@ impl Disk {
             keys_max: 0,
         };
         let request = match request {
+            // R16: nothing of a deleted volume comes back.
+            DiskRequest::Put(put) if self.gone.is_deleted(put.key.segment.volume) => {
+                return self.answer(asker, DiskReply::Busy, out);
+            }
             DiskRequest::Put(put) if is_put_well_formed(&put, &payload) => {
                 running.bytes = payload.len();
                 FragmentOp::Put {

@@ -9,7 +9,7 @@
 //! needs the journal read, `progress.rs` what a finished operation means, `replica.rs`, `lease.rs` and `log.rs`
 //! one volume's state, `entry.rs` the on-disk
 //! headers, `recovery.rs` their replay, `batch.rs` group commit, `files.rs` and `mover.rs` the
-//! recycling of files, `fragments.rs` the fragments.
+//! recycling of files, `fragments.rs` the fragments, `gone.rs` what the placement takes away.
 //!
 //! **Invariant:** a request is answered once at most, and nothing is answered `Appended`,
 //! `Sealed`, `Joined` or `Stored` after the device failed.
@@ -20,6 +20,7 @@ mod config;
 mod entry;
 mod files;
 mod fragments;
+mod gone;
 mod journal;
 mod lease;
 mod log;
@@ -47,6 +48,7 @@ use batch::{Batcher, Subject};
 use entry::{DISK_MARK, Entry};
 use files::Files;
 use fragments::Fragments;
+use gone::Gone;
 use log::Slot;
 use reads::Reading;
 use replica::Replica;
@@ -155,6 +157,7 @@ pub struct Disk {
     look_for_moves: bool,
     moved_bytes: u64,
     fragments: Fragments,
+    gone: Gone,
     appends: usize,
     controls: usize,
     /// R8: the journal lost synced bytes once. A replica that should exist but does not may
@@ -232,6 +235,7 @@ impl Disk {
             look_for_moves: true,
             moved_bytes: 0,
             fragments: Fragments::new(config.fragments_max, config.fragment_bytes_max),
+            gone: Gone::default(),
             appends: 0,
             controls: 0,
             damaged: recovered.damaged_mark.is_some(),
@@ -421,17 +425,6 @@ impl Disk {
         }
     }
 
-    fn deleted(&mut self, now: Time, volumes: Vec<VolumeId>, out: &mut Vec<DiskEffect>) {
-        for volume in volumes {
-            self.cancel_joins(volume, out);
-            if let Some(replica) = self.replicas.remove(&volume) {
-                replica.queue_dropped(&mut self.batcher);
-                self.restate.remove(&volume);
-                self.wake_reports(now, volume, out);
-            }
-        }
-    }
-
     /// R8: after a device error nothing is certain any more. All that waits is answered
     /// `Busy`, all that comes is, and nothing is ever acknowledged again.
     fn retire(&mut self, error: DeviceError, out: &mut Vec<DiskEffect>) {
@@ -472,10 +465,18 @@ impl Machine for Disk {
             // A retired disk's late completions say nothing.
             _ if self.retired => {}
             DiskInput::Journal { op, done } => self.journal_done(now, op, done, out),
-            DiskInput::Fragments { op, done: Ok(done) } => self.fragment_done(op, done, out),
+            DiskInput::Fragments { op, done: Ok(done) } => {
+                if let Some(done) = self.swept(op, done, out) {
+                    self.fragment_done(op, done, out);
+                }
+            }
             DiskInput::Fragments { done: Err(e), .. } => self.retire(e, out),
-            DiskInput::Volume { token, reply } => self.volume_read(now, token, reply, out),
-            DiskInput::Deleted(volumes) => self.deleted(now, volumes, out),
+            DiskInput::Volume { token, reply } => {
+                if !self.left_behind(now, token, &reply, out) {
+                    self.volume_read(now, token, reply, out);
+                }
+            }
+            DiskInput::View(view) => self.view(now, &view, out),
             DiskInput::Failed(error) => self.retire(error, out),
         }
         self.settle(out);

@@ -48,6 +48,7 @@ impl Disk {
             // The record is what counts (R2); it names this disk or it does not, whatever
             // version the owner means.
             DiskRequest::Join { volume, epoch, .. } => {
+                self.gone.joined(volume);
                 if self.replicas.contains_key(&volume) {
                     self.seal(now, asker, volume, epoch, true, out);
                 } else {

@@ -140,7 +140,6 @@ pub struct DiskActor {
     stores: Option<DiskStores>,
     journal: Option<Sender<JournalWork>>,
     fragments: Option<Sender<FragmentWork>>,
-    deleted: BTreeSet<VolumeId>,
     retired: bool,
 }
 
@@ -160,7 +159,6 @@ impl DiskActor {
             stores: Some(stores),
             journal: None,
             fragments: None,
-            deleted: BTreeSet::new(),
             retired: false,
         }
     }
@@ -317,13 +315,7 @@ impl Handler<ToDisk> for DiskActor {
                 );
             }
             ToDisk::Meta { token, reply } => self.drive(Input::Volume { token, reply }, ctx),
-            ToDisk::View(view) => {
-                let gone = view.volumes.values().filter(|v| v.deleted).map(|v| v.id);
-                let news: Vec<VolumeId> = gone.filter(|id| self.deleted.insert(*id)).collect();
-                if !news.is_empty() {
-                    self.drive(Input::Deleted(news), ctx);
-                }
-            }
+            ToDisk::View(view) => self.drive(Input::View(view), ctx),
         }
     }
 }

@@ -15,6 +15,7 @@ mod read;
 mod serve;
 pub mod sessions;
 mod start;
+mod wanted;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -57,6 +58,9 @@ pub struct VolumeConfig {
     pub cache_blocks: usize,
     /// Bytes of clean index pages kept.
     pub index_cache_bytes: usize,
+    /// How long a replica of the journal may be away before it is replaced, as long as the
+    /// others are enough.
+    pub replace_after: Duration,
     /// How long an unanswered metadata request waits before it is asked again.
     pub meta_retry: Duration,
 }
@@ -74,6 +78,7 @@ impl Default for VolumeConfig {
             waiting_max: 4096,
             cache_blocks: 16 << 10,
             index_cache_bytes: 16 << 20,
+            replace_after: Duration::from_secs(10),
             meta_retry: Duration::from_millis(300),
         }
     }
@@ -240,6 +245,8 @@ pub struct VolumeStats {
     pub sessions: usize,
     /// Replicas that hold all that is committed.
     pub replicas_current: usize,
+    /// Bytes of cached blocks.
+    pub cache_bytes: u64,
 }
 
 impl Volume {

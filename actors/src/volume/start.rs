@@ -160,13 +160,7 @@ impl Volume {
 }
 
 /// The life of a disk that a record's journal configuration names.
-pub(super) fn at_of(record: &VolumeRecord, disk: DiskId) -> Option<DiskRef> {
-    let next = record.journal.next.iter().flatten();
-    record
-        .journal
-        .replicas
-        .iter()
-        .chain(next)
-        .find(|at| at.disk == disk)
-        .copied()
+fn at_of(record: &VolumeRecord, disk: DiskId) -> Option<DiskRef> {
+    let mut replicas = record.journal.replicas.iter();
+    replicas.find(|at| at.disk == disk).copied()
 }

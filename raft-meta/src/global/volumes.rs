@@ -102,6 +102,11 @@ impl GlobalState {
             return Err(Refusal::NotYours);
         }
         record.epoch = record.epoch.next();
+        // R5: a change that the last owner left pending can't be settled any more, since that
+        // is its epoch's; it never counted in a seal, and now it counts for nothing.
+        if record.journal.next.take().is_some() {
+            record.journal.version = record.journal.version.next();
+        }
         // A clean volume stays clean until its new owner says that the journal is founded
         // (`Publish`): until then nothing was acknowledged, and a successor may found anew (R3).
         record.owner = Some(Owner {

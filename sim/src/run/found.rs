@@ -39,6 +39,8 @@ fn terms(rng: &mut Rng) -> MachineTerms {
         drain_age: rng.duration(Duration::from_millis(200), Duration::from_secs(4)),
         drain_records: 256,
         cache_blocks: if small { 0 } else { 64 },
+        // Replicas are replaced after seconds, so that most runs see it (R5).
+        replace_after: rng.duration(Duration::from_millis(500), Duration::from_secs(5)),
         index_cache_bytes: if small { 64 << 10 } else { 1 << 20 },
         ..VolumeConfig::default()
     };

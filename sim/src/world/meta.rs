@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use actors::disk::DiskInput;
 use actors::{client, segment, volume};
-use model::ids::{Actor, ClientId, NodeId, VolumeId};
+use model::ids::{Actor, ClientId, DiskId, NodeId, VolumeId};
 use model::machine::Machine;
 use model::meta::{MetaReply, MetaRequest, MetaToken};
 use model::placement::View;
@@ -154,6 +154,10 @@ impl World {
         }
         for id in clients {
             self.drive_client(node, id, client::Input::View(Arc::clone(view)));
+        }
+        let disks: Vec<DiskId> = self.nodes[&node].disks.keys().copied().collect();
+        for id in disks {
+            self.drive_disk(node, id, DiskInput::View(Arc::clone(view)));
         }
         self.start_volumes(node, start);
     }

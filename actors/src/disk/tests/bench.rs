@@ -1,6 +1,7 @@
 //! One Disk machine over a journal store in memory that can crash.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use model::journal::{Checkpoint, RecordBody, RecordHead};
 use model::machine::Machine;
 use model::meta::{MetaReply, MetaToken};
 use model::payload::Payload;
-use model::placement::{JournalConfig, VolumeRecord};
+use model::placement::{JournalConfig, View, VolumeRecord};
 use model::store::{
     DeviceError, EntryAt, FileNo, FragmentDone, FragmentOp, JournalDone, JournalOp, OpId,
     ScanVerdict, ScannedEntry,
@@ -310,6 +311,16 @@ impl Bench {
             let reply = MetaReply::Volume(Some(record));
             self.input(DiskInput::Volume { token, reply });
         }
+    }
+
+    /// The placement shows [`VOLUME`] at `epoch`, on these disks, perhaps deleted.
+    pub(super) fn view(&mut self, epoch: u64, disks: &[DiskRef], deleted: bool) {
+        let mut record = record(VOLUME, Epoch(epoch));
+        record.journal.replicas = disks.to_vec();
+        record.deleted = deleted;
+        let mut view = View::default();
+        view.volumes.insert(VOLUME, record);
+        self.input(DiskInput::View(Arc::new(view)));
     }
 
     /// A replica of [`VOLUME`], joined at `epoch`.

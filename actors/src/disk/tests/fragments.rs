@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use model::geometry::{Code, Pool};
 use model::ids::{Epoch, FragmentKey, Position, SegmentId, Slot};
-use model::store::{FragmentDone, FragmentMeta, SegmentKind};
+use model::store::{FragmentDone, FragmentMeta, FragmentOp, SegmentKind};
 
 use super::bench::{Append, Bench, INCARNATION, VOLUME, at, plain, seal};
 use crate::disk::DiskConfig;
@@ -183,4 +183,27 @@ fn a_device_error_retires_for_good() {
     assert!(b.store.queue.is_empty() && b.answers.is_empty());
     assert_eq!(b.retired, 1);
     assert!(b.disk.stats().retired);
+}
+
+/// R16: a tombstone frees what the volume has here, step by step, and nothing comes back.
+#[test]
+fn a_deleted_volumes_fragments_go() {
+    let mut b = bench();
+    b.view(1, &[], false);
+    assert!(b.fragment_ops.is_empty());
+    b.view(1, &[], true);
+    b.view(1, &[], true);
+    assert!(matches!(
+        b.fragment_ops[0].1,
+        FragmentOp::List { volume: VOLUME, .. }
+    ));
+    assert_eq!(b.fragment_ops.len(), 1, "one step at a time");
+    b.fragment_done(FragmentDone::Keys(vec![(KEY, META)]));
+    assert!(matches!(&b.fragment_ops[0].1, FragmentOp::Delete { keys } if keys == &[KEY]));
+    b.fragment_done(FragmentDone::Deleted);
+    assert!(matches!(b.fragment_ops[0].1, FragmentOp::List { .. }));
+    b.fragment_done(FragmentDone::Keys(Vec::new()));
+    assert!(b.fragment_ops.is_empty());
+    let id = b.send(DiskRequest::Put(put()), &[7; 8192]);
+    assert_eq!(b.answer(id).unwrap().0, DiskReply::Busy);
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use model::ids::{Epoch, Position};
+use model::ids::{DiskId, DiskRef, Epoch, Position};
 use model::journal::Checkpoint;
 use model::store::ScanVerdict;
 use proptest::prelude::{any, prop, proptest};
@@ -12,6 +12,11 @@ use super::bench::{
 };
 use crate::disk::{DiskConfig, DiskInput};
 use crate::messages::{DiskReply, DiskRequest};
+
+const OTHER: DiskRef = DiskRef {
+    disk: DiskId(8),
+    incarnation: INCARNATION,
+};
 
 fn three() -> Bench {
     let mut b = Bench::new(DiskConfig::default(), 1000);
@@ -104,7 +109,7 @@ fn only_the_current_owner_refills_and_only_after_it_was_told() {
 fn on_a_damaged_disk_a_founding_replica_counts_only_once_refilled() {
     let mut b = three();
     restart(&mut b, ScanVerdict::Damaged);
-    b.input(DiskInput::Deleted(vec![VOLUME]));
+    leave(&mut b, 3);
     restart(&mut b, ScanVerdict::Whole);
     assert_eq!(b.ask(seal(5), &[]), DiskReply::Unknown);
     let id = b.send(join(5), &[]);
@@ -183,11 +188,61 @@ fn missing_and_garbled_entries_are_damage() {
 fn deleted_volumes_leave_nothing() {
     let mut b = three();
     let waiting = b.send(seal(2), &[]);
-    b.input(DiskInput::Deleted(vec![VOLUME]));
+    b.view(1, &[AT], true);
     b.run();
     assert_eq!(b.answer(waiting).unwrap().0, DiskReply::Unknown);
     restart(&mut b, ScanVerdict::Whole);
     assert_eq!(b.ask(seal(2), &[]), DiskReply::Unknown);
+}
+
+/// The placement and the group's own word name the volume elsewhere: the replica goes.
+fn leave(b: &mut Bench, epoch: u64) {
+    b.view(epoch, &[OTHER], false);
+    b.records(epoch, &[OTHER], None);
+    b.run();
+}
+
+#[test]
+fn a_replica_that_a_change_left_behind_goes() {
+    let mut b = three();
+    leave(&mut b, 1);
+    assert_eq!(b.ask(seal(2), &[]), DiskReply::Unknown);
+    restart(&mut b, ScanVerdict::Whole);
+    assert_eq!(b.ask(seal(2), &[]), DiskReply::Unknown);
+}
+
+/// A view may be old: only the disk's own linearizable read counts, and only of an epoch that
+/// is not below the promise (R2).
+#[test]
+fn an_old_view_takes_no_replica_away() {
+    let mut b = three();
+    // The view is behind: the group still counts on this disk, now or after a change.
+    for next in [None, Some([AT].as_slice())] {
+        let disks = if next.is_some() { [OTHER] } else { [AT] };
+        b.view(1, &[OTHER], false);
+        assert_eq!(b.record_reads.len(), 1);
+        b.records(1, &disks, next);
+    }
+    // An unknown volume is no evidence (R16).
+    b.input(DiskInput::View(Default::default()));
+    assert!(b.record_reads.is_empty());
+    assert!(matches!(b.ask(seal(2), &[]), DiskReply::Sealed(_)));
+    // A record that is older than the promise says nothing.
+    b.view(1, &[OTHER], false);
+    assert!(b.record_reads.is_empty());
+}
+
+/// A change may name the disk again while it reads the record: the Join that follows is newer
+/// than what was asked.
+#[test]
+fn a_join_overtakes_the_question_whether_to_leave() {
+    let mut b = three();
+    b.view(1, &[OTHER], false);
+    let id = b.send(join(1), &[]);
+    b.records(1, &[OTHER], None);
+    b.run();
+    assert!(matches!(b.answer(id).unwrap().0, DiskReply::Joined { .. }));
+    assert!(matches!(b.ask(seal(2), &[]), DiskReply::Sealed(_)));
 }
 
 proptest! {

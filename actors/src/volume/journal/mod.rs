@@ -2,6 +2,7 @@
 //! out (who may lead is decided by metadata). Appends, commits, leases, trims; a replica that
 //! is behind, without state or damaged is brought up to date by the same messages.
 
+mod change;
 mod log;
 mod recovery;
 mod replica;
@@ -9,7 +10,7 @@ mod replica;
 use std::time::Duration;
 
 use bytes::Bytes;
-use model::ids::{DiskRef, Epoch, Position, RequestId, Seq, Version, VolumeId};
+use model::ids::{DiskId, DiskRef, Epoch, Position, RequestId, Seq, Version, VolumeId};
 use model::journal::{Checkpoint, Record, RecordBody, RecordHead};
 use model::payload::Payload;
 use model::placement::JournalConfig;
@@ -18,6 +19,7 @@ use model::time::Time;
 use crate::messages::{DiskReply, DiskRequest};
 use crate::planted::{Bug, planted};
 
+use change::Joint;
 pub use log::Log;
 pub use recovery::{Adopted, Recovery, RecoveryStep};
 use replica::{Flight, FlightKind, Mode, Replica};
@@ -126,6 +128,11 @@ pub struct Journal {
     log: Log,
     committed: Position,
     checkpoint: CommittedCheckpoint,
+    /// The committed set, in its order.
+    members: Vec<DiskRef>,
+    /// The set that is being changed to (R5).
+    joint: Option<Joint>,
+    /// What is known of each replica of both sets.
     replicas: Vec<Replica>,
     renew: bool,
     /// When a quiet journal tells its replicas what was committed and trimmed.
@@ -155,6 +162,8 @@ impl Journal {
             committed: adopted.log.base(),
             log: adopted.log,
             checkpoint: adopted.checkpoint,
+            members: config.replicas.clone(),
+            joint: None,
             replicas,
             renew: false,
             tell_due: None,
@@ -219,13 +228,6 @@ impl Journal {
     #[must_use]
     pub fn leased_until(&self) -> Time {
         self.quorum_value(|r| r.leased_until)
-    }
-
-    /// The value that an acknowledgement quorum of the replicas reaches.
-    fn quorum_value<T: Ord + Copy>(&self, of: impl Fn(&Replica) -> T) -> T {
-        let mut values: Vec<T> = self.replicas.iter().map(of).collect();
-        values.sort_unstable_by(|a, b| b.cmp(a));
-        values[JournalConfig::ack_quorum(values.len()) - 1]
     }
 
     /// Raises `committed` to what a quorum holds; whether it rose. Only a record of this
@@ -379,21 +381,23 @@ impl Journal {
         Some((request, payload, prev, last))
     }
 
-    /// Takes a disk's answer. Answers to requests that are not in flight are ignored.
+    /// Takes a disk's answer. Answers to requests that are not in flight are ignored: a
+    /// request's id tells which life of the disk was asked.
     ///
     /// # Errors
     /// [`Fenced`] if a higher epoch was promised.
     pub fn reply(
         &mut self,
         now: Time,
-        from: DiskRef,
+        from: DiskId,
         id: RequestId,
         reply: &DiskReply,
     ) -> Result<(), Fenced> {
-        let Some(i) = self.replicas.iter().position(|r| r.at == from) else {
-            return Ok(());
-        };
-        let Some(flight) = self.replicas[i].land(id) else {
+        let lives = self.replicas.iter_mut().enumerate();
+        let landed = lives
+            .filter(|(_, r)| r.at.disk == from)
+            .find_map(|(i, r)| Some((i, r.land(id)?)));
+        let Some((i, flight)) = landed else {
             return Ok(());
         };
         match reply {
@@ -516,16 +520,21 @@ impl Journal {
         }
     }
 
-    /// How many replicas hold all that is committed, for `status`.
+    /// How many replicas of the committed set hold all that is committed, for `status`.
     #[must_use]
     pub fn replicas_current(&self) -> usize {
-        self.replicas
+        let members = self
+            .replicas
             .iter()
-            .filter(|r| r.matched >= self.committed)
-            .count()
+            .filter(|r| self.members.contains(&r.at));
+        members.filter(|r| r.matched >= self.committed).count()
     }
 }
 
 #[cfg(test)]
 #[path = "../tests/journal.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "../tests/change.rs"]
+mod change_tests;

@@ -4,8 +4,10 @@
 mod admit;
 mod apply;
 mod publish;
+mod replicas;
 
 pub use admit::write_sums;
+use replicas::Change;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -31,7 +33,6 @@ use crate::volume::layers::Layers;
 use crate::volume::overlay::Overlay;
 use crate::volume::read::{Outcome, Reader};
 use crate::volume::sessions::Sessions;
-use crate::volume::start::at_of;
 use crate::volume::{Effect, StopReason, VolumeConfig, VolumeStats};
 
 /// How far an owner has come.
@@ -71,7 +72,6 @@ pub(super) struct Serving {
     pub(super) config: VolumeConfig,
     pub(super) code: Code,
     size_bytes: u64,
-    record: VolumeRecord,
     pub(super) journal: Journal,
     stage: Stage,
     clean_start: bool,
@@ -83,6 +83,7 @@ pub(super) struct Serving {
     pub(super) drain: Drain,
     pub(super) dropped: DroppedSegments,
     published: Checkpoint,
+    change: Change,
     publishing: Option<(MetaToken, Position, Checkpoint, Time)>,
     published_at: Time,
     parked: VecDeque<Parked>,
@@ -115,7 +116,6 @@ impl Serving {
             config,
             code: record.code,
             size_bytes: record.size_bytes,
-            record: record.clone(),
             layers: Layers {
                 active: Overlay::default(),
                 frozen: None,
@@ -132,6 +132,7 @@ impl Serving {
             drain: Drain::Idle,
             dropped: DroppedSegments::default(),
             published: record.checkpoint,
+            change: Change::None,
             publishing: None,
             published_at: now,
             parked: VecDeque::new(),
@@ -192,6 +193,7 @@ impl Serving {
             stored_bytes: index.stored_bytes,
             sessions: self.sessions.len(),
             replicas_current: self.journal.replicas_current(),
+            cache_bytes: (self.layers.cache.len() * BLOCK_BYTES) as u64,
         }
     }
 
@@ -208,10 +210,7 @@ impl Serving {
         id: RequestId,
         reply: &crate::messages::DiskReply,
     ) -> Result<(), Fenced> {
-        match at_of(&self.record, disk) {
-            Some(at) => self.journal.reply(now, at, id, reply),
-            None => Ok(()),
-        }
+        self.journal.reply(now, disk, id, reply)
     }
 
     fn token(&mut self) -> MetaToken {
@@ -230,6 +229,7 @@ impl Serving {
             }
         }
         self.found(now, out);
+        self.step_replicas(now, view);
         if self.stage == Stage::Serving {
             self.step_drain(now, view);
             if self.layers.index.damage().is_some() {
@@ -345,8 +345,8 @@ impl Serving {
         {
             at(asked + self.config.meta_retry * 10);
         }
-        if let Some(deadline) = self.drain_deadline() {
-            at(deadline);
+        for deadline in [self.drain_deadline(), self.change_deadline()] {
+            deadline.into_iter().for_each(&mut at);
         }
         if self.journal.checkpoint().checkpoint.covers > self.published.covers {
             let asked = self

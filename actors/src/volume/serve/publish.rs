@@ -61,6 +61,7 @@ impl Serving {
                 }
             }
         } else {
+            self.change_reply(token, reply);
             return;
         }
         if refused {

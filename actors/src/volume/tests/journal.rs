@@ -32,7 +32,7 @@ fn answer(
     let sent = out.pop().expect("there is something to send");
     let reply = reply(&sent.request);
     journal
-        .reply(NOW, replica(), sent.id, &reply)
+        .reply(NOW, replica().disk, sent.id, &reply)
         .expect("no higher epoch");
     sent.request
 }

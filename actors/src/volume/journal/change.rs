@@ -1,0 +1,116 @@
+//! A change of the replicas (R5, R6): from its start until a committed entry settles it,
+//! acknowledgements and leases need a quorum of both sets.
+//!
+//! **Invariant:** the new set is proposed for adoption only once an acknowledgement quorum of
+//! it holds everything up to the change's start. What was committed before then lies in it;
+//! what is committed after, was acknowledged by a quorum of the new set besides.
+
+use model::ids::{DiskRef, Position, Version};
+use model::placement::JournalConfig;
+
+use super::Journal;
+use super::replica::{Mode, Replica};
+use crate::planted::{Bug, planted};
+
+/// A change that is under way.
+#[derive(Debug)]
+pub(super) struct Joint {
+    /// The set that is changed to.
+    next: Vec<DiskRef>,
+    /// The log's last record at the change's start.
+    start: Position,
+}
+
+impl Journal {
+    /// The replicas that a seal goes by: the committed set.
+    #[must_use]
+    pub fn members(&self) -> &[DiskRef] {
+        &self.members
+    }
+
+    /// The set that is being changed to.
+    #[must_use]
+    pub fn next_members(&self) -> Option<&[DiskRef]> {
+        self.joint.as_ref().map(|j| j.next.as_slice())
+    }
+
+    /// The committed configuration's version.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The global group knows that a change to `next` begins: both sets count from here on.
+    /// Replicas that are new join, whatever their disks may hold.
+    pub fn begin_change(&mut self, next: Vec<DiskRef>) {
+        assert!(self.joint.is_none(), "one change at a time");
+        assert!(!next.is_empty());
+        for at in &next {
+            if self.replicas.iter().all(|r| r.at != *at) {
+                let end = self.log.last().seq.next();
+                self.replicas
+                    .push(Replica::new(*at, (Mode::Join, end, false)));
+            }
+        }
+        let start = self.log.last();
+        self.joint = Some(Joint { next, start });
+    }
+
+    /// Whether enough of the new set holds what the change started with, so that the change
+    /// may be proposed for adoption (R5).
+    #[must_use]
+    pub fn change_is_ready(&self) -> bool {
+        let Some(joint) = &self.joint else {
+            return false;
+        };
+        // A log that was reset to a base holds what lies before it, by the checkpoint there.
+        planted(Bug::AdoptBehind)
+            || self.quorum_of(&joint.next, |r| r.matched.seq) >= joint.start.seq
+    }
+
+    /// A committed entry settled the change: `config` is the configuration now. The replicas
+    /// that are in it no more are forgotten here; their disks drop them by themselves.
+    pub fn settle_change(&mut self, config: &JournalConfig) {
+        assert!(config.version > self.version, "a settlement raises it");
+        if let Some(joint) = self.joint.take()
+            && config.replicas == joint.next
+        {
+            self.members = joint.next;
+        }
+        assert_eq!(
+            self.members, config.replicas,
+            "by this owner's own proposals"
+        );
+        self.version = config.version;
+        let members = &self.members;
+        self.replicas.retain(|r| members.contains(&r.at));
+        assert_eq!(self.replicas.len(), self.members.len());
+    }
+
+    /// What an acknowledgement quorum of every set that counts reaches (R5).
+    pub(super) fn quorum_value<T: Ord + Copy>(&self, of: impl Fn(&Replica) -> T) -> T {
+        let committed = self.quorum_of(&self.members, &of);
+        match &self.joint {
+            Some(joint) if !planted(Bug::OldSetAlone) => {
+                committed.min(self.quorum_of(&joint.next, &of))
+            }
+            _ => committed,
+        }
+    }
+
+    /// What an acknowledgement quorum of one set reaches. Allocates nothing: a set has three
+    /// replicas at most, and this runs with every answer.
+    fn quorum_of<T: Ord + Copy>(&self, set: &[DiskRef], of: impl Fn(&Replica) -> T) -> T {
+        let value = |at: &DiskRef| {
+            let replica = self.replicas.iter().find(|r| r.at == *at);
+            of(replica.expect("every member has its state"))
+        };
+        let need = JournalConfig::ack_quorum(set.len());
+        let reached = |v: &T| set.iter().filter(|at| value(at) >= *v).count() >= need;
+        set.iter()
+            .map(value)
+            .filter(reached)
+            .max()
+            .expect("the least value is reached by all")
+    }
+}
