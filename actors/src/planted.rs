@@ -42,11 +42,15 @@ pub enum Bug {
     /// compare-and-set is sent only once a majority of the new set holds everything up to the
     /// joint start. Planted in the owner's journal; shows as a lost write.
     AdoptBehind,
+    /// The audit condemns what is not in the index, of its own epoch too. *Rule (R16):* only
+    /// ids of older epochs are condemned. Planted in the owner's audit; shows as unreadable
+    /// blocks: a segment is written before the checkpoint that names it.
+    CondemnOwn,
 }
 
 impl Bug {
     /// All of them, with the rule that each breaks and the name that reports use.
-    pub const ALL: [(Self, &'static str, &'static str); 9] = [
+    pub const ALL: [(Self, &'static str, &'static str); 10] = [
         (Self::SkipSeal, "R1", "skip-seal"),
         (Self::AckByOne, "R5", "ack-by-one"),
         (Self::EarlyTrim, "R3", "early-trim"),
@@ -56,6 +60,7 @@ impl Bug {
         (Self::EarlyDelete, "R15", "early-delete"),
         (Self::OldSetAlone, "R5", "old-set-alone"),
         (Self::AdoptBehind, "R5", "adopt-behind"),
+        (Self::CondemnOwn, "R16", "condemn-own"),
     ];
 }
 

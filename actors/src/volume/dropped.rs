@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use model::ids::Position;
+use model::ids::{Position, SegmentId};
 
 use super::read::JobId;
 use crate::messages::SegmentRef;
@@ -44,6 +44,12 @@ impl DroppedSegments {
     /// The checkpoint at `at` is in the global record.
     pub(super) fn published(&mut self, at: Position) {
         self.published = self.published.max(at);
+    }
+
+    /// Whether a segment still waits here.
+    pub(super) fn contains(&self, segment: SegmentId) -> bool {
+        let mut waiting = self.queue.iter().flat_map(|d| &d.segments);
+        waiting.any(|s| s.id == segment)
     }
 
     /// The next segments to be deleted, if `oldest` is the oldest read that still runs.

@@ -61,6 +61,8 @@ pub struct VolumeConfig {
     /// How long a replica of the journal may be away before it is replaced, as long as the
     /// others are enough.
     pub replace_after: Duration,
+    /// How often what disks hold is audited against the index (R16).
+    pub audit_every: Duration,
     /// How long an unanswered metadata request waits before it is asked again.
     pub meta_retry: Duration,
 }
@@ -79,6 +81,7 @@ impl Default for VolumeConfig {
             cache_blocks: 16 << 10,
             index_cache_bytes: 16 << 20,
             replace_after: Duration::from_secs(10),
+            audit_every: Duration::from_secs(600),
             meta_retry: Duration::from_millis(300),
         }
     }
@@ -245,6 +248,10 @@ pub struct VolumeStats {
     pub sessions: usize,
     /// Replicas that hold all that is committed.
     pub replicas_current: usize,
+    /// Replicas of the committed set.
+    pub replicas: usize,
+    /// Fragments that the audit freed (R16).
+    pub freed_orphans: u64,
     /// Bytes of cached blocks.
     pub cache_bytes: u64,
 }
@@ -401,7 +408,7 @@ impl Volume {
     ) {
         let fenced = match &mut self.phase {
             Phase::Recovering { .. } => self.recovery_reply(now, disk, id, reply, payload, out),
-            Phase::Leading(serving) => serving.journal_reply(now, disk, id, &reply),
+            Phase::Leading(serving) => serving.disk_reply(now, disk, id, &reply),
             Phase::Claiming { .. } | Phase::Stopped => Ok(()),
         };
         if fenced.is_err() {

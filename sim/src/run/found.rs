@@ -41,6 +41,7 @@ fn terms(rng: &mut Rng) -> MachineTerms {
         cache_blocks: if small { 0 } else { 64 },
         // Replicas are replaced after seconds, so that most runs see it (R5).
         replace_after: rng.duration(Duration::from_millis(500), Duration::from_secs(5)),
+        audit_every: rng.duration(Duration::from_millis(200), Duration::from_secs(2)),
         index_cache_bytes: if small { 64 << 10 } else { 1 << 20 },
         ..VolumeConfig::default()
     };

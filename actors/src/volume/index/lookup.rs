@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::ids::BlockNo;
+use model::ids::{BlockNo, SegmentId};
 
 use super::page::PAGE_BYTES;
 use super::page::{Entry, LEAF_BLOCKS, LEAF_SEGMENTS, Node, NodeKey, SegmentEntry, Space, follows};
+use super::table::IndexSegments;
 use super::tree::{Found, Wants};
 use super::{Corrupt, Index, Missing, Stop};
 use crate::messages::SegmentRef;
@@ -201,8 +202,33 @@ impl Index {
         Ok(known.map_or(Row::Absent, Row::Known))
     }
 
+    /// Whether the index reaches a segment, of data or of its own pages: what the audit goes
+    /// by (R16). A counter may come twice, under two epochs of which one left no checkpoint.
+    ///
+    /// # Errors
+    /// The pages that must be loaded first.
+    pub fn reaches(&mut self, segment: SegmentId) -> Result<bool, Missing> {
+        let of_pages = |(counter, row)| IndexSegments::segment(counter, &row).id == segment;
+        if self.forest.table.rows().any(of_pages) {
+            return Ok(true);
+        }
+        self.forest.cache.begin();
+        let found = self.has_data_segment(segment);
+        self.end(found)
+    }
+
+    fn has_data_segment(&mut self, segment: SegmentId) -> Result<bool, Stop> {
+        self.ensure_loaded()?;
+        let mut wants = Wants::default();
+        match self.row(segment.counter, &mut wants)? {
+            Row::Known(entry) => Ok(entry.segment(segment.counter).id == segment),
+            Row::Absent => Ok(false),
+            Row::Wanted => Err(Stop::Missing(wants.into_pages())),
+        }
+    }
+
     /// Data segments with their live blocks, by counter from `from` on: at most `max`, and
-    /// where to go on. What compaction and the audit (R16) go by.
+    /// where to go on. What compaction goes by.
     ///
     /// # Errors
     /// The pages that must be loaded first.

@@ -3,10 +3,12 @@
 
 mod admit;
 mod apply;
+mod audit;
 mod publish;
 mod replicas;
 
 pub use admit::write_sums;
+use audit::Audit;
 use replicas::Change;
 
 use std::collections::VecDeque;
@@ -84,6 +86,8 @@ pub(super) struct Serving {
     pub(super) dropped: DroppedSegments,
     published: Checkpoint,
     change: Change,
+    audit: Audit,
+    freed_orphans: u64,
     publishing: Option<(MetaToken, Position, Checkpoint, Time)>,
     published_at: Time,
     parked: VecDeque<Parked>,
@@ -133,6 +137,8 @@ impl Serving {
             dropped: DroppedSegments::default(),
             published: record.checkpoint,
             change: Change::None,
+            audit: Audit::default(),
+            freed_orphans: 0,
             publishing: None,
             published_at: now,
             parked: VecDeque::new(),
@@ -193,6 +199,8 @@ impl Serving {
             stored_bytes: index.stored_bytes,
             sessions: self.sessions.len(),
             replicas_current: self.journal.replicas_current(),
+            replicas: self.journal.members().len(),
+            freed_orphans: self.freed_orphans,
             cache_bytes: (self.layers.cache.len() * BLOCK_BYTES) as u64,
         }
     }
@@ -203,13 +211,16 @@ impl Serving {
         }
     }
 
-    pub(super) fn journal_reply(
+    pub(super) fn disk_reply(
         &mut self,
         now: Time,
         disk: DiskId,
         id: RequestId,
         reply: &crate::messages::DiskReply,
     ) -> Result<(), Fenced> {
+        if self.audit_reply(disk, id, reply) {
+            return Ok(());
+        }
         self.journal.reply(now, disk, id, reply)
     }
 
@@ -237,6 +248,7 @@ impl Serving {
             }
             self.answer_reads(now, out);
             self.publish(now);
+            self.step_audit(now, view);
             self.finish_stop(now);
             while let Some(segments) = self.dropped.release(self.reader.oldest()) {
                 self.to_segment.push(SegmentRequest::Delete { segments });
@@ -260,6 +272,7 @@ impl Serving {
     pub(super) fn pump(&mut self, now: Time, ids: &mut RequestIds, out: &mut Vec<ToDisk>) {
         self.give_up(ids, out);
         self.journal.pump(now, ids, out);
+        self.pump_audit(now, ids, out);
     }
 
     pub(super) fn expire(&mut self, now: Time) {
@@ -345,9 +358,12 @@ impl Serving {
         {
             at(asked + self.config.meta_retry * 10);
         }
-        for deadline in [self.drain_deadline(), self.change_deadline()] {
-            deadline.into_iter().for_each(&mut at);
-        }
+        let own = [
+            self.drain_deadline(),
+            self.change_deadline(),
+            self.audit_deadline(),
+        ];
+        own.into_iter().flatten().for_each(&mut at);
         if self.journal.checkpoint().checkpoint.covers > self.published.covers {
             let asked = self
                 .publishing
