@@ -43,10 +43,15 @@ pub enum Kind {
     Succession,
     /// The owner, or its site, dies while it makes a checkpoint.
     MidDrain,
+    /// All disks of a site are slow.
+    SlowSite,
+    /// A replica of the journal is away until it is replaced; while its successor is being
+    /// filled, slowly, the third one lags; and when the new set is adopted, the owner goes.
+    Reform,
 }
 
 /// All kinds, the likelier ones more than once.
-const KINDS: [Kind; 18] = [
+const KINDS: [Kind; 21] = [
     Kind::Kill,
     Kind::Kill,
     Kind::KillSite,
@@ -65,6 +70,9 @@ const KINDS: [Kind; 18] = [
     Kind::Succession,
     Kind::MidDrain,
     Kind::MidDrain,
+    Kind::SlowSite,
+    Kind::Reform,
+    Kind::Reform,
 ];
 
 /// Whom a fault hits.
@@ -74,6 +82,9 @@ pub enum Victim {
     Owner,
     /// This node, or its site.
     Node(NodeId),
+    /// The node that has the journal's replica in the other site ([`Plan::other`]), or that
+    /// site.
+    Replica,
 }
 
 /// A fault that is to happen.
@@ -107,6 +118,8 @@ impl Plan {
             // A new owner's start takes as long as detection, the lease and the seal.
             Some((Moment::Serving, _)) => Duration::from_secs(5),
             Some((Moment::WriteAcked, _)) => Duration::from_millis(600),
+            // A replica is replaced after seconds.
+            Some((Moment::JoinSent | Moment::AdoptSent, _)) => Duration::from_secs(8),
             // Drains are rarer than writes.
             Some(_) => Duration::from_secs(2),
         }
@@ -133,8 +146,8 @@ pub enum Fault {
     CutNode(NodeId),
     /// This node stood still.
     Paused(NodeId),
-    /// This node's disks were slow.
-    SlowDisks(NodeId),
+    /// These nodes' disks were slow.
+    SlowDisks(Vec<NodeId>),
 }
 
 /// A fault that struck, and when.
@@ -165,23 +178,21 @@ pub fn plan(rng: &mut Rng, start: Time, span: Duration, nodes: &[NodeId]) -> Vec
             Kind::Laggard => laggard(rng, lone, &mut plans),
             Kind::Succession => succession(rng, &lone, &mut plans),
             Kind::MidDrain => mid_drain(rng, &lone, &mut plans),
+            Kind::Reform => reform(rng, &lone, &mut plans),
             _ => plans.push(lone),
         }
     }
     plans.truncate(FAULTS_MAX);
-    spend_on_site_loss(&mut plans);
+    lose_one_site(&mut plans);
     plans.sort_by_key(|p| p.armed);
     plans
 }
 
-/// One site's loss for good is the whole budget (R24): besides, things are only slow or cut for
-/// a while.
-fn spend_on_site_loss(plans: &mut Vec<Plan>) {
-    let Some(lost) = plans.iter().find(|p| p.kind == Kind::LoseSite).cloned() else {
-        return;
-    };
-    plans.retain(|p| matches!(p.kind, Kind::Cut | Kind::SlowLink | Kind::SlowDisks));
-    plans.push(lost);
+/// One site may be lost for good, whatever else comes and goes (R24): while more is away, things
+/// wait.
+fn lose_one_site(plans: &mut Vec<Plan>) {
+    let mut lost = false;
+    plans.retain(|p| p.kind != Kind::LoseSite || !std::mem::replace(&mut lost, true));
 }
 
 fn draw(rng: &mut Rng, kind: Kind, armed: Time, aimed: u64, nodes: &[NodeId]) -> Plan {
@@ -287,4 +298,46 @@ fn mid_drain(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
         });
         armed += rng.duration(Duration::from_secs(2), Duration::from_secs(5));
     }
+}
+
+/// A change of the journal's replicas at its worst moment.
+fn reform(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
+    let third = 3 - lone.other;
+    out.push(Plan {
+        kind: Kind::SlowSite,
+        victim: Victim::Replica,
+        moment: None,
+        lasts: rng.duration(Duration::from_secs(6), Duration::from_secs(14)),
+        ..lone.clone()
+    });
+    out.push(Plan {
+        kind: Kind::Kill,
+        victim: Victim::Replica,
+        moment: None,
+        lasts: rng.duration(Duration::from_secs(2), Duration::from_secs(8)),
+        ..lone.clone()
+    });
+    let armed = lone.armed + Duration::from_secs(1);
+    out.push(Plan {
+        armed,
+        kind: Kind::Cut,
+        victim: Victim::Owner,
+        other: third,
+        both: true,
+        moment: Some((Moment::JoinSent, 1)),
+        lasts: rng.duration(Duration::from_millis(200), Duration::from_secs(2)),
+        ..lone.clone()
+    });
+    out.push(Plan {
+        armed,
+        kind: if rng.one_in(3) {
+            Kind::Kill
+        } else {
+            Kind::KillSite
+        },
+        victim: Victim::Owner,
+        moment: Some((Moment::AdoptSent, 1)),
+        lasts: rng.duration(Duration::from_secs(3), Duration::from_secs(8)),
+        ..lone.clone()
+    });
 }

@@ -7,6 +7,7 @@
 //! served again.
 
 pub mod faults;
+pub mod invariants;
 pub mod network;
 pub mod node;
 pub mod oracle;

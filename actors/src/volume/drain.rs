@@ -101,7 +101,7 @@ impl Serving {
 
     /// Whether something is applied that the latest checkpoint does not cover, other than the
     /// checkpoint's own record and an epoch's start.
-    pub(super) fn applied_beyond_checkpoint(&self) -> bool {
+    fn applied_beyond_checkpoint(&self) -> bool {
         if !self.layers.active.is_empty() {
             return true;
         }

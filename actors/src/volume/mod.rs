@@ -250,6 +250,8 @@ pub struct VolumeStats {
     pub replicas_current: usize,
     /// Replicas of the committed set.
     pub replicas: usize,
+    /// Segments that the index reaches, of data and of its own pages.
+    pub segments: u64,
     /// Fragments that the audit freed (R16).
     pub freed_orphans: u64,
     /// Bytes of cached blocks.

@@ -14,6 +14,7 @@ use model::ids::{ClientId, NodeId, VolumeId};
 use model::time::Time;
 
 use crate::faults::{Plan, Struck};
+use crate::invariants;
 use crate::oracle::{Oracle, Violation};
 use crate::rng::Rng;
 use crate::workload::{Op, Workload};
@@ -147,6 +148,10 @@ struct Run {
     deaf: bool,
 }
 
+/// How often it is looked whether everything healed, and how many times.
+const HEAL_CHECK_EVERY: Duration = Duration::from_millis(500);
+const HEAL_CHECKS: u32 = 120;
+
 /// Runs a seed.
 #[must_use]
 pub fn run(config: RunConfig) -> Outcome {
@@ -208,10 +213,24 @@ impl Run {
         self.create_volume()?;
         self.work()?;
         self.mend_all()?;
-        if self.rng.one_in(2) && self.lost.is_empty() {
+        if self.rng.one_in(2) {
             self.last_power_loss()?;
         }
-        self.read_all()
+        self.read_all()?;
+        self.heal()
+    }
+
+    /// Liveness: with nothing going wrong, and nothing written, everything becomes as it must be.
+    fn heal(&mut self) -> Result<(), Failure> {
+        let mut missing = None;
+        for _ in 0..HEAL_CHECKS {
+            missing = invariants::unhealed(&mut self.world, self.volume);
+            if missing.is_none() {
+                return Ok(());
+            }
+            self.pass(HEAL_CHECK_EVERY)?;
+        }
+        Err(Failure::Stuck(missing.unwrap_or_default()))
     }
 
     /// Steps until `done`, at most `span` of virtual time.

@@ -86,7 +86,9 @@ impl Run {
                 .for_each(|(a, b)| self.world.network.slow(*a, *b)),
             Fault::CutNode(node) => self.world.network.cut_node(*node),
             Fault::Paused(node) => self.world.pause(*node, until),
-            Fault::SlowDisks(node) => self.world.slow_disks(*node, true),
+            Fault::SlowDisks(nodes) => nodes
+                .iter()
+                .for_each(|node| self.world.slow_disks(*node, true)),
         }
         self.world.plan(until, Own::Mend(i).number());
         // While others take over, and when the old state is back.
@@ -99,11 +101,20 @@ impl Run {
     /// Whom a fault hits now.
     fn resolve(&self, plan: &Plan) -> Fault {
         let owner = self.world.owner(self.volume);
-        let node = match plan.victim {
-            Victim::Owner => owner.unwrap_or(NodeId(1)),
-            Victim::Node(node) => node,
-        };
         let sites = self.world.sites();
+        let owner = owner.unwrap_or(NodeId(1));
+        let node = match plan.victim {
+            Victim::Owner => owner,
+            Victim::Node(node) => node,
+            Victim::Replica => {
+                let names: Vec<SiteId> = sites.keys().copied().collect();
+                let home = self.world.nodes[&owner].site;
+                let own = names.iter().position(|s| *s == home).unwrap_or(0);
+                let site = names[(own + plan.other as usize) % names.len()];
+                let replica = self.world.replica_in(self.volume, site);
+                replica.unwrap_or(sites[&site][0])
+            }
+        };
         let site = self.world.nodes[&node].site;
         let names: Vec<SiteId> = sites.keys().copied().collect();
         let own = names
@@ -122,7 +133,9 @@ impl Run {
             for_good: false,
         };
         match plan.kind {
-            Kind::Kill | Kind::Succession | Kind::MidDrain => killed(vec![node], plan.power),
+            Kind::Kill | Kind::Succession | Kind::MidDrain | Kind::Reform => {
+                killed(vec![node], plan.power)
+            }
             Kind::KillSite | Kind::Laggard => killed(sites[&site].clone(), plan.power),
             Kind::PowerLoss => killed(sites.into_values().flatten().collect(), true),
             Kind::LoseSite => Fault::Killed {
@@ -138,7 +151,8 @@ impl Run {
             Kind::IsolateNode => Fault::CutNode(node),
             Kind::Pause => Fault::Paused(node),
             Kind::SlowLink => Fault::Slow(link()),
-            Kind::SlowDisks => Fault::SlowDisks(node),
+            Kind::SlowDisks => Fault::SlowDisks(vec![node]),
+            Kind::SlowSite => Fault::SlowDisks(sites[&site].clone()),
         }
     }
 
@@ -163,7 +177,9 @@ impl Run {
                 .for_each(|(a, b)| self.world.network.hasten(*a, *b)),
             Fault::CutNode(node) => self.world.network.mend_node(node),
             Fault::Paused(_) => {}
-            Fault::SlowDisks(node) => self.world.slow_disks(node, false),
+            Fault::SlowDisks(nodes) => nodes
+                .into_iter()
+                .for_each(|node| self.world.slow_disks(node, false)),
         }
         self.plans[i].1 = Stage::Mended;
     }

@@ -8,6 +8,7 @@ use actors::{segment, volume};
 use model::block::Request;
 use model::ids::{Actor, ClientId, Endpoint, NodeId, VolumeId};
 use model::machine::Machine;
+use model::meta::MetaRequest;
 
 use super::{Happening, Moment, Who, World};
 
@@ -112,7 +113,10 @@ impl World {
                     self.drive_segments(node, id, segment::Input::Request(request));
                 }
                 volume::Effect::Meta { token, request } => {
-                    self.ask(node, from.actor, token, request)
+                    if matches!(request, MetaRequest::EndJournalChange { adopt: true, .. }) {
+                        self.moment(Moment::AdoptSent);
+                    }
+                    self.ask(node, from.actor, token, request);
                 }
                 volume::Effect::Serving { epoch } => {
                     let now = self.now();

@@ -441,6 +441,21 @@ impl World {
         records.max_by_key(|r| r.epoch)?.owner.map(|o| o.node)
     }
 
+    /// The node that has the replica of a volume's journal in a site, by the latest word that
+    /// any running node has.
+    #[must_use]
+    pub fn replica_in(&self, volume: VolumeId, site: SiteId) -> Option<NodeId> {
+        let processes = self.nodes.values().filter_map(|n| n.process.as_ref());
+        let records = processes.filter_map(|p| p.host.current_view().volumes.get(&volume));
+        let record = records.max_by_key(|r| (r.epoch, r.journal.version))?;
+        let mut of_site = self.nodes.values().filter(|n| n.site == site);
+        let has = |n: &&SimNode| {
+            let mut replicas = record.journal.replicas.iter();
+            replicas.any(|at| n.disks.contains_key(&at.disk))
+        };
+        of_site.find(has).map(|n| n.id)
+    }
+
     /// How a volume fares, in words, for a failure's report.
     #[must_use]
     pub fn describe(&self, volume: VolumeId) -> String {

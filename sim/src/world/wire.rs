@@ -45,6 +45,10 @@ pub enum Moment {
     DeleteSent,
     /// An owner begins to serve.
     Serving,
+    /// An owner has a disk join its journal: the replicas are being changed, or founded.
+    JoinSent,
+    /// An owner proposes that a new set of replicas is adopted.
+    AdoptSent,
 }
 
 impl Moment {
@@ -61,6 +65,7 @@ impl Moment {
                     .any(|r| checkpoint(&r.body))
                     .then_some(Self::CheckpointSent)
             }
+            Message::DiskRequest(DiskRequest::Join { .. }) => Some(Self::JoinSent),
             Message::DiskRequest(DiskRequest::Delete { .. }) => Some(Self::DeleteSent),
             _ => None,
         }

@@ -88,10 +88,9 @@ impl Serving {
     /// older is in the global record.
     fn may_audit(&self) -> bool {
         let current = self.journal.checkpoint();
-        let replayed = current.at.epoch == self.epoch || !self.applied_beyond_checkpoint();
-        replayed
-            && self.index_is_committed()
-            && self.published.covers == current.checkpoint.covers
+        let nothing_replayed = self.layers.active.is_empty() && self.layers.frozen.is_none();
+        let replayed = current.at.epoch == self.epoch || nothing_replayed;
+        replayed && self.index_is_committed() && self.published.covers == current.checkpoint.covers
     }
 
     fn begin_audit(&mut self, now: Time, view: &View) {

@@ -200,6 +200,7 @@ impl Serving {
             sessions: self.sessions.len(),
             replicas_current: self.journal.replicas_current(),
             replicas: self.journal.members().len(),
+            segments: index.data_segments + index.index_segments,
             freed_orphans: self.freed_orphans,
             cache_bytes: (self.layers.cache.len() * BLOCK_BYTES) as u64,
         }
@@ -247,6 +248,11 @@ impl Serving {
                 self.fail(StopReason::Corrupt);
             }
             self.answer_reads(now, out);
+            // The last base that a merge waited for may have been among them: an idle volume
+            // has no other input that would take the drain on.
+            if matches!(self.drain, Drain::Merging { outstanding: 0 }) {
+                self.step_drain(now, view);
+            }
             self.publish(now);
             self.step_audit(now, view);
             self.finish_stop(now);
