@@ -50,6 +50,9 @@ fn make(directory: &Path, args: &MakeArgs) -> ExitCode {
         quic: args.quic,
         nbd: args.nbd,
         disks: args.disks.iter().map(disk).collect(),
+        nbd_tls: args.tls.nbd_tls.unwrap_or_default(),
+        nbd_tls_verify_peer: args.tls.nbd_tls_verify_peer,
+        nbd_names: args.nbd_names.clone(),
     };
     config.save(directory).expect("the configuration");
     ExitCode::SUCCESS

@@ -10,14 +10,13 @@
 use bytes::Bytes;
 use model::wire;
 use raft::eraftpb::{
-    ConfChange, ConfChangeType, ConfState, Entry, EntryType, HardState, Message, MessageType,
-    Snapshot,
+    ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState, Entry,
+    EntryType, HardState, Message, MessageType, Snapshot,
 };
 
 use crate::log;
 use crate::message::{
-    self, EntryBody, LogEntry, LogIndex, MemberId, MemberStep, Members, RaftKind, RaftMessage,
-    StepKind, Term,
+    self, EntryBody, LogEntry, LogIndex, MemberId, MemberStep, Members, RaftKind, RaftMessage, Term,
 };
 
 pub(crate) fn members_to_raft(members: &Members) -> ConfState {
@@ -25,6 +24,7 @@ pub(crate) fn members_to_raft(members: &Members) -> ConfState {
     let mut state = ConfState::default();
     state.set_voters(raw(&members.voters));
     state.set_learners(raw(&members.learners));
+    state.set_voters_outgoing(raw(&members.outgoing));
     state
 }
 
@@ -37,17 +37,34 @@ pub(crate) fn members_from_raft(state: &ConfState) -> Members {
     Members {
         voters: sorted(state.get_voters()),
         learners: sorted(state.get_learners()),
+        outgoing: sorted(state.get_voters_outgoing()),
     }
 }
 
-pub(crate) fn step_to_raft(step: MemberStep) -> ConfChange {
-    let mut change = ConfChange::default();
-    change.set_change_type(match step.kind {
-        StepKind::Voter => ConfChangeType::AddNode,
-        StepKind::Learner => ConfChangeType::AddLearnerNode,
-        StepKind::Remove => ConfChangeType::RemoveNode,
-    });
-    change.node_id = step.member.0;
+/// A step that is possible for these members. The joint state is left by an entry of ours,
+/// never by raft-rs itself: it forgets to, if its leader changes at the wrong moment.
+pub(crate) fn step_to_raft(step: &MemberStep, members: &Members) -> ConfChangeV2 {
+    let single = |kind: ConfChangeType, member: &MemberId| {
+        let mut change = ConfChangeSingle::default();
+        change.set_change_type(kind);
+        change.node_id = member.0;
+        change
+    };
+    let mut change = ConfChangeV2::default();
+    let changes = match step {
+        MemberStep::Learn(member) => vec![single(ConfChangeType::AddLearnerNode, member)],
+        MemberStep::Forget(member) => vec![single(ConfChangeType::RemoveNode, member)],
+        MemberStep::Enter(voters) => {
+            change.set_transition(ConfChangeTransition::Explicit);
+            let new = voters.iter().filter(|v| !members.voters.contains(v));
+            let new = new.map(|v| single(ConfChangeType::AddNode, v));
+            let old = members.voters.iter().filter(|v| !voters.contains(v));
+            let old = old.map(|v| single(ConfChangeType::RemoveNode, v));
+            new.chain(old).collect()
+        }
+        MemberStep::Leave => Vec::new(),
+    };
+    change.set_changes(changes.into());
     change
 }
 
@@ -59,7 +76,7 @@ pub(crate) fn entry_to_raft(entry: &LogEntry) -> Entry {
         EntryBody::Empty => {}
         EntryBody::Proposal(bytes) => out.data = Bytes::copy_from_slice(bytes),
         EntryBody::Members(step) => {
-            out.set_entry_type(EntryType::EntryConfChange);
+            out.set_entry_type(EntryType::EntryConfChangeV2);
             out.context = wire::encode(step).into();
         }
     }
@@ -67,7 +84,7 @@ pub(crate) fn entry_to_raft(entry: &LogEntry) -> Entry {
 }
 
 pub(crate) fn entry_from_raft(entry: &Entry) -> LogEntry {
-    let body = if entry.get_entry_type() == EntryType::EntryConfChange {
+    let body = if entry.get_entry_type() == EntryType::EntryConfChangeV2 {
         // Made by `entry_to_raft` or by `MetaGroup::propose_step`.
         wire::decode(&entry.context).map_or(EntryBody::Empty, EntryBody::Members)
     } else if entry.data.is_empty() {
@@ -182,4 +199,79 @@ pub(crate) fn message_from_raft(message: &Message) -> Option<RaftMessage> {
         entries: message.get_entries().iter().map(entry_from_raft).collect(),
         snapshot,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::{
+        BoxedStrategy, ProptestConfig, Strategy, prop_assert, prop_assert_eq, prop_oneof, proptest,
+    };
+    use raft::RawNode;
+
+    use super::*;
+    use crate::log::LoadedLog;
+    use crate::storage::MemoryStorage;
+
+    fn step() -> BoxedStrategy<MemberStep> {
+        let member = || (0u64..7).prop_map(MemberId);
+        let set = vec(member(), 0..5).prop_map(|mut set| {
+            if set.len() % 4 != 3 {
+                set.sort_unstable();
+                set.dedup();
+            }
+            set
+        });
+        prop_oneof![
+            3 => member().prop_map(MemberStep::Learn),
+            1 => member().prop_map(MemberStep::Forget),
+            3 => set.prop_map(MemberStep::Enter),
+            2 => vec(0u8..1, 0..1).prop_map(|_| MemberStep::Leave),
+        ]
+        .boxed()
+    }
+
+    /// raft-rs from a snapshot with these members.
+    fn raw(members: &Members) -> RawNode<MemoryStorage> {
+        let snapshot = message::Snapshot {
+            index: LogIndex(5),
+            term: Term(1),
+            members: members.clone(),
+            state: Vec::new(),
+        };
+        let loaded = LoadedLog {
+            snapshot: Some(snapshot),
+            ..LoadedLog::default()
+        };
+        let config = raft::Config {
+            id: 1,
+            applied: 5,
+            ..raft::Config::default()
+        };
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        RawNode::new(&config, MemoryStorage::load(&loaded), &logger).expect("sound")
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+
+        /// What `Members::after` allows, raft-rs carries out to the same result; and a
+        /// snapshot's members bring it to the same state, a joint one too.
+        #[test]
+        fn steps_are_raft_rss(steps in vec(step(), 0..40)) {
+            let mut members = Members::of_voters(vec![MemberId(1)]);
+            let mut raft = raw(&members);
+            for step in steps {
+                let Some(next) = members.after(&step) else { continue };
+                prop_assert!(next.is_sound());
+                let state = raft.apply_conf_change(&step_to_raft(&step, &members));
+                let state = state.expect("possible");
+                prop_assert_eq!(&members_from_raft(&state), &next);
+                members = next;
+                let restored = raw(&members);
+                let restored = restored.raft.prs().conf().to_conf_state();
+                prop_assert_eq!(&members_from_raft(&restored), &members);
+            }
+        }
+    }
 }

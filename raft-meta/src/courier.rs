@@ -15,6 +15,10 @@ use crate::replica::IN_FLIGHT_MAX;
 /// An ask without an answer goes out again after this long.
 const RETRY: Duration = Duration::from_millis(250);
 
+/// So many times it goes out earlier, because whom it was sent to named another: nodes that
+/// name each other must not make it go in circles.
+const REDIRECTS_PER_RETRY: u8 = 2;
+
 /// Bound of asks that wait for an answer, of each kind.
 const PENDING_MAX: usize = IN_FLIGHT_MAX as usize;
 
@@ -38,13 +42,22 @@ pub(crate) enum Settled {
     Unknown,
 }
 
+/// When an ask goes out. It was sent if `to` is somebody.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    next_try: Time,
+    to: Option<NodeId>,
+    redirects_left: u8,
+    /// The next time is early, by a redirect.
+    early: bool,
+}
+
 #[derive(Clone, Debug)]
 struct Outgoing {
     origin: Origin,
     bytes: Vec<u8>,
     deadline: Time,
-    next_try: Time,
-    sent: bool,
+    pace: Pace,
 }
 
 #[derive(Clone, Debug)]
@@ -52,10 +65,14 @@ pub(crate) struct Courier {
     boot: Boot,
     proposer: Option<ProposerId>,
     next_number: u64,
-    next_open: Time,
+    open: Pace,
     commands: BTreeMap<u64, Outgoing>,
     reads: BTreeMap<u64, Outgoing>,
+    /// Who answered last, or was named by who was asked last.
     target: Option<NodeId>,
+    /// Who was asked last, and did not redirect yet: later redirects of the same node, or of
+    /// others, are about what went out before, and change nothing.
+    asked: Option<NodeId>,
     heard: Time,
     turn: usize,
 }
@@ -66,10 +83,11 @@ impl Courier {
             boot,
             proposer: None,
             next_number: 1,
-            next_open: Time::ZERO,
+            open: Pace::new(Time::ZERO),
             commands: BTreeMap::new(),
             reads: BTreeMap::new(),
             target: None,
+            asked: None,
             heard: Time::ZERO,
             turn: 0,
         }
@@ -129,16 +147,10 @@ impl Courier {
         if self.commands.is_empty() && self.reads.is_empty() {
             return;
         }
-        let overdue = |o: &Outgoing| o.sent && o.next_try <= now;
-        let silent = self
-            .commands
-            .values()
-            .chain(self.reads.values())
-            .any(overdue)
-            || (!self.commands.is_empty()
-                && self.proposer.is_none()
-                && self.next_open > Time::ZERO
-                && self.next_open <= now);
+        let asks = self.commands.values().chain(self.reads.values());
+        let opening = !self.commands.is_empty() && self.proposer.is_none();
+        let silent = asks.map(|o| &o.pace).any(|p| p.is_overdue(now))
+            || (opening && self.open.is_overdue(now));
         if silent && now.since(self.heard) >= RETRY {
             self.target = None;
             self.turn = self.turn.wrapping_add(1);
@@ -148,10 +160,11 @@ impl Courier {
         let Some(target) = self.target.or_else(in_turn) else {
             return;
         };
+        let before = out.len();
         self.send_commands(now, target, out);
         for (number, read) in &mut self.reads {
-            if read.next_try <= now {
-                read.sent(now);
+            if read.pace.next_try <= now {
+                read.pace.sent(now, target);
                 out.push((
                     target,
                     Ask::Read {
@@ -161,20 +174,23 @@ impl Courier {
                 ));
             }
         }
+        if out.len() > before {
+            self.asked = Some(target);
+        }
     }
 
     fn send_commands(&mut self, now: Time, target: NodeId, out: &mut Vec<(NodeId, Ask)>) {
         let low = self.low();
         let Some(proposer) = self.proposer else {
-            if !self.commands.is_empty() && self.next_open <= now {
-                self.next_open = now + RETRY;
+            if !self.commands.is_empty() && self.open.next_try <= now {
+                self.open.sent(now, target);
                 out.push((target, Ask::Open { boot: self.boot }));
             }
             return;
         };
         for (number, command) in self.commands.range_mut(low..low + IN_FLIGHT_MAX) {
-            if command.next_try <= now {
-                command.sent(now);
+            if command.pace.next_try <= now {
+                command.pace.sent(now, target);
                 let command = command.bytes.clone();
                 out.push((
                     target,
@@ -234,12 +250,13 @@ impl Courier {
     /// What was sent in the lost session may have been applied; the rest goes into a new one.
     fn session_lost(&mut self, now: Time, out: &mut Vec<(Origin, Settled)>) {
         self.proposer = None;
-        self.next_open = now;
+        self.open = Pace::new(now);
         self.commands.retain(|_, command| {
-            if command.sent {
+            let sent = command.pace.to.is_some();
+            if sent {
                 out.push((command.origin, Settled::Unknown));
             }
-            !command.sent
+            !sent
         });
     }
 
@@ -248,21 +265,26 @@ impl Courier {
         self.target = Some(from);
     }
 
+    /// Who was asked does not lead. What was sent there goes to whom it named, at once, but
+    /// only so often; else to another one, when it is due.
     fn redirected(&mut self, now: Time, from: NodeId, leader: Option<NodeId>) {
+        if self.asked != Some(from) {
+            return;
+        }
+        self.asked = None;
         self.heard = now;
-        match leader {
-            Some(leader) if leader != from && self.target != Some(leader) => {
-                self.target = Some(leader);
-                self.next_open = now;
-                for out in self.commands.values_mut().chain(self.reads.values_mut()) {
-                    out.next_try = now;
-                }
-            }
-            Some(_) => {}
-            None => {
-                self.target = None;
-                self.turn = self.turn.wrapping_add(1);
-            }
+        let asks = self.commands.values_mut().chain(self.reads.values_mut());
+        let paces = asks.map(|o| &mut o.pace).chain([&mut self.open]);
+        let sent_there = paces.filter(|p| p.to == Some(from));
+        let mut hastened = false;
+        if let Some(leader) = leader.filter(|l| *l != from) {
+            sent_there.for_each(|p| hastened |= p.hasten(now));
+            self.target = Some(leader).filter(|_| hastened);
+        } else {
+            self.target = None;
+        }
+        if self.target.is_none() {
+            self.turn = self.turn.wrapping_add(1);
         }
     }
 
@@ -285,13 +307,144 @@ impl Outgoing {
             origin,
             bytes,
             deadline: now + within,
+            pace: Pace::new(now),
+        }
+    }
+}
+
+impl Pace {
+    fn new(now: Time) -> Self {
+        Self {
             next_try: now,
-            sent: false,
+            to: None,
+            redirects_left: REDIRECTS_PER_RETRY,
+            early: false,
         }
     }
 
-    fn sent(&mut self, now: Time) {
-        self.sent = true;
+    /// Whether it was sent a retry interval ago.
+    fn is_overdue(&self, now: Time) -> bool {
+        self.to.is_some() && !self.early && self.next_try <= now
+    }
+
+    fn sent(&mut self, now: Time, to: NodeId) {
+        if !std::mem::replace(&mut self.early, false) {
+            self.redirects_left = REDIRECTS_PER_RETRY;
+        }
+        self.to = Some(to);
         self.next_try = now + RETRY;
+    }
+
+    /// Lets it go out now, if it may.
+    fn hasten(&mut self, now: Time) -> bool {
+        if self.redirects_left == 0 {
+            return false;
+        }
+        self.redirects_left -= 1;
+        self.early = true;
+        self.next_try = now;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn courier(reads: u64) -> Courier {
+        let mut courier = Courier::new(Boot(1));
+        for n in 0..reads {
+            let origin = Origin::Request(MetaToken(n));
+            assert!(courier.read(Time::ZERO, 60_000 * MS, origin, vec![1]));
+        }
+        courier
+    }
+
+    /// Sends what is due, and has everyone who is asked answer by `answer`, `rtt` later, for
+    /// `span`; how many asks went out, and to whom.
+    fn play(
+        courier: &mut Courier,
+        sources: &[NodeId],
+        (rtt, span): (Duration, Duration),
+        mut answer: impl FnMut(NodeId, &Ask) -> Answer,
+    ) -> Vec<NodeId> {
+        let (mut now, mut asked) = (Time(1_000_000_000), Vec::new());
+        let end = now + span;
+        let mut under_way: Vec<(Time, NodeId, Answer)> = Vec::new();
+        while now < end {
+            let mut out = Vec::new();
+            courier.poll(now, sources, &mut out);
+            for (to, ask) in out {
+                asked.push(to);
+                under_way.push((now + rtt, to, answer(to, &ask)));
+                assert!(asked.len() < 100_000, "a storm");
+            }
+            let due = under_way.iter().position(|(at, ..)| *at <= now);
+            if let Some(i) = due {
+                let (_, from, answer) = under_way.remove(i);
+                courier.answered(now, from, answer, &mut Vec::new());
+            } else {
+                now += MS;
+            }
+        }
+        asked
+    }
+
+    fn redirect(leader: u16) -> Answer {
+        Answer::Redirect {
+            leader: Some(NodeId(leader)),
+            members: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn two_that_name_each_other_make_no_storm() {
+        for rtt in [0, 1, 40] {
+            let mut courier = courier(20);
+            let sources = [NodeId(1), NodeId(2)];
+            let each_other = |to: NodeId, _: &Ask| redirect(3 - to.0);
+            let span = 5000 * MS;
+            let asked = play(&mut courier, &sources, (rtt * MS, span), each_other);
+            let rounds = span.as_millis() / RETRY.as_millis() + 1;
+            let bound = rounds * 20 * u128::from(REDIRECTS_PER_RETRY + 1);
+            assert!(asked.len() as u128 <= bound, "{} > {bound}", asked.len());
+        }
+    }
+
+    #[test]
+    fn whoever_names_the_leader_is_believed_at_once() {
+        let mut courier = courier(5);
+        let sources = [NodeId(1), NodeId(2), NodeId(3)];
+        let served = |to: NodeId, ask: &Ask| match (to.0, ask) {
+            (1, _) => redirect(2),
+            (2, _) => redirect(3),
+            (_, Ask::Read { number, .. }) => Answer::Read {
+                number: *number,
+                reply: Vec::new(),
+            },
+            _ => panic!("only reads"),
+        };
+        let asked = play(&mut courier, &sources, (2 * MS, 10 * MS), served);
+        let of = |n: u16| asked.iter().filter(|to| to.0 == n).count();
+        assert_eq!([of(1), of(2), of(3)], [5, 5, 5]);
+        assert!(courier.reads.is_empty());
+    }
+
+    /// Two that name each other are not all there is: others get their turn.
+    #[test]
+    fn a_third_is_asked_in_the_end() {
+        let mut courier = courier(4);
+        let sources = [NodeId(1), NodeId(2), NodeId(3)];
+        let served = |to: NodeId, ask: &Ask| match (to.0, ask) {
+            (3, Ask::Read { number, .. }) => Answer::Read {
+                number: *number,
+                reply: Vec::new(),
+            },
+            (n, _) => redirect(3 - n),
+        };
+        play(&mut courier, &sources, (2 * MS, 2000 * MS), served);
+        assert!(courier.reads.is_empty());
     }
 }

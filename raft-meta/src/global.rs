@@ -172,6 +172,14 @@ pub enum GlobalCommand {
         /// The site.
         site: SiteId,
     },
+    /// One site is away, and there is no pool over those that are left (R26): nothing could
+    /// make it when that site failed, because another one was away then.
+    AddPoolWithout {
+        /// The site that is away.
+        site: SiteId,
+        /// Nodes of the sites that are left, which live.
+        live: Vec<NodeId>,
+    },
 }
 
 /// What is asked.
@@ -277,6 +285,10 @@ impl StateMachine for GlobalState {
                 GlobalReply::Done(self.fail_site(site, &candidates))
             }
             GlobalCommand::ReturnSite { site } => GlobalReply::Done(self.return_site(site)),
+            GlobalCommand::AddPoolWithout { site, live } => {
+                let live = self.known(&live, |_, of| of != site);
+                GlobalReply::Done(self.create_pool_without(site, &live))
+            }
         }
     }
 

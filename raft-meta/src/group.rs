@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 use model::ids::{Boot, NodeId};
 use model::wire;
-use raft::eraftpb::{Entry, EntryType, Message};
+use raft::eraftpb::{Entry, Message};
 use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
 use slog::{Discard, Logger, o};
 use thiserror::Error;
@@ -104,10 +104,7 @@ impl<S: StateMachine> MetaGroup<S> {
     /// index 1, itself the only voter.
     #[must_use]
     pub fn founding(me: MemberId, founding: Boot, state: S) -> LogWrite {
-        let members = Members {
-            voters: vec![me],
-            learners: Vec::new(),
-        };
+        let members = Members::of_voters(vec![me]);
         let snapshot = Replica::founded(founding, members, state).snapshot();
         LogWrite {
             snapshot: Some(SnapshotWrite {
@@ -280,19 +277,21 @@ impl<S: StateMachine> MetaGroup<S> {
             .map_err(|_| ProposeError::Busy)
     }
 
-    /// Proposes a membership step; one that comes while another is under way has no effect.
+    /// Proposes a membership step.
     ///
     /// # Errors
-    /// [`ProposeError`]: it was not proposed.
-    pub fn propose_step(&mut self, step: MemberStep) -> Result<(), ProposeError> {
+    /// [`ProposeError`]: it was not proposed; another one is under way, or it is impossible.
+    pub fn propose_step(&mut self, step: &MemberStep) -> Result<(), ProposeError> {
         if !self.is_leader() {
             return Err(ProposeError::NotLeader);
         }
-        if self.raw.raft.has_pending_conf() {
+        let members = self.replica.as_ref().map(|r| &r.members);
+        let possible = members.filter(|m| m.after(step).is_some());
+        let Some(members) = possible.filter(|_| !self.raw.raft.has_pending_conf()) else {
             return Err(ProposeError::Busy);
-        }
-        let change = convert::step_to_raft(step);
-        let proposed = self.raw.propose_conf_change(wire::encode(&step), change);
+        };
+        let change = convert::step_to_raft(step, members);
+        let proposed = self.raw.propose_conf_change(wire::encode(step), change);
         proposed.map_err(|_| ProposeError::Busy)
     }
 
@@ -426,15 +425,15 @@ impl<S: StateMachine> MetaGroup<S> {
             .expect("entries come after a snapshot");
         for raw_entry in committed {
             let entry = convert::entry_from_raft(raw_entry);
-            let outcome = replica.apply(&entry);
-            if raw_entry.get_entry_type() == EntryType::EntryConfChange
-                && let EntryBody::Members(step) = entry.body
+            if let EntryBody::Members(step) = &entry.body
+                && replica.members.after(step).is_some()
             {
-                // An impossible step changes nothing, there as in `Members::apply`.
-                if let Ok(state) = self.raw.apply_conf_change(&convert::step_to_raft(step)) {
-                    self.raw.mut_store().set_members(state);
-                }
+                let change = convert::step_to_raft(step, &replica.members);
+                let state = self.raw.apply_conf_change(&change);
+                let state = state.expect("what is possible for the members is for raft-rs");
+                self.raw.mut_store().set_members(state);
             }
+            let outcome = replica.apply(&entry);
             out.push(GroupEffect::Applied(outcome));
         }
         self.raw.advance_apply_to(last.index);

@@ -1,6 +1,7 @@
 //! What metadata says on the wire and in its logs: structs of ours in bincode. raft-rs's
 //! protobuf never parses a byte from the network (section 9).
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -65,83 +66,145 @@ impl MemberId {
     }
 }
 
-/// Who votes in a group and who only learns. Sorted, disjoint.
+/// Bound of a voter set.
+pub const VOTERS_MAX: usize = 64;
+
+/// Who votes in a group and who only learns. All lists are sorted; no learner votes.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode)]
 pub struct Members {
     /// They vote.
     pub voters: Vec<MemberId>,
     /// They receive the log, to vote later.
     pub learners: Vec<MemberId>,
+    /// While the voters are being changed: those that are left behind. Until then everything
+    /// needs a majority of both sets, so that no set in between has to obey R21.
+    pub outgoing: Vec<MemberId>,
 }
 
 impl Members {
+    /// A group with these voters, sorted, and nobody else.
+    #[must_use]
+    pub fn of_voters(voters: Vec<MemberId>) -> Self {
+        Self {
+            voters,
+            ..Self::default()
+        }
+    }
+
+    /// Whether the voters are being changed: majorities of both sets are needed.
+    #[must_use]
+    pub fn is_joint(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
+    /// Whether it votes, in either set.
+    #[must_use]
+    pub fn votes(&self, member: MemberId) -> bool {
+        self.voters.contains(&member) || self.outgoing.contains(&member)
+    }
+
     /// Whether it votes or learns.
     #[must_use]
     pub fn contains(&self, member: MemberId) -> bool {
-        self.voters.contains(&member) || self.learners.contains(&member)
+        self.votes(member) || self.learners.contains(&member)
     }
 
-    /// The voters' nodes.
+    /// The nodes of the voters of both sets, each once.
     #[must_use]
     pub fn voter_nodes(&self) -> Vec<NodeId> {
-        self.voters.iter().map(|m| m.node()).collect()
+        let all: BTreeSet<_> = self.voters.iter().chain(&self.outgoing).collect();
+        let mut nodes: Vec<_> = all.into_iter().map(|m| m.node()).collect();
+        nodes.dedup();
+        nodes
     }
 
-    /// The nodes of all members.
+    /// The nodes of all members, each once.
     #[must_use]
     pub fn nodes(&self) -> Vec<NodeId> {
-        let all = self.voters.iter().chain(&self.learners);
-        all.map(|m| m.node()).collect()
+        let mut out = self.voter_nodes();
+        for learner in &self.learners {
+            if !out.contains(&learner.node()) {
+                out.push(learner.node());
+            }
+        }
+        out
     }
 
-    /// Whether the lists are sorted, disjoint, not empty of voters, and name no member zero.
+    /// Whether the lists are sorted and bounded, some voter is there, no learner votes, and no
+    /// member is zero.
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        let ascending = |list: &[MemberId]| list.windows(2).all(|w| w[0] < w[1]);
-        !self.voters.is_empty()
-            && ascending(&self.voters)
-            && ascending(&self.learners)
-            && self.learners.iter().all(|l| !self.voters.contains(l))
-            && self.voters.iter().chain(&self.learners).all(|m| m.0 != 0)
+        let lists = [&self.voters, &self.learners, &self.outgoing];
+        is_voter_set(&self.voters)
+            && lists.iter().all(|list| is_ascending(list))
+            && self.outgoing.len() <= VOTERS_MAX
+            && self.learners.iter().all(|l| !self.votes(*l))
     }
 
-    /// Carries out a committed step, as raft-rs does; an impossible one changes nothing.
-    pub fn apply(&mut self, step: MemberStep) {
-        let member = step.member;
+    /// What a committed step makes of it, as raft-rs does. `None`: the step is impossible and
+    /// changes nothing.
+    #[must_use]
+    pub fn after(&self, step: &MemberStep) -> Option<Self> {
         let mut next = self.clone();
-        next.voters.retain(|m| *m != member);
-        next.learners.retain(|m| *m != member);
-        match step.kind {
-            StepKind::Voter => next.voters.push(member),
-            StepKind::Learner => next.learners.push(member),
-            StepKind::Remove => {}
+        match step {
+            MemberStep::Learn(member) => {
+                if self.is_joint() || self.contains(*member) || member.0 == 0 {
+                    return None;
+                }
+                next.learners.push(*member);
+                next.learners.sort_unstable();
+            }
+            MemberStep::Forget(member) => {
+                if self.is_joint() || !self.learners.contains(member) {
+                    return None;
+                }
+                next.learners.retain(|m| m != member);
+            }
+            MemberStep::Enter(voters) => {
+                let learned = voters.iter().all(|v| self.contains(*v));
+                if self.is_joint() || !is_voter_set(voters) || !learned || *voters == self.voters {
+                    return None;
+                }
+                next.outgoing = std::mem::replace(&mut next.voters, voters.clone());
+                next.learners.retain(|m| !voters.contains(m));
+            }
+            MemberStep::Leave => {
+                if !self.is_joint() {
+                    return None;
+                }
+                next.outgoing.clear();
+            }
         }
-        next.voters.sort_unstable();
-        next.learners.sort_unstable();
-        if !next.voters.is_empty() && member.0 != 0 {
-            *self = next;
-        }
+        assert!(
+            next.is_sound() || !self.is_sound(),
+            "a step keeps members sound"
+        );
+        Some(next)
     }
 }
 
-/// What a membership step does.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
-pub enum StepKind {
-    /// Let it vote.
-    Voter,
-    /// Let it learn.
-    Learner,
-    /// Remove it.
-    Remove,
+fn is_ascending(list: &[MemberId]) -> bool {
+    list.windows(2).all(|w| w[0] < w[1]) && list.first().is_none_or(|m| m.0 != 0)
 }
 
-/// One change of a group's membership; there is never more than one under way.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
-pub struct MemberStep {
-    /// What.
-    pub kind: StepKind,
-    /// Whom.
-    pub member: MemberId,
+fn is_voter_set(list: &[MemberId]) -> bool {
+    (1..=VOTERS_MAX).contains(&list.len()) && is_ascending(list)
+}
+
+/// One change of a group's membership; there is never more than one under way. The set of
+/// voters changes as a whole, by joint consensus: entered by one entry, left by another, which
+/// any leader proposes.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum MemberStep {
+    /// Let it learn.
+    Learn(MemberId),
+    /// A learner goes.
+    Forget(MemberId),
+    /// From here on majorities of the present voters and of these, sorted, are needed. All of
+    /// them vote or learn already.
+    Enter(Vec<MemberId>),
+    /// From here on the new voters alone count; who is no longer among them is no member.
+    Leave,
 }
 
 /// What an entry says.

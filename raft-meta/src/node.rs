@@ -248,6 +248,21 @@ impl MetaNode {
         hints
     }
 
+    /// The nodes by which the global placement group is found while none of its members is
+    /// known: a node that restarted remembers the nodes of its site, and one of them may well
+    /// be a member. Its contacts may be lost.
+    fn global_hints(&self) -> Vec<NodeId> {
+        if self.global.members().is_some() {
+            return Vec::new();
+        }
+        let own = self.sites.get(&self.identity.site).and_then(Seat::state);
+        let nodes = own.into_iter().flat_map(|s| s.nodes.keys());
+        nodes
+            .copied()
+            .filter(|n| *n != self.identity.node)
+            .collect()
+    }
+
     /// There is a seat for every site that the global placement group knows.
     fn seat_sites(&mut self, now: Time) {
         let Some(global) = self.global.state() else {
@@ -283,7 +298,8 @@ impl MetaNode {
         };
         match group {
             GroupId::Global => {
-                deliver(&mut self.global, now, from, message, &[], true, out);
+                let hints = self.global_hints();
+                deliver(&mut self.global, now, from, message, &hints, true, out);
                 self.seat_sites(now);
             }
             GroupId::Site(site) => {
@@ -314,7 +330,8 @@ impl MetaNode {
             let command = GlobalCommand::Meta { by, boot, request };
             self.global.command(now, origin, &command, out);
         }
-        self.global.poll(now, &[], out);
+        let hints = self.global_hints();
+        self.global.poll(now, &hints, out);
     }
 
     fn persisted(&mut self, now: Time, group: GroupId, ticket: Ticket, out: &mut SeatOut) {
@@ -483,7 +500,8 @@ impl Machine for MetaNode {
                 let command = GlobalCommand::Admin(command);
                 self.global
                     .command(now, Origin::Admin(token), &command, &mut step);
-                self.global.poll(now, &[], &mut step);
+                let hints = self.global_hints();
+                self.global.poll(now, &hints, &mut step);
             }
             Input::LocalDisks(disks) => {
                 self.disks = disks;

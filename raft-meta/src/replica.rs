@@ -203,7 +203,9 @@ impl<S: StateMachine> Replica<S> {
         match &entry.body {
             EntryBody::Empty => Outcome::Quiet,
             EntryBody::Members(step) => {
-                self.members.apply(*step);
+                if let Some(next) = self.members.after(step) {
+                    self.members = next;
+                }
                 Outcome::Quiet
             }
             EntryBody::Proposal(bytes) => match wire::decode(bytes) {

@@ -146,11 +146,8 @@ impl<S: StateMachine> Seat<S> {
         let mut out: Vec<NodeId> = self.leader(now).into_iter().collect();
         let known = self.members().map(Members::voter_nodes).unwrap_or_default();
         let more = known.iter().chain(hints).chain(self.follower.hints());
-        let last_resort = if known.is_empty() && hints.is_empty() {
-            &*self.post.contacts
-        } else {
-            &[]
-        };
+        let unknown = known.is_empty() && (hints.is_empty() || self.id == GroupId::Global);
+        let last_resort = if unknown { &*self.post.contacts } else { &[] };
         for node in more.chain(last_resort) {
             if !out.contains(node) {
                 out.push(*node);
@@ -206,7 +203,7 @@ impl<S: StateMachine> Seat<S> {
     }
 
     /// On a leader: proposes a membership step.
-    pub(crate) fn step_members(&mut self, step: MemberStep) -> bool {
+    pub(crate) fn step_members(&mut self, step: &MemberStep) -> bool {
         self.group
             .as_mut()
             .is_some_and(|g| g.propose_step(step).is_ok())

@@ -35,7 +35,7 @@ pub(crate) fn build(
         ..View::default()
     };
     add_nodes(&mut view, global, sites);
-    add_disks(&mut view, sites);
+    add_disks(&mut view, global, sites);
     for (pool, entry) in &global.pools {
         if let Some(table) = table(*pool, entry, global, sites) {
             view.pools.insert(*pool, table);
@@ -79,7 +79,7 @@ fn add_nodes(view: &mut View, global: &GlobalState, sites: &BTreeMap<SiteId, &Si
     }
 }
 
-fn add_disks(view: &mut View, sites: &BTreeMap<SiteId, &SiteState>) {
+fn add_disks(view: &mut View, global: &GlobalState, sites: &BTreeMap<SiteId, &SiteState>) {
     for (id, disk) in sites.values().flat_map(|s| &s.disks) {
         let of_node = view
             .nodes
@@ -96,6 +96,21 @@ fn add_disks(view: &mut View, sites: &BTreeMap<SiteId, &SiteState>) {
                 presence,
             },
         );
+    }
+    // Of a site that is away, perhaps nobody is left who knows its group's state: its disks
+    // are away all the same, and it must be known in which site they were (R6).
+    for (id, disk) in &global.disks {
+        let node = view.nodes.get(&disk.node);
+        let of_site = node.and_then(|n| view.sites.get(&n.site));
+        let away = of_site.is_some_and(|s| s.presence != Presence::Up);
+        if let Some(node) = node.filter(|_| away) {
+            view.disks.entry(*id).or_insert(Disk {
+                at: disk.at,
+                node: disk.node,
+                capacity_bytes: 0,
+                presence: node.presence,
+            });
+        }
     }
 }
 

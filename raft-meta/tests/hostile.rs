@@ -8,7 +8,7 @@ use proptest::collection::vec;
 use proptest::prelude::{ProptestConfig, any, prop_assert, proptest};
 use raft_meta::message::{
     Answer, Ask, Beat, EntryBody, Feed, GroupId, LocalDisk, LogEntry, LogIndex, MemberId,
-    MemberStep, Members, MetaMessage, ProposerId, RaftKind, RaftMessage, Snapshot, StepKind, Term,
+    MemberStep, Members, MetaMessage, ProposerId, RaftKind, RaftMessage, Snapshot, Term,
 };
 use raft_meta::node::Input;
 use raft_meta::replica::Proposal;
@@ -63,11 +63,12 @@ fn body(w: &mut World) -> EntryBody {
         0 => EntryBody::Empty,
         1 => {
             let node = NodeId(u16::try_from(w.draw(5)).expect("small"));
-            let kinds = [StepKind::Voter, StepKind::Learner, StepKind::Remove];
-            let kind = kinds[usize::try_from(w.draw(3)).expect("small")];
-            EntryBody::Members(MemberStep {
-                kind,
-                member: member(w, node),
+            let member = member(w, node);
+            EntryBody::Members(match w.draw(4) {
+                0 => MemberStep::Learn(member),
+                1 => MemberStep::Forget(member),
+                2 => MemberStep::Enter(members(w).voters),
+                _ => MemberStep::Leave,
             })
         }
         2 => EntryBody::Proposal(bytes(w)),
@@ -98,6 +99,7 @@ fn entries(w: &mut World, after: u64, term: u64) -> Vec<LogEntry> {
 }
 
 fn members(w: &mut World) -> Members {
+    let joint = w.draw(3) == 0;
     let mut list = |n: u64| {
         let mut out: Vec<_> = (0..w.draw(n))
             .map(|_| {
@@ -115,6 +117,7 @@ fn members(w: &mut World) -> Members {
     Members {
         voters,
         learners: list(2),
+        outgoing: if joint { list(4) } else { Vec::new() },
     }
 }
 

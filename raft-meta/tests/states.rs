@@ -173,6 +173,7 @@ fn global_command() -> BoxedStrategy<GlobalCommand> {
         2 => (node(), 0u64..3, vec(node(), 0..5)).prop_map(|(node, boot, candidates)| GlobalCommand::FailNode { node, boot: Boot(boot), candidates }),
         1 => (site(), vec(node(), 0..5)).prop_map(|(site, candidates)| GlobalCommand::FailSite { site, candidates }),
         1 => site().prop_map(|site| GlobalCommand::ReturnSite { site }),
+        1 => (site(), vec(node(), 0..5)).prop_map(|(site, live)| GlobalCommand::AddPoolWithout { site, live }),
     ]
     .boxed()
 }
@@ -384,7 +385,7 @@ proptest! {
     ) {
         // Three nodes with a session each; every proposal adds a token, which works once: a
         // second application would be refused.
-        let members = Members { voters: vec![MemberId(1)], learners: Vec::new() };
+        let members = Members::of_voters(vec![MemberId(1)]);
         let mut replica = Replica::founded(Boot(1), members, fabric());
         let mut index = 1;
         let mut entry = |proposal: &Proposal| {

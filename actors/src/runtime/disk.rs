@@ -1,7 +1,6 @@
 //! The shell of a Disk machine: its journal and its fragments each have a thread of their
 //! own, so that bulk never delays a sync, and exchange batches only with the arbiter.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -9,7 +8,7 @@ use std::time::Duration;
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, ResponseFuture};
 use bytes::Bytes;
-use model::ids::{Actor as ActorId, DiskId, Endpoint, NodeId, RequestId, VolumeId};
+use model::ids::{Actor as ActorId, DiskId, Endpoint, NodeId, RequestId};
 use model::meta::{MetaReply, MetaToken};
 use model::placement::View;
 use model::store::{DeviceError, FileNo, FragmentDone, FragmentOp, JournalDone, JournalOp, OpId};

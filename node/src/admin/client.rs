@@ -9,9 +9,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::SOCKET;
-use super::protocol::{
-    Answer, CacheDropped, Failure, FailureKind, Journal, Pong, Reply, Request, Scope, Syncs,
-};
+use super::protocol::{Answer, Failure, FailureKind, Journal, Pong, Reply, Request, Scope, Syncs};
 use crate::daemon::config::CONFIG;
 use crate::dev::layout::{FABRIC, Layout, LayoutError};
 use crate::lines::{self, LineError};
@@ -32,6 +30,9 @@ pub enum ClientError {
         .0.display()
     )]
     NoFabric(PathBuf),
+    /// There is no such directory.
+    #[error("{} does not exist: give --dir the directory of a fabric or of a node", .0.display())]
+    NoDirectory(PathBuf),
     /// The layout is unreadable.
     #[error(transparent)]
     Layout(#[from] LayoutError),
@@ -44,7 +45,7 @@ pub enum ClientError {
         source: io::Error,
     },
     /// No node answered.
-    #[error("none of the nodes answers ({}): is `atoll dev` (or `atoll run`) still running?", .0.join(", "))]
+    #[error("none of the nodes answers ({}): start them with `atoll dev` (or `atoll run`) on the same --dir", .0.join(", "))]
     NobodyAnswers(Vec<String>),
     /// The node broke off after it was asked.
     #[error(
@@ -85,7 +86,8 @@ pub struct Told {
 /// The nodes under a directory: those of `atoll dev`, or the one that lives there.
 ///
 /// # Errors
-/// [`ClientError::NoFabric`], [`ClientError::Layout`], [`ClientError::Read`].
+/// [`ClientError::NoFabric`], [`ClientError::NoDirectory`], [`ClientError::Layout`],
+/// [`ClientError::Read`].
 pub fn targets(directory: &Path) -> Result<Vec<Target>, ClientError> {
     let exists = |name: &str| {
         let path = directory.join(name);
@@ -107,6 +109,9 @@ pub fn targets(directory: &Path) -> Result<Vec<Target>, ClientError> {
             name,
             directory: directory.to_owned(),
         }]);
+    }
+    if !directory.exists() {
+        return Err(ClientError::NoDirectory(directory.to_owned()));
     }
     Err(ClientError::NoFabric(directory.to_owned()))
 }
@@ -222,11 +227,6 @@ fn ask_every(targets: &[Target], request: &Request) -> Result<Told, ClientError>
 /// Two nodes' replies to one request as one; `None` if they are of different kinds.
 fn merge(a: Reply, b: Reply) -> Option<Reply> {
     match (a, b) {
-        (Reply::CacheDropped(a), Reply::CacheDropped(b)) => {
-            Some(Reply::CacheDropped(CacheDropped {
-                dropped_bytes: a.dropped_bytes.saturating_add(b.dropped_bytes),
-            }))
-        }
         (Reply::Syncs(mut a), Reply::Syncs(b)) => {
             a.disks.extend(b.disks);
             Some(Reply::Syncs(Syncs { disks: a.disks }))

@@ -62,12 +62,30 @@ pub enum Request {
     DiskList,
     /// What is degraded, why, and what is being done. Answered with [`Reply::Status`].
     Status,
-    /// Empty this node's caches. Answered with [`Reply::CacheDropped`].
+    /// Empty every node's caches. Answered with [`Reply::CacheDropped`].
     CacheDrop,
+    /// Sign a certificate for NBD, by the node that holds the fabric's authority. Answered
+    /// with [`Reply::NbdCertificate`].
+    NbdCertificate {
+        /// For whom.
+        subject: NbdSubject,
+        /// A certificate signing request (PEM): the key stays with whoever asks.
+        signing_request: String,
+    },
     /// Durable syncs of this node's journal files. Answered with [`Reply::Syncs`].
     DebugSyncs,
     /// This node's journal files. Answered with [`Reply::Journal`].
     DebugJournal,
+}
+
+/// For whom a certificate for NBD is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum NbdSubject {
+    /// A client of that name.
+    Client(String),
+    /// A server that is reached by these names and addresses.
+    Server(Vec<String>),
 }
 
 /// Of whom a request is asked.
@@ -84,7 +102,7 @@ impl Request {
     #[must_use]
     pub fn scope(&self) -> Scope {
         match self {
-            Self::CacheDrop | Self::DebugSyncs | Self::DebugJournal => Scope::EveryNode,
+            Self::DebugSyncs | Self::DebugJournal => Scope::EveryNode,
             _ => Scope::AnyNode,
         }
     }
@@ -160,6 +178,8 @@ pub enum Reply {
     Status(Status),
     /// To [`Request::CacheDrop`].
     CacheDropped(CacheDropped),
+    /// To [`Request::NbdCertificate`].
+    NbdCertificate(NbdCertificate),
     /// To [`Request::DebugSyncs`].
     Syncs(Syncs),
     /// To [`Request::DebugJournal`].
@@ -195,18 +215,48 @@ pub struct Volume {
     pub home: String,
     /// Its code, such as `rs:4+2`.
     pub code: String,
+    /// Whether it is served.
+    pub state: VolumeState,
     /// The node that serves it now; absent while there is none.
     pub owner: Option<String>,
     /// The owner's epoch.
     pub epoch: u64,
+    /// What its owner tells of it, or its last checkpoint while nobody needs to serve it.
+    pub stats: Option<VolumeStats>,
+    /// Why there are no stats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stats_missing: Option<String>,
+    /// Its journal's replicas, as `node/disk`.
+    pub journal: Vec<String>,
+}
+
+/// Whether a volume is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VolumeState {
+    /// Nobody serves it and nobody needs to: its checkpoint is all there is.
+    Idle,
+    /// Its owner serves it.
+    Serving,
+    /// An owner is being made, or recovers it.
+    Starting,
+    /// Its owner does not answer.
+    Unknown,
+}
+
+/// A volume's figures.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeStats {
     /// Bytes of its blocks that are mapped.
     pub logical_bytes: u64,
     /// Bytes that its segments take on disks, coding included.
     pub stored_bytes: u64,
     /// Journaled bytes that the published checkpoint does not cover.
     pub untrimmed_bytes: u64,
-    /// Its journal's replicas, as `node/disk`.
-    pub journal: Vec<String>,
+    /// Open client sessions.
+    pub sessions: u64,
+    /// Journal replicas that hold all that is committed; absent while nobody serves it.
+    pub replicas_current: Option<u64>,
 }
 
 /// Volumes.
@@ -214,6 +264,8 @@ pub struct Volume {
 pub struct Volumes {
     /// By name.
     pub volumes: Vec<Volume>,
+    /// Nodes that did not answer: what only they know is missing.
+    pub unreachable: Vec<String>,
 }
 
 /// A volume is gone.
@@ -248,6 +300,10 @@ pub struct Site {
     pub nodes: Vec<String>,
     /// How many volumes its nodes own.
     pub volumes_owned: u32,
+    /// How much its disks may hold.
+    pub capacity_bytes: u64,
+    /// How much the disks of those nodes hold that answered; absent if none did.
+    pub used_bytes: Option<u64>,
 }
 
 /// Sites.
@@ -255,6 +311,8 @@ pub struct Site {
 pub struct Sites {
     /// By name.
     pub sites: Vec<Site>,
+    /// Nodes that did not answer: what only they know is missing.
+    pub unreachable: Vec<String>,
 }
 
 /// A node.
@@ -272,6 +330,12 @@ pub struct Node {
     pub nbd: String,
     /// How many volumes it owns.
     pub volumes_owned: u32,
+    /// How much its disks may hold.
+    pub capacity_bytes: u64,
+    /// How much they hold; absent if it does not answer.
+    pub used_bytes: Option<u64>,
+    /// What its caches hold; absent if it does not answer.
+    pub cache_bytes: Option<u64>,
 }
 
 /// Nodes.
@@ -279,6 +343,8 @@ pub struct Node {
 pub struct Nodes {
     /// By name.
     pub nodes: Vec<Node>,
+    /// Those that did not answer: what only they know is missing.
+    pub unreachable: Vec<String>,
 }
 
 /// A disk.
@@ -290,12 +356,28 @@ pub struct Disk {
     pub site: String,
     /// How it is.
     pub condition: Condition,
-    /// Its directory on its node.
-    pub path: String,
+    /// Its name in its node's configuration; absent if its node does not serve it now.
+    pub label: Option<String>,
+    /// Its directory on its node; absent likewise.
+    pub path: Option<String>,
     /// How much it may hold.
     pub capacity_bytes: u64,
-    /// How much it holds.
-    pub used_bytes: u64,
+    /// How much it holds; absent likewise.
+    pub used_bytes: Option<u64>,
+}
+
+impl Disk {
+    /// Whether people may mean it by that: `node/disk` by number or by name, or its directory.
+    #[must_use]
+    pub fn is_called(&self, name: &str) -> bool {
+        let by_label = || {
+            let (node, _) = self.name.split_once('/')?;
+            Some(format!("{node}/{}", self.label.as_ref()?))
+        };
+        self.name == name
+            || self.path.as_deref() == Some(name)
+            || by_label().as_deref() == Some(name)
+    }
 }
 
 /// Disks.
@@ -303,6 +385,8 @@ pub struct Disk {
 pub struct Disks {
     /// By name.
     pub disks: Vec<Disk>,
+    /// Nodes that did not answer: what only they know is missing.
+    pub unreachable: Vec<String>,
 }
 
 /// How the fabric is.
@@ -347,8 +431,30 @@ pub struct Degraded {
 /// Caches are empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CacheDropped {
+    /// How much they held together.
+    pub dropped_bytes: u64,
+    /// By node.
+    pub nodes: Vec<NodeCache>,
+    /// Nodes that did not answer: their caches may be as they were.
+    pub unreachable: Vec<String>,
+}
+
+/// A node's caches are empty.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeCache {
+    /// The node.
+    pub node: String,
     /// How much they held.
     pub dropped_bytes: u64,
+}
+
+/// A certificate for NBD.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NbdCertificate {
+    /// The certificate (PEM).
+    pub certificate: String,
+    /// The authority's (PEM), with which clients verify servers.
+    pub authority: String,
 }
 
 /// Durable syncs of journal files since the nodes' start.

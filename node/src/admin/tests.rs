@@ -195,4 +195,6 @@ fn nobody_and_nothing_are_told_apart() {
         ask(nothing.path(), &delete()),
         Err(ClientError::NoFabric(_))
     ));
+    let absent = ask(&nothing.path().join("absent"), &delete());
+    assert!(matches!(absent, Err(ClientError::NoDirectory(_))));
 }

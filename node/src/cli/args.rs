@@ -8,6 +8,8 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand};
 use model::geometry::Code;
 
+use crate::daemon::config::NbdTls;
+use crate::daemon::nbd_tls::{NbdTlsError, check_client_name, check_server_name};
 use crate::units::{ByteSize, parse_duration};
 
 const STYLES: Styles = Styles::styled()
@@ -72,6 +74,9 @@ pub enum Command {
     /// Caches of blocks.
     #[command(subcommand)]
     Cache(CacheCommand),
+    /// Certificates for NBD under TLS.
+    #[command(subcommand)]
+    Nbd(NbdCommand),
     /// What tests and curious people look at.
     #[command(subcommand)]
     Debug(DebugCommand),
@@ -98,6 +103,34 @@ pub struct MakeArgs {
     /// How much each disk may hold.
     #[arg(long, value_name = "SIZE", default_value = "8GiB")]
     pub disk_size: ByteSize,
+    /// A DNS name or address by which NBD clients reach it, beside its name and its address;
+    /// repeat it.
+    #[arg(long = "nbd-name", value_name = "NAME", value_parser = server_name)]
+    pub nbd_names: Vec<String>,
+    /// NBD's encryption.
+    #[command(flatten)]
+    pub tls: TlsArgs,
+}
+
+/// Whether NBD clients encrypt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Args)]
+pub struct TlsArgs {
+    /// Whether NBD clients may (on) or must (require) use TLS [default: off].
+    #[arg(long, value_name = "MODE")]
+    pub nbd_tls: Option<NbdTls>,
+    /// NBD clients under TLS must show a certificate of the fabric (`atoll nbd client-cert`).
+    #[arg(long)]
+    pub nbd_tls_verify_peer: bool,
+}
+
+/// A name that a server's certificate may have.
+fn server_name(name: &str) -> Result<String, NbdTlsError> {
+    check_server_name(name).map(|()| name.to_owned())
+}
+
+/// A name that a client's certificate may have.
+fn client_name(name: &str) -> Result<String, NbdTlsError> {
+    check_client_name(name).map(|()| name.to_owned())
 }
 
 /// `--disk NAME[=PATH]`.
@@ -142,6 +175,9 @@ pub struct RunArgs {
     /// End with the parent process (used by `atoll dev`).
     #[arg(long, hide = true)]
     pub supervised: bool,
+    /// NBD's encryption, over what the node's configuration says.
+    #[command(flatten)]
+    pub tls: TlsArgs,
 }
 
 /// How to run a development fabric.
@@ -165,6 +201,9 @@ pub struct DevArgs {
     /// Round trip between sites; implies --wan.
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub wan_rtt: Option<Duration>,
+    /// NBD's encryption, while this runs.
+    #[command(flatten)]
+    pub tls: TlsArgs,
 }
 
 /// For whom a token is.
@@ -277,7 +316,7 @@ pub enum DiskCommand {
     List,
     /// One disk.
     Show {
-        /// Which, as NODE/DISK.
+        /// Which: NODE/DISK by number or by name, or its directory.
         name: String,
     },
 }
@@ -324,6 +363,30 @@ pub enum LinkCommand {
         /// Bytes a second in each direction, such as 100MB; 0 is without limit.
         #[arg(long, group = "change", value_name = "SIZE")]
         bandwidth: Option<ByteSize>,
+    },
+}
+
+/// On NBD's certificates.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum NbdCommand {
+    /// Write what an NBD client needs for TLS: ca-cert.pem, client-cert.pem and client-key.pem.
+    ClientCert {
+        /// The directory to write them to; made if it is not there.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// The client's name in its certificate.
+        #[arg(long, value_name = "NAME", default_value = "client", value_parser = client_name)]
+        name: String,
+    },
+    /// Write a new certificate for a node's NBD server, nbd.pem and nbd.key, to be copied into
+    /// that node's directory (after its address or names changed).
+    ServerCert {
+        /// The directory to write them to; made if it is not there.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// A DNS name or address by which clients reach the server; repeat it.
+        #[arg(long = "name", value_name = "NAME", required = true, value_parser = server_name)]
+        names: Vec<String>,
     },
 }
 

@@ -5,11 +5,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use clap::ValueEnum;
 
-use super::args::DevArgs;
+use super::args::{DevArgs, TlsArgs};
 use super::print;
 use super::render::table;
 use super::style::{Style, Tone};
+use crate::daemon::config::{ConfigError, NbdTls};
 use crate::dev::layout::{Layout, LayoutError, Shape};
 use crate::dev::node::Program;
 use crate::dev::ready::Ready;
@@ -19,6 +21,13 @@ use crate::dev::supervisor::{self, Event};
 /// output ever gets; what happens goes to standard error.
 pub(super) fn run(directory: &Path, args: &DevArgs, as_json: bool) -> anyhow::Result<()> {
     let program = std::env::current_exe().context("can't find this program's own file")?;
+    if args.tls.nbd_tls_verify_peer && args.tls.nbd_tls.unwrap_or_default() == NbdTls::Off {
+        return Err(ConfigError::VerifyWithoutTls.into());
+    }
+    let program = Program {
+        path: program,
+        run: run_arguments(args.tls),
+    };
     let layout = |found: Option<Layout>| -> Result<Layout, LayoutError> {
         match found {
             Some(layout) => {
@@ -34,12 +43,24 @@ pub(super) fn run(directory: &Path, args: &DevArgs, as_json: bool) -> anyhow::Re
         style: Style::of(&io::stderr()),
         started: Instant::now(),
         wan_rtt,
+        tls: args.tls.nbd_tls.unwrap_or_default(),
         as_json,
     };
-    supervisor::run(directory, Program(program), layout, wan_rtt, |event| {
+    supervisor::run(directory, program, layout, wan_rtt, |event| {
         show.event(&event)
     })?;
     Ok(())
+}
+
+/// What every node's process is started with, so that the fabric is as this command says.
+fn run_arguments(tls: TlsArgs) -> Vec<String> {
+    let mode = tls.nbd_tls.unwrap_or_default().to_possible_value();
+    let mode = mode.map_or_else(String::new, |v| v.get_name().to_owned());
+    let mut arguments = vec!["--nbd-tls".to_owned(), mode];
+    if tls.nbd_tls_verify_peer {
+        arguments.push("--nbd-tls-verify-peer".to_owned());
+    }
+    arguments
 }
 
 fn shape(args: &DevArgs) -> Shape {
@@ -57,6 +78,7 @@ struct Show<'a> {
     style: Style,
     started: Instant,
     wan_rtt: Option<Duration>,
+    tls: NbdTls,
     as_json: bool,
 }
 
@@ -110,6 +132,10 @@ impl Show<'_> {
             drop(serde_json::to_string(ready).map(|line| print(&line)));
             return;
         }
+        let scheme = match self.tls {
+            NbdTls::Require => "nbds",
+            NbdTls::Off | NbdTls::On => "nbd",
+        };
         let row = |site: &crate::dev::ready::ReadySite| {
             let name = site.name.clone();
             let row = move |n: &crate::dev::ready::ReadyNode| {
@@ -117,7 +143,7 @@ impl Show<'_> {
                     name.clone(),
                     n.name.clone(),
                     n.pid.to_string(),
-                    format!("nbd://{}", n.nbd),
+                    format!("{scheme}://{}", n.nbd),
                     n.disks.len().to_string(),
                 ]
             };
@@ -134,6 +160,12 @@ impl Show<'_> {
         self.say(&format!(
             "\n{nodes}\n\n{took}; Ctrl-C stops it. A volume, on every node's address:\n  {create}"
         ));
+        if self.tls != NbdTls::Off {
+            let directory = self.directory.display();
+            self.say(&format!(
+                "What NBD clients need for TLS:\n  atoll --dir {directory} nbd client-cert --out {directory}/client"
+            ));
+        }
     }
 
     fn say(&self, line: &str) {

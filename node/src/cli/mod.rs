@@ -5,6 +5,7 @@ pub mod render;
 pub mod style;
 
 mod dev;
+mod nbd;
 mod node;
 
 use std::io::{self, Write};
@@ -62,6 +63,7 @@ fn carry_out(cli: &Cli) -> anyhow::Result<()> {
         Command::Init(make) => node::init(&directory(cli)?, make, cli.json),
         Command::Join(join) => node::join(&directory(cli)?, join, cli.json),
         Command::Run(run) => node::run(&directory(cli)?, run),
+        Command::Nbd(command) => nbd::run(&directory(cli)?, command, cli.json),
         command => {
             let directory = directory(cli)?;
             let text = match plan(command) {
@@ -113,40 +115,47 @@ fn admin(
 
 /// Leaves only the item of that name in a list.
 fn pick_one(reply: Reply, name: &str) -> Result<Reply, Failure> {
-    let (reply, left) = match reply {
+    let (what, reply, known, left) = match reply {
         Reply::Sites(mut list) => {
+            let known = names(&list.sites, |site| &site.name);
             list.sites.retain(|site| site.name == name);
             let left = list.sites.len();
-            (Reply::Sites(list), left)
+            ("site", Reply::Sites(list), known, left)
         }
         Reply::Nodes(mut list) => {
+            let known = names(&list.nodes, |node| &node.name);
             list.nodes.retain(|node| node.name == name);
             let left = list.nodes.len();
-            (Reply::Nodes(list), left)
+            ("node", Reply::Nodes(list), known, left)
         }
         Reply::Disks(mut list) => {
-            list.disks.retain(|disk| disk.name == name);
+            let known = names(&list.disks, |disk| &disk.name);
+            list.disks.retain(|disk| disk.is_called(name));
             let left = list.disks.len();
-            (Reply::Disks(list), left)
+            ("disk", Reply::Disks(list), known, left)
         }
-        other => (other, 1),
+        other => return Ok(other),
     };
     if left == 0 {
-        let message = format!("there is no '{name}': `list` shows what there is");
         return Err(Failure {
             kind: FailureKind::NotFound,
-            message,
+            message: format!("there is no {what} '{name}': {what}s are {known}"),
         });
     }
     Ok(reply)
 }
 
+fn names<T>(list: &[T], name: impl Fn(&T) -> &String) -> String {
+    let names: Vec<&str> = list.iter().map(|item| name(item).as_str()).collect();
+    names.join(", ")
+}
+
 /// The one item of a list's JSON.
 fn only_item(body: serde_json::Value) -> serde_json::Value {
-    let item = body
-        .as_object()
-        .and_then(|o| o.values().next())
-        .and_then(|list| list.get(0))
+    let lists = ["sites", "nodes", "disks"];
+    let item = lists
+        .iter()
+        .find_map(|name| body.get(name)?.get(0))
         .cloned();
     item.unwrap_or(body)
 }
@@ -167,7 +176,11 @@ pub(crate) fn plan(command: &Command) -> Option<Plan> {
     let all = |request| Plan::Admin(request, Pick::All);
     let one = |request, name: &String| Plan::Admin(request, Pick::One(name.clone()));
     Some(match command {
-        Command::Init(_) | Command::Join(_) | Command::Run(_) | Command::Dev(_) => return None,
+        Command::Init(_)
+        | Command::Join(_)
+        | Command::Run(_)
+        | Command::Dev(_)
+        | Command::Nbd(_) => return None,
         Command::Token(token) => all(Request::Token {
             node: token.node.clone(),
             site: token.site.clone(),

@@ -9,7 +9,8 @@ use serde_json::json;
 use super::args::{JoinArgs, MakeArgs, RunArgs};
 use super::print;
 use crate::daemon::config::{DiskConfig, NodeConfig};
-use crate::daemon::{join, run};
+use crate::daemon::join;
+use crate::daemon::run::{self, Overrides};
 use crate::dev::child;
 
 fn config(make: &MakeArgs) -> NodeConfig {
@@ -24,6 +25,9 @@ fn config(make: &MakeArgs) -> NodeConfig {
         quic: make.quic,
         nbd: make.nbd,
         disks: make.disks.iter().map(disk).collect(),
+        nbd_tls: make.tls.nbd_tls.unwrap_or_default(),
+        nbd_tls_verify_peer: make.tls.nbd_tls_verify_peer,
+        nbd_names: make.nbd_names.clone(),
     }
 }
 
@@ -40,6 +44,7 @@ fn say_made(directory: &Path, make: &MakeArgs, as_json: bool) -> anyhow::Result<
 }
 
 pub(super) fn init(directory: &Path, make: &MakeArgs, as_json: bool) -> anyhow::Result<()> {
+    config(make).check()?;
     std::fs::create_dir_all(directory)
         .with_context(|| format!("can't make {}", directory.display()))?;
     join::init(directory, &config(make))?;
@@ -47,6 +52,7 @@ pub(super) fn init(directory: &Path, make: &MakeArgs, as_json: bool) -> anyhow::
 }
 
 pub(super) fn join(directory: &Path, args: &JoinArgs, as_json: bool) -> anyhow::Result<()> {
+    config(&args.make).check()?;
     std::fs::create_dir_all(directory)
         .with_context(|| format!("can't make {}", directory.display()))?;
     let mut token = args.token.clone();
@@ -79,5 +85,9 @@ pub(super) fn run(directory: &Path, args: &RunArgs) -> anyhow::Result<()> {
     if args.supervised {
         child::bind_to_parent().context("can't bind to the supervisor")?;
     }
-    run::run(directory)
+    let overrides = Overrides {
+        nbd_tls: args.tls.nbd_tls,
+        nbd_tls_verify_peer: args.tls.nbd_tls_verify_peer,
+    };
+    run::run(directory, &overrides)
 }

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use super::style::{Style, Tone};
 use crate::admin::client::Told;
 use crate::admin::protocol::{
-    Condition, Disks, Journal, Nodes, Reply, Sites, Status, Syncs, UpOf, Volume, Volumes,
+    CacheDropped, Condition, Disks, Journal, Nodes, Reply, Sites, Status, Syncs, UpOf, Volume,
+    VolumeState, VolumeStats, Volumes,
 };
 use crate::dev::control::{Link, Process};
 use crate::units::ByteSize;
@@ -16,10 +17,30 @@ use crate::units::ByteSize;
 pub fn json(told: &Told, every_node: bool) -> Value {
     let whole = serde_json::to_value(&told.reply).unwrap_or_default();
     let mut body = whole.get("body").cloned().unwrap_or_default();
+    match &told.reply {
+        Reply::Volume(_) => spread_stats(&mut body),
+        Reply::Volumes(_) => {
+            let volumes = body.get_mut("volumes").and_then(Value::as_array_mut);
+            volumes.into_iter().flatten().for_each(spread_stats);
+        }
+        _ => {}
+    }
     if let (true, Some(body)) = (every_node, body.as_object_mut()) {
         body.insert("unreachable".into(), json!(told.unreachable));
     }
     body
+}
+
+/// The sizes in a volume's stats stand beside its others too: null where they are unknown,
+/// never zero.
+fn spread_stats(volume: &mut Value) {
+    for name in ["logical_bytes", "stored_bytes", "untrimmed_bytes"] {
+        let value = volume.get("stats").and_then(|stats| stats.get(name));
+        let value = value.cloned().unwrap_or_default();
+        if let Some(volume) = volume.as_object_mut() {
+            volume.insert(name.into(), value);
+        }
+    }
 }
 
 /// The reply as text.
@@ -39,18 +60,32 @@ pub fn human(told: &Told, style: Style) -> String {
         Reply::Nodes(nodes) => many_nodes(nodes, style),
         Reply::Disks(disks) => many_disks(disks, style),
         Reply::Status(status) => one_status(status, style),
-        Reply::CacheDropped(dropped) => format!(
-            "dropped {} of cached blocks",
-            ByteSize(dropped.dropped_bytes)
-        ),
+        Reply::CacheDropped(dropped) => many_caches(dropped),
+        Reply::NbdCertificate(signed) => signed.certificate.trim_end().to_owned(),
         Reply::Syncs(syncs) => many_syncs(syncs),
         Reply::Journal(journal) => many_files(journal, style),
     };
-    if !told.unreachable.is_empty() {
-        let line = format!("\nno answer from {}", told.unreachable.join(", "));
+    let (silent, so) = match &told.reply {
+        Reply::Volumes(list) => (&list.unreachable, MISSING),
+        Reply::Sites(list) => (&list.unreachable, MISSING),
+        Reply::Nodes(list) => (&list.unreachable, MISSING),
+        Reply::Disks(list) => (&list.unreachable, MISSING),
+        Reply::CacheDropped(list) => (&list.unreachable, ": their caches may be as they were"),
+        _ => (&told.unreachable, ""),
+    };
+    if !silent.is_empty() {
+        let line = format!("\n\nno answer from {}{so}", silent.join(", "));
         text.push_str(&style.paint(Tone::Warning, line));
     }
     text
+}
+
+/// What it means for a list that nodes were silent.
+const MISSING: &str = ": what only they know is shown as '?' (`atoll status` says more)";
+
+/// A size that only a silent node knows.
+fn known_size(bytes: Option<u64>) -> String {
+    bytes.map_or_else(|| "?".to_owned(), size)
 }
 
 /// A table without borders; the columns named in `right` are aligned to the right.
@@ -100,51 +135,103 @@ fn condition(condition: Condition, style: Style) -> String {
 }
 
 fn owner(volume: &Volume, style: Style) -> String {
-    volume
-        .owner
-        .clone()
-        .unwrap_or_else(|| style.paint(Tone::Warning, "none"))
+    let tone = match volume.state {
+        VolumeState::Idle => Tone::Quiet,
+        _ => Tone::Warning,
+    };
+    let none = || style.paint(tone, "none");
+    volume.owner.clone().unwrap_or_else(none)
+}
+
+fn state(volume: &Volume, style: Style) -> String {
+    match volume.state {
+        VolumeState::Idle => style.paint(Tone::Quiet, "idle"),
+        VolumeState::Serving => style.paint(Tone::Good, "serving"),
+        VolumeState::Starting => style.paint(Tone::Warning, "starting"),
+        VolumeState::Unknown => style.paint(Tone::Bad, "unknown"),
+    }
 }
 
 fn one_volume(volume: &Volume, style: Style) -> String {
-    sheet(&[
+    let mut rows = vec![
         ("volume", style.paint(Tone::Strong, &volume.name)),
         ("size", size(volume.size_bytes)),
         ("code", volume.code.clone()),
         ("home", volume.home.clone()),
+        ("state", state(volume, style)),
         ("owner", owner(volume, style)),
         ("epoch", volume.epoch.to_string()),
         ("journal", volume.journal.join(", ")),
-        ("logical", size(volume.logical_bytes)),
-        ("stored", size(volume.stored_bytes)),
-        ("untrimmed", size(volume.untrimmed_bytes)),
-    ])
+    ];
+    match (&volume.stats, &volume.stats_missing) {
+        (Some(stats), _) => {
+            rows.extend([
+                ("logical", size(stats.logical_bytes)),
+                ("stored", size(stats.stored_bytes)),
+                ("untrimmed", size(stats.untrimmed_bytes)),
+                ("sessions", stats.sessions.to_string()),
+            ]);
+            if let Some(current) = stats.replicas_current {
+                let of = volume.journal.len();
+                rows.push((
+                    "replicas",
+                    format!("{current} of {of} hold all that is committed"),
+                ));
+            }
+        }
+        (None, why) => {
+            let why = why.as_deref().unwrap_or("nobody told");
+            let line = format!("unknown: {why}");
+            rows.push(("figures", style.paint(Tone::Warning, line)));
+        }
+    }
+    sheet(&rows)
 }
 
 fn many_volumes(volumes: &Volumes, style: Style) -> String {
     if volumes.volumes.is_empty() {
-        return "no volumes yet: `volume create NAME --size 1GiB` makes one".into();
+        return "no volumes yet: `atoll volume create NAME --size 1GiB` makes one".into();
     }
     let row = |v: &Volume| {
-        let (logical, stored) = (size(v.logical_bytes), size(v.stored_bytes));
+        let of_stats = |get: fn(&VolumeStats) -> u64| known_size(v.stats.as_ref().map(get));
         [
             v.name.clone(),
             size(v.size_bytes),
             v.code.clone(),
             v.home.clone(),
             owner(v, style),
-            logical,
-            stored,
+            state(v, style),
+            of_stats(|s| s.logical_bytes),
+            of_stats(|s| s.stored_bytes),
+            of_stats(|s| s.untrimmed_bytes),
         ]
     };
     let rows = volumes.volumes.iter().map(row).collect();
     table(
         [
-            "volume", "size", "code", "home", "owner", "logical", "stored",
+            "volume",
+            "size",
+            "code",
+            "home",
+            "owner",
+            "is",
+            "logical",
+            "stored",
+            "untrimmed",
         ],
-        &[1, 5, 6],
+        &[1, 6, 7, 8],
         rows,
     )
+}
+
+fn many_caches(dropped: &CacheDropped) -> String {
+    let rows = dropped
+        .nodes
+        .iter()
+        .map(|n| [n.node.clone(), size(n.dropped_bytes)]);
+    let nodes = table(["node", "dropped"], &[1], rows.collect());
+    let all = size(dropped.dropped_bytes);
+    format!("{nodes}\n\ndropped {all} of cached blocks")
 }
 
 fn many_sites(sites: &Sites, style: Style) -> String {
@@ -154,9 +241,15 @@ fn many_sites(sites: &Sites, style: Style) -> String {
             condition(s.condition, style),
             s.nodes.join(", "),
             s.volumes_owned.to_string(),
+            known_size(s.used_bytes),
+            size(s.capacity_bytes),
         ]
     });
-    table(["site", "is", "nodes", "volumes"], &[3], rows.collect())
+    table(
+        ["site", "is", "nodes", "volumes", "used", "of"],
+        &[3, 4, 5],
+        rows.collect(),
+    )
 }
 
 fn many_nodes(nodes: &Nodes, style: Style) -> String {
@@ -169,11 +262,24 @@ fn many_nodes(nodes: &Nodes, style: Style) -> String {
             n.quic.clone(),
             n.nbd.clone(),
             n.volumes_owned.to_string(),
+            known_size(n.used_bytes),
+            size(n.capacity_bytes),
+            known_size(n.cache_bytes),
         ]
     });
     table(
-        ["node", "site", "is", "quic (udp)", "nbd (tcp)", "volumes"],
-        &[5],
+        [
+            "node",
+            "site",
+            "is",
+            "quic (udp)",
+            "nbd (tcp)",
+            "volumes",
+            "used",
+            "of",
+            "cached",
+        ],
+        &[5, 6, 7, 8],
         rows.collect(),
     )
 }
@@ -185,9 +291,9 @@ fn many_disks(disks: &Disks, style: Style) -> String {
             d.name.clone(),
             d.site.clone(),
             is,
-            size(d.used_bytes),
+            known_size(d.used_bytes),
             size(d.capacity_bytes),
-            d.path.clone(),
+            d.path.clone().unwrap_or_else(|| "?".to_owned()),
         ]
     });
     table(

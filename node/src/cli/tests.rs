@@ -1,14 +1,15 @@
 use clap::{CommandFactory, Parser};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::args::{Cli, Command, DevArgs};
+use super::args::{Cli, Command, DevArgs, NbdCommand, TlsArgs};
 use super::style::Style;
 use super::{Pick, Plan, pick_one, plan, render};
 use crate::admin::client::Told;
 use crate::admin::protocol::{
-    Condition, Degraded, DiskSyncs, Node, Nodes, Reply, Request, Status, Syncs, UpOf, Volume,
-    Volumes,
+    CacheDropped, Condition, Degraded, DiskSyncs, Node, NodeCache, Nodes, Reply, Request, Status,
+    Syncs, UpOf, Volume, VolumeState, VolumeStats, Volumes,
 };
+use crate::daemon::config::NbdTls;
 use crate::dev::control::{self, LinkChange};
 use crate::units::ByteSize;
 
@@ -39,6 +40,7 @@ fn dev_is_the_contracts() {
         disk_size: Some(ByteSize(2 << 30)),
         wan: false,
         wan_rtt: Some(std::time::Duration::from_millis(20)),
+        tls: TlsArgs::default(),
     };
     assert_eq!(cli.command, Command::Dev(expected));
     parse("atoll dev --dir D --wan");
@@ -168,12 +170,28 @@ fn volume(name: &str) -> Volume {
         size_bytes: 1 << 30,
         home: "a".into(),
         code: "rs:4+2".into(),
+        state: VolumeState::Serving,
         owner: Some("a1".into()),
         epoch: 3,
-        logical_bytes: 512 << 20,
-        stored_bytes: 768 << 20,
-        untrimmed_bytes: 0,
+        stats: Some(VolumeStats {
+            logical_bytes: 512 << 20,
+            stored_bytes: 768 << 20,
+            untrimmed_bytes: 0,
+            sessions: 1,
+            replicas_current: Some(3),
+        }),
+        stats_missing: None,
         journal: vec!["a1/d1".into(), "b2/d1".into(), "c1/d2".into()],
+    }
+}
+
+fn silent() -> Volume {
+    Volume {
+        state: VolumeState::Unknown,
+        owner: Some("b1".into()),
+        stats: None,
+        stats_missing: Some("its owner b1 does not answer".into()),
+        ..volume("silent")
     }
 }
 
@@ -193,9 +211,25 @@ fn json_is_the_contracts() {
         ("logical_bytes", json!(512 << 20)),
         ("stored_bytes", json!(768 << 20)),
         ("untrimmed_bytes", json!(0)),
+        ("state", json!("serving")),
     ] {
         assert_eq!(body[key], value, "{key}");
     }
+    let list = Reply::Volumes(Volumes {
+        volumes: vec![volume("vol"), silent()],
+        unreachable: vec!["b1".into()],
+    });
+    let body = render::json(&told(list), false);
+    assert_eq!(body["unreachable"], json!(["b1"]));
+    assert_eq!(body["volumes"][0]["stored_bytes"], json!(768 << 20));
+    let silent = &body["volumes"][1];
+    for key in ["stats", "logical_bytes", "stored_bytes", "untrimmed_bytes"] {
+        assert_eq!(silent.get(key), Some(&Value::Null), "{key}: never zero");
+    }
+    assert_eq!(
+        silent["stats_missing"],
+        json!("its owner b1 does not answer")
+    );
     let status = Status {
         healthy: false,
         degraded: vec![Degraded {
@@ -233,14 +267,91 @@ fn json_is_the_contracts() {
 #[test]
 fn tables_align_and_carry_no_colour_into_files() {
     let volumes = Volumes {
-        volumes: vec![volume("vol"), volume("a-longer-name")],
+        volumes: vec![volume("a-longer-name"), silent()],
+        unreachable: vec!["b1".into()],
     };
     let text = render::human(&told(Reply::Volumes(volumes)), Style::plain());
     let expected = "\
-VOLUME          SIZE  CODE    HOME  OWNER  LOGICAL   STORED
-vol            1 GiB  rs:4+2  a     a1     512 MiB  768 MiB
-a-longer-name  1 GiB  rs:4+2  a     a1     512 MiB  768 MiB";
+VOLUME          SIZE  CODE    HOME  OWNER  IS       LOGICAL   STORED  UNTRIMMED
+a-longer-name  1 GiB  rs:4+2  a     a1     serving  512 MiB  768 MiB        0 B
+silent         1 GiB  rs:4+2  a     b1     unknown        ?        ?          ?
+
+no answer from b1: what only they know is shown as '?' (`atoll status` says more)";
     assert_eq!(text, expected);
+    let one = render::human(&told(Reply::Volume(silent())), Style::plain());
+    assert!(
+        one.ends_with("unknown: its owner b1 does not answer"),
+        "{one}"
+    );
+}
+
+#[test]
+fn dropped_caches_are_told_by_node() {
+    let dropped = CacheDropped {
+        dropped_bytes: 64 << 20,
+        nodes: vec![NodeCache {
+            node: "a1".into(),
+            dropped_bytes: 64 << 20,
+        }],
+        unreachable: vec!["b1".into()],
+    };
+    let told = told(Reply::CacheDropped(dropped));
+    let body = render::json(&told, false);
+    assert_eq!(body["dropped_bytes"], json!(64 << 20));
+    assert_eq!(
+        body["nodes"],
+        json!([{ "node": "a1", "dropped_bytes": 64 << 20 }])
+    );
+    assert_eq!(body["unreachable"], json!(["b1"]));
+    let expected = "\
+NODE  DROPPED
+a1     64 MiB
+
+dropped 64 MiB of cached blocks
+
+no answer from b1: their caches may be as they were";
+    assert_eq!(render::human(&told, Style::plain()), expected);
+}
+
+#[test]
+fn encryption_is_the_contracts() {
+    let tls = |line: &str| match parse(line).command {
+        Command::Dev(dev) => dev.tls,
+        Command::Run(run) => run.tls,
+        Command::Init(make) => make.tls,
+        other => panic!("{other:?}"),
+    };
+    let expected = |nbd_tls, nbd_tls_verify_peer| TlsArgs {
+        nbd_tls,
+        nbd_tls_verify_peer,
+    };
+    assert_eq!(tls("atoll dev --dir D"), expected(None, false));
+    assert_eq!(
+        tls("atoll dev --dir D --nbd-tls require --nbd-tls-verify-peer"),
+        expected(Some(NbdTls::Require), true)
+    );
+    assert_eq!(
+        tls("atoll --dir D run --nbd-tls on"),
+        expected(Some(NbdTls::On), false)
+    );
+    let init = "atoll --dir D init --node a1 --site a --quic 127.0.0.1:1 --disk d1 --nbd-tls off";
+    assert_eq!(tls(init), expected(Some(NbdTls::Off), false));
+    let named = format!("{init} --nbd-name x.example.org");
+    assert!(Cli::try_parse_from(named.split(' ')).is_ok());
+    let client = parse("atoll --dir D nbd client-cert --out O --name kvm7");
+    let expected = NbdCommand::ClientCert {
+        out: "O".into(),
+        name: "kvm7".into(),
+    };
+    assert_eq!(client.command, Command::Nbd(expected));
+    for bad in [
+        format!("{init} --nbd-name node-1.x.atoll"),
+        "atoll dev --dir D --nbd-tls maybe".into(),
+        "atoll --dir D nbd client-cert".into(),
+        "atoll --dir D nbd server-cert --out O".into(),
+    ] {
+        assert!(Cli::try_parse_from(bad.split(' ')).is_err(), "{bad}");
+    }
 }
 
 #[test]
@@ -252,17 +363,23 @@ fn show_picks_by_name() {
         quic: "127.0.0.1:1".into(),
         nbd: "127.0.0.1:1".into(),
         volumes_owned: 0,
+        capacity_bytes: 0,
+        used_bytes: None,
+        cache_bytes: None,
     };
     let nodes = || {
         Reply::Nodes(Nodes {
             nodes: vec![node("a1"), node("a2")],
+            unreachable: Vec::new(),
         })
     };
     assert_eq!(
         pick_one(nodes(), "a2"),
         Ok(Reply::Nodes(Nodes {
-            nodes: vec![node("a2")]
+            nodes: vec![node("a2")],
+            unreachable: Vec::new(),
         }))
     );
-    assert!(pick_one(nodes(), "z9").is_err());
+    let missing = pick_one(nodes(), "z9").expect_err("there is none");
+    assert_eq!(missing.message, "there is no node 'z9': nodes are a1, a2");
 }

@@ -37,6 +37,29 @@ pub struct NodeConfig {
     pub nbd: SocketAddr,
     /// Its disks.
     pub disks: Vec<DiskConfig>,
+    /// Whether NBD clients may, or must, encrypt; `atoll run --nbd-tls` overrides it.
+    #[serde(default)]
+    pub nbd_tls: NbdTls,
+    /// Whether an encrypted NBD client must show a certificate of the fabric's authority.
+    #[serde(default)]
+    pub nbd_tls_verify_peer: bool,
+    /// Names and addresses by which NBD clients reach it, beside its own name and address:
+    /// they stand in its certificate.
+    #[serde(default)]
+    pub nbd_names: Vec<String>,
+}
+
+/// Whether NBD clients may, or must, encrypt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum NbdTls {
+    /// In the clear only.
+    #[default]
+    Off,
+    /// As the client likes.
+    On,
+    /// Nothing is told or served in the clear.
+    Require,
 }
 
 /// A disk of a node.
@@ -84,6 +107,9 @@ pub enum ConfigError {
         "'{0}' can't be a name: use 1 to {NAME_BYTES_MAX} of a-z, 0-9 and '-', starting with a letter"
     )]
     Name(String),
+    /// Clients can't be verified in the clear.
+    #[error("NBD clients can be verified only under TLS: give --nbd-tls on or require too")]
+    VerifyWithoutTls,
 }
 
 /// Checks a name of a site, node or disk.
@@ -121,9 +147,16 @@ impl NodeConfig {
         save(&directory.join(CONFIG), self)
     }
 
-    fn check(&self) -> Result<(), ConfigError> {
+    /// Refuses what makes no sense together.
+    ///
+    /// # Errors
+    /// [`ConfigError::Name`], [`ConfigError::VerifyWithoutTls`].
+    pub fn check(&self) -> Result<(), ConfigError> {
         check_name(&self.name)?;
         check_name(&self.site)?;
+        if self.nbd_tls_verify_peer && self.nbd_tls == NbdTls::Off {
+            return Err(ConfigError::VerifyWithoutTls);
+        }
         self.disks
             .iter()
             .try_for_each(|disk| check_name(&disk.name))
@@ -200,7 +233,9 @@ mod tests {
     use std::fs;
     use std::path::PathBuf;
 
-    use super::{ByteSize, CONFIG, ConfigError, DiskConfig, NodeConfig, Routes, check_name};
+    use super::{
+        ByteSize, CONFIG, ConfigError, DiskConfig, NbdTls, NodeConfig, Routes, check_name,
+    };
 
     fn config() -> NodeConfig {
         NodeConfig {
@@ -213,6 +248,9 @@ mod tests {
                 path: "disks/d1".into(),
                 size: ByteSize(8 << 30),
             }],
+            nbd_tls: NbdTls::Require,
+            nbd_tls_verify_peer: true,
+            nbd_names: vec!["nbd.example.org".into()],
         }
     }
 
@@ -224,6 +262,15 @@ mod tests {
         let routes = Routes([("b1".to_owned(), config().quic)].into());
         routes.save(directory.path()).expect("save");
         assert_eq!(Routes::load(directory.path()).expect("load"), routes);
+    }
+
+    #[test]
+    fn a_configuration_without_tls_is_in_the_clear() {
+        let text =
+            r#"{"name":"a1","site":"a","quic":"127.0.0.1:1","nbd":"127.0.0.1:1","disks":[]}"#;
+        let config: NodeConfig = serde_json::from_str(text).expect("as written before TLS");
+        assert_eq!(config.nbd_tls, NbdTls::Off);
+        assert!(!config.nbd_tls_verify_peer && config.nbd_names.is_empty());
     }
 
     #[test]
@@ -245,6 +292,12 @@ mod tests {
             ..config()
         };
         assert!(matches!(bad.save(&path), Err(ConfigError::Name(_))));
+        let unverifiable = NodeConfig {
+            nbd_tls: NbdTls::Off,
+            ..config()
+        };
+        let refused = unverifiable.save(&path);
+        assert!(matches!(refused, Err(ConfigError::VerifyWithoutTls)));
         assert!(matches!(
             config().save(&PathBuf::from("/nowhere/at/all")),
             Err(ConfigError::Io { .. })

@@ -22,6 +22,7 @@ use super::config::NodeConfig;
 use super::disks::random;
 use super::identity::NodeIdentity;
 use super::meta::{MetaHandle, SharedView};
+use super::nbd_tls::{self, NbdAuthority, NbdKey, Subject};
 
 /// What a joiner asks for.
 #[derive(Clone, Debug, Encode, Decode)]
@@ -32,6 +33,9 @@ struct Application {
     nbd: SocketAddr,
     /// A certificate signing request (DER).
     request: Vec<u8>,
+    /// By what NBD clients reach it, and a signing request (PEM) for that.
+    nbd_names: Vec<String>,
+    nbd_request: String,
 }
 
 /// What an admitted joiner gets.
@@ -43,6 +47,8 @@ struct Admission {
     /// Its certificate, then the authority's (DER).
     certificate: Vec<u8>,
     authority: Vec<u8>,
+    /// Its NBD server's certificate (PEM).
+    nbd_certificate: String,
     contacts: Vec<(u16, SocketAddr)>,
 }
 
@@ -62,6 +68,8 @@ pub fn init(directory: &Path, config: &NodeConfig) -> Result<()> {
     let authority = Authority::create(name)?;
     authority.save(directory)?;
     authority.issue(NodeId(1))?.save(directory)?;
+    let for_nbd = NbdAuthority::load(directory)?.context("the authority was just made")?;
+    nbd_tls::issue_own(directory, config, &for_nbd)?;
     let identity = NodeIdentity {
         fabric,
         node: 1,
@@ -87,13 +95,15 @@ pub async fn join(directory: &Path, config: &NodeConfig, token: &str) -> Result<
         );
     }
     let token = JoinToken::from_str(token)?;
-    let key = NodeKey::generate()?;
+    let (key, nbd_key) = (NodeKey::generate()?, NbdKey::generate()?);
     let application = Application {
         name: config.name.clone(),
         site: config.site.clone(),
         quic: config.quic,
         nbd: config.nbd,
         request: key.request()?,
+        nbd_names: nbd_tls::server_names(config),
+        nbd_request: nbd_key.request()?,
     };
     let reply = join::join(&token, &wire::encode(&application)).await?;
     let admission: Admission = wire::decode(&reply).context("the contact's answer")?;
@@ -101,6 +111,7 @@ pub async fn join(directory: &Path, config: &NodeConfig, token: &str) -> Result<
         admission.certificate.clone().into(),
         admission.authority.clone().into(),
     )?;
+    nbd_tls::save_server(directory, &admission.nbd_certificate, &nbd_key)?;
     identity.save(directory)?;
     let identity = NodeIdentity {
         fabric: admission.fabric,
@@ -146,6 +157,8 @@ pub type Admitted = BTreeMap<(TokenHash, Vec<u8>), Vec<u8>>;
 pub struct Admitter {
     /// The authority.
     pub authority: Authority,
+    /// The same, for NBD's certificates.
+    pub nbd: NbdAuthority,
     /// The fabric's number.
     pub fabric: u64,
     /// This node and its address.
@@ -187,6 +200,13 @@ impl Admitter {
         if let Some(reply) = self.remembered().get(&key) {
             return Ok(reply.clone());
         }
+        // Bad names are refused while the token is still good.
+        let subject = Subject::Server(application.nbd_names.clone());
+        let for_nbd = self.nbd.sign(&subject, &application.nbd_request);
+        let for_nbd = for_nbd.map_err(|error| {
+            tracing::warn!(%error, "a joiner is refused");
+            JoinRefusal::BadRequest
+        })?;
         // The token is used up by a committed entry before anything is made.
         match self
             .meta
@@ -199,12 +219,16 @@ impl Admitter {
             Ok(AdminReply::Refused(_)) => return Err(JoinRefusal::UsedToken),
             _ => return Err(JoinRefusal::Unavailable),
         }
-        let reply = self.make_node(&application).await?;
+        let reply = self.make_node(&application, for_nbd).await?;
         self.remembered().insert(key, reply.clone());
         Ok(reply)
     }
 
-    async fn make_node(&self, application: &Application) -> Result<Vec<u8>, JoinRefusal> {
+    async fn make_node(
+        &self,
+        application: &Application,
+        nbd_certificate: String,
+    ) -> Result<Vec<u8>, JoinRefusal> {
         let known = {
             let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
             view.sites
@@ -250,6 +274,7 @@ impl Admitter {
             site: site.0,
             certificate: certificate.to_vec(),
             authority: self.authority.certificate().to_vec(),
+            nbd_certificate,
             contacts,
         }))
     }

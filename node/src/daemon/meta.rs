@@ -21,6 +21,8 @@ use tokio::sync::oneshot;
 use transport::class::Class;
 use transport::net::endpoint::Transport;
 
+use super::peers::NodeMessage;
+
 /// Inputs taken before effects are carried out, at most: they share a sync.
 const BATCH_MAX: usize = 256;
 
@@ -248,7 +250,7 @@ impl<L: RaftLog> Shell<L> {
             for effect in effects.drain(..) {
                 match effect {
                     Effect::Send { to, message } => {
-                        let header = wire::encode(&message);
+                        let header = wire::encode(&NodeMessage::Meta(message));
                         // Lost if the network can't take it: Raft and heartbeats repeat.
                         let _ = self
                             .transport

@@ -7,5 +7,7 @@ pub mod exports;
 pub mod identity;
 pub mod join;
 pub mod meta;
+pub mod nbd_tls;
+pub mod peers;
 pub mod raft_log;
 pub mod run;

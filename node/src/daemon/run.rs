@@ -15,7 +15,7 @@ use actors::runtime::{
 };
 use actors::segment::SegmentConfig;
 use actors::volume::VolumeConfig;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use bytes::Bytes;
 use model::ids::{Boot, NodeId};
 use model::meta::{MetaReply, MetaToken};
@@ -31,12 +31,14 @@ use transport::net::config::Config as NetConfig;
 use transport::net::endpoint::{Handlers, Transport};
 
 use super::admin::Admin;
-use super::config::{NodeConfig, Routes};
+use super::config::{NbdTls, NodeConfig, Routes};
 use super::disks::{self, OpenedDisk, random};
 use super::exports::VolumeExports;
 use super::identity::NodeIdentity;
 use super::join::{AdmitJoiners, Admitter};
 use super::meta::{self, Listener, MetaHandle, SharedView};
+use super::nbd_tls::{self, NbdAuthority};
+use super::peers::{NodeMessage, Peers};
 use super::raft_log::RocksRaftLog;
 use crate::admin::server as admin_server;
 
@@ -52,12 +54,34 @@ impl Listener for ToActors {
     }
 }
 
+/// What the command line says over a node's configuration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// NBD's encryption.
+    pub nbd_tls: Option<NbdTls>,
+    /// Whether NBD's clients must show a certificate; `false` changes nothing.
+    pub nbd_tls_verify_peer: bool,
+}
+
+impl Overrides {
+    fn apply(self, config: &mut NodeConfig) {
+        if let Some(tls) = self.nbd_tls {
+            config.nbd_tls = tls;
+            // Said without a word on clients, `off` means off.
+            config.nbd_tls_verify_peer &= tls != NbdTls::Off;
+        }
+        config.nbd_tls_verify_peer |= self.nbd_tls_verify_peer;
+    }
+}
+
 /// Runs the node in `directory` until SIGINT or SIGTERM.
 ///
 /// # Errors
 /// What keeps it from serving.
-pub fn run(directory: &Path) -> Result<()> {
-    let config = NodeConfig::load(directory)?;
+pub fn run(directory: &Path, overrides: &Overrides) -> Result<()> {
+    let mut config = NodeConfig::load(directory)?;
+    overrides.apply(&mut config);
+    config.check()?;
     let identity = NodeIdentity::load(directory)?;
     let system = actix::System::new();
     system.block_on(async {
@@ -75,18 +99,22 @@ async fn serve(
     let node = NodeId(identity.node);
     let boot = Boot(random()?);
     let certificate = Identity::load(&directory)?;
+    let nbd_tls = nbd_tls::load(&directory, &config).context("NBD's certificate")?;
     let view: SharedView = Arc::new(RwLock::new(Arc::new(View::default())));
     let routes = Routes::load(&directory)?;
     let resolve = resolver(Arc::clone(&view), identity.contacts.clone(), routes);
-    let transport = Transport::bind(NetConfig::new(config.quic, resolve), &certificate)?;
+    let transport = Transport::bind(NetConfig::new(config.quic, resolve), &certificate);
+    // The error carries its cause in its own words.
+    let transport = transport.map_err(|e| anyhow!("{e}: does this node run already?"))?;
 
     let mut log = RocksRaftLog::open(&directory.join("meta"))?;
     let machine = metadata_machine(&identity, &config, boot, &mut log)?;
     let handle = meta::start(machine, log, transport.clone(), Arc::clone(&view))?;
 
-    let admitter = admitter(&directory, &identity, &config, &handle, &view);
+    let admitter = admitter(&directory, &identity, &config, &handle, &view)?;
+    let peers = Peers::new(node, transport.clone());
     let (inbound, switchboard_ready) = Inlet::new();
-    let mut handlers = inbound.handlers(&handle);
+    let mut handlers = inbound.handlers(&handle, &peers);
     if let Some(admitter) = &admitter {
         handlers = handlers.joining(Arc::new(AdmitJoiners(Arc::clone(admitter))));
     }
@@ -97,9 +125,9 @@ async fn serve(
         node,
         quic: config.quic,
         meta: handle.clone(),
-        switchboard: Mutex::new(None),
+        peers: peers.clone(),
         admitter,
-        disks: Mutex::new(BTreeMap::new()),
+        disks: Arc::new(Mutex::new(BTreeMap::new())),
     });
     admin_server::serve(
         &directory,
@@ -113,25 +141,21 @@ async fn serve(
     );
     switchboard_ready.set(switchboard.clone());
     handle.listen(Box::new(ToActors(switchboard.clone())));
-    *admin
-        .switchboard
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(switchboard.clone());
+    peers.serve(switchboard.clone(), Arc::clone(&admin.disks));
 
     let listener = NbdListener::bind(&Address::Tcp(config.nbd))
         .await
-        .context("the NBD port")?;
+        .with_context(|| format!("can't serve NBD on {}: is the port in use?", config.nbd))?;
     let exports = Rc::new(VolumeExports {
         view,
         switchboard: switchboard.clone(),
     });
-    tracing::info!(node = %config.name, nbd = %config.nbd, "serving");
-    let front_end = actix::spawn(nbd::serve(
-        listener,
-        exports,
-        nbd::Config::default(),
-        stop.clone(),
-    ));
+    tracing::info!(node = %config.name, nbd = %config.nbd, tls = ?config.nbd_tls, "serving");
+    let nbd_config = nbd::Config {
+        tls: nbd_tls,
+        ..nbd::Config::default()
+    };
+    let front_end = actix::spawn(nbd::serve(listener, exports, nbd_config, stop.clone()));
     stop.wait_for(|stop| *stop)
         .await
         .context("the signal's channel")?;
@@ -197,17 +221,21 @@ fn admitter(
     config: &NodeConfig,
     meta: &MetaHandle,
     view: &SharedView,
-) -> Option<Arc<Admitter>> {
+) -> Result<Option<Arc<Admitter>>> {
     // Only the node that `atoll init` made has the authority's key.
-    let authority = Authority::load(directory).ok()?;
-    Some(Arc::new(Admitter {
+    let Some(nbd) = NbdAuthority::load(directory).context("the fabric's authority")? else {
+        return Ok(None);
+    };
+    let authority = Authority::load(directory).context("the fabric's authority")?;
+    Ok(Some(Arc::new(Admitter {
         authority,
+        nbd,
         fabric: identity.fabric,
         me: (NodeId(identity.node), config.quic),
         meta: meta.clone(),
         view: Arc::clone(view),
         admitted: Mutex::new(BTreeMap::new()),
-    }))
+    })))
 }
 
 /// Disks are opened on threads: recovery reads their journals.
@@ -319,7 +347,7 @@ impl Inlet {
         let _ = self.0.set(switchboard);
     }
 
-    fn handlers(&self, meta: &MetaHandle) -> Handlers {
+    fn handlers(&self, meta: &MetaHandle, peers: &Peers) -> Handlers {
         let inlet = self.clone();
         let to_actors = move |from: NodeId, _class: Class, header: Bytes, payload: Bytes| {
             if let Some(switchboard) = inlet.0.get() {
@@ -330,12 +358,14 @@ impl Inlet {
                 });
             }
         };
-        let meta = meta.clone();
+        let (meta, peers) = (meta.clone(), peers.clone());
         let to_meta =
             move |from: NodeId, _class: Class, header: Bytes, _payload: Bytes| match wire::decode(
                 &header,
             ) {
-                Ok(message) => meta.message(from, message),
+                Ok(NodeMessage::Meta(message)) => meta.message(from, message),
+                Ok(NodeMessage::Ask { id, question }) => peers.asked(from, id, question),
+                Ok(NodeMessage::Figures { id, figures }) => peers.answered(from, id, figures),
                 Err(_) => tracing::warn!(%from, "a malformed metadata message"),
             };
         Handlers::all(Arc::new(to_actors)).with(Class::Meta, Arc::new(to_meta))

@@ -77,7 +77,12 @@ pub enum NodeError {
 
 /// The `atoll` binary as the supervisor starts it.
 #[derive(Clone, Debug)]
-pub struct Program(pub PathBuf);
+pub struct Program {
+    /// Its file.
+    pub path: PathBuf,
+    /// What `atoll run` is given beside the directory.
+    pub run: Vec<String>,
+}
 
 /// A node's process ended.
 #[derive(Clone, Debug)]
@@ -132,7 +137,7 @@ impl Program {
         node: &NodeLayout,
         disk_size: ByteSize,
     ) -> Command {
-        let mut command = Command::new(&self.0);
+        let mut command = Command::new(&self.path);
         command.arg(verb).arg("--dir").arg(directory);
         command.args(["--node", &node.name, "--site", &site.name]);
         command.args([
@@ -177,7 +182,7 @@ impl Program {
 
     fn start_error(&self, source: io::Error) -> NodeError {
         NodeError::Start {
-            program: self.0.clone(),
+            program: self.path.clone(),
             source,
         }
     }
@@ -198,11 +203,12 @@ impl Program {
                 .create(true)
                 .append(true)
                 .open(directory.join(LOG))?;
-            let mut child = Command::new(&self.0)
+            let mut child = Command::new(&self.path)
                 .arg("run")
                 .arg("--dir")
                 .arg(directory)
                 .arg("--supervised")
+                .args(&self.run)
                 .stdin(Stdio::piped())
                 .stdout(log.try_clone()?)
                 .stderr(log)

@@ -35,6 +35,7 @@ pub(crate) fn decide(facts: &Facts<'_>) -> Vec<GlobalCommand> {
     for site in facts.state.settled_sites() {
         out.extend(facts.site_presence(site, &candidates));
     }
+    out.extend(facts.missing_pool());
     facts.dead_owners(&candidates, &mut out);
     facts.contacts(&mut out);
     out
@@ -48,29 +49,18 @@ impl Facts<'_> {
             .map_or(Presence::Gone, |s| s.presence)
     }
 
-    /// The nodes of a site that registered and were not removed.
-    fn registered(&self, site: SiteId) -> Vec<NodeId> {
-        let Some(known) = self.sites.get(&site) else {
-            return Vec::new();
-        };
-        let gone = |n: &NodeId| self.state.nodes.get(n).is_none_or(|e| e.gone);
-        known
-            .state
-            .nodes
-            .keys()
-            .copied()
-            .filter(|n| !gone(n))
-            .collect()
+    /// The nodes of a site that were not removed, by the committed state: what their own group
+    /// says of them may be known to nobody who lives.
+    fn nodes_of(&self, site: SiteId) -> impl Iterator<Item = NodeId> {
+        let of_site = self.state.nodes.iter();
+        let of_site = of_site.filter(move |(_, e)| e.site == site && !e.gone);
+        of_site.map(|(n, _)| *n)
     }
 
     /// The live beats of a site's nodes, registered or not.
     fn beats(&self, site: SiteId) -> impl Iterator<Item = (NodeId, &Beat)> {
-        let of_site = self
-            .state
-            .nodes
-            .iter()
-            .filter(move |(_, e)| e.site == site && !e.gone);
-        of_site.filter_map(|(n, _)| Some((*n, self.detector.beat(self.now, *n)?)))
+        let of_site = self.nodes_of(site);
+        of_site.filter_map(|n| Some((n, self.detector.beat(self.now, n)?)))
     }
 
     /// Whether some live node of the site hears a leader of the site's group.
@@ -105,11 +95,10 @@ impl Facts<'_> {
     fn site_presence(&self, site: SiteId, candidates: &[NodeId]) -> Option<GlobalCommand> {
         match self.presence_of(site) {
             Presence::Up => {
-                let nodes = self.registered(site);
-                let dead = |n: &NodeId| self.detector.liveness(self.now, *n) == Liveness::Dead;
+                let dead = |n| self.detector.liveness(self.now, n) == Liveness::Dead;
                 let silent = site != self.me
-                    && !nodes.is_empty()
-                    && nodes.iter().all(dead)
+                    && self.nodes_of(site).next().is_some()
+                    && self.nodes_of(site).all(dead)
                     && self.beats(site).next().is_none();
                 silent.then(|| GlobalCommand::FailSite {
                     site,
@@ -125,6 +114,15 @@ impl Facts<'_> {
             }
             Presence::Gone => None,
         }
+    }
+
+    fn missing_pool(&self) -> Option<GlobalCommand> {
+        let site = self.state.lacks_pool_without()?;
+        let nodes = self.state.nodes.iter();
+        let left = nodes.filter(|(_, e)| e.site != site && !e.gone);
+        let lives = |n: &NodeId| self.detector.liveness(self.now, *n) != Liveness::Dead;
+        let live = left.map(|(n, _)| *n).filter(lives).collect();
+        Some(GlobalCommand::AddPoolWithout { site, live })
     }
 
     /// Whether that node's volumes need new owners: its site's group says so, or it is silent

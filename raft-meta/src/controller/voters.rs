@@ -1,11 +1,12 @@
-//! Who should vote (R21), and the next step towards it: one change at a time, a new voter
-//! learns first, an old one goes last.
+//! Who should vote (R21), and the next step towards it: new voters learn first, then the whole
+//! set changes at once, by joint consensus. Single steps would pass through sets of which one
+//! site holds half.
 
 use std::collections::BTreeMap;
 
 use model::ids::{NodeId, SiteId};
 
-use crate::message::{MemberId, MemberStep, Members, StepKind};
+use crate::message::{MemberId, MemberStep, Members};
 
 /// Voters of a site's group at most.
 const SITE_VOTERS_MAX: usize = 5;
@@ -28,7 +29,7 @@ impl Eligible {
 }
 
 /// What the leader should do next about its group's members.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Next {
     /// Propose this.
     Step(MemberStep),
@@ -114,8 +115,11 @@ pub(crate) fn of_fabric(
         ),
         n => {
             let keep = if n >= 5 { 5 } else { 3 };
-            let away = chosen[..keep].iter().any(|s| !sites[s]);
-            (keep, if away && everywhere_two { 2 } else { 1 })
+            let away = chosen[..keep].iter().filter(|s| !sites[s]).count();
+            // With two sites of three away, two in the last one would be half of all.
+            let survives = 2 * (keep - away) + away > 4;
+            let two = away > 0 && everywhere_two && survives;
+            (keep, if two { 2 } else { 1 })
         }
     };
     let quota_of = |site: SiteId| if sites[&site] { quota } else { 1 };
@@ -124,54 +128,52 @@ pub(crate) fn of_fabric(
         .collect()
 }
 
-/// The next step from the present members to the wanted voters. New voters learn first, all of
-/// them; a dead voter goes before they vote (its going never makes a majority harder to reach,
-/// their coming might), a live one after.
+/// The next step from the present members to the wanted voters. A leader that is not wanted
+/// hands over first, so that it never has to be left out of a set that it leads. New voters
+/// learn; once they and a majority of the wanted ones hold what is committed (the new set must
+/// be able to commit the entry that leaves the old one), the sets change.
 pub(crate) fn next(
     members: &Members,
     wanted: &[MemberId],
     me: MemberId,
-    is_dead: impl Fn(MemberId) -> bool,
     caught_up: impl Fn(MemberId) -> bool,
 ) -> Option<Next> {
+    if members.is_joint() {
+        return Some(Next::Step(MemberStep::Leave));
+    }
+    let mut wanted = wanted.to_vec();
+    wanted.sort_unstable();
+    wanted.dedup();
     if wanted.is_empty() {
         return None;
     }
-    let step = |kind, member: &MemberId| {
-        Some(Next::Step(MemberStep {
-            kind,
-            member: *member,
-        }))
-    };
-    let missing: Vec<_> = wanted
-        .iter()
-        .filter(|w| !members.voters.contains(w))
-        .collect();
-    let surplus: Vec<_> = members
-        .voters
-        .iter()
-        .filter(|v| !wanted.contains(v) && **v != me)
-        .collect();
-    if let Some(new) = missing.iter().find(|m| !members.learners.contains(m)) {
-        return step(StepKind::Learner, new);
-    }
-    if let Some(learned) = missing.first() {
-        if !missing.iter().all(|m| caught_up(**m)) {
-            // One that does not catch up is no longer wanted once it is found dead.
-            return None;
+    if !wanted.contains(&me) {
+        let mut heirs = wanted.iter().filter(|w| members.voters.contains(w));
+        if let Some(heir) = heirs.find(|w| caught_up(**w)) {
+            return Some(Next::HandOver(*heir));
         }
-        return match surplus.iter().find(|v| is_dead(***v)) {
-            Some(dead) => step(StepKind::Remove, dead),
-            None => step(StepKind::Voter, learned),
-        };
+        // Nobody of theirs votes yet: it leads them in, and hands over then.
+        wanted.push(me);
+        wanted.sort_unstable();
     }
-    if let Some(stale) = members.learners.iter().find(|l| !wanted.contains(l)) {
-        return step(StepKind::Remove, stale);
+    let missing = |w: &&MemberId| !members.voters.contains(w);
+    if let Some(new) = wanted
+        .iter()
+        .filter(missing)
+        .find(|w| !members.learners.contains(w))
+    {
+        return Some(Next::Step(MemberStep::Learn(*new)));
     }
-    if let Some(other) = surplus.iter().find(|v| is_dead(***v)).or(surplus.first()) {
-        return step(StepKind::Remove, other);
+    if wanted != members.voters {
+        // One that does not catch up is no longer wanted once it is found dead.
+        let holds = |w: &MemberId| *w == me || caught_up(*w);
+        let learned = wanted.iter().filter(missing).all(holds);
+        let held = wanted.iter().filter(|w| holds(w)).count();
+        let ready = learned && held * 2 > wanted.len();
+        return ready.then_some(Next::Step(MemberStep::Enter(wanted)));
     }
-    (!wanted.contains(&me)).then(|| Next::HandOver(wanted[0]))
+    let stale = members.learners.first()?;
+    Some(Next::Step(MemberStep::Forget(*stale)))
 }
 
 #[cfg(test)]
@@ -206,28 +208,44 @@ mod tests {
             .collect()
     }
 
+    fn here(set: &[MemberId], site: u16) -> usize {
+        set.iter().filter(|v| v.node().0 / 10 == site).count()
+    }
+
+    /// R21 in every set on the way: what is left without any one site is a majority, if it was
+    /// at the beginning.
+    fn check_sets(now: &Members, dead: impl Fn(MemberId) -> bool) {
+        for set in [&now.voters, &now.outgoing] {
+            let live = set.iter().filter(|v| !dead(**v)).count();
+            assert!(
+                live * 2 > set.len() || set.is_empty(),
+                "{set:?} can't commit"
+            );
+            for site in 1..=3 {
+                assert!(set.len() < 3 || here(set, site) * 2 <= set.len(), "R21");
+                let sites = (1..=3).filter(|s| here(set, *s) > 0).count();
+                let left = set.len() - here(set, site);
+                assert!(
+                    sites < 3 || left * 2 > set.len(),
+                    "{set:?} does not survive site {site}"
+                );
+            }
+        }
+    }
+
     fn run(nodes: &[Eligible], up: [bool; 3], from: &[u16], leader: u16) -> Vec<MemberId> {
         let sites: BTreeMap<_, _> = (1..=3).map(SiteId).zip(up).collect();
-        let mut now = Members {
-            voters: members(from),
-            learners: Vec::new(),
-        };
+        let mut now = Members::of_voters(members(from));
         let dead = |m: MemberId| nodes.iter().any(|e| e.member == m && e.dead);
         let me = member(leader);
         for _ in 0..20 {
             let wanted = of_fabric(&sites, nodes, &now.voters, me);
-            match next(&now, &wanted, me, dead, |_| true) {
-                Some(Next::Step(step)) => now.apply(step),
+            match next(&now, &wanted, me, |m| !dead(m)) {
+                Some(Next::Step(step)) => now = now.after(&step).expect("a possible step"),
                 Some(Next::HandOver(_)) => panic!("no leader has to go here"),
                 None => return now.voters,
             }
-            let live = now.voters.iter().filter(|v| !dead(**v)).count();
-            assert!(live * 2 > now.voters.len(), "{:?} can't commit", now.voters);
-            for site in sites.keys() {
-                let here = |v: &&MemberId| v.node().0 / 10 == u16::from(site.0);
-                let held = now.voters.iter().filter(here).count();
-                assert!(now.voters.len() < 3 || held * 2 <= now.voters.len(), "R21");
-            }
+            check_sets(&now, dead);
         }
         panic!("it never settles");
     }
@@ -258,11 +276,67 @@ mod tests {
             run(&fabric(1, &[11]), away, &[11, 21, 31], 21),
             members(&[11, 21, 31])
         );
+        // Two sites away, found one after the other by a leader of the last: still one each.
+        let back = members(&[11, 21, 31]);
+        assert_eq!(
+            run(
+                &fabric(3, &[]),
+                [true, false, false],
+                &[11, 12, 21, 22, 31],
+                11
+            ),
+            back
+        );
+        assert_eq!(
+            run(&fabric(3, &[]), [true, false, false], &[11, 21, 31], 11),
+            back
+        );
         // A site that was not there yet.
         assert_eq!(
             run(&fabric(2, &[]), all, &[11, 12, 21, 22], 11),
             members(&[11, 21, 31])
         );
+    }
+
+    #[test]
+    fn a_leader_that_is_not_wanted_hands_over_first() {
+        let now = Members::of_voters(members(&[11, 21, 31]));
+        let wanted = members(&[12, 21, 31]);
+        let step = |now: &Members, dead: u16| next(now, &wanted, member(11), |m| m != member(dead));
+        assert_eq!(step(&now, 0), Some(Next::HandOver(member(21))));
+        assert_eq!(step(&now, 21), Some(Next::HandOver(member(31))));
+        // With nobody to hand over to, it leads the new ones in.
+        let alone = Members::of_voters(members(&[11]));
+        let learn = |m| Some(Next::Step(MemberStep::Learn(member(m))));
+        assert_eq!(step(&alone, 0), learn(12));
+        let mut ready = alone.clone();
+        ready.learners = wanted.clone();
+        let all = members(&[11, 12, 21, 31]);
+        assert_eq!(step(&ready, 0), Some(Next::Step(MemberStep::Enter(all))));
+        // One that does not hold the log yet keeps the others waiting.
+        assert_eq!(step(&ready, 31), None);
+    }
+
+    #[test]
+    fn a_set_that_could_not_commit_is_not_entered() {
+        let now = Members::of_voters(members(&[11, 21, 22, 31, 32]));
+        let wanted = members(&[11, 21, 31]);
+        let enter = Some(Next::Step(MemberStep::Enter(wanted.clone())));
+        let step = |away: &[u16]| {
+            let away = members(away);
+            next(&now, &wanted, member(21), |m| !away.contains(&m))
+        };
+        assert_eq!(step(&[11]), enter);
+        assert_eq!(step(&[11, 31]), None);
+    }
+
+    #[test]
+    fn a_joint_state_is_left_by_any_leader() {
+        let mut now = Members::of_voters(members(&[11, 21, 31]));
+        now.outgoing = members(&[11, 21, 22, 31, 32]);
+        let wanted = members(&[12, 21, 31]);
+        let leave = Some(Next::Step(MemberStep::Leave));
+        assert_eq!(next(&now, &wanted, member(22), |_| false), leave);
     }
 
     #[test]

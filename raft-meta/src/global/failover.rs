@@ -47,7 +47,7 @@ impl GlobalState {
     }
 
     /// Candidates with their sites, each once, that the filter admits.
-    fn known(
+    pub(super) fn known(
         &self,
         candidates: &[NodeId],
         admit: impl Fn(NodeId, SiteId) -> bool,
@@ -95,20 +95,38 @@ impl GlobalState {
         true
     }
 
-    /// R26: new segments go to `rs n+n` over the sites that are left. With one data site left
-    /// there is no such pool: the journal stalls until a policy allows more (R22).
-    fn create_pool_without(&mut self, away: SiteId, candidates: &BTreeMap<NodeId, SiteId>) {
-        let up = |s: &SiteId| {
-            self.sites
-                .get(s)
-                .is_some_and(|e| e.presence == Presence::Up)
+    /// R26: the site that is away, if new segments have no pool over those that are left. With
+    /// one data site left there is none to make: the journal stalls until a policy allows more
+    /// (R22).
+    #[must_use]
+    pub fn lacks_pool_without(&self) -> Option<SiteId> {
+        let settled = self.settled_sites();
+        let is_up = |s: &SiteId| self.sites[s].presence == Presence::Up;
+        let mut away = settled.iter().filter(|s| !is_up(s));
+        let (Some(site), None) = (away.next(), away.next()) else {
+            return None;
         };
-        let left: Vec<_> = self.settled_sites().into_iter().filter(up).collect();
-        if left.len() < 2 || left.len() + 1 != self.settled_sites().len() {
-            return;
+        let exists = self.pools.keys().any(|p| p.without == Some(*site));
+        (settled.len() > 2 && !exists).then_some(*site)
+    }
+
+    /// R26: new segments go to `rs n+n` over the sites that are left, by how many nodes live
+    /// there. With none known in one of them, it is too early to tell.
+    pub(super) fn create_pool_without(
+        &mut self,
+        away: SiteId,
+        live: &BTreeMap<NodeId, SiteId>,
+    ) -> bool {
+        if self.lacks_pool_without() != Some(away) {
+            return false;
         }
-        let live = |site: &SiteId| candidates.values().filter(|s| *s == site).count();
-        let smallest = left.iter().map(live).min().unwrap_or(0);
+        let of = |site: &SiteId| live.values().filter(|s| *s == site).count();
+        let settled = self.settled_sites();
+        let left = settled.iter().filter(|s| **s != away);
+        let smallest = left.map(of).min().unwrap_or(0);
+        if smallest == 0 {
+            return false;
+        }
         let n = u8::try_from(smallest).unwrap_or(u8::MAX);
         let n = n.clamp(*AWAY_WIDTH.start(), *AWAY_WIDTH.end());
         let pool = Pool {
@@ -117,6 +135,6 @@ impl GlobalState {
         };
         // It fits by construction, unless the fabric's bound of pools is reached: then
         // segments keep going to the pools there are.
-        let _ = self.create_pool(pool);
+        self.create_pool(pool).is_ok()
     }
 }

@@ -34,7 +34,8 @@ impl MetaNode {
         self.next_tick = now + self.config.tick;
         self.ticks += 1;
 
-        self.global.tick(now, &[], out);
+        let hints = self.global_hints();
+        self.global.tick(now, &hints, out);
         self.seat_sites(now);
         for site in self.sites.keys().copied().collect::<Vec<_>>() {
             let hints = self.hints(site);
@@ -89,7 +90,8 @@ impl MetaNode {
         self.detector.heard(now, self.identity.node, beat);
     }
 
-    /// Every member listens for all that its group decides about (R11).
+    /// Every member listens for all that its group decides about (R11), by the committed state:
+    /// who was never heard since this process began is silent since then.
     fn listen(&mut self, now: Time) {
         let mut nodes = Vec::new();
         let voters = self
@@ -98,12 +100,9 @@ impl MetaNode {
             .map(Members::nodes)
             .unwrap_or_default();
         if self.global.is_member() {
-            nodes.extend(
-                self.sites
-                    .values()
-                    .filter_map(Seat::state)
-                    .flat_map(|s| s.nodes.keys()),
-            );
+            let known = self.global.state().map(|g| g.nodes.iter());
+            let taking_part = known.into_iter().flatten().filter(|(_, e)| !e.gone);
+            nodes.extend(taking_part.map(|(node, _)| node));
             nodes.extend(&voters);
         } else if let Some(own) = self.own().filter(|s| s.is_member()).and_then(Seat::state) {
             nodes.extend(own.nodes.keys());
@@ -126,7 +125,8 @@ impl MetaNode {
             self.founding = Founding::Asked;
             let command = GlobalCommand::FoundSite { site, node };
             self.global.command(now, Origin::Founding, &command, out);
-            self.global.poll(now, &[], out);
+            let hints = self.global_hints();
+            self.global.poll(now, &hints, out);
         }
     }
 
@@ -159,8 +159,7 @@ impl MetaNode {
             })
             .collect();
         let wanted = voters::of_site(&eligible, &members.voters, self.post.member);
-        let dead = |m: MemberId| self.detector.liveness(now, m.node()) == Liveness::Dead;
-        step_towards(own, &wanted, self.post.member, dead);
+        step_towards(own, &wanted, self.post.member);
     }
 
     fn global_duties(&mut self, now: Time) {
@@ -211,7 +210,7 @@ impl MetaNode {
             return;
         };
         // A voter whose site's state is not known here (yet) is not to be dropped for that.
-        for member in &members.voters {
+        for member in members.voters.iter().chain(&members.outgoing) {
             let node = member.node();
             let Some(site) = state.site_of_node(node) else {
                 continue;
@@ -228,8 +227,7 @@ impl MetaNode {
                 self.global.decide(&command);
             }
         }
-        let dead = |m: MemberId| self.detector.liveness(now, m.node()) == Liveness::Dead;
-        step_towards(&mut self.global, &wanted, self.post.member, dead);
+        step_towards(&mut self.global, &wanted, self.post.member);
     }
 }
 
@@ -243,18 +241,13 @@ fn eligible(member: MemberId, site: SiteId, heard: Liveness, presence: Presence)
     }
 }
 
-fn step_towards<S: StateMachine>(
-    seat: &mut Seat<S>,
-    wanted: &[MemberId],
-    me: MemberId,
-    is_dead: impl Fn(MemberId) -> bool,
-) {
+fn step_towards<S: StateMachine>(seat: &mut Seat<S>, wanted: &[MemberId], me: MemberId) {
     let Some(members) = seat.members() else {
         return;
     };
-    match voters::next(members, wanted, me, is_dead, |m| seat.caught_up(m)) {
+    match voters::next(members, wanted, me, |m| seat.caught_up(m)) {
         Some(Next::Step(step)) => {
-            seat.step_members(step);
+            seat.step_members(&step);
         }
         Some(Next::HandOver(to)) => seat.hand_over(to),
         None => {}

@@ -1,0 +1,474 @@
+//! The daemon's side of the admin API: what a node knows and does when asked.
+
+mod show;
+mod status;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use model::geometry::Code;
+use model::ids::{DiskId, DiskRef, NodeId, SiteId};
+use model::meta::{MetaReply, MetaRequest, Refusal};
+use model::placement::{Presence, View, VolumeRecord};
+
+use self::show::{Heard, disk_name, site_name};
+use super::join::{Admitter, make_token};
+use super::meta::MetaHandle;
+use super::nbd_tls::{NbdTlsError, Subject};
+use super::peers::{DiskNames, Peers, Question, Stats};
+use crate::admin::protocol::{
+    Answer, CacheDropped, Deleted, DiskSyncs, Failure, FailureKind, Journal, JournalFile,
+    NbdCertificate, NbdSubject, NodeCache, Pong, Reply, Request, Syncs, Token, VolumeState,
+};
+use crate::admin::server::Handler;
+
+/// A volume that its new owner does not serve by then is shown as it is.
+const MOVE_MAX: Duration = Duration::from_secs(10);
+/// A site that shows no disk by then has none that is up.
+const DISKS_MAX: Duration = Duration::from_secs(3);
+const POLL: Duration = Duration::from_millis(50);
+
+const BLOCK_BYTES: u64 = model::BLOCK_BYTES as u64;
+
+/// What the handler needs of the running node.
+pub struct Admin {
+    /// The node's name.
+    pub name: String,
+    /// Its id.
+    pub node: NodeId,
+    /// Where it listens for nodes.
+    pub quic: SocketAddr,
+    /// The metadata.
+    pub meta: MetaHandle,
+    /// The other daemons, and this one's own figures once it serves.
+    pub peers: Peers,
+    /// The authority, where this node has it.
+    pub admitter: Option<Arc<Admitter>>,
+    /// Names and paths of this node's disks.
+    pub disks: Arc<Mutex<DiskNames>>,
+}
+
+fn fail(kind: FailureKind, message: impl Into<String>) -> Failure {
+    Failure {
+        kind,
+        message: message.into(),
+    }
+}
+
+fn no_volume(name: &str) -> Failure {
+    fail(
+        FailureKind::NotFound,
+        format!("there is no volume '{name}': `atoll volume list` shows what there is"),
+    )
+}
+
+fn not_now() -> Failure {
+    fail(
+        FailureKind::NotNow,
+        "no node that answers serves yet: they are starting, try again in a moment",
+    )
+}
+
+fn no_authority() -> Failure {
+    let why =
+        "this node does not hold the fabric's authority: ask on the node that `atoll init` made";
+    fail(FailureKind::NotNow, why)
+}
+
+impl Handler for Admin {
+    fn handle(&self, request: Request) -> Answer {
+        match self.answer(request) {
+            Ok(reply) => Answer::Ok(reply),
+            Err(failure) => Answer::Error(failure),
+        }
+    }
+}
+
+impl Admin {
+    fn answer(&self, request: Request) -> Result<Reply, Failure> {
+        match request {
+            Request::Ping => Ok(Reply::Pong(self.pong())),
+            Request::Token { .. } => self.token(),
+            Request::VolumeCreate {
+                name,
+                size_bytes,
+                home,
+                code,
+            } => self.create(&name, size_bytes, home.as_deref(), &code),
+            Request::VolumeList => {
+                let view = self.meta.view();
+                let owners = show::owners(view.volumes.values().filter(|v| !v.deleted));
+                let heard = self.hear(&view, owners, Question::All)?;
+                Ok(Reply::Volumes(show::volumes(&view, &heard)))
+            }
+            Request::VolumeShow { name } => self.shown(&self.named(&name)?),
+            Request::VolumeResize { name, size_bytes } => {
+                let volume = self.named(&name)?.id;
+                let request = MetaRequest::ResizeVolume { volume, size_bytes };
+                let refused = |reason| refused(reason, &name, size_bytes);
+                self.shown(&self.ask(request, refused)?)
+            }
+            Request::VolumeDelete { name } => {
+                let volume = self.named(&name)?.id;
+                let request = MetaRequest::DeleteVolume { volume };
+                self.ask(request, |reason| refused(reason, &name, 0))?;
+                Ok(Reply::Deleted(Deleted { deleted: name }))
+            }
+            Request::VolumeMove { name, to } => self.move_volume(&name, &to),
+            Request::SiteList => {
+                let (view, heard) = self.hear_all()?;
+                Ok(Reply::Sites(show::sites(&view, &heard)))
+            }
+            Request::NodeList => {
+                let (view, heard) = self.hear_all()?;
+                Ok(Reply::Nodes(show::nodes(&view, &heard)))
+            }
+            Request::DiskList => {
+                let (view, heard) = self.hear_all()?;
+                Ok(Reply::Disks(show::disks(&view, &heard)))
+            }
+            Request::Status => {
+                let view = self.meta.view();
+                let heard = self.hear(&view, show::members(&view), Question::Alive)?;
+                let status = status::status(&view, &heard, &self.name);
+                Ok(Reply::Status(status))
+            }
+            Request::CacheDrop => self.drop_caches(),
+            Request::NbdCertificate {
+                subject,
+                signing_request,
+            } => self.nbd_certificate(subject, &signing_request),
+            Request::DebugSyncs => Ok(Reply::Syncs(self.syncs()?)),
+            Request::DebugJournal => Ok(Reply::Journal(self.journal()?)),
+        }
+    }
+
+    fn hear(
+        &self,
+        view: &View,
+        nodes: BTreeSet<NodeId>,
+        question: Question,
+    ) -> Result<Heard, Failure> {
+        if self.peers.is_serving() {
+            Ok(Heard::from(&self.peers, view, nodes, question))
+        } else {
+            Err(not_now())
+        }
+    }
+
+    fn hear_all(&self) -> Result<(Arc<View>, Heard), Failure> {
+        let view = self.meta.view();
+        let heard = self.hear(&view, show::members(&view), Question::All)?;
+        Ok((view, heard))
+    }
+
+    /// A volume with what its owner tells.
+    fn shown(&self, record: &VolumeRecord) -> Result<Reply, Failure> {
+        let view = self.meta.view();
+        let owner = show::owners(std::iter::once(record));
+        let heard = self.hear(&view, owner, Question::Volume(record.id))?;
+        Ok(Reply::Volume(show::volume(&view, record, &heard)))
+    }
+
+    fn drop_caches(&self) -> Result<Reply, Failure> {
+        let view = self.meta.view();
+        let heard = self.hear(&view, show::members(&view), Question::DropCaches)?;
+        let of_node = |(id, figures): (&NodeId, &super::peers::Figures)| NodeCache {
+            node: show::node_name(&view, *id),
+            dropped_bytes: figures.cache_bytes,
+        };
+        let mut nodes: Vec<NodeCache> = heard.figures.iter().map(of_node).collect();
+        nodes.sort_by(|a, b| a.node.cmp(&b.node));
+        Ok(Reply::CacheDropped(CacheDropped {
+            dropped_bytes: nodes.iter().map(|n| n.dropped_bytes).sum(),
+            nodes,
+            unreachable: heard.unreachable(&view),
+        }))
+    }
+
+    fn nbd_certificate(&self, subject: NbdSubject, request: &str) -> Result<Reply, Failure> {
+        let authority = &self.admitter.as_ref().ok_or_else(no_authority)?.nbd;
+        let subject = match subject {
+            NbdSubject::Client(name) => Subject::Client(name),
+            NbdSubject::Server(names) => Subject::Server(names),
+        };
+        let signed = authority.sign(&subject, request);
+        let certificate =
+            signed.map_err(|e: NbdTlsError| fail(FailureKind::Refused, e.to_string()))?;
+        Ok(Reply::NbdCertificate(NbdCertificate {
+            certificate,
+            authority: authority.certificate().to_owned(),
+        }))
+    }
+
+    fn stats(&self) -> Result<Stats, Failure> {
+        self.peers.own_stats().ok_or_else(not_now)
+    }
+
+    fn pong(&self) -> Pong {
+        let view = self.meta.view();
+        let waiting_for = if !self.peers.is_serving() {
+            Some("its disks".to_owned())
+        } else if view
+            .nodes
+            .get(&self.node)
+            .is_none_or(|n| n.presence != Presence::Up)
+        {
+            Some("its site group to take it in".to_owned())
+        } else {
+            None
+        };
+        Pong {
+            node: self.name.clone(),
+            ready: waiting_for.is_none(),
+            waiting_for,
+        }
+    }
+
+    fn token(&self) -> Result<Reply, Failure> {
+        let admitter = self.admitter.as_ref().ok_or_else(no_authority)?;
+        let token = make_token(&admitter.authority, self.quic, &self.meta)
+            .map_err(|e| fail(FailureKind::NotNow, e.to_string()))?;
+        Ok(Reply::Token(Token { token }))
+    }
+
+    fn named(&self, name: &str) -> Result<VolumeRecord, Failure> {
+        self.meta
+            .view()
+            .volume_named(name)
+            .cloned()
+            .ok_or_else(|| no_volume(name))
+    }
+
+    fn ask(
+        &self,
+        request: MetaRequest,
+        refused: impl FnOnce(Refusal) -> Failure,
+    ) -> Result<VolumeRecord, Failure> {
+        let reply = self.meta.request(request).blocking_recv();
+        match reply.map_err(|_| fail(FailureKind::NotNow, "this node is stopping"))? {
+            MetaReply::Volume(Some(record)) => Ok(record),
+            MetaReply::Volume(None) | MetaReply::Done => Err(refused(Refusal::NoVolume)),
+            MetaReply::Refused { reason, .. } => Err(refused(reason)),
+            MetaReply::Unavailable => Err(fail(
+                FailureKind::Unknown,
+                "no quorum of the global placement group answers, and it is unknown whether it was done: \
+                 look with `atoll status`, then try again",
+            )),
+        }
+    }
+
+    fn create(
+        &self,
+        name: &str,
+        size_bytes: u64,
+        home: Option<&str>,
+        code: &str,
+    ) -> Result<Reply, Failure> {
+        let view = self.meta.view();
+        if view.volume_named(name).is_some() {
+            return Err(taken(name));
+        }
+        let code = Code::from_str(code).map_err(|e| fail(FailureKind::Refused, e.to_string()))?;
+        let sites = u8::try_from(view.sites.len()).unwrap_or(u8::MAX);
+        let code = code.over_sites(sites);
+        let home = match home {
+            Some(home) => site_named(&view, home)?,
+            None => view
+                .nodes
+                .get(&self.node)
+                .map(|n| n.site)
+                .ok_or_else(not_now)?,
+        };
+        let journal = self.journal_of(home)?;
+        let request = MetaRequest::CreateVolume {
+            name: name.to_owned(),
+            size_bytes,
+            code,
+            home,
+            journal,
+        };
+        let record = self.ask(request, |reason| refused(reason, name, size_bytes))?;
+        self.shown(&record)
+    }
+
+    /// Where a new volume's journal goes. A fabric that has just started may not have told this
+    /// node of every disk yet.
+    fn journal_of(&self, home: SiteId) -> Result<Vec<DiskRef>, Failure> {
+        let deadline = Instant::now() + DISKS_MAX;
+        loop {
+            match journal_disks(&self.meta.view(), home) {
+                Err(failure) if Instant::now() > deadline => return Err(failure),
+                Err(_) => std::thread::sleep(POLL),
+                disks => return disks,
+            }
+        }
+    }
+
+    fn move_volume(&self, name: &str, to: &str) -> Result<Reply, Failure> {
+        let record = self.named(name)?;
+        let view = self.meta.view();
+        let found = view.nodes.iter().find(|(_, n)| n.name == to);
+        let (to_id, node) = found.ok_or_else(|| {
+            let known = view.nodes.values().map(|n| n.name.as_str());
+            unknown("node", to, known)
+        })?;
+        if node.presence != Presence::Up {
+            let why = format!(
+                "node '{to}' is not up: `atoll status` says why, `atoll node list` shows others"
+            );
+            return Err(fail(FailureKind::Refused, why));
+        }
+        let request = MetaRequest::MoveVolume {
+            volume: record.id,
+            expected: record.epoch,
+            to: *to_id,
+        };
+        self.ask(request, |reason| refused(reason, name, 0))?;
+        // Until the new owner serves, or time is up: then it is shown as it is.
+        let deadline = Instant::now() + MOVE_MAX;
+        loop {
+            let reply = self.shown(&self.named(name)?)?;
+            let is_done = match &reply {
+                Reply::Volume(v) => matches!(v.state, VolumeState::Idle | VolumeState::Serving),
+                _ => true,
+            };
+            if is_done || Instant::now() > deadline {
+                return Ok(reply);
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    fn here(&self, id: DiskId) -> (String, String, String) {
+        let view = self.meta.view();
+        (
+            disk_name(&view, id),
+            self.name.clone(),
+            site_name(&view, view.site_of(id)),
+        )
+    }
+
+    fn syncs(&self) -> Result<Syncs, Failure> {
+        let figures = self.stats()?.1;
+        let disks = figures
+            .into_iter()
+            .map(|(id, figures)| {
+                let (disk, node, site) = self.here(id);
+                DiskSyncs {
+                    disk,
+                    node,
+                    site,
+                    journal_syncs: figures.syncs,
+                }
+            })
+            .collect();
+        Ok(Syncs { disks })
+    }
+
+    fn journal(&self) -> Result<Journal, Failure> {
+        let figures = self.stats()?.1;
+        let mut files = Vec::new();
+        for (id, figures) in figures {
+            let (disk, node, site) = self.here(id);
+            let own = self.disks.lock().unwrap_or_else(PoisonError::into_inner);
+            let root = own
+                .get(&id)
+                .map_or_else(String::new, |(_, path)| path.clone());
+            drop(own);
+            for (_, path, trimmed) in figures.files {
+                files.push(JournalFile {
+                    disk: disk.clone(),
+                    node: node.clone(),
+                    site: site.clone(),
+                    path: format!("{root}/{path}"),
+                    bytes: figures.journal_file_bytes,
+                    trimmed,
+                    volumes: Vec::new(),
+                });
+            }
+        }
+        Ok(Journal { files })
+    }
+}
+
+fn taken(name: &str) -> Failure {
+    let why = format!(
+        "there is a volume '{name}' already (`atoll volume show {name}`): choose another name"
+    );
+    fail(FailureKind::Refused, why)
+}
+
+/// `name` and `size_bytes` are the request's, where it has them.
+fn refused(reason: Refusal, name: &str, size_bytes: u64) -> Failure {
+    let message = match reason {
+        Refusal::NoVolume => return no_volume(name),
+        Refusal::BadName => format!(
+            "a volume can't be called '{name}': 1 to 255 bytes without '@' and '/', and not another volume's name"
+        ),
+        Refusal::BadSize if size_bytes > 0 && !size_bytes.is_multiple_of(BLOCK_BYTES) => {
+            let down = size_bytes / BLOCK_BYTES * BLOCK_BYTES;
+            let up = down.saturating_add(BLOCK_BYTES);
+            let near = if down == 0 { up.to_string() } else { format!("{down} or {up}") };
+            format!("a size of {size_bytes} bytes is no multiple of {BLOCK_BYTES}: give {near}")
+        }
+        Refusal::BadSize => format!("a size of {size_bytes} bytes can't be: give a positive multiple of {BLOCK_BYTES}"),
+        Refusal::BadReplicas => {
+            "the journal needs one disk that is up in each site: `atoll status` says what is not".to_owned()
+        }
+        Refusal::BadCode => {
+            "the code does not fit the fabric's sites: rs:4+2 and geo:2+1 fit three sites of three nodes".to_owned()
+        }
+        Refusal::NotYours => "that node is unknown, or down: `atoll node list` shows which are up".to_owned(),
+        Refusal::StaleEpoch | Refusal::StaleVersion => {
+            "the volume changed meanwhile: look with `atoll volume show`, then try again".to_owned()
+        }
+    };
+    fail(FailureKind::Refused, message)
+}
+
+fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Failure {
+    let known: Vec<&str> = known.collect();
+    let why = format!(
+        "there is no {what} '{name}': {what}s are {}",
+        known.join(", ")
+    );
+    fail(FailureKind::NotFound, why)
+}
+
+fn site_named(view: &View, name: &str) -> Result<SiteId, Failure> {
+    let site = view.sites.iter().find(|(_, s)| s.name == name);
+    site.map(|(id, _)| *id)
+        .ok_or_else(|| unknown("site", name, view.sites.values().map(|s| s.name.as_str())))
+}
+
+/// One disk in each site, home's first, those with the fewest journals.
+fn journal_disks(view: &View, home: SiteId) -> Result<Vec<DiskRef>, Failure> {
+    let mut load: BTreeMap<DiskId, u32> = BTreeMap::new();
+    for volume in view.volumes.values().filter(|v| !v.deleted) {
+        for at in &volume.journal.replicas {
+            *load.entry(at.disk).or_default() += 1;
+        }
+    }
+    let mut sites: Vec<SiteId> = view.sites.keys().copied().collect();
+    sites.sort_by_key(|site| *site != home);
+    sites
+        .iter()
+        .map(|site| {
+            let up = view.disks.iter().filter(|(id, disk)| {
+                disk.presence == Presence::Up && view.site_of(**id) == Some(*site)
+            });
+            let least = up.min_by_key(|(id, _)| (load.get(id).copied().unwrap_or(0), id.0));
+            least.map(|(_, disk)| disk.at).ok_or_else(|| {
+                let site = site_name(view, Some(*site));
+                fail(
+                    FailureKind::NotNow,
+                    format!("site {site} has no disk that is up: see `atoll status`"),
+                )
+            })
+        })
+        .collect()
+}

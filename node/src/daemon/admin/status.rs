@@ -1,0 +1,246 @@
+//! What is degraded, why, and what is being done about it: what is decided, by one node's
+//! view, and who does not answer that node just now.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use model::ids::{DiskId, NodeId, SiteId};
+use model::placement::{Presence, View};
+
+use super::show::{Heard, disk_name};
+use crate::admin::protocol::{Degraded, Status, UpOf};
+
+/// The fabric as `view` has it, and as its members answered.
+pub(super) fn status(view: &View, heard: &Heard, seen_by: &str) -> Status {
+    let mut degraded = Vec::new();
+    fabric(view, heard, &mut degraded);
+    sites(view, heard, &mut degraded);
+    nodes(view, heard, &mut degraded);
+    let replaced = disks(view, &mut degraded);
+    volumes(view, &mut degraded);
+    let live = || view.volumes.values().filter(|v| !v.deleted);
+    let served = live().filter(|v| v.clean || v.owner.is_some_and(|o| o.boot.is_some()));
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let nodes = view
+        .nodes
+        .iter()
+        .filter(|(_, n)| n.presence != Presence::Gone);
+    let disks = view
+        .disks
+        .iter()
+        .filter(|(id, d)| d.presence != Presence::Gone && !replaced.contains(*id));
+    Status {
+        healthy: degraded.is_empty(),
+        degraded,
+        seen_by: seen_by.to_owned(),
+        sites: up_of(
+            view.sites
+                .iter()
+                .map(|(id, s)| is_up(s.presence) && !is_silent(view, heard, *id)),
+        ),
+        nodes: up_of(nodes.map(|(id, n)| is_up(n.presence) && !heard.is_silent(*id))),
+        disks: up_of(disks.map(|(_, d)| is_up(d.presence) && !heard.is_silent(d.node))),
+        volumes: UpOf {
+            up: count(served.count()),
+            of: count(live().count()),
+        },
+    }
+}
+
+fn is_up(presence: Presence) -> bool {
+    presence == Presence::Up
+}
+
+fn up_of(all: impl Iterator<Item = bool>) -> UpOf {
+    let (mut up, mut of) = (0, 0);
+    for is_up in all {
+        of += 1;
+        up += u32::from(is_up);
+    }
+    UpOf { up, of }
+}
+
+fn add(
+    degraded: &mut Vec<Degraded>,
+    what: String,
+    why: impl Into<String>,
+    doing: impl Into<String>,
+) {
+    degraded.push(Degraded {
+        what,
+        why: why.into(),
+        doing: doing.into(),
+    });
+}
+
+fn up_nodes(view: &View, site: SiteId) -> impl Iterator<Item = NodeId> + '_ {
+    let nodes = view.nodes.iter();
+    let up = nodes.filter(move |(_, n)| n.site == site && is_up(n.presence));
+    up.map(|(id, _)| *id)
+}
+
+/// Whether a site has nodes that are up by decision, and none of them answers.
+fn is_silent(view: &View, heard: &Heard, site: SiteId) -> bool {
+    let mut up = up_nodes(view, site).peekable();
+    up.peek().is_some() && up.all(|node| heard.is_silent(node))
+}
+
+fn fabric(view: &View, heard: &Heard, degraded: &mut Vec<Degraded>) {
+    let is_lost = |(id, site): &(&SiteId, &model::placement::Site)| {
+        !is_up(site.presence) || is_silent(view, heard, **id)
+    };
+    let lost = view.sites.iter().filter(is_lost).count();
+    if lost * 2 > view.sites.len() {
+        add(
+            degraded,
+            "fabric".into(),
+            format!("{lost} of {} sites do not answer", view.sites.len()),
+            "without a majority of sites nothing is acknowledged and nothing decided: clients wait; \
+             start the nodes of another site, or mend the network between sites",
+        );
+    }
+}
+
+/// What counts on a site's or a node's disks, in words.
+fn counting(slots: usize, journals: usize) -> String {
+    let s = |n: usize| if n == 1 { "" } else { "s" };
+    format!(
+        "{slots} slot{} of spreads and {journals} journal{} count on it",
+        s(slots),
+        s(journals)
+    )
+}
+
+fn sites(view: &View, heard: &Heard, degraded: &mut Vec<Degraded>) {
+    for (id, site) in &view.sites {
+        let what = format!("site {}", site.name);
+        if site.presence == Presence::Down {
+            add(
+                degraded,
+                what,
+                "none of its nodes answers",
+                "its volumes are served elsewhere; new segments are spread over the sites that are left, \
+                 older ones stand without slack until it returns; start its nodes",
+            );
+        } else if is_up(site.presence) && up_nodes(view, *id).next().is_none() {
+            add(
+                degraded,
+                what,
+                "no node of it is up",
+                "waiting for its nodes to join or return; start them",
+            );
+        } else if is_up(site.presence) && is_silent(view, heard, *id) {
+            add(
+                degraded,
+                what,
+                "none of its nodes answers, and nothing is decided yet",
+                "if a majority of sites finds it silent too, its volumes are given to others",
+            );
+        }
+    }
+}
+
+fn nodes(view: &View, heard: &Heard, degraded: &mut Vec<Degraded>) {
+    let references = references(view);
+    for (id, node) in &view.nodes {
+        let what = format!("node {}", node.name);
+        let site = view.sites.get(&node.site);
+        let site_up = site.is_none_or(|s| is_up(s.presence));
+        let site_told = !site_up
+            || is_silent(view, heard, node.site)
+            || up_nodes(view, node.site).next().is_none();
+        if node.presence == Presence::Down && !site_told {
+            let of_node = view.disks.iter().filter(|(_, d)| d.node == *id);
+            let held = of_node.filter_map(|(disk, _)| references.get(disk));
+            let (slots, journals) = held.fold((0, 0), |sum, r| (sum.0 + r.0, sum.1 + r.1));
+            add(
+                degraded,
+                what,
+                "it does not answer",
+                format!(
+                    "its volumes are served by others; {}: its fragments are read around until it returns; start it",
+                    counting(slots, journals)
+                ),
+            );
+        } else if is_up(node.presence) && heard.is_silent(*id) && !site_told {
+            add(
+                degraded,
+                what,
+                "it does not answer, and nothing is decided yet",
+                "if its site finds it silent too, its volumes are given to others",
+            );
+        }
+    }
+}
+
+/// How many slots of spreads and how many journals count on a disk.
+fn references(view: &View) -> BTreeMap<DiskId, (usize, usize)> {
+    let mut references: BTreeMap<DiskId, (usize, usize)> = BTreeMap::new();
+    for at in view.pools.values().flat_map(|table| &table.disks).flatten() {
+        references.entry(at.disk).or_default().0 += 1;
+    }
+    for volume in view.volumes.values().filter(|v| !v.deleted) {
+        for at in &volume.journal.replicas {
+            references.entry(at.disk).or_default().1 += 1;
+        }
+    }
+    references
+}
+
+/// Disks that their nodes do not serve. Those that nothing counts on any more and that a
+/// newer disk of the node took the place of are no trouble: they are returned.
+fn disks(view: &View, degraded: &mut Vec<Degraded>) -> BTreeSet<DiskId> {
+    let references = references(view);
+    let mut replaced = BTreeSet::new();
+    let mut taken = BTreeSet::new();
+    // The youngest first: each takes the oldest disk that is younger and not yet taken.
+    for (id, disk) in view.disks.iter().rev() {
+        let node_up = view
+            .nodes
+            .get(&disk.node)
+            .is_some_and(|n| is_up(n.presence));
+        if disk.presence != Presence::Down || !node_up {
+            continue;
+        }
+        let mut younger = view.disks.range(*id..).filter(|(other, d)| {
+            d.node == disk.node && is_up(d.presence) && !taken.contains(*other)
+        });
+        let successor = younger.next().map(|(other, _)| *other);
+        taken.extend(successor);
+        let (slots, journals) = references.get(id).copied().unwrap_or((0, 0));
+        if successor.is_some() && slots == 0 && journals == 0 {
+            replaced.insert(*id);
+            continue;
+        }
+        let next = match successor {
+            Some(new) => format!("disk {} took its place at the node", disk_name(view, new)),
+            None => {
+                "restart the node with an empty directory in its place for a new disk".to_owned()
+            }
+        };
+        add(
+            degraded,
+            format!("disk {}", disk_name(view, *id)),
+            "its node does not serve it: it failed, or its directory is gone",
+            format!(
+                "{}: reads go around it, new segments avoid it; {next}",
+                counting(slots, journals)
+            ),
+        );
+    }
+    replaced
+}
+
+fn volumes(view: &View, degraded: &mut Vec<Degraded>) {
+    let live = view.volumes.values().filter(|v| !v.deleted);
+    for volume in live.filter(|v| !v.clean && v.owner.is_none_or(|o| o.boot.is_none())) {
+        add(
+            degraded,
+            format!("volume {}", volume.name),
+            "it has no owner yet",
+            "a node is taking it over",
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests;

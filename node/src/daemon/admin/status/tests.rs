@@ -1,0 +1,198 @@
+use std::collections::BTreeMap;
+
+use model::geometry::{Code, Pool};
+use model::ids::{Boot, DiskId, DiskRef, Epoch, Incarnation, NodeId, SiteId, Version, VolumeId};
+use model::placement::{
+    Disk, JournalConfig, Node, Owner, Presence, Site, SpreadTable, View, VolumeRecord,
+};
+
+use super::status;
+use crate::admin::protocol::{Status, UpOf};
+use crate::daemon::admin::show::Heard;
+
+/// Three sites of two nodes of one disk: node n of site s has id 10 s + n, and so has its disk.
+fn view() -> View {
+    let mut view = View::default();
+    let at = |disk| DiskRef {
+        disk: DiskId(disk),
+        incarnation: Incarnation(1),
+    };
+    for (site, name) in [(1_u8, "a"), (2, "b"), (3, "c")] {
+        let of = Site {
+            name: name.into(),
+            presence: Presence::Up,
+        };
+        view.sites.insert(SiteId(site), of);
+        for n in 1..=2_u16 {
+            let id = u16::from(site) * 10 + n;
+            let address = "127.0.0.1:1".parse().expect("an address");
+            let node = Node {
+                name: format!("{name}{n}"),
+                site: SiteId(site),
+                address,
+                nbd: address,
+                presence: Presence::Up,
+            };
+            view.nodes.insert(NodeId(id), node);
+            add_disk(&mut view, id.into(), id);
+        }
+    }
+    let pool = Pool {
+        code: "rs:4+2".parse::<Code>().expect("a code"),
+        without: None,
+    };
+    let disks = [11, 12, 21, 22, 31, 32].map(|disk| Some(at(disk)));
+    let table = SpreadTable {
+        rows: 1,
+        disks: disks.to_vec(),
+        slots: 6,
+    };
+    view.pools.insert(pool, table);
+    let record = VolumeRecord {
+        id: VolumeId(1),
+        name: "vol".into(),
+        size_bytes: 1 << 30,
+        code: pool.code,
+        home: SiteId(1),
+        epoch: Epoch(1),
+        owner: Some(Owner {
+            node: NodeId(11),
+            boot: Some(Boot(1)),
+        }),
+        journal: JournalConfig {
+            version: Version(1),
+            replicas: [11, 21, 31].map(at).to_vec(),
+            next: None,
+        },
+        checkpoint: model::journal::Checkpoint::EMPTY,
+        clean: false,
+        deleted: false,
+    };
+    view.volumes.insert(record.id, record);
+    view
+}
+
+fn add_disk(view: &mut View, id: u32, node: u16) {
+    let disk = Disk {
+        at: DiskRef {
+            disk: DiskId(id),
+            incarnation: Incarnation(1),
+        },
+        node: NodeId(node),
+        capacity_bytes: 1 << 30,
+        presence: Presence::Up,
+    };
+    view.disks.insert(DiskId(id), disk);
+}
+
+/// As if all but these answered.
+fn heard(view: &View, silent: &[u16]) -> Heard {
+    let silent: Vec<NodeId> = silent.iter().map(|id| NodeId(*id)).collect();
+    let members = view.nodes.keys().copied();
+    let (silent, told): (Vec<NodeId>, Vec<NodeId>) = members.partition(|id| silent.contains(id));
+    let figures: BTreeMap<_, _> = told
+        .into_iter()
+        .map(|id| (id, Default::default()))
+        .collect();
+    Heard::of(figures, silent)
+}
+
+fn whats(status: &Status) -> Vec<&str> {
+    status.degraded.iter().map(|d| d.what.as_str()).collect()
+}
+
+fn set(view: &mut View, node: u16, presence: Presence) {
+    let of = view.nodes.get_mut(&NodeId(node)).expect("a node");
+    of.presence = presence;
+    for disk in view.disks.values_mut().filter(|d| d.node == NodeId(node)) {
+        disk.presence = presence;
+    }
+}
+
+#[test]
+fn nothing_is_degraded_when_all_is_well() {
+    let view = view();
+    let status = status(&view, &heard(&view, &[]), "a1");
+    assert!(status.healthy && status.degraded.is_empty());
+    assert_eq!(status.nodes, UpOf { up: 6, of: 6 });
+}
+
+#[test]
+fn a_node_that_is_down_says_what_counts_on_it() {
+    let mut view = view();
+    set(&mut view, 21, Presence::Down);
+    let status = status(&view, &heard(&view, &[21]), "a1");
+    assert_eq!(whats(&status), ["node b1"]);
+    let doing = &status.degraded[0].doing;
+    assert!(
+        doing.contains("1 slot of spreads and 1 journal count"),
+        "{doing}"
+    );
+    assert_eq!(status.nodes, UpOf { up: 5, of: 6 });
+    assert_eq!(status.disks, UpOf { up: 5, of: 6 });
+}
+
+#[test]
+fn a_site_that_is_down_is_one_entry() {
+    let mut view = view();
+    for node in [31, 32] {
+        set(&mut view, node, Presence::Down);
+    }
+    view.sites.get_mut(&SiteId(3)).expect("c").presence = Presence::Down;
+    let status = status(&view, &heard(&view, &[31, 32]), "a1");
+    assert_eq!(whats(&status), ["site c"]);
+}
+
+#[test]
+fn who_is_silent_is_named_before_anything_is_decided() {
+    let view = view();
+    let one = status(&view, &heard(&view, &[21]), "a1");
+    assert_eq!(whats(&one), ["node b1"]);
+    assert!(one.degraded[0].why.contains("nothing is decided yet"));
+    assert!(!one.healthy);
+    let site = status(&view, &heard(&view, &[21, 22]), "a1");
+    assert_eq!(whats(&site), ["site b"]);
+    // The node that answers is cut off: its view says that all are up.
+    let cut = status(&view, &heard(&view, &[21, 22, 31, 32]), "a1");
+    assert_eq!(whats(&cut), ["fabric", "site b", "site c"]);
+    assert_eq!(cut.sites, UpOf { up: 1, of: 3 });
+}
+
+#[test]
+fn a_lost_disk_stays_until_nothing_counts_on_it_and_another_took_its_place() {
+    let mut view = view();
+    let lost = DiskId(32);
+    view.disks.get_mut(&lost).expect("a disk").presence = Presence::Down;
+    let why = |view: &View| status(view, &heard(view, &[]), "a1");
+    let alone = why(&view);
+    assert_eq!(whats(&alone), ["disk c2/32"]);
+    assert!(alone.degraded[0].doing.contains("empty directory"));
+
+    add_disk(&mut view, 40, 32);
+    let replaced = why(&view);
+    assert_eq!(whats(&replaced), ["disk c2/32"], "a slot counts on it");
+    assert!(
+        replaced.degraded[0]
+            .doing
+            .contains("disk c2/40 took its place")
+    );
+
+    for table in view.pools.values_mut() {
+        for slot in table
+            .disks
+            .iter_mut()
+            .flatten()
+            .filter(|at| at.disk == lost)
+        {
+            slot.disk = DiskId(40);
+        }
+    }
+    let healed = why(&view);
+    assert!(healed.healthy, "{:?}", healed.degraded);
+    assert_eq!(healed.disks, UpOf { up: 6, of: 6 });
+
+    // One new disk takes the place of one, not of two.
+    add_disk(&mut view, 33, 32);
+    view.disks.get_mut(&DiskId(33)).expect("a disk").presence = Presence::Down;
+    assert_eq!(whats(&why(&view)), ["disk c2/32"]);
+}

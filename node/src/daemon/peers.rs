@@ -1,0 +1,313 @@
+//! What one daemon asks another beside the machines' messages: figures that only the node
+//! itself knows. Asked of all at once, with a short deadline: who is silent then is named.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use actix::Addr;
+use actors::runtime::{DiskFigures, Dropped, GetStats, Switchboard};
+use actors::volume::VolumeStats;
+use bincode::{Decode, Encode};
+use model::ids::{DiskId, NodeId, VolumeId};
+use model::payload::Payload;
+use model::wire;
+use raft_meta::message::MetaMessage;
+use tokio::runtime::Handle;
+use transport::class::Class;
+use transport::net::endpoint::Transport;
+
+/// A node that has not answered by then is named as silent. Far above a round trip around the
+/// world, and no long wait for a person.
+pub const ANSWER_MAX: Duration = Duration::from_secs(1);
+
+/// Volumes in one answer; a node that owns more leaves out the rest. It keeps an answer under
+/// 1 MiB, since it shares its stream with heartbeats.
+pub const VOLUMES_MAX: usize = 8192;
+
+/// Questions of other nodes that are being answered at once; more are dropped.
+const ANSWERING_MAX: usize = 64;
+
+/// A message of class `Meta` between nodes.
+#[derive(Debug, Encode, Decode)]
+pub enum NodeMessage {
+    /// From a metadata machine to another; answered as that says.
+    Meta(MetaMessage),
+    /// From a node that is asked by its admin socket; answered with [`NodeMessage::Figures`].
+    Ask {
+        /// Names the answer.
+        id: u64,
+        /// What.
+        question: Question,
+    },
+    /// Answers [`NodeMessage::Ask`].
+    Figures {
+        /// Of the question.
+        id: u64,
+        /// The answer.
+        figures: Figures,
+    },
+}
+
+/// What a node is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Question {
+    /// What it holds.
+    All,
+    /// As [`Question::All`], but of its volumes only this.
+    Volume(VolumeId),
+    /// Empty the caches, and tell what they held.
+    DropCaches,
+    /// Whether it is there at all; answered at once, with nothing.
+    Alive,
+}
+
+/// What only a node itself knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Figures {
+    /// Volumes that run here.
+    pub volumes: BTreeMap<VolumeId, VolumeFigures>,
+    /// Its disks.
+    pub disks: BTreeMap<DiskId, DiskUse>,
+    /// Bytes that its caches hold; to [`Question::DropCaches`], that they held and hold no more.
+    pub cache_bytes: u64,
+}
+
+/// A volume at the node that runs it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct VolumeFigures {
+    /// Whether it serves by now.
+    pub serving: bool,
+    /// Bytes that hold data.
+    pub logical_bytes: u64,
+    /// Bytes of all live fragments.
+    pub stored_bytes: u64,
+    /// Journaled bytes that the published checkpoint does not cover.
+    pub untrimmed_bytes: u64,
+    /// Open client sessions.
+    pub sessions: u64,
+    /// Journal replicas that hold all that is committed.
+    pub replicas_current: u64,
+}
+
+/// A disk at its node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct DiskUse {
+    /// Its name in the node's configuration.
+    pub name: String,
+    /// Its directory.
+    pub path: String,
+    /// Bytes allocated by fragments.
+    pub used_bytes: u64,
+}
+
+impl From<&VolumeStats> for VolumeFigures {
+    fn from(stats: &VolumeStats) -> Self {
+        Self {
+            serving: stats.serving,
+            logical_bytes: stats.logical_bytes,
+            stored_bytes: stats.stored_bytes,
+            untrimmed_bytes: stats.untrimmed_bytes,
+            sessions: stats.sessions as u64,
+            replicas_current: stats.replicas_current as u64,
+        }
+    }
+}
+
+/// Names and paths of a node's disks.
+pub type DiskNames = BTreeMap<DiskId, (String, String)>;
+
+/// What the actors of a node tell of themselves.
+pub type Stats = (
+    BTreeMap<VolumeId, VolumeStats>,
+    BTreeMap<DiskId, DiskFigures>,
+);
+
+/// This node's own answers, once it serves.
+#[derive(Clone)]
+struct Local {
+    switchboard: Addr<Switchboard>,
+    disks: Arc<Mutex<DiskNames>>,
+}
+
+impl Local {
+    async fn stats(&self) -> Option<Stats> {
+        self.switchboard.send(GetStats).await.ok()
+    }
+
+    async fn answer(&self, question: Question) -> Option<Figures> {
+        if question == Question::Alive {
+            return Some(Figures::default());
+        }
+        let (volumes, disks) = self.stats().await?;
+        let cached = |volumes: &BTreeMap<VolumeId, VolumeStats>| -> u64 {
+            volumes.values().map(|v| v.cache_bytes).sum()
+        };
+        let mut cache_bytes = cached(&volumes);
+        if question == Question::DropCaches {
+            self.switchboard.send(Dropped).await.ok()?;
+            let left = cached(&self.stats().await?.0);
+            cache_bytes = cache_bytes.saturating_sub(left);
+        }
+        let is_asked = |id: &VolumeId| match question {
+            Question::All => true,
+            Question::Volume(only) => only == *id,
+            Question::DropCaches | Question::Alive => false,
+        };
+        let asked = volumes.iter().filter(|(id, _)| is_asked(id));
+        let volumes = asked
+            .take(VOLUMES_MAX)
+            .map(|(id, stats)| (*id, stats.into()))
+            .collect();
+        let names = lock(&self.disks);
+        let disks = disks
+            .iter()
+            .map(|(id, figures)| {
+                let (name, path) = names.get(id).cloned().unwrap_or_default();
+                let used_bytes = figures.fragment_bytes;
+                let of_disk = DiskUse {
+                    name,
+                    path,
+                    used_bytes,
+                };
+                (*id, of_disk)
+            })
+            .collect();
+        Some(Figures {
+            volumes,
+            disks,
+            cache_bytes,
+        })
+    }
+}
+
+type Waiting = BTreeMap<u64, SyncSender<(NodeId, Figures)>>;
+
+struct Shared {
+    node: NodeId,
+    transport: Transport,
+    runtime: Handle,
+    local: OnceLock<Local>,
+    waiting: Mutex<Waiting>,
+    next: AtomicU64,
+    answering: AtomicU64,
+}
+
+/// The way to the other daemons, from any thread.
+#[derive(Clone)]
+pub struct Peers(Arc<Shared>);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Peers {
+    /// For this node; to be called on the runtime that its actors live on.
+    #[must_use]
+    pub fn new(node: NodeId, transport: Transport) -> Self {
+        Self(Arc::new(Shared {
+            node,
+            transport,
+            runtime: Handle::current(),
+            local: OnceLock::new(),
+            waiting: Mutex::default(),
+            next: AtomicU64::new(1),
+            answering: AtomicU64::new(0),
+        }))
+    }
+
+    /// From now on this node has answers of its own.
+    pub fn serve(&self, switchboard: Addr<Switchboard>, disks: Arc<Mutex<DiskNames>>) {
+        let _ = self.0.local.set(Local { switchboard, disks });
+    }
+
+    /// Whether this node has answers of its own.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        self.0.local.get().is_some()
+    }
+
+    /// Everything that this node's actors tell; `None` until it serves. Waits.
+    #[must_use]
+    pub fn own_stats(&self) -> Option<Stats> {
+        futures::executor::block_on(self.0.local.get()?.stats())
+    }
+
+    /// Asks these nodes at once; who is missing from the answers was silent for
+    /// [`ANSWER_MAX`]. Waits; not to be called on the runtime's thread.
+    #[must_use]
+    pub fn ask(&self, nodes: &BTreeSet<NodeId>, question: Question) -> BTreeMap<NodeId, Figures> {
+        let deadline = Instant::now() + ANSWER_MAX;
+        let id = self.0.next.fetch_add(1, Ordering::Relaxed);
+        let (told, answers) = sync_channel(nodes.len().max(1));
+        lock(&self.0.waiting).insert(id, told);
+        let header = wire::encode(&NodeMessage::Ask { id, question });
+        for node in nodes {
+            if *node == self.0.node {
+                self.answer_self(id, question);
+            } else {
+                // A full queue is as good as silence.
+                let _ = self
+                    .0
+                    .transport
+                    .send(*node, Class::Meta, header.clone(), Payload::empty());
+            }
+        }
+        let mut heard = BTreeMap::new();
+        while heard.len() < nodes.len() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match answers.recv_timeout(left) {
+                Ok((node, figures)) if nodes.contains(&node) => {
+                    heard.entry(node).or_insert(figures);
+                }
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        lock(&self.0.waiting).remove(&id);
+        heard
+    }
+
+    fn answer_self(&self, id: u64, question: Question) {
+        let (this, Some(local)) = (self.clone(), self.0.local.get().cloned()) else {
+            return;
+        };
+        self.0.runtime.spawn(async move {
+            if let Some(figures) = local.answer(question).await {
+                this.answered(this.0.node, id, figures);
+            }
+        });
+    }
+
+    /// An answer came; one that nobody waits for any more is dropped.
+    pub fn answered(&self, from: NodeId, id: u64, figures: Figures) {
+        if let Some(told) = lock(&self.0.waiting).get(&id) {
+            let _ = told.try_send((from, figures));
+        }
+    }
+
+    /// Another node asks.
+    pub fn asked(&self, from: NodeId, id: u64, question: Question) {
+        let (this, Some(local)) = (self.clone(), self.0.local.get().cloned()) else {
+            return;
+        };
+        if self.0.answering.fetch_add(1, Ordering::Relaxed) >= ANSWERING_MAX as u64 {
+            self.0.answering.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        self.0.runtime.spawn(async move {
+            // After the deadline nobody waits; a disk that hangs holds up nothing for longer.
+            let answer = tokio::time::timeout(ANSWER_MAX, local.answer(question)).await;
+            if let Ok(Some(figures)) = answer {
+                let header = wire::encode(&NodeMessage::Figures { id, figures });
+                let _ = this
+                    .0
+                    .transport
+                    .send(from, Class::Meta, header, Payload::empty());
+            }
+            this.0.answering.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+}

@@ -1,0 +1,422 @@
+//! A real fabric of a few real nodes, under real clients: `atoll dev`, the command line,
+//! libnbd's and qemu's tools.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+const VOLUME_BYTES: usize = 16 << 20;
+
+/// A running fabric; dropping it stops it.
+struct Fabric {
+    process: Child,
+    directory: PathBuf,
+    ready: Value,
+}
+
+impl Fabric {
+    fn start(directory: &Path, more: &[&str]) -> Self {
+        let said = directory.with_extension("said");
+        let mut process = Command::new(env!("CARGO_BIN_EXE_atoll"))
+            .args(["dev", "--json", "--disk-size", "512MiB", "--dir"])
+            .arg(directory)
+            .args(more)
+            .stdout(Stdio::piped())
+            .stderr(fs::File::create(&said).expect("a file"))
+            .spawn()
+            .expect("the supervisor starts");
+        let stdout = process.stdout.take().expect("a pipe");
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line).expect("a line");
+        // Whatever happens from here on, it is stopped.
+        let mut fabric = Self {
+            process,
+            directory: directory.to_owned(),
+            ready: Value::Null,
+        };
+        fabric.ready = serde_json::from_str(&line).unwrap_or_else(|e| {
+            let said = fs::read_to_string(&said).unwrap_or_default();
+            panic!("no ready line ({e}): {line:?}\n{said}")
+        });
+        fabric
+    }
+
+    fn node(&self, name: &str) -> &Value {
+        let sites = self.ready["sites"].as_array().expect("sites");
+        let mut nodes = sites
+            .iter()
+            .flat_map(|s| s["nodes"].as_array().expect("nodes"));
+        nodes.find(|n| n["name"] == name).expect("a node")
+    }
+
+    fn address(&self, node: &str) -> SocketAddr {
+        let text = self.node(node)["nbd"].as_str().expect("an address");
+        text.parse().expect("an address")
+    }
+
+    fn signal(&self, node: &str, signal: Signal) {
+        let pid = self.node(node)["pid"].as_i64().expect("a pid");
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        kill_process(pid.expect("a pid"), signal).expect("a node of this test");
+    }
+
+    fn command(&self, line: &str) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_atoll"))
+            .arg("--dir")
+            .arg(&self.directory)
+            .args(line.split(' '))
+            .output()
+            .expect("it runs")
+    }
+
+    fn json(&self, line: &str) -> Value {
+        let output = self.command(&format!("{line} --json"));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{line}: {said}");
+        serde_json::from_slice(&output.stdout).expect("json")
+    }
+
+    fn text(&self, line: &str) -> String {
+        let output = self.command(line);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{line}: {said}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// What is degraded, once it is that.
+    fn wait_for_degraded(&self, expected: &[&str]) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.json("status");
+            let degraded = status["degraded"].as_array().expect("a list").clone();
+            let whats: Vec<&str> = degraded.iter().filter_map(|d| d["what"].as_str()).collect();
+            assert_eq!(status["healthy"], json!(degraded.is_empty()));
+            if whats == expected {
+                return status;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "expected {expected:?}: {status:#}"
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+impl Drop for Fabric {
+    fn drop(&mut self) {
+        let pid = i32::try_from(self.process.id())
+            .ok()
+            .and_then(Pid::from_raw);
+        let _ = kill_process(pid.expect("a pid"), Signal::TERM);
+        let _ = self.process.wait();
+    }
+}
+
+/// On a real disk: the temporary directory may be memory.
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory")
+}
+
+fn client(program: &str, arguments: &[&str]) -> Output {
+    Command::new("timeout")
+        .arg("60")
+        .arg(program)
+        .args(arguments)
+        .env("LC_ALL", "C")
+        .output()
+        .unwrap_or_else(|error| panic!("{program} must be installed: {error}"))
+}
+
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = client(program, arguments);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {}\n{said}",
+        output.status
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn fails(program: &str, arguments: &[&str]) -> String {
+    let output = client(program, arguments);
+    assert!(!output.status.success(), "{program} {arguments:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn image(path: &Path) {
+    let mut state = 1_u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    let bytes: Vec<u8> = (0..VOLUME_BYTES).map(|_| next()).collect();
+    fs::write(path, bytes).expect("written");
+}
+
+/// What a server in the clear answers to GO: the reply's type.
+fn go_in_the_clear(address: SocketAddr) -> u32 {
+    let mut stream = TcpStream::connect(address).expect("a connection");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .expect("a bound");
+    let mut greeting = [0; 18];
+    stream.read_exact(&mut greeting).expect("a greeting");
+    let mut hello = Vec::new();
+    hello.extend(3_u32.to_be_bytes());
+    hello.extend(b"IHAVEOPT");
+    hello.extend(7_u32.to_be_bytes());
+    hello.extend(9_u32.to_be_bytes());
+    hello.extend(3_u32.to_be_bytes());
+    hello.extend(b"vol\0\0");
+    stream.write_all(&hello).expect("sent");
+    let mut reply = [0; 20];
+    stream.read_exact(&mut reply).expect("a reply");
+    u32::from_be_bytes(reply[12..16].try_into().expect("four bytes"))
+}
+
+const REP_INFO: u32 = 3;
+const REP_ERR_TLS_REQD: u32 = (1 << 31) + 5;
+
+fn url(scheme: &str, address: SocketAddr, certificates: Option<&Path>) -> String {
+    let parameter = certificates.map(|dir| format!("?tls-certificates={}", dir.display()));
+    format!("{scheme}://{address}/vol{}", parameter.unwrap_or_default())
+}
+
+#[test]
+fn nbd_is_encrypted_as_the_command_line_says() {
+    let scratch = scratch();
+    let small = ["--nodes", "1", "--disks", "1"];
+    let directory = scratch.path().join("fabric");
+    let with = |tls: &[&str]| Fabric::start(&directory, &[&small[..], tls].concat());
+    let (certificates, anonymous) = (scratch.path().join("kvm7"), scratch.path().join("nobody"));
+    let (source, back) = (scratch.path().join("source"), scratch.path().join("back"));
+    image(&source);
+    let (source, back) = (
+        source.to_str().expect("UTF-8"),
+        back.to_str().expect("UTF-8"),
+    );
+
+    let fabric = with(&["--nbd-tls", "require", "--nbd-tls-verify-peer"]);
+    fabric.json("volume create vol --size 16MiB");
+    let out = certificates.display();
+    let made = fabric.json(&format!("nbd client-cert --out {out} --name kvm7"));
+    assert_eq!(made["name"], "kvm7");
+    let again = fabric.command(&format!("nbd client-cert --out {out}"));
+    assert!(!again.status.success(), "a key is never overwritten");
+    fs::create_dir(&anonymous).expect("a directory");
+    fs::copy(
+        certificates.join("ca-cert.pem"),
+        anonymous.join("ca-cert.pem"),
+    )
+    .expect("copied");
+
+    for node in ["a1", "b1", "c1"] {
+        let address = fabric.address(node);
+        let secure = url("nbds", address, Some(&certificates));
+        let about: Value =
+            serde_json::from_str(&run("nbdinfo", &["--json", &secure])).expect("json");
+        assert_eq!(about["TLS"], true, "{node}");
+        assert_eq!(about["exports"][0]["export-size"], VOLUME_BYTES);
+        assert_eq!(go_in_the_clear(address), REP_ERR_TLS_REQD);
+        fails("nbdinfo", &[&url("nbd", address, None)]);
+        fails("nbdinfo", &[&url("nbds", address, Some(&anonymous))]);
+        fails("nbdinfo", &["--list", &format!("nbd://{address}")]);
+    }
+    let by_name = format!(
+        "nbds://localhost:{}/vol?tls-certificates={out}",
+        fabric.address("a1").port()
+    );
+    run("nbdinfo", &[&by_name]);
+    let secure = |node: &str| url("nbds", fabric.address(node), Some(&certificates));
+    run("nbdcopy", &["--connections=4", source, &secure("a1")]);
+    run("nbdcopy", &["--connections=4", &secure("c1"), back]);
+    run("cmp", &[source, back]);
+    let object = format!("tls-creds-x509,id=t,endpoint=client,dir={out}");
+    let port = fabric.address("b1").port();
+    let options = format!("driver=nbd,host=127.0.0.1,port={port},export=vol,tls-creds=t");
+    let raw = format!("driver=file,filename={source}");
+    let compare = [
+        "compare",
+        "--object",
+        &object,
+        "--image-opts",
+        &raw,
+        &options,
+    ];
+    run("qemu-img", &compare);
+
+    // Nobody is trusted for having a certificate of some other authority, or for another name.
+    let other = Fabric::start(
+        &scratch.path().join("other"),
+        &["--sites", "1", "--nodes", "1"],
+    );
+    let foreign = scratch.path().join("foreign");
+    other.json(&format!("nbd client-cert --out {}", foreign.display()));
+    drop(other);
+    let address = fabric.address("a1");
+    fails("nbdinfo", &[&url("nbds", address, Some(&foreign))]);
+    fs::copy(
+        certificates.join("ca-cert.pem"),
+        foreign.join("ca-cert.pem"),
+    )
+    .expect("copied");
+    fails("nbdinfo", &[&url("nbds", address, Some(&foreign))]);
+    drop(fabric);
+
+    let fabric = with(&["--nbd-tls", "on"]);
+    let address = fabric.address("b1");
+    assert_eq!(go_in_the_clear(address), REP_INFO);
+    for allowed in [
+        url("nbd", address, None),
+        url("nbds", address, Some(&anonymous)),
+        url("nbds", address, Some(&certificates)),
+    ] {
+        run("nbdinfo", &[&allowed]);
+    }
+    drop(fabric);
+
+    let fabric = with(&[]);
+    let address = fabric.address("b1");
+    run("nbdinfo", &[&url("nbd", address, None)]);
+    fails("nbdinfo", &[&url("nbds", address, Some(&certificates))]);
+}
+
+#[test]
+fn figures_of_every_node_are_told_by_any_and_the_silent_are_named() {
+    let scratch = scratch();
+    let fabric = Fabric::start(
+        &scratch.path().join("fabric"),
+        &["--nodes", "2", "--disks", "1"],
+    );
+    let source = scratch.path().join("source");
+    image(&source);
+    let source = source.to_str().expect("UTF-8");
+    fabric.json("volume create vol --size 16MiB");
+    let idle = fabric.json("volume show vol");
+    assert_eq!(
+        (&idle["state"], &idle["owner"]),
+        (&json!("idle"), &Value::Null)
+    );
+    let vol = url("nbd", fabric.address("b1"), None);
+    run("nbdcopy", &[source, &vol]);
+    fabric.json("volume move vol --to b2");
+    run("nbdcopy", &[&vol, "null:"]);
+
+    let size = json!(VOLUME_BYTES);
+    let deadline = Instant::now() + PATIENCE;
+    let listed = loop {
+        let listed = fabric.json("volume list");
+        if listed["volumes"][0]["untrimmed_bytes"] == 0
+            && listed["volumes"][0]["logical_bytes"] == size
+        {
+            break listed;
+        }
+        assert!(Instant::now() < deadline, "{listed:#}");
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    let listed = &listed["volumes"][0];
+    for (key, value) in [
+        ("name", json!("vol")),
+        ("owner", json!("b2")),
+        ("home", json!("a")),
+        ("state", json!("serving")),
+        ("size_bytes", size),
+    ] {
+        assert_eq!(listed[key], value, "{key}");
+    }
+    assert!(listed["stored_bytes"].as_u64().expect("a number") >= 3 * VOLUME_BYTES as u64 / 2);
+    let sum = |list: &Value, key: &str| -> u64 {
+        let list = list.as_array().expect("a list");
+        list.iter()
+            .map(|item| item[key].as_u64().expect("a number"))
+            .sum()
+    };
+    let disks = fabric.json("disk list")["disks"].clone();
+    assert!(sum(&disks, "used_bytes") >= 3 * VOLUME_BYTES as u64 / 2);
+    let sites = fabric.json("site list")["sites"].clone();
+    assert_eq!(sum(&sites, "used_bytes"), sum(&disks, "used_bytes"));
+    assert_eq!(fabric.json("disk show b2/d1")["site"], "b");
+
+    // Reading filled the owner's cache, and only there.
+    run("nbdcopy", &[&vol, "null:"]);
+    let dropped = fabric.json("cache drop");
+    let of = |node: &str| {
+        let nodes = dropped["nodes"].as_array().expect("nodes");
+        let node = nodes.iter().find(|n| n["node"] == node);
+        node.expect("a node")["dropped_bytes"].as_u64()
+    };
+    assert_eq!(of("a1"), Some(0));
+    assert!(of("b2").expect("a number") > 0, "{dropped}");
+    assert_eq!(dropped["dropped_bytes"].as_u64(), of("b2"));
+    assert_eq!(fabric.json("cache drop")["dropped_bytes"], 0);
+
+    fabric.signal("b2", Signal::STOP);
+    // Before its owner's silence is decided upon: afterwards it has another one.
+    let shown = fabric.json("volume show vol");
+    if shown["owner"] == "b2" {
+        assert_eq!(
+            (&shown["state"], &shown["stats"]),
+            (&json!("unknown"), &Value::Null)
+        );
+        assert_eq!(shown["stats_missing"], "its owner b2 does not answer");
+        assert_eq!(shown["untrimmed_bytes"], Value::Null);
+    }
+    let disks = fabric.json("disk list");
+    assert_eq!(disks["unreachable"], json!(["b2"]));
+    let of_b2 = fabric.json("node show b2");
+    assert_eq!(of_b2["used_bytes"], Value::Null);
+    assert!(fabric.text("node list").contains("no answer from b2"));
+    fabric.wait_for_degraded(&["node b2"]);
+    fabric.signal("b2", Signal::CONT);
+    fabric.wait_for_degraded(&[]);
+}
+
+#[test]
+fn what_is_degraded_is_told_and_goes_when_it_is_well_again() {
+    let scratch = scratch();
+    let directory = scratch.path().join("fabric");
+    let fabric = Fabric::start(&directory, &["--nodes", "2", "--disks", "1"]);
+    fabric.json("volume create vol --size 16MiB");
+    fabric.wait_for_degraded(&[]);
+
+    fabric.json("node stop c2");
+    let status = fabric.wait_for_degraded(&["node c2"]);
+    assert_eq!(status["nodes"], json!({ "up": 5, "of": 6 }));
+    for key in ["why", "doing"] {
+        let text = status["degraded"][0][key].as_str().expect("a text");
+        assert!(!text.is_empty(), "{key}");
+    }
+    fabric.json("node start c2");
+    fabric.wait_for_degraded(&[]);
+
+    fabric.json("site stop c");
+    let status = fabric.wait_for_degraded(&["site c"]);
+    assert_eq!(status["sites"], json!({ "up": 2, "of": 3 }));
+    let text = fabric.text("status");
+    assert!(text.contains("why    none of its nodes answers"), "{text}");
+    fabric.json("site stop b");
+    let status = fabric.wait_for_degraded(&["fabric", "site b", "site c"]);
+    assert_eq!(status["sites"], json!({ "up": 1, "of": 3 }));
+    fabric.json("site start b");
+    fabric.json("site start c");
+    fabric.wait_for_degraded(&[]);
+
+    let disk = fabric.json("disk show a2/d1");
+    fs::remove_dir_all(disk["path"].as_str().expect("a path")).expect("removed");
+    let what = format!("disk {}", disk["name"].as_str().expect("a name"));
+    let status = fabric.wait_for_degraded(&[&what]);
+    assert_eq!(status["disks"], json!({ "up": 5, "of": 6 }));
+    let doing = status["degraded"][0]["doing"].as_str().expect("a text");
+    assert!(doing.contains("restart the node"), "{doing}");
+}
