@@ -53,7 +53,20 @@ fn regression_seeds_pass() {
     let redirect_storm = [3751];
     // With two sites found away, the last one got two voters of four.
     let half_the_voters = [5857];
-    let all = [
+    // An owner began with the global record's checkpoint, whose record's place it did not
+    // know, and no replica took a reset with it.
+    let backstop_reset = [5024, 20559, 20799, 21489];
+    // A set of replicas was adopted before its new member had joined; then a site was lost.
+    let adopted_empty = [20544];
+    // Merging a patch's base ended a drain's wait, and on an idle volume nobody took it on.
+    let idle_merge = [19, 85];
+    // Records of sessions alone kept the audit from beginning.
+    let audit_never_began = [33, 95];
+    let all: [&[u64]; 8] = [
+        &backstop_reset,
+        &adopted_empty,
+        &idle_merge,
+        &audit_never_began,
         &mismatch_storm,
         &voters_in_transition,
         &redirect_storm,
@@ -105,4 +118,6 @@ mutants! {
     a_lost_fsync_is_caught: LostFsync,
     a_forgotten_session_is_caught: ForgetSession,
     an_early_delete_is_caught: EarlyDelete,
+    a_condemned_segment_of_ones_own_is_caught: CondemnOwn,
+    a_set_adopted_behind_is_caught: AdoptBehind,
 }

@@ -102,10 +102,7 @@ impl Volume {
     }
 
     fn lead(&mut self, now: Time, record: VolumeRecord, out: &mut Vec<Effect>) {
-        let backstop = CommittedCheckpoint {
-            checkpoint: record.checkpoint,
-            ..CommittedCheckpoint::empty()
-        };
+        let backstop = CommittedCheckpoint::backstop(record.checkpoint);
         if record.clean {
             let adopted = Adopted::founding(backstop);
             self.adopt(now, &record, adopted);

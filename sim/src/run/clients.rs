@@ -23,6 +23,13 @@ pub(super) struct Slot {
     lanes: Vec<Lane>,
 }
 
+impl Slot {
+    /// Where its client is, or was.
+    pub(super) fn node(&self) -> NodeId {
+        self.node
+    }
+}
+
 /// One operation after the other.
 #[derive(Debug)]
 struct Lane {

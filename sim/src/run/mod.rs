@@ -2,6 +2,7 @@
 //! mended, and everything must be served and right.
 
 mod clients;
+mod ending;
 mod found;
 mod strike;
 
@@ -14,7 +15,6 @@ use model::ids::{ClientId, NodeId, VolumeId};
 use model::time::Time;
 
 use crate::faults::{Plan, Struck};
-use crate::invariants;
 use crate::oracle::{Oracle, Violation};
 use crate::rng::Rng;
 use crate::workload::{Op, Workload};
@@ -148,10 +148,6 @@ struct Run {
     deaf: bool,
 }
 
-/// How often it is looked whether everything healed, and how many times.
-const HEAL_CHECK_EVERY: Duration = Duration::from_millis(500);
-const HEAL_CHECKS: u32 = 120;
-
 /// Runs a seed.
 #[must_use]
 pub fn run(config: RunConfig) -> Outcome {
@@ -212,25 +208,7 @@ impl Run {
         self.found()?;
         self.create_volume()?;
         self.work()?;
-        self.mend_all()?;
-        if self.rng.one_in(2) {
-            self.last_power_loss()?;
-        }
-        self.read_all()?;
-        self.heal()
-    }
-
-    /// Liveness: with nothing going wrong, and nothing written, everything becomes as it must be.
-    fn heal(&mut self) -> Result<(), Failure> {
-        let mut missing = None;
-        for _ in 0..HEAL_CHECKS {
-            missing = invariants::unhealed(&mut self.world, self.volume);
-            if missing.is_none() {
-                return Ok(());
-            }
-            self.pass(HEAL_CHECK_EVERY)?;
-        }
-        Err(Failure::Stuck(missing.unwrap_or_default()))
+        self.end()
     }
 
     /// Steps until `done`, at most `span` of virtual time.
@@ -301,60 +279,6 @@ impl Run {
         self.until("the faults' end", Duration::from_secs(120), |run| {
             run.world.now() >= quiet && run.faults_are_over()
         })
-    }
-
-    /// Liveness: with everything mended, work goes on, and every request is answered.
-    fn mend_all(&mut self) -> Result<(), Failure> {
-        self.world.network.calm();
-        for node in std::mem::take(&mut self.dead) {
-            self.start_node(node);
-        }
-        self.pass(Duration::from_millis(500))?;
-        self.close()
-    }
-
-    /// No operation begins any more, and all that began end.
-    fn close(&mut self) -> Result<(), Failure> {
-        self.closing = true;
-        self.until("all requests answered", Duration::from_secs(120), |run| {
-            run.pending.is_empty()
-        })
-    }
-
-    /// Everything that is served must be durable: the power goes everywhere, and comes back.
-    fn last_power_loss(&mut self) -> Result<(), Failure> {
-        let nodes: Vec<NodeId> = self.running();
-        for node in &nodes {
-            self.kill(*node, true);
-        }
-        self.pass(Duration::from_millis(10))?;
-        for node in std::mem::take(&mut self.dead) {
-            self.start_node(node);
-        }
-        Ok(())
-    }
-
-    /// Every client reads everything.
-    fn read_all(&mut self) -> Result<(), Failure> {
-        let whole = Op::Read {
-            first: 0,
-            count: self.sectors,
-        };
-        self.until("clients everywhere", Duration::from_secs(60), |run| {
-            run.slots.iter().all(|slot| slot.client.is_some())
-        })?;
-        for slot in 0..self.slots.len() {
-            self.issue(slot, None, whole);
-        }
-        self.until("the last reads", Duration::from_secs(120), |run| {
-            run.pending.is_empty()
-        })?;
-        if self.slots.iter().any(|slot| slot.client.is_none()) {
-            // A session ended on the way: somebody must still have read everything.
-            return self.read_all();
-        }
-        self.oracle.finish()?;
-        Ok(())
     }
 
     fn running(&self) -> Vec<NodeId> {

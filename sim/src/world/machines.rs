@@ -35,6 +35,23 @@ impl World {
         self.drive_client(node, client, client::Input::Submit { tag, request });
     }
 
+    /// A front end's connection ends.
+    pub fn close_client(&mut self, node: NodeId, client: ClientId) {
+        self.drive_client(node, client, client::Input::Close);
+    }
+
+    /// A node stops serving a volume, cleanly.
+    pub fn stop_volume(&mut self, node: NodeId, volume: VolumeId) {
+        self.drive_volume(node, volume, volume::Input::Stop);
+    }
+
+    /// Whether a volume's machine runs on a node.
+    #[must_use]
+    pub fn runs(&self, node: NodeId, volume: VolumeId) -> bool {
+        let process = self.nodes.get(&node).and_then(|n| n.process.as_ref());
+        process.is_some_and(|p| p.volumes.contains_key(&volume))
+    }
+
     pub(super) fn start_volumes(&mut self, node: NodeId, start: Vec<VolumeId>) {
         for id in start {
             let n = self.nodes.get_mut(&node).expect("the node exists");

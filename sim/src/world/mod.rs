@@ -291,7 +291,7 @@ impl World {
             Event::Settle { disk, store, .. } => (10 + *store as u64, u64::from(disk.0), 0),
         };
         self.trace.event(&[now.0, kind, a, b], || {
-            format!("{now} {event:?}").chars().take(400).collect()
+            format!("{now} {event:?}").chars().take(4000).collect()
         });
     }
 

@@ -4,6 +4,10 @@
 //! **Invariant:** the new set is proposed for adoption only once an acknowledgement quorum of
 //! it holds everything up to the change's start. What was committed before then lies in it;
 //! what is committed after, was acknowledged by a quorum of the new set besides.
+//!
+//! Every replica that is new must hold it too: else the set would have fewer copies than the
+//! one that it replaces, whose lost member might have come back, and one more loss would leave
+//! too few for a seal.
 
 use model::ids::{DiskRef, Position, Version};
 use model::placement::JournalConfig;
@@ -64,8 +68,11 @@ impl Journal {
             return false;
         };
         // A log that was reset to a base holds what lies before it, by the checkpoint there.
+        let holds = |r: &Replica| r.matched.seq >= joint.start.seq;
+        let is_new = |r: &&Replica| !self.members.contains(&r.at);
         planted(Bug::AdoptBehind)
-            || self.quorum_of(&joint.next, |r| r.matched.seq) >= joint.start.seq
+            || (self.quorum_of(&joint.next, |r| r.matched.seq) >= joint.start.seq
+                && self.replicas.iter().filter(is_new).all(holds))
     }
 
     /// A committed entry settled the change: `config` is the configuration now. The replicas

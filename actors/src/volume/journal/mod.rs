@@ -100,12 +100,14 @@ pub struct CommittedCheckpoint {
 }
 
 impl CommittedCheckpoint {
-    /// Of a volume that never wrote.
+    /// What the global record knows: a backstop, without the sessions that were open then
+    /// (R3). Its record's place is not known: it stands where what it covers ends, which lies
+    /// below the true place, so that the record itself supersedes it.
     #[must_use]
-    pub fn empty() -> Self {
+    pub fn backstop(checkpoint: Checkpoint) -> Self {
         Self {
-            at: Position::ZERO,
-            checkpoint: Checkpoint::EMPTY,
+            at: checkpoint.covers,
+            checkpoint,
             sessions: Bytes::new(),
         }
     }

@@ -273,18 +273,16 @@ impl Recovery {
         let reported = self.sealed().filter_map(|(_, r)| r.checkpoint.as_ref());
         let latest = reported.max_by_key(|(at, _, _)| *at);
         match latest {
-            Some((at, checkpoint, sessions))
-                if checkpoint.covers >= self.backstop.checkpoint.covers =>
-            {
-                CommittedCheckpoint {
-                    at: *at,
-                    checkpoint: *checkpoint,
-                    sessions: Bytes::copy_from_slice(sessions),
-                }
-            }
-            // The backstop has no session table: it serves only a volume that never wrote,
-            // or the last resort.
-            _ => self.backstop.clone(),
+            // The backstop may be newer: a replica may hold a checkpoint's record and not know
+            // yet that it is committed. The log from the older one on has that record, with
+            // the sessions that the backstop lacks, and it counts as soon as all is committed.
+            Some((at, checkpoint, sessions)) => CommittedCheckpoint {
+                at: *at,
+                checkpoint: *checkpoint,
+                sessions: Bytes::copy_from_slice(sessions),
+            },
+            // It never wrote a checkpoint in this journal: it was founded from the backstop.
+            None => self.backstop.clone(),
         }
     }
 

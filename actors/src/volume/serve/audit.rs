@@ -216,7 +216,9 @@ impl Serving {
         let asked = visits.filter_map(|v| Some(v.asked?.1 + retry)).min();
         match asked {
             Some(at) => Some(at),
-            None if self.audit.disks.is_empty() && self.may_audit() => Some(self.audit.due),
+            None if self.audit.disks.is_empty() && self.is_serving() && self.may_audit() => {
+                Some(self.audit.due)
+            }
             None => None,
         }
     }

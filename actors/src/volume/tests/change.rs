@@ -37,7 +37,7 @@ struct World {
 
 impl World {
     fn new(replicas: &[u32]) -> Self {
-        let adopted = Adopted::founding(CommittedCheckpoint::empty());
+        let adopted = Adopted::founding(CommittedCheckpoint::backstop(Checkpoint::EMPTY));
         let terms = JournalTerms::default();
         let journal = Journal::start(VOLUME, EPOCH, &config(1, replicas), terms, adopted);
         Self {
@@ -139,6 +139,21 @@ fn while_a_change_is_pending_both_sets_acknowledge_and_lease() {
     assert!(w.journal.committed() < last, "two of two acknowledge (R6)");
     w.exchange(|_| true);
     assert_eq!(w.journal.committed(), last);
+}
+
+/// Seed 20544: a set was adopted whose new replica had not joined; then a site was lost, and
+/// one copy was left, while the replaced member was back.
+#[test]
+fn a_set_is_adopted_with_its_new_replica_filled() {
+    let mut w = World::new(&[1, 2, 3]);
+    w.exchange(|_| true);
+    w.journal.begin_change(vec![disk(1), disk(4), disk(3)]);
+    w.exchange(|id| id.0 != 2 && id.0 != 4);
+    assert_eq!(w.journal.committed(), w.journal.log().last());
+    assert!(!w.journal.change_is_ready());
+    // The other old one may be silent.
+    w.exchange(|id| id.0 != 2 && id.0 != 3);
+    assert!(w.journal.change_is_ready());
 }
 
 #[test]

@@ -44,7 +44,7 @@ fn streaming(records: u64) -> (Journal, RequestIds) {
         replicas: vec![replica()],
         next: None,
     };
-    let adopted = Adopted::founding(CommittedCheckpoint::empty());
+    let adopted = Adopted::founding(CommittedCheckpoint::backstop(Checkpoint::EMPTY));
     let mut journal = Journal::start(VOLUME, EPOCH, &config, JournalTerms::default(), adopted);
     let mut ids = RequestIds::default();
     // `EpochStart` is the first one.

@@ -1,0 +1,119 @@
+//! A run's end: everything is mended, read, healed, perhaps stopped cleanly and read again.
+
+use std::time::Duration;
+
+use model::ids::NodeId;
+
+use super::{Failure, Run};
+use crate::invariants;
+use crate::workload::Op;
+
+/// How often it is looked whether everything healed, and how many times.
+const HEAL_CHECK_EVERY: Duration = Duration::from_millis(500);
+const HEAL_CHECKS: u32 = 120;
+
+impl Run {
+    pub(super) fn end(&mut self) -> Result<(), Failure> {
+        self.mend_all()?;
+        if self.rng.one_in(2) {
+            self.last_power_loss()?;
+        }
+        self.read_all()?;
+        self.heal()?;
+        if self.rng.one_in(3) {
+            self.stop_cleanly()?;
+            self.read_all()?;
+        }
+        self.oracle.finish()?;
+        Ok(())
+    }
+
+    /// Liveness: with everything mended, work goes on, and every request is answered.
+    fn mend_all(&mut self) -> Result<(), Failure> {
+        self.world.network.calm();
+        for node in std::mem::take(&mut self.dead) {
+            self.start_node(node);
+        }
+        self.pass(Duration::from_millis(500))?;
+        self.close()
+    }
+
+    /// No operation begins any more, and all that began end.
+    fn close(&mut self) -> Result<(), Failure> {
+        self.closing = true;
+        self.until("all requests answered", Duration::from_secs(120), |run| {
+            run.pending.is_empty()
+        })
+    }
+
+    /// Everything that is served must be durable: the power goes everywhere, and comes back.
+    fn last_power_loss(&mut self) -> Result<(), Failure> {
+        let nodes: Vec<NodeId> = self.running();
+        for node in &nodes {
+            self.kill(*node, true);
+        }
+        self.pass(Duration::from_millis(10))?;
+        for node in std::mem::take(&mut self.dead) {
+            self.start_node(node);
+        }
+        Ok(())
+    }
+
+    /// Every client reads everything.
+    fn read_all(&mut self) -> Result<(), Failure> {
+        let whole = Op::Read {
+            first: 0,
+            count: self.sectors,
+        };
+        self.until("clients everywhere", Duration::from_secs(60), |run| {
+            run.slots.iter().all(|slot| slot.client.is_some())
+        })?;
+        for slot in 0..self.slots.len() {
+            self.issue(slot, None, whole);
+        }
+        self.until("the last reads", Duration::from_secs(120), |run| {
+            run.pending.is_empty()
+        })?;
+        if self.slots.iter().any(|slot| slot.client.is_none()) {
+            // A session ended on the way: somebody must still have read everything.
+            return self.read_all();
+        }
+        Ok(())
+    }
+
+    /// Liveness: with nothing going wrong, and nothing written, everything becomes as it must be.
+    fn heal(&mut self) -> Result<(), Failure> {
+        let mut missing = None;
+        for _ in 0..HEAL_CHECKS {
+            missing = invariants::unhealed(&mut self.world, self.volume);
+            if missing.is_none() {
+                return Ok(());
+            }
+            self.pass(HEAL_CHECK_EVERY)?;
+        }
+        Err(Failure::Stuck(missing.unwrap_or_default()))
+    }
+
+    /// The clients leave, and the owner ends: the checkpoint is all there is of the volume, if
+    /// no session is open (R3). Half the time the power goes then, too.
+    fn stop_cleanly(&mut self) -> Result<(), Failure> {
+        let clients: Vec<_> = self
+            .slots
+            .iter()
+            .filter_map(|s| Some((s.node(), s.client?)))
+            .collect();
+        for (node, client) in clients {
+            self.world.close_client(node, client);
+        }
+        if let Some(owner) = self.world.owner(self.volume) {
+            self.world.stop_volume(owner, self.volume);
+            self.until("a clean stop", Duration::from_secs(60), |run| {
+                !run.world.runs(owner, run.volume)
+            })?;
+        }
+        if self.rng.one_in(2) {
+            self.last_power_loss()?;
+        }
+        Ok(())
+    }
+}
