@@ -235,7 +235,9 @@ impl Run {
                 for lane in &mut slot.lanes {
                     lane.busy = false;
                 }
-                self.world.plan(again, Own::Open(i).number());
+                if !self.leaving {
+                    self.world.plan(again, Own::Open(i).number());
+                }
             }
         }
     }

@@ -102,8 +102,14 @@ impl Run {
             .iter()
             .filter_map(|s| Some((s.node(), s.client?)))
             .collect();
+        self.leaving = true;
         for (node, client) in clients {
             self.world.close_client(node, client);
+        }
+        // The sessions of clients that died stay open: then the end is no clean one, and the
+        // next owner goes on with the journal.
+        for _ in 0..4 {
+            self.pass(HEAL_CHECK_EVERY)?;
         }
         if let Some(owner) = self.world.owner(self.volume) {
             self.world.stop_volume(owner, self.volume);
@@ -113,6 +119,10 @@ impl Run {
         }
         if self.rng.one_in(2) {
             self.last_power_loss()?;
+        }
+        self.leaving = false;
+        for slot in 0..self.slots.len() {
+            self.open(slot);
         }
         Ok(())
     }

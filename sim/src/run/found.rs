@@ -97,6 +97,7 @@ impl Run {
             next_client: 0,
             next_tag: 0,
             closing: false,
+            leaving: false,
             think_max,
             flurries: Vec::new(),
             answered: 0,

@@ -136,6 +136,8 @@ struct Run {
     next_tag: u64,
     /// No operation begins any more.
     closing: bool,
+    /// No client comes back.
+    leaving: bool,
     /// The longest pause of a lane when nothing is about to happen.
     think_max: Duration,
     /// Lanes are busy from the first to the second.

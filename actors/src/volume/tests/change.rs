@@ -267,3 +267,38 @@ proptest! {
         }
     }
 }
+
+/// A journal that is founded on a checkpoint sends resets that replicas take: what a checkpoint
+/// covers ends where its record is, or before (R3). (The record's place was nought once, and no
+/// volume started that had ended cleanly.)
+#[test]
+fn founding_on_a_checkpoint_makes_resets_in_order() {
+    let covers = Position {
+        epoch: Epoch(3),
+        seq: Seq(94),
+    };
+    let checkpoint = Checkpoint {
+        covers,
+        ..Checkpoint::EMPTY
+    };
+    let adopted = Adopted::founding(CommittedCheckpoint::backstop(checkpoint));
+    let terms = JournalTerms::default();
+    let mut w = World::new(&[1, 2, 3]);
+    w.journal = Journal::start(VOLUME, EPOCH, &config(1, &[1, 2, 3]), terms, adopted);
+    let mut resets = 0;
+    for _ in 0..3 {
+        let mut out = Vec::new();
+        w.journal.pump(NOW, &mut w.ids, &mut out);
+        for sent in out {
+            if let DiskRequest::Reset { base, at, .. } = &sent.request {
+                assert!(*base == covers && *at >= covers);
+                resets += 1;
+            }
+            let id = sent.at.disk;
+            let reply = w.answer(id, &sent.request);
+            let taken = w.journal.reply(NOW, id, sent.id, &reply);
+            taken.expect("no higher epoch");
+        }
+    }
+    assert_eq!(resets, 3);
+}
