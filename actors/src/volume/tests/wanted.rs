@@ -75,7 +75,7 @@ fn view(sites: u8) -> View {
 fn set_site(view: &mut View, site: u8, presence: Presence) {
     view.sites.get_mut(&SiteId(site)).expect("there").presence = presence;
     for (id, d) in &mut view.disks {
-        if u32::from(id.0) / u32::from(NODES) == u32::from(site) {
+        if id.0 / u32::from(NODES) == u32::from(site) {
             d.presence = presence;
         }
     }
