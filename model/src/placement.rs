@@ -73,6 +73,8 @@ pub struct VolumeRecord {
     pub checkpoint: Checkpoint,
     /// Whether the checkpoint is all there is: the owner ended cleanly in this epoch (R3).
     pub clean: bool,
+    /// The epoch that founded the journal: what replicas hold of lower ones is obsolete (R3).
+    pub founded: Epoch,
     /// Whether it was deleted: a tombstone (R16).
     pub deleted: bool,
 }

@@ -27,6 +27,8 @@ pub enum Liveness {
 struct Heard {
     last: Time,
     since: Time,
+    /// Since when all its beats say that it hears no leader of the global group.
+    cut_since: Option<Time>,
     beat: Option<Beat>,
     /// When each disk that the node ever served was last served.
     disks: BTreeMap<DiskRef, Time>,
@@ -70,6 +72,10 @@ impl Detector {
             heard.since = now;
         }
         heard.last = now;
+        heard.cut_since = match heard.cut_since {
+            _ if beat.global_quorum => None,
+            since => since.or(Some(now)),
+        };
         for disk in &beat.disks {
             heard.disks.insert(disk.at, now);
         }
@@ -113,6 +119,16 @@ impl Detector {
             .is_some_and(|h| now.since(h.last) >= long)
     }
 
+    /// Whether a node that is heard has long said that it hears no leader of the global group:
+    /// longer than an election takes. It can't do anything for its volumes (R11).
+    #[must_use]
+    pub fn is_cut(&self, now: Time, node: NodeId) -> bool {
+        let long = self.dead_after + self.dead_after / 2;
+        let heard = self.nodes.get(&node);
+        let since = heard.and_then(|h| h.cut_since);
+        since.is_some_and(|since| now.since(since) >= long)
+    }
+
     /// The last beat of a node that is not dead.
     #[must_use]
     pub fn beat(&self, now: Time, node: NodeId) -> Option<&Beat> {
@@ -146,6 +162,7 @@ impl Heard {
         Self {
             last: now,
             since: now,
+            cut_since: None,
             beat: None,
             disks: BTreeMap::new(),
         }
@@ -172,8 +189,30 @@ mod tests {
             address,
             nbd: address,
             site_quorum: true,
+            global_quorum: true,
             disks: Vec::new(),
         }
+    }
+
+    /// R11: a node that others hear, but that hears nobody, is as good as dead; an election's
+    /// time is not enough to say so.
+    #[test]
+    fn a_node_that_hears_no_leader_for_long_is_cut() {
+        let mut d = Detector::new(1200 * MS, 1000 * MS);
+        let at = |ms: u32| Time::ZERO + ms * MS;
+        let cut = Beat {
+            global_quorum: false,
+            ..beat(1)
+        };
+        for ms in (0..=1800).step_by(100) {
+            assert!(!d.is_cut(at(ms), NODE));
+            d.heard(at(ms), NODE, cut.clone());
+        }
+        assert!(d.is_cut(at(1800), NODE));
+        d.heard(at(1900), NODE, beat(1));
+        assert!(!d.is_cut(at(1900), NODE));
+        d.heard(at(2000), NODE, cut);
+        assert!(!d.is_cut(at(3000), NODE));
     }
 
     #[test]

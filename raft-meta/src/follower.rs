@@ -206,6 +206,8 @@ impl<S: StateMachine> Follower<S> {
                 .map(|s| **s)
                 .or(silent);
             self.heard = now;
+            // The next source's time to answer is not its predecessor's word on the leader.
+            self.leader = None;
         }
         self.next_renew = now + RENEW;
         out.extend(self.target.map(|to| (to, self.request(group, true))));

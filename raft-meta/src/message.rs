@@ -427,6 +427,9 @@ pub struct Beat {
     pub nbd: SocketAddr,
     /// Whether its site's group has a leader that it hears (R11).
     pub site_quorum: bool,
+    /// Whether the global group has a leader that it hears, itself or through members that do.
+    /// A site that others hear but that hears nobody can't commit anything (R11).
+    pub global_quorum: bool,
     /// Its disks, at most [`DISKS_PER_NODE_MAX`].
     pub disks: Vec<LocalDisk>,
 }

@@ -279,6 +279,7 @@ fn message(w: &mut World, from: NodeId, to: NodeId) -> MetaMessage {
                 address,
                 nbd: address,
                 site_quorum: w.draw(2) == 0,
+                global_quorum: w.draw(2) == 0,
                 disks: vec![disk; usize::try_from(w.draw(300)).expect("small")],
             })
         }

@@ -43,6 +43,12 @@ pub enum Kind {
     Succession,
     /// The owner, or its site, dies while it makes a checkpoint.
     MidDrain,
+    /// What a site sends to another one arrives, but not what that one sends.
+    CutBack,
+    /// A site hears the others, but they don't hear it.
+    Mute,
+    /// The others hear a site, but it doesn't hear them.
+    Deaf,
     /// All disks of a site are slow.
     SlowSite,
     /// A replica of the journal is away until it is replaced; while its successor is being
@@ -51,7 +57,7 @@ pub enum Kind {
 }
 
 /// All kinds, the likelier ones more than once.
-const KINDS: [Kind; 21] = [
+const KINDS: [Kind; 23] = [
     Kind::Kill,
     Kind::Kill,
     Kind::KillSite,
@@ -70,6 +76,8 @@ const KINDS: [Kind; 21] = [
     Kind::Succession,
     Kind::MidDrain,
     Kind::MidDrain,
+    Kind::Mute,
+    Kind::Deaf,
     Kind::SlowSite,
     Kind::Reform,
     Kind::Reform,
@@ -206,7 +214,14 @@ fn draw(rng: &mut Rng, kind: Kind, armed: Time, aimed: u64, nodes: &[NodeId]) ->
     let long = Duration::from_secs(10);
     let lasts = match kind {
         // Long enough for others to take over meanwhile, mostly.
-        Kind::Isolate | Kind::IsolateNode | Kind::Pause | Kind::KillSite if !rng.one_in(4) => {
+        Kind::Isolate
+        | Kind::Mute
+        | Kind::Deaf
+        | Kind::IsolateNode
+        | Kind::Pause
+        | Kind::KillSite
+            if !rng.one_in(4) =>
+        {
             rng.duration(Duration::from_secs(3), long)
         }
         Kind::PowerLoss => rng.duration(Duration::from_millis(10), Duration::from_secs(2)),

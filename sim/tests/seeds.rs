@@ -11,6 +11,7 @@ fn seed(seed: u64) -> Outcome {
     run(RunConfig {
         seed,
         bug: None,
+        outage: None,
         keep: 0,
     })
 }
@@ -29,6 +30,7 @@ fn caught_in(bug: Bug) -> Option<u64> {
         run(RunConfig {
             seed: *seed,
             bug: Some(bug),
+            outage: None,
             keep: 0,
         })
         .failure
@@ -81,6 +83,7 @@ fn the_same_seed_gives_the_same_trace() {
         let config = RunConfig {
             seed,
             bug: None,
+            outage: None,
             keep: 0,
         };
         assert_eq!(differs(config, &run(config)), None, "seed {seed}");

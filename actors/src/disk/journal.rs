@@ -31,6 +31,7 @@ pub(super) struct Reset {
     base: Position,
     at: Position,
     checkpoint: Checkpoint,
+    founded: Epoch,
 }
 
 impl Disk {
@@ -71,6 +72,7 @@ impl Disk {
                 base,
                 at,
                 checkpoint,
+                founded,
             } => {
                 let reset = Reset {
                     volume,
@@ -78,6 +80,7 @@ impl Disk {
                     base,
                     at,
                     checkpoint,
+                    founded,
                 };
                 self.reset(now, asker, reset, payload, false, out);
             }
@@ -114,8 +117,13 @@ impl Disk {
                 let ticket = replica.ticket();
                 return self.answer_after(ticket, asker, reply, out);
             }
-            // No correct owner contradicts what was committed: nothing is done, nothing lost.
-            Err(Refused::Committed) => return self.answer(asker, DiskReply::Busy, out),
+            // No correct owner contradicts what was committed, unless the journal was founded
+            // anew since (R3): nothing is done, nothing lost; such an owner resets.
+            Err(Refused::Committed) => {
+                let log = replica.log();
+                let (base, last) = (log.base(), log.last());
+                return self.answer(asker, DiskReply::Mismatch { base, last }, out);
+            }
         };
         replica.queue_records(append.records, plan.skip, payload, &mut self.batcher);
         let asked = (append.epoch, asker.id);
@@ -226,7 +234,7 @@ impl Disk {
             if !current {
                 return self.await_reset(now, asker, reset, table, out);
             }
-        } else {
+        } else if reset.founded <= replica.log().last().epoch {
             let log = replica.log();
             // What was trimmed was committed, and so is the base: it is the same log.
             let held = base.seq < log.base().seq || log.position_at(base.seq) == Some(base);

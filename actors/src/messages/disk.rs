@@ -62,6 +62,9 @@ pub enum DiskRequest {
         at: Position,
         /// The checkpoint.
         checkpoint: Checkpoint,
+        /// The epoch that founded the journal: a log that ends in a lower one is from before
+        /// the volume was clean, and goes whatever it holds (R3).
+        founded: Epoch,
     },
     /// By a new owner: promise `epoch`, and once no lower epoch's lease runs any more, say
     /// what the log holds. Answered by `Sealed`, `Fenced`, `Unknown` or `Damaged`.

@@ -102,14 +102,14 @@ impl Volume {
     }
 
     fn lead(&mut self, now: Time, record: VolumeRecord, out: &mut Vec<Effect>) {
-        let backstop = CommittedCheckpoint::backstop(record.checkpoint);
         if record.clean {
+            let backstop = CommittedCheckpoint::backstop(record.checkpoint);
             let adopted = Adopted::founding(backstop);
             self.adopt(now, &record, adopted);
             return;
         }
         let retry = self.config.journal.retry / 2;
-        let recovery = Recovery::new(self.id, record.epoch, &record.journal, backstop, retry);
+        let recovery = Recovery::new(&record, retry);
         self.phase = Phase::Recovering {
             record: Box::new(record),
             recovery: Box::new(recovery),

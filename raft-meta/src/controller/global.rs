@@ -83,7 +83,7 @@ impl Facts<'_> {
                 && self
                     .detector
                     .beat(self.now, *node)
-                    .is_some_and(|b| b.site_quorum)
+                    .is_some_and(|b| b.site_quorum && b.global_quorum)
         };
         let nodes = self.state.nodes.iter().filter(|(_, e)| !e.gone);
         nodes
@@ -95,11 +95,13 @@ impl Facts<'_> {
     fn site_presence(&self, site: SiteId, candidates: &[NodeId]) -> Option<GlobalCommand> {
         match self.presence_of(site) {
             Presence::Up => {
-                let dead = |n| self.detector.liveness(self.now, n) == Liveness::Dead;
+                let lost = |n| {
+                    self.detector.liveness(self.now, n) == Liveness::Dead
+                        || self.detector.is_cut(self.now, n)
+                };
                 let silent = site != self.me
                     && self.nodes_of(site).next().is_some()
-                    && self.nodes_of(site).all(dead)
-                    && self.beats(site).next().is_none();
+                    && self.nodes_of(site).all(lost);
                 silent.then(|| GlobalCommand::FailSite {
                     site,
                     candidates: candidates.to_vec(),
@@ -109,7 +111,7 @@ impl Facts<'_> {
                 let alive = |n| self.detector.liveness(self.now, n) == Liveness::Alive;
                 let back = self
                     .beats(site)
-                    .any(|(n, beat)| beat.site_quorum && alive(n));
+                    .any(|(n, beat)| beat.site_quorum && beat.global_quorum && alive(n));
                 back.then_some(GlobalCommand::ReturnSite { site })
             }
             Presence::Gone => None,

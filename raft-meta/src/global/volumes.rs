@@ -150,6 +150,9 @@ impl GlobalState {
             // All is covered, by something older than what was published: not its last word.
             return Err(Refusal::StaleEpoch);
         }
+        if record.clean && !clean {
+            record.founded = epoch;
+        }
         record.clean = clean;
         if clean {
             record.owner = None;
@@ -269,6 +272,7 @@ impl GlobalState {
             journal,
             checkpoint: Checkpoint::EMPTY,
             clean: true,
+            founded: Epoch(0),
             deleted: false,
         };
         self.volumes.insert(id, record);

@@ -74,6 +74,7 @@ impl MetaNode {
             address: self.identity.address,
             nbd: self.identity.nbd,
             site_quorum: self.own().is_some_and(|s| s.leader(now).is_some()),
+            global_quorum: self.global.leader(now).is_some(),
             disks: self.disks.clone(),
         };
         let of_site = self.own().and_then(Seat::members).map(Members::nodes);

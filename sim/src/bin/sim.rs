@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use actors::planted::Bug;
-use sim::run::{Outcome, RunConfig, differs, run};
+use sim::run::{Outage, Outcome, RunConfig, differs, run};
 
 struct Args {
     seeds: u64,
@@ -17,16 +17,22 @@ struct Args {
     twice: bool,
     json: bool,
     trace: usize,
+    outage: Option<Outage>,
 }
 
 const USAGE: &str = "There are --seeds N, --from S, --seed S, --trace LINES, --twice, \
-                     --mutants, --bug NAME, --json";
+                     --mutants, --bug NAME, --outage NAME, --json";
 
 fn bug_named(name: &str) -> Result<Bug, String> {
     let known = Bug::ALL.iter().find(|(_, _, known)| *known == name);
     known
         .map(|(bug, _, _)| *bug)
         .ok_or(format!("'{name}' is no planted bug"))
+}
+
+fn outage_named(name: &str) -> Result<Outage, String> {
+    let known = Outage::ALL.into_iter().find(|o| format!("{o:?}") == name);
+    known.ok_or(format!("'{name}' is none of {:?}", Outage::ALL))
 }
 
 fn args() -> Result<Args, String> {
@@ -39,6 +45,7 @@ fn args() -> Result<Args, String> {
         twice: false,
         json: false,
         trace: 0,
+        outage: None,
     };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
@@ -56,6 +63,7 @@ fn args() -> Result<Args, String> {
             "--mutants" => args.mutants = true,
             "--bug" => args.bug = Some(bug_named(&next()?)?),
             "--twice" => args.twice = true,
+            "--outage" => args.outage = Some(outage_named(&next()?)?),
             "--json" => args.json = true,
             _ => return Err(format!("'{word}'? {USAGE}")),
         }
@@ -88,6 +96,7 @@ fn one(seed: u64, args: &Args) -> ExitCode {
     let config = RunConfig {
         seed,
         bug: args.bug,
+        outage: args.outage,
         keep: args.trace,
     };
     let outcome = run(config);
@@ -147,6 +156,7 @@ fn many(args: &Args) -> ExitCode {
         let config = RunConfig {
             seed,
             bug: args.bug,
+            outage: args.outage,
             keep: 0,
         };
         let outcome = run(config);
@@ -191,6 +201,7 @@ fn mutants(args: &Args) -> ExitCode {
             let outcome = run(RunConfig {
                 seed,
                 bug: Some(bug),
+                outage: None,
                 keep: 0,
             });
             if outcome.failure.is_some() {

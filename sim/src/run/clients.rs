@@ -53,32 +53,39 @@ impl Run {
     pub(super) fn open_slots(&mut self) {
         let now = self.world.now();
         for slot in 0..self.rng.within(2, 4) as usize {
-            // A lane is stuck with its write where no majority is heard; a reader goes on.
-            let mixes = [Mix::All, Mix::All, Mix::Writes, Mix::Reads];
-            let lanes = (0..self.rng.within(2, LANES_MAX as u64))
-                .map(|lane| Lane {
-                    mix: if lane == 0 {
-                        Mix::Reads
-                    } else {
-                        *self.rng.pick(&mixes)
-                    },
-                    busy: false,
-                    due: now,
-                })
-                .collect();
-            self.slots.push(Slot {
-                client: None,
-                node: NodeId(1),
-                lanes,
-            });
+            self.add_slot(now);
             self.world.plan(now, Own::Open(slot).number());
         }
+    }
+
+    pub(super) fn add_slot(&mut self, now: Time) {
+        // A lane is stuck with its write where no majority is heard; a reader goes on.
+        let mixes = [Mix::All, Mix::All, Mix::Writes, Mix::Reads];
+        let lanes = (0..self.rng.within(2, LANES_MAX as u64))
+            .map(|lane| Lane {
+                mix: match lane {
+                    0 => Mix::Reads,
+                    1 if self.outage.is_some() => Mix::Writes,
+                    _ => *self.rng.pick(&mixes),
+                },
+                busy: false,
+                due: now,
+            })
+            .collect();
+        self.slots.push(Slot {
+            client: None,
+            node: NodeId(1),
+            lanes,
+        });
     }
 
     /// A live node: even slots are with the owner or near it, odd ones in other sites, so that
     /// whatever parts the owner from the world has clients on both sides. Not always.
     fn place(&mut self, slot: usize) -> Option<NodeId> {
         let live = self.running();
+        if let Some(pin) = self.pins.get(slot) {
+            return live.contains(pin).then_some(*pin);
+        }
         let near = slot.is_multiple_of(2);
         if let Some(owner) = self.world.owner(self.volume)
             && !self.rng.one_in(4)
@@ -194,6 +201,7 @@ impl Run {
                 self.answered += 1;
                 if let Some(write) = pending.write {
                     self.oracle.write_answered(now, write);
+                    self.note_resumed(self.slots[pending.lane.0].node, pending.called);
                 }
             }
             Reply::Data(chunks) => {

@@ -4,6 +4,7 @@
 mod clients;
 mod ending;
 mod found;
+mod outage;
 mod strike;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +21,8 @@ use crate::rng::Rng;
 use crate::workload::{Op, Workload};
 use crate::world::{Happening, World};
 use clients::{Pending, Slot};
+pub use outage::Outage;
+use outage::Resumed;
 use strike::Stage;
 
 /// What a run is given.
@@ -29,6 +32,8 @@ pub struct RunConfig {
     pub seed: u64,
     /// A bug to plant.
     pub bug: Option<Bug>,
+    /// The one thing that goes wrong, instead of the seed's faults.
+    pub outage: Option<Outage>,
     /// Trace lines to keep for a report.
     pub keep: usize,
 }
@@ -67,6 +72,8 @@ pub struct Outcome {
     pub events: u64,
     /// Virtual time that passed.
     pub simulated: Duration,
+    /// The longest wait of a site for its first acknowledgement in the outage.
+    pub waited: Duration,
     /// Operations answered.
     pub operations: u64,
     /// Sector reads checked.
@@ -145,6 +152,12 @@ struct Run {
     answered: u64,
     plans: Vec<(Plan, Stage)>,
     struck: Vec<Struck>,
+    outage: Option<Outage>,
+    outage_since: Option<Time>,
+    resumed: Resumed,
+    waited: Duration,
+    /// Where the clients of an outage's run are.
+    pins: Vec<NodeId>,
     dead: BTreeSet<NodeId>,
     lost: BTreeSet<NodeId>,
     deaf: bool,
@@ -179,6 +192,7 @@ pub fn run(config: RunConfig) -> Outcome {
         trace_hash: run.world.trace.hash(),
         events: run.world.trace.events(),
         simulated: run.world.now().since(Time(1_000_000_000)),
+        waited: run.waited,
         operations: run.answered,
         checked: run.oracle.checked(),
         tail,
@@ -209,7 +223,10 @@ impl Run {
     fn go(&mut self) -> Result<(), Failure> {
         self.found()?;
         self.create_volume()?;
-        self.work()?;
+        match self.outage {
+            Some(outage) => self.suffer(outage)?,
+            None => self.work()?,
+        }
         self.end()
     }
 

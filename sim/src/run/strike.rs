@@ -148,6 +148,21 @@ impl Run {
                 let others = names.iter().filter(|s| **s != site);
                 Fault::Cut(others.flat_map(|s| both(site, *s)).collect())
             }
+            Kind::Mute => Fault::Cut(
+                names
+                    .iter()
+                    .filter(|s| **s != site)
+                    .map(|s| (site, *s))
+                    .collect(),
+            ),
+            Kind::Deaf => Fault::Cut(
+                names
+                    .iter()
+                    .filter(|s| **s != site)
+                    .map(|s| (*s, site))
+                    .collect(),
+            ),
+            Kind::CutBack => Fault::Cut(vec![(other, site)]),
             Kind::IsolateNode => Fault::CutNode(node),
             Kind::Pause => Fault::Paused(node),
             Kind::SlowLink => Fault::Slow(link()),

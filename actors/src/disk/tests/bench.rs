@@ -354,6 +354,7 @@ pub(super) fn record(volume: VolumeId, epoch: Epoch) -> VolumeRecord {
         },
         checkpoint: Checkpoint::EMPTY,
         clean: false,
+        founded: Epoch(0),
         deleted: false,
     }
 }

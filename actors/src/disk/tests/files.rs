@@ -115,6 +115,7 @@ fn a_damaged_idle_replica_never_pins_a_file_and_stays_damaged() {
     b.run();
     // The busy one is refilled by its owner; the idle one is not.
     let reset = DiskRequest::Reset {
+        founded: Epoch(0),
         incarnation: INCARNATION,
         volume: VolumeId(2),
         epoch: Epoch(1),

@@ -251,6 +251,7 @@ fn trimming_stops_at_the_committed_checkpoint_and_its_table_stays() {
 #[test]
 fn a_reset_is_atomic_and_its_late_duplicate_harmless() {
     let reset = DiskRequest::Reset {
+        founded: Epoch(0),
         incarnation: INCARNATION,
         volume: VOLUME,
         epoch: Epoch(2),
@@ -323,4 +324,47 @@ fn a_full_queue_says_busy() {
     b.run();
     assert_eq!(b.answer(first).unwrap().0, appended(at(1, 1)));
     assert_eq!(b.answer(third).unwrap().0, appended(Position::ZERO));
+}
+
+/// R3: a volume ended cleanly, and was founded anew on a replica that still holds the end of its
+/// old log, which was committed. (It refused for ever once, and the volume never started again.)
+#[test]
+fn a_founding_reset_takes_the_place_of_an_older_log() {
+    let mut b = Bench::new(DiskConfig::default(), 1000);
+    b.joined(3);
+    let mut append = Append::new(3, Position::ZERO, vec![plain(at(3, 1)), plain(at(3, 2))]);
+    append.committed = at(3, 2);
+    b.append(append);
+    b.run();
+    assert!(matches!(b.ask(seal(4), &[]), DiskReply::Sealed(_)));
+    b.advance(Duration::from_secs(2));
+    let founding = |founded: u64| DiskRequest::Reset {
+        incarnation: INCARNATION,
+        volume: VOLUME,
+        epoch: Epoch(4),
+        base: at(3, 1),
+        at: at(3, 1),
+        checkpoint: Checkpoint {
+            covers: at(3, 1),
+            ..Checkpoint::EMPTY
+        },
+        founded: Epoch(founded),
+    };
+    let mut next = Append::new(4, at(3, 1), vec![plain(at(4, 2))]);
+    next.committed = at(3, 1);
+    // Without a founding it contradicts what was committed.
+    assert_eq!(b.ask(founding(3), &[]), appended(at(3, 1)));
+    let mismatch = DiskReply::Mismatch {
+        base: Position::ZERO,
+        last: at(3, 2),
+    };
+    assert_eq!(b.append(next.clone()), mismatch);
+    assert_eq!(b.ask(founding(4), &[]), appended(at(3, 1)));
+    assert_eq!(b.append(next), appended(at(4, 2)));
+    // A late duplicate takes nothing away.
+    assert_eq!(b.ask(founding(4), &[]), appended(at(3, 1)));
+    let DiskReply::Sealed(report) = b.ask(seal(5), &[]) else {
+        panic!("sealed")
+    };
+    assert_eq!(report.last, at(4, 2));
 }

@@ -34,6 +34,7 @@ fn restart(b: &mut Bench, verdict: ScanVerdict) {
 
 fn reset(epoch: u64, base: Position) -> DiskRequest {
     DiskRequest::Reset {
+        founded: Epoch(0),
         incarnation: INCARNATION,
         volume: VOLUME,
         epoch: Epoch(epoch),

@@ -351,6 +351,7 @@ impl World {
             p => payload_of(p).to_vec(),
         };
         let request = DiskRequest::Reset {
+            founded: Epoch(0),
             incarnation: INCARNATION,
             volume: volume(v),
             epoch: Epoch(epoch),

@@ -127,6 +127,8 @@ pub struct Journal {
     epoch: Epoch,
     version: Version,
     terms: JournalTerms,
+    /// What replicas hold of lower epochs is from before the volume was clean (R3).
+    founded: Epoch,
     log: Log,
     committed: Position,
     checkpoint: CommittedCheckpoint,
@@ -161,6 +163,7 @@ impl Journal {
             epoch,
             version: config.version,
             terms,
+            founded: adopted.founded(epoch),
             committed: adopted.log.base(),
             log: adopted.log,
             checkpoint: adopted.checkpoint,
@@ -350,6 +353,7 @@ impl Journal {
             base: self.log.base(),
             at: self.checkpoint.at,
             checkpoint: self.checkpoint.checkpoint,
+            founded: self.founded,
         }
     }
 
@@ -413,7 +417,8 @@ impl Journal {
                 let replica = &mut self.replicas[i];
                 replica.next = Seq(report.last.seq.0.min(self.log.last().seq.0) + 1);
                 let behind = replica.next.0 <= self.log.base().seq.0;
-                let anew = replica.founding || behind || report.base > self.log.base();
+                let obsolete = report.last.epoch < self.founded;
+                let anew = replica.founding || obsolete || behind || report.base > self.log.base();
                 replica.mode = if anew { Mode::Reset } else { Mode::Probe };
             }
             DiskReply::Mismatch { base, last } => self.mismatch(i, &flight, *base, *last),

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use model::ids::{DiskRef, Epoch, Position, RequestId, Seq, VolumeId};
 use model::journal::{Record, RecordHead, SealReport};
 use model::payload::Payload;
-use model::placement::JournalConfig;
+use model::placement::{JournalConfig, VolumeRecord};
 use model::time::Time;
 
 use super::replica::Mode;
@@ -34,7 +34,8 @@ pub struct Adopted {
     /// The latest checkpoint known to be committed.
     pub checkpoint: CommittedCheckpoint,
     answers: Vec<(DiskRef, Answer)>,
-    founding: bool,
+    /// The epoch that founded the journal; nothing if that is the new owner's own.
+    founded: Option<Epoch>,
 }
 
 impl Adopted {
@@ -46,17 +47,25 @@ impl Adopted {
             log,
             checkpoint,
             answers: Vec::new(),
-            founding: true,
+            founded: None,
         }
+    }
+
+    /// The epoch that founded the journal of an owner at `epoch`.
+    pub(super) fn founded(&self, epoch: Epoch) -> Epoch {
+        self.founded.unwrap_or(epoch)
     }
 
     pub(super) fn mode_of(&self, at: DiskRef) -> (Mode, Seq, bool) {
         let end = self.log.last().seq.next();
-        if self.founding {
+        let Some(founded) = self.founded else {
             return (Mode::Join, end, true);
-        }
+        };
         let answer = self.answers.iter().find(|(a, _)| *a == at).map(|(_, a)| a);
         match answer {
+            Some(Answer::Sealed(report)) if report.last.epoch < founded => {
+                (Mode::Reset, end, false)
+            }
             Some(Answer::Sealed(report)) => (Mode::Probe, report.last.seq.next().min(end), false),
             Some(Answer::Unknown) => (Mode::Join, end, false),
             Some(Answer::Damaged) => (Mode::Reset, end, false),
@@ -81,6 +90,7 @@ pub struct Recovery {
     epoch: Epoch,
     answers: Vec<(DiskRef, Answer)>,
     backstop: CommittedCheckpoint,
+    founded: Epoch,
     fetch: Option<Fetch>,
     sent: Option<Time>,
     retry: Duration,
@@ -98,17 +108,13 @@ struct Fetch {
 }
 
 impl Recovery {
-    /// A recovery at `epoch`, which was committed for this owner's start (R1). `backstop` is
-    /// the checkpoint in the global record.
+    /// A recovery by `record`, whose epoch was committed for this owner's start (R1).
     #[must_use]
-    pub fn new(
-        volume: VolumeId,
-        epoch: Epoch,
-        config: &JournalConfig,
-        backstop: CommittedCheckpoint,
-        retry: Duration,
-    ) -> Self {
-        let answers = config
+    pub fn new(record: &VolumeRecord, retry: Duration) -> Self {
+        let (volume, epoch, founded) = (record.id, record.epoch, record.founded);
+        let backstop = CommittedCheckpoint::backstop(record.checkpoint);
+        let answers = record
+            .journal
             .replicas
             .iter()
             .map(|at| (*at, Answer::None))
@@ -118,6 +124,7 @@ impl Recovery {
             epoch,
             answers,
             backstop,
+            founded,
             fetch: None,
             sent: None,
             retry,
@@ -225,6 +232,11 @@ impl Recovery {
         })
     }
 
+    /// Those that sealed and hold a log of this founding.
+    fn current(&self) -> impl Iterator<Item = (DiskRef, &SealReport)> {
+        self.sealed().filter(|(_, r)| r.last.epoch >= self.founded)
+    }
+
     fn try_adopt(
         &mut self,
         now: Time,
@@ -239,10 +251,10 @@ impl Recovery {
         if self.sealed().count() < need {
             return RecoveryStep::Waiting;
         }
-        let (from, best) = self
-            .sealed()
-            .max_by_key(|(_, r)| r.last)
-            .expect("a quorum is not empty");
+        // R3: what is left from before the founding promised, and holds nothing.
+        let Some((from, best)) = self.current().max_by_key(|(_, r)| r.last) else {
+            return RecoveryStep::Waiting;
+        };
         let (base, upto) = (best.base, best.last);
         let checkpoint = self.latest_checkpoint();
         let covers = checkpoint.checkpoint.covers;
@@ -270,7 +282,7 @@ impl Recovery {
     }
 
     fn latest_checkpoint(&self) -> CommittedCheckpoint {
-        let reported = self.sealed().filter_map(|(_, r)| r.checkpoint.as_ref());
+        let reported = self.current().filter_map(|(_, r)| r.checkpoint.as_ref());
         let latest = reported.max_by_key(|(at, _, _)| *at);
         match latest {
             // The backstop may be newer: a replica may hold a checkpoint's record and not know
@@ -352,7 +364,7 @@ impl Recovery {
             log,
             checkpoint,
             answers,
-            founding: false,
+            founded: Some(self.founded),
         }))
     }
 }

@@ -66,6 +66,7 @@ fn view(sites: u8) -> View {
         },
         checkpoint: Checkpoint::EMPTY,
         clean: false,
+        founded: Epoch(0),
         deleted: false,
     };
     view.volumes = BTreeMap::from([(VOLUME, record)]);

@@ -35,6 +35,7 @@ fn record() -> VolumeRecord {
             ..Checkpoint::EMPTY
         },
         clean: false,
+        founded: Epoch(0),
         deleted: false,
     }
 }
@@ -153,6 +154,7 @@ fn an_idle_volumes_checkpoint_is_all_there_is() {
     let idle = VolumeRecord {
         owner: None,
         clean: true,
+        founded: Epoch(0),
         ..record()
     };
     let shown = volume(&view(), &idle, &Heard::default());

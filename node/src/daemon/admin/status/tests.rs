@@ -66,6 +66,7 @@ fn view() -> View {
         },
         checkpoint: model::journal::Checkpoint::EMPTY,
         clean: false,
+        founded: Epoch(0),
         deleted: false,
     };
     view.volumes.insert(record.id, record);
