@@ -142,7 +142,13 @@ fn only_a_conflict_truncates_and_never_the_committed() {
     assert_eq!(b.append_plain(2, at(1, 1), 2..=2), appended(at(2, 2)));
     assert_eq!(b.disk.stats().replicas[&VOLUME].records, 2);
     // What a peer wants truncated although it is committed stays.
-    assert_eq!(b.append_plain(3, Position::ZERO, 1..=1), DiskReply::Busy);
+    assert_eq!(
+        b.append_plain(3, Position::ZERO, 1..=1),
+        DiskReply::Mismatch {
+            base: Position::ZERO,
+            last: at(2, 2)
+        }
+    );
     b.crash(0, ScanVerdict::Whole);
     assert_eq!(b.append_plain(3, at(2, 2), 3..=3), appended(at(3, 3)));
 }
