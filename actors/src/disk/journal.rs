@@ -109,20 +109,15 @@ impl Disk {
         }
         let plan = match replica.log().plan(append.prev, &append.records) {
             Ok(plan) => plan,
-            Err(Refused::Mismatch) => {
+            // No correct owner contradicts what was committed, unless the journal was founded
+            // anew since (R3), and that one resets. Nothing is done, and nothing lost.
+            Err(Refused::Mismatch | Refused::Committed) => {
                 let reply = DiskReply::Mismatch {
                     base: replica.log().base(),
                     last: replica.log().last(),
                 };
                 let ticket = replica.ticket();
                 return self.answer_after(ticket, asker, reply, out);
-            }
-            // No correct owner contradicts what was committed, unless the journal was founded
-            // anew since (R3): nothing is done, nothing lost; such an owner resets.
-            Err(Refused::Committed) => {
-                let log = replica.log();
-                let (base, last) = (log.base(), log.last());
-                return self.answer(asker, DiskReply::Mismatch { base, last }, out);
             }
         };
         replica.queue_records(append.records, plan.skip, payload, &mut self.batcher);
@@ -265,7 +260,8 @@ impl Reset {
         let covers = self.checkpoint.covers;
         // A base beyond what the checkpoint covers would be a gap (R3).
         let in_order = follows(self.base, covers) && follows(covers, self.at);
-        in_order && self.at.epoch <= self.epoch && table.len() <= TABLE_BYTES_MAX
+        let is_own = self.at.epoch <= self.epoch && self.founded <= self.epoch;
+        in_order && is_own && table.len() <= TABLE_BYTES_MAX
     }
 }
 

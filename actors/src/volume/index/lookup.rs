@@ -6,7 +6,6 @@ use model::ids::{BlockNo, SegmentId};
 
 use super::page::PAGE_BYTES;
 use super::page::{Entry, LEAF_BLOCKS, LEAF_SEGMENTS, Node, NodeKey, SegmentEntry, Space, follows};
-use super::table::IndexSegments;
 use super::tree::{Found, Wants};
 use super::{Corrupt, Index, Missing, Stop};
 use crate::messages::SegmentRef;
@@ -208,17 +207,17 @@ impl Index {
     /// # Errors
     /// The pages that must be loaded first.
     pub fn reaches(&mut self, segment: SegmentId) -> Result<bool, Missing> {
-        let of_pages = |(counter, row)| IndexSegments::segment(counter, &row).id == segment;
-        if self.forest.table.rows().any(of_pages) {
-            return Ok(true);
-        }
         self.forest.cache.begin();
-        let found = self.has_data_segment(segment);
+        let found = self.has_segment(segment);
         self.end(found)
     }
 
-    fn has_data_segment(&mut self, segment: SegmentId) -> Result<bool, Stop> {
+    fn has_segment(&mut self, segment: SegmentId) -> Result<bool, Stop> {
+        // Until then the table of index segments is empty: absence would say nothing.
         self.ensure_loaded()?;
+        if self.forest.table.contains(segment) {
+            return Ok(true);
+        }
         let mut wants = Wants::default();
         match self.row(segment.counter, &mut wants)? {
             Row::Known(entry) => Ok(entry.segment(segment.counter).id == segment),

@@ -63,6 +63,11 @@ impl IndexSegments {
         self.rows.iter().map(|(counter, row)| (*counter, *row))
     }
 
+    pub(super) fn contains(&self, segment: SegmentId) -> bool {
+        let row = self.rows.get(&segment.counter);
+        row.is_some_and(|row| Self::segment(segment.counter, row).id == segment)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.rows.len()
     }

@@ -16,6 +16,10 @@ use super::Journal;
 use super::replica::{Mode, Replica};
 use crate::planted::{Bug, planted};
 
+/// A configuration that this owner never proposed: another one acts in its place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Foreign;
+
 /// A change that is under way.
 #[derive(Debug)]
 pub(super) struct Joint {
@@ -52,8 +56,7 @@ impl Journal {
         for at in &next {
             if self.replicas.iter().all(|r| r.at != *at) {
                 let end = self.log.last().seq.next();
-                self.replicas
-                    .push(Replica::new(*at, (Mode::Join, end, false)));
+                self.replicas.push(Replica::new(*at, (Mode::Join, end)));
             }
         }
         let start = self.log.last();
@@ -77,21 +80,25 @@ impl Journal {
 
     /// A committed entry settled the change: `config` is the configuration now. The replicas
     /// that are in it no more are forgotten here; their disks drop them by themselves.
-    pub fn settle_change(&mut self, config: &JournalConfig) {
-        assert!(config.version > self.version, "a settlement raises it");
-        if let Some(joint) = self.joint.take()
-            && config.replicas == joint.next
-        {
-            self.members = joint.next;
+    ///
+    /// # Errors
+    /// [`Foreign`] if it is neither the old set nor the one that this owner proposed: then
+    /// nothing changed.
+    pub fn settle_change(&mut self, config: &JournalConfig) -> Result<(), Foreign> {
+        let joint = self.joint.take();
+        match joint {
+            Some(joint) if config.replicas == joint.next => self.members = joint.next,
+            _ if config.replicas == self.members => {}
+            other => {
+                self.joint = other;
+                return Err(Foreign);
+            }
         }
-        assert_eq!(
-            self.members, config.replicas,
-            "by this owner's own proposals"
-        );
         self.version = config.version;
         let members = &self.members;
         self.replicas.retain(|r| members.contains(&r.at));
         assert_eq!(self.replicas.len(), self.members.len());
+        Ok(())
     }
 
     /// What an acknowledgement quorum of every set that counts reaches (R5).

@@ -19,6 +19,7 @@ use model::time::Time;
 use crate::messages::{DiskReply, DiskRequest};
 use crate::planted::{Bug, planted};
 
+pub use change::Foreign;
 use change::Joint;
 pub use log::Log;
 pub use recovery::{Adopted, Recovery, RecoveryStep};
@@ -417,8 +418,9 @@ impl Journal {
                 let replica = &mut self.replicas[i];
                 replica.next = Seq(report.last.seq.0.min(self.log.last().seq.0) + 1);
                 let behind = replica.next.0 <= self.log.base().seq.0;
+                // R3: what it holds is from before the founding, and goes whatever it is.
                 let obsolete = report.last.epoch < self.founded;
-                let anew = replica.founding || obsolete || behind || report.base > self.log.base();
+                let anew = obsolete || behind || report.base > self.log.base();
                 replica.mode = if anew { Mode::Reset } else { Mode::Probe };
             }
             DiskReply::Mismatch { base, last } => self.mismatch(i, &flight, *base, *last),
@@ -453,7 +455,6 @@ impl Journal {
                 }
             }
             FlightKind::Reset if last == self.log.base() => {
-                replica.founding = false;
                 replica.matched = last;
                 replica.next = last.seq.next();
                 replica.mode = Mode::Probe;

@@ -56,20 +56,18 @@ impl Adopted {
         self.founded.unwrap_or(epoch)
     }
 
-    pub(super) fn mode_of(&self, at: DiskRef) -> (Mode, Seq, bool) {
+    pub(super) fn mode_of(&self, at: DiskRef) -> (Mode, Seq) {
         let end = self.log.last().seq.next();
         let Some(founded) = self.founded else {
-            return (Mode::Join, end, true);
+            return (Mode::Join, end);
         };
         let answer = self.answers.iter().find(|(a, _)| *a == at).map(|(_, a)| a);
         match answer {
-            Some(Answer::Sealed(report)) if report.last.epoch < founded => {
-                (Mode::Reset, end, false)
-            }
-            Some(Answer::Sealed(report)) => (Mode::Probe, report.last.seq.next().min(end), false),
-            Some(Answer::Unknown) => (Mode::Join, end, false),
-            Some(Answer::Damaged) => (Mode::Reset, end, false),
-            Some(Answer::None) | None => (Mode::Probe, end, false),
+            Some(Answer::Sealed(report)) if report.last.epoch < founded => (Mode::Reset, end),
+            Some(Answer::Sealed(report)) => (Mode::Probe, report.last.seq.next().min(end)),
+            Some(Answer::Unknown) => (Mode::Join, end),
+            Some(Answer::Damaged) => (Mode::Reset, end),
+            Some(Answer::None) | None => (Mode::Probe, end),
         }
     }
 }

@@ -42,8 +42,6 @@ pub(super) struct Flight {
 pub(super) struct Replica {
     pub(super) at: DiskRef,
     pub(super) mode: Mode,
-    /// Its log is to be made anew whatever it holds: the volume was clean.
-    pub(super) founding: bool,
     /// All up to here is durable there, by its own word in this epoch.
     pub(super) matched: Position,
     pub(super) next: Seq,
@@ -55,11 +53,10 @@ pub(super) struct Replica {
 }
 
 impl Replica {
-    pub(super) fn new(at: DiskRef, (mode, next, founding): (Mode, Seq, bool)) -> Self {
+    pub(super) fn new(at: DiskRef, (mode, next): (Mode, Seq)) -> Self {
         Self {
             at,
             mode,
-            founding,
             matched: Position::ZERO,
             next,
             flights: VecDeque::new(),

@@ -4,7 +4,6 @@ use bytes::Bytes;
 use model::BLOCK_BYTES;
 use model::ids::{BlockNo, SessionId};
 use model::journal::{Record, RecordBody};
-use model::meta::MetaRequest;
 use model::time::Time;
 
 use super::{Serving, Stage, answer, index_config};
@@ -66,21 +65,11 @@ impl Serving {
             if asked.is_some_and(|(_, at)| now.since(at) < self.config.meta_retry * 10) {
                 return;
             }
-            let token = self.token();
+            let checkpoint = self.journal.checkpoint().checkpoint;
+            let token = self.ask_to_publish(checkpoint, false);
             self.stage = Stage::Founding {
                 asked: Some((token, now)),
             };
-            let checkpoint = self.journal.checkpoint().checkpoint;
-            let (volume, epoch) = (self.id, self.epoch);
-            self.meta.push((
-                token,
-                MetaRequest::Publish {
-                    volume,
-                    epoch,
-                    checkpoint,
-                    clean: false,
-                },
-            ));
             return;
         }
         self.stage = Stage::Serving;

@@ -8,7 +8,7 @@
 //! and once no older root is in the global record. What a disk does *not* list is never
 //! evidence of anything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use model::ids::{DiskId, DiskRef, FragmentKey, RequestId};
 use model::payload::Payload;
@@ -24,6 +24,9 @@ use crate::volume::journal::{RequestIds, ToDisk};
 /// Fragments looked at with one question.
 const PAGE_KEYS: u32 = 256;
 
+/// Disks visited at once.
+const VISITS_MAX: usize = 4;
+
 /// Silences after which a disk is left to the next audit.
 const ATTEMPTS_MAX: u8 = 5;
 
@@ -31,7 +34,30 @@ const ATTEMPTS_MAX: u8 = 5;
 #[derive(Debug, Default)]
 pub(super) struct Audit {
     due: Time,
-    disks: BTreeMap<DiskId, Visit>,
+    /// Disks that are still to be visited.
+    queue: VecDeque<DiskRef>,
+    visits: BTreeMap<DiskId, Visit>,
+}
+
+impl Audit {
+    fn is_idle(&self) -> bool {
+        self.queue.is_empty() && self.visits.is_empty()
+    }
+
+    fn begin_visits(&mut self) {
+        while self.visits.len() < VISITS_MAX
+            && let Some(at) = self.queue.pop_front()
+        {
+            let visit = Visit {
+                at,
+                after: None,
+                step: Step::List,
+                asked: None,
+                attempts: 0,
+            };
+            self.visits.insert(at.disk, visit);
+        }
+    }
 }
 
 /// How far the audit of one disk has come.
@@ -61,19 +87,18 @@ impl Serving {
         if self.stopping {
             return;
         }
-        if self.audit.disks.is_empty() {
-            if now >= self.audit.due && self.may_audit() {
-                self.begin_audit(now, view);
+        if self.audit.is_idle() && now >= self.audit.due && self.may_audit() {
+            self.begin_audit(now, view);
+        }
+        let is_judged = |v: &&Visit| matches!(v.step, Step::Judge(_));
+        if self.index_is_committed() {
+            let judged = self.audit.visits.values().filter(is_judged);
+            let judged: Vec<DiskId> = judged.map(|v| v.at.disk).collect();
+            for id in judged {
+                self.judge(id);
             }
-            return;
         }
-        if !self.index_is_committed() {
-            return;
-        }
-        let ids: Vec<DiskId> = self.audit.disks.keys().copied().collect();
-        for id in ids {
-            self.judge(id);
-        }
+        self.audit.begin_visits();
     }
 
     /// Whether the index holds what the committed checkpoint says, no more and no less.
@@ -96,21 +121,14 @@ impl Serving {
     fn begin_audit(&mut self, now: Time, view: &View) {
         self.audit.due = now + self.config.audit_every;
         let up = view.disks.values().filter(|d| d.presence == Presence::Up);
-        for disk in up {
-            let visit = Visit {
-                at: disk.at,
-                after: None,
-                step: Step::List,
-                asked: None,
-                attempts: 0,
-            };
-            self.audit.disks.insert(disk.at.disk, visit);
-        }
+        self.audit.queue.extend(up.map(|d| d.at));
     }
 
     /// Condemns what a page shows to be unreachable.
     fn judge(&mut self, id: DiskId) {
-        let visit = self.audit.disks.get_mut(&id).expect("just listed");
+        // R16: what a pending checkpoint drops is still reached by the committed one.
+        assert!(self.index_is_committed());
+        let visit = self.audit.visits.get_mut(&id).expect("just listed");
         let Step::Judge(page) = &visit.step else {
             return;
         };
@@ -139,7 +157,7 @@ impl Serving {
             self.freed_orphans += condemned.len() as u64;
             visit.step = Step::Delete(condemned);
         } else if is_last {
-            self.audit.disks.remove(&id);
+            self.audit.visits.remove(&id);
         } else {
             visit.step = Step::List;
         }
@@ -149,7 +167,7 @@ impl Serving {
     pub(super) fn pump_audit(&mut self, now: Time, ids: &mut RequestIds, out: &mut Vec<ToDisk>) {
         let retry = self.config.meta_retry * 10;
         let volume = self.id;
-        self.audit.disks.retain(|_, visit| {
+        self.audit.visits.retain(|_, visit| {
             if visit.asked.is_some_and(|(_, at)| now.since(at) < retry) {
                 return true;
             }
@@ -185,7 +203,7 @@ impl Serving {
 
     /// Takes a disk's answer, if it is one to the audit.
     pub(super) fn audit_reply(&mut self, disk: DiskId, id: RequestId, reply: &DiskReply) -> bool {
-        let Some(visit) = self.audit.disks.get_mut(&disk) else {
+        let Some(visit) = self.audit.visits.get_mut(&disk) else {
             return false;
         };
         if visit.asked.is_none_or(|(asked, _)| asked != id) {
@@ -198,7 +216,7 @@ impl Serving {
             (Step::Delete(_), DiskReply::Deleted) => visit.step = Step::List,
             // Another life of the disk has nothing of the old one's.
             (_, DiskReply::WrongIncarnation) => {
-                self.audit.disks.remove(&disk);
+                self.audit.visits.remove(&disk);
                 return true;
             }
             // Busy: asked again after a while.
@@ -212,11 +230,11 @@ impl Serving {
     /// When [`Serving::step_audit`] or [`Serving::pump_audit`] is due without another input.
     pub(super) fn audit_deadline(&self) -> Option<Time> {
         let retry = self.config.meta_retry * 10;
-        let visits = self.audit.disks.values();
+        let visits = self.audit.visits.values();
         let asked = visits.filter_map(|v| Some(v.asked?.1 + retry)).min();
         match asked {
             Some(at) => Some(at),
-            None if self.audit.disks.is_empty() && self.is_serving() && self.may_audit() => {
+            None if self.audit.is_idle() && self.is_serving() && self.may_audit() => {
                 Some(self.audit.due)
             }
             None => None,

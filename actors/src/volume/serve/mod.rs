@@ -136,7 +136,7 @@ impl Serving {
             drain: Drain::Idle,
             dropped: DroppedSegments::default(),
             published: record.checkpoint,
-            change: Change::None,
+            change: Change::default(),
             audit: Audit::default(),
             freed_orphans: 0,
             publishing: None,

@@ -9,6 +9,19 @@ use crate::volume::StopReason;
 use crate::volume::drain::Drain;
 
 impl Serving {
+    /// Has the global group told of a checkpoint; `clean` ends this ownership.
+    pub(super) fn ask_to_publish(&mut self, checkpoint: Checkpoint, clean: bool) -> MetaToken {
+        let token = self.token();
+        let request = MetaRequest::Publish {
+            volume: self.id,
+            epoch: self.epoch,
+            checkpoint,
+            clean,
+        };
+        self.meta.push((token, request));
+        token
+    }
+
     pub(super) fn publish(&mut self, now: Time) {
         if let Some((_, _, _, at)) = self.publishing {
             if now.since(at) < self.config.meta_retry * 10 {
@@ -22,18 +35,8 @@ impl Serving {
         if !news || now.since(self.published_at) < self.config.publish_every || self.stopping {
             return;
         }
-        let token = self.token();
+        let token = self.ask_to_publish(checkpoint, false);
         self.publishing = Some((token, at, checkpoint, now));
-        let (volume, epoch) = (self.id, self.epoch);
-        self.meta.push((
-            token,
-            MetaRequest::Publish {
-                volume,
-                epoch,
-                checkpoint,
-                clean: false,
-            },
-        ));
     }
 
     pub(in crate::volume) fn meta_reply(&mut self, now: Time, token: MetaToken, reply: &MetaReply) {
@@ -99,17 +102,7 @@ impl Serving {
             self.fail(StopReason::Released);
             return;
         }
-        let token = self.token();
+        let token = self.ask_to_publish(checkpoint, true);
         self.publishing = Some((token, at, checkpoint, now));
-        let (volume, epoch) = (self.id, self.epoch);
-        self.meta.push((
-            token,
-            MetaRequest::Publish {
-                volume,
-                epoch,
-                checkpoint,
-                clean: true,
-            },
-        ));
     }
 }

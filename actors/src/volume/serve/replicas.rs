@@ -6,23 +6,26 @@
 
 use std::sync::Arc;
 
-use model::ids::DiskRef;
+use model::ids::{DiskRef, Version};
 use model::meta::{MetaReply, MetaRequest, MetaToken, Refusal};
 use model::placement::{JournalConfig, View, VolumeRecord};
 use model::time::Time;
 
 use super::Serving;
 use crate::volume::StopReason;
+use crate::volume::journal::Foreign;
 use crate::volume::wanted::{is_urgent, wanted};
 
 /// Where a change of the replicas stands.
 #[derive(Debug, Default)]
 pub(super) enum Change {
-    /// The set is right, as far as is known.
+    /// The set is looked at with the next view.
     #[default]
-    None,
+    Unseen,
+    /// The set is right, by the view of that version.
+    Right { seen: Version },
     /// Another set would be better, since then; whatever it is, it may pass.
-    Wished { since: Time },
+    Wished { since: Time, seen: Version },
     /// The global group was asked to begin.
     Beginning {
         next: Vec<DiskRef>,
@@ -33,6 +36,8 @@ pub(super) enum Change {
         ending: Option<(MetaToken, Time)>,
         /// Whether it ends by adoption; `None` while the new replicas are being filled.
         adopt: Option<bool>,
+        /// The view by which the set that is changed to was last looked at.
+        seen: Version,
     },
 }
 
@@ -40,44 +45,67 @@ impl Serving {
     /// Takes the next step of a change, if one is due.
     pub(super) fn step_replicas(&mut self, now: Time, view: &Arc<View>) {
         match &self.change {
-            Change::None | Change::Wished { .. } => self.wish(now, view),
+            // Not with every write: what is wished for changes with the placement alone.
+            Change::Right { seen } if *seen == view.version => {}
+            Change::Wished { since, seen } if *seen == view.version => {
+                if now.since(*since) >= self.config.replace_after {
+                    self.wish(now, view);
+                }
+            }
+            Change::Unseen | Change::Right { .. } | Change::Wished { .. } => self.wish(now, view),
             Change::Beginning { next, asked } => {
                 if now.since(asked.1) >= self.config.meta_retry * 10 {
                     let next = next.clone();
                     self.ask_to_begin(now, next);
                 }
             }
-            Change::Joint { ending, adopt } => {
-                let waits =
-                    ending.is_some_and(|(_, at)| now.since(at) < self.config.meta_retry * 10);
-                let adopt = match *adopt {
-                    Some(decided) => Some(decided),
-                    None if self.journal.change_is_ready() => Some(true),
-                    None if self.is_pointless(view) => Some(false),
-                    None => None,
-                };
-                if let (Some(adopt), false) = (adopt, waits) {
-                    self.ask_to_end(now, adopt);
-                }
-            }
+            Change::Joint { .. } => self.step_joint(now, view),
+        }
+    }
+
+    fn step_joint(&mut self, now: Time, view: &Arc<View>) {
+        let is_ready = self.journal.change_is_ready();
+        let Change::Joint {
+            ending,
+            adopt,
+            seen,
+        } = &mut self.change
+        else {
+            unreachable!("the caller matched")
+        };
+        let retry = self.config.meta_retry * 10;
+        if ending.is_some_and(|(_, at)| now.since(at) < retry) {
+            return;
+        }
+        let adopt = *adopt;
+        let is_news = std::mem::replace(seen, view.version) != view.version;
+        let decided = match adopt {
+            Some(decided) => Some(decided),
+            None if is_ready => Some(true),
+            None if is_news && self.is_pointless(view) => Some(false),
+            None => None,
+        };
+        if let Some(adopt) = decided {
+            self.ask_to_end(now, adopt, view.version);
         }
     }
 
     fn wish(&mut self, now: Time, view: &Arc<View>) {
         let members = self.journal.members();
         let Some(next) = wanted(view, self.id, members) else {
-            self.change = Change::None;
+            self.change = Change::Right { seen: view.version };
             return;
         };
         let since = match self.change {
-            Change::Wished { since } => since,
+            Change::Wished { since, .. } => since,
             _ => now,
         };
         let urgent = is_urgent(view, members);
         if urgent || now.since(since) >= self.config.replace_after {
             self.ask_to_begin(now, next);
         } else {
-            self.change = Change::Wished { since };
+            let seen = view.version;
+            self.change = Change::Wished { since, seen };
         }
     }
 
@@ -103,7 +131,7 @@ impl Serving {
         };
     }
 
-    fn ask_to_end(&mut self, now: Time, adopt: bool) {
+    fn ask_to_end(&mut self, now: Time, adopt: bool, seen: Version) {
         let token = self.token();
         let request = MetaRequest::EndJournalChange {
             volume: self.id,
@@ -115,6 +143,7 @@ impl Serving {
         self.change = Change::Joint {
             ending: Some((token, now)),
             adopt: Some(adopt),
+            seen,
         };
     }
 
@@ -123,7 +152,7 @@ impl Serving {
         let ours = match &self.change {
             Change::Beginning { asked, .. } => asked.0 == token,
             Change::Joint { ending, .. } => ending.is_some_and(|(t, _)| t == token),
-            Change::None | Change::Wished { .. } => false,
+            Change::Unseen | Change::Right { .. } | Change::Wished { .. } => false,
         };
         if !ours {
             return;
@@ -137,7 +166,7 @@ impl Serving {
             MetaReply::Refused {
                 reason: Refusal::BadReplicas,
                 ..
-            } => self.change = Change::None,
+            } => self.change = Change::default(),
             MetaReply::Refused { .. } | MetaReply::Volume(None) => {
                 self.fail(StopReason::Fenced);
             }
@@ -155,13 +184,21 @@ impl Serving {
         }
         let JournalConfig { version, next, .. } = &record.journal;
         if *version > self.journal.version() {
-            self.journal.settle_change(&record.journal);
-            self.change = Change::None;
-        } else if let (Change::Beginning { .. }, Some(next)) = (&self.change, next) {
-            self.journal.begin_change(next.clone());
+            match self.journal.settle_change(&record.journal) {
+                Ok(()) => self.change = Change::default(),
+                Err(Foreign) => self.fail(StopReason::Fenced),
+            }
+            return;
+        }
+        let Change::Beginning { next: ours, .. } = &self.change else {
+            return;
+        };
+        if next.as_ref() == Some(ours) {
+            self.journal.begin_change(ours.clone());
             self.change = Change::Joint {
                 ending: None,
                 adopt: None,
+                seen: Version::default(),
             };
         }
     }
@@ -170,8 +207,8 @@ impl Serving {
     pub(super) fn change_deadline(&self) -> Option<Time> {
         let retry = self.config.meta_retry * 10;
         match &self.change {
-            Change::None => None,
-            Change::Wished { since } => Some(*since + self.config.replace_after),
+            Change::Unseen | Change::Right { .. } => None,
+            Change::Wished { since, .. } => Some(*since + self.config.replace_after),
             Change::Beginning { asked, .. } => Some(asked.1 + retry),
             Change::Joint { ending, .. } => ending.map(|(_, at)| at + retry),
         }

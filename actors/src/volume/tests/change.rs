@@ -113,7 +113,8 @@ impl World {
 
     fn settle(&mut self, replicas: &[u32]) {
         self.version += 1;
-        self.journal.settle_change(&config(self.version, replicas));
+        let settled = self.journal.settle_change(&config(self.version, replicas));
+        assert_eq!(settled, Ok(()));
     }
 }
 
@@ -168,6 +169,24 @@ fn a_cancelled_change_leaves_the_old_set_alone() {
     assert_eq!(w.journal.committed(), last);
 }
 
+/// What the group answers is a peer's word: a set that was never proposed changes nothing.
+#[test]
+fn a_foreign_set_is_refused() {
+    let mut w = World::new(&[1, 2, 3]);
+    w.exchange(|_| true);
+    assert_eq!(
+        w.journal.settle_change(&config(2, &[1, 2, 4])),
+        Err(Foreign)
+    );
+    w.journal.begin_change(vec![disk(1), disk(2), disk(4)]);
+    assert_eq!(
+        w.journal.settle_change(&config(2, &[1, 2, 5])),
+        Err(Foreign)
+    );
+    w.version = 2;
+    w.settle(&[1, 2, 3]);
+}
+
 /// R6: of two, one is dead. The owner commits nothing before the set is another one, and what
 /// it adopted is then on both.
 #[test]
@@ -201,11 +220,12 @@ fn a_disks_new_life_replaces_its_old_one() {
     assert!(w.journal.change_is_ready());
     assert_eq!(w.journal.committed(), w.journal.log().last());
     let replicas = vec![disk(1), reborn, disk(3)];
-    w.journal.settle_change(&JournalConfig {
+    let settled = w.journal.settle_change(&JournalConfig {
         version: Version(2),
         replicas,
         next: None,
     });
+    assert_eq!(settled, Ok(()));
     assert_eq!(w.journal.replicas_current(), 3);
 }
 

@@ -1,5 +1,7 @@
 //! Longer histories with a point.
 
+use model::ids::{Epoch, SegmentId};
+
 use super::super::page::{LEAF_BLOCKS, PAGE_BYTES};
 use super::super::{Corrupt, IndexConfig};
 use super::{Index, Kind, TINY, World};
@@ -145,4 +147,26 @@ fn damaged_pages_are_refused() {
     );
     assert!(world.index.damage().is_none());
     world.check_lookup(0, 400);
+}
+
+/// R16: an index that was just opened has empty tables; what it reaches, pages of its own
+/// included, must not seem unreachable to the audit.
+#[test]
+fn what_a_checkpoint_reaches_is_reached_right_after_opening() {
+    let mut world = World::new(IndexConfig::default());
+    let changes = Lcg(5).writes(500, 1 << 20);
+    world.apply(&changes);
+    world.checkpoint();
+    let data: Vec<SegmentId> = world.truth.segments.values().map(|s| s.id).collect();
+    let pages: Vec<SegmentId> = world.index.index_segments().map(|s| s.id).collect();
+    assert!(!data.is_empty() && !pages.is_empty());
+    for segment in data.into_iter().take(8).chain(pages) {
+        world.reopen(2);
+        assert!(world.drive(|index| index.reaches(segment)), "{segment:?}");
+        let other = SegmentId {
+            epoch: Epoch(segment.epoch.0 + 1),
+            ..segment
+        };
+        assert!(!world.drive(|index| index.reaches(other)));
+    }
 }
