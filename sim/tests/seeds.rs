@@ -5,7 +5,7 @@ use actors::planted::Bug;
 use sim::run::{Failure, Outcome, RunConfig, differs, run};
 
 /// Each planted bug must show within so many seeds.
-const CAUGHT_WITHIN: u64 = 200;
+const CAUGHT_WITHIN: u64 = 50;
 
 fn seed(seed: u64) -> Outcome {
     run(RunConfig {

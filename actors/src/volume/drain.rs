@@ -83,6 +83,8 @@ impl Serving {
         let oldest = self.oldest_write.map(|t| now.since(t));
         bytes >= self.config.drain_bytes
             || (trimmable && log.len() >= self.config.drain_records)
+            // Blocks written over and over fill the window, not the segments.
+            || (trimmable && log.written_bytes() >= self.config.window_bytes / 2)
             || (self.stopping && trimmable)
             || oldest.is_some_and(|age| age >= self.config.drain_age)
             || (oldest.is_some() && now.since(self.last_write) >= self.config.drain_idle)
@@ -533,6 +535,7 @@ impl Serving {
             checkpoint,
             sessions,
         });
+        self.inherited_bytes = 0;
         self.dropped.push(at, self.reader.horizon(), dropped);
     }
 }

@@ -40,7 +40,8 @@ use serve::Serving;
 pub struct VolumeConfig {
     /// The journal's.
     pub journal: JournalTerms,
-    /// Untrimmed payload bytes at which writes wait (the journal window).
+    /// Untrimmed payload bytes at which writes wait (the journal window); after a failover, what
+    /// was taken over comes on top until it is drained.
     pub window_bytes: u64,
     /// Committed data bytes at which a drain starts.
     pub drain_bytes: u64,

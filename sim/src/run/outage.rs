@@ -57,12 +57,11 @@ impl Outage {
         Self::LinkCutToOwner,
     ];
 
-    /// Within what time writes are acknowledged again. A node's death is to cost under 3 s;
-    /// networks that lose one packet in 50 add elections to that here.
+    /// Within what time writes are acknowledged again.
     #[must_use]
     pub fn bar(self) -> Duration {
         match self {
-            Self::OwnerKilled | Self::OwnerPaused => Duration::from_secs(5),
+            Self::OwnerKilled | Self::OwnerPaused => Duration::from_secs(3),
             _ => Duration::from_secs(10),
         }
     }

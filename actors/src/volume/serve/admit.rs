@@ -14,6 +14,13 @@ use crate::volume::sessions::Admission;
 use crate::volume::{Effect, Waiting};
 
 impl Serving {
+    /// Bytes of writes that the journal holds before further ones wait. What a new owner took
+    /// over comes on top, once: else a volume that was written to as fast as it drains would
+    /// wait for a whole drain after each failover.
+    fn window_bytes(&self) -> u64 {
+        self.config.window_bytes + self.inherited_bytes.min(self.config.window_bytes)
+    }
+
     /// Takes a client's request, or gives it back to wait for the window.
     pub(in crate::volume) fn request(
         &mut self,
@@ -129,7 +136,7 @@ impl Serving {
             return None;
         }
         let full = self.journal.log().written_bytes() + length.min(waiting.payload.len() as u64)
-            > self.config.window_bytes;
+            > self.window_bytes();
         if full && self.no_space {
             answer(out, from, id, VolumeReply::Error(BlockError::NoSpace));
             return None;

@@ -45,6 +45,7 @@ impl Serving {
             return;
         };
         self.sessions = sessions;
+        self.inherited_bytes = self.journal.log().written_bytes();
         self.applied = checkpoint.checkpoint.covers;
         let checkpoint = checkpoint.checkpoint;
         self.segment_counter = SegmentCounter::new(self.epoch, checkpoint.next_counter);

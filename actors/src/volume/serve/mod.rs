@@ -80,6 +80,8 @@ pub(super) struct Serving {
     pub(super) sessions: Sessions,
     pub(super) layers: Layers,
     applied: Position,
+    /// Bytes of earlier owners' writes that no checkpoint of this epoch covers yet.
+    pub(super) inherited_bytes: u64,
     acks: VecDeque<Ack>,
     pub(super) reader: Reader,
     pub(super) drain: Drain,
@@ -127,6 +129,7 @@ impl Serving {
                 cache: BlockCache::new(config.cache_blocks),
             },
             applied: checkpoint.covers,
+            inherited_bytes: 0,
             journal,
             stage: Stage::Electing,
             clean_start: record.clean,
