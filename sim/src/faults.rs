@@ -57,7 +57,7 @@ pub enum Kind {
 }
 
 /// All kinds, the likelier ones more than once.
-const KINDS: [Kind; 23] = [
+const KINDS: [Kind; 24] = [
     Kind::Kill,
     Kind::Kill,
     Kind::KillSite,
@@ -74,6 +74,7 @@ const KINDS: [Kind; 23] = [
     Kind::Laggard,
     Kind::Laggard,
     Kind::Succession,
+    Kind::MidDrain,
     Kind::MidDrain,
     Kind::MidDrain,
     Kind::Mute,

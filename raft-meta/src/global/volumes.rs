@@ -151,7 +151,10 @@ impl GlobalState {
             return Err(Refusal::StaleEpoch);
         }
         if record.clean && !clean {
-            assert!(record.founded < epoch, "a journal is founded by a new epoch");
+            assert!(
+                record.founded < epoch,
+                "a journal is founded by a new epoch"
+            );
             record.founded = epoch;
         }
         record.clean = clean;
