@@ -13,6 +13,7 @@ use model::machine::Machine;
 use model::meta::{MetaReply, MetaRequest, MetaToken};
 use model::payload::Payload;
 use model::placement::View;
+use model::time::Time;
 use model::wire;
 use raft_meta::log::{LogWrite, RaftLog};
 use raft_meta::message::{GroupId, LocalDisk, MetaMessage};
@@ -135,6 +136,24 @@ struct Shell<L: RaftLog> {
     asked: BTreeMap<MetaToken, ReplyTo>,
     commanded: BTreeMap<AdminToken, oneshot::Sender<AdminReply>>,
     next: u64,
+    /// Whom the global group's leader was known to be last.
+    leader: Option<NodeId>,
+}
+
+/// What was decided of sites and nodes, in words.
+fn note_presence(before: &View, now: &View) {
+    for (id, site) in &now.sites {
+        let old = before.sites.get(id).map(|s| s.presence);
+        if old != Some(site.presence) {
+            tracing::info!(site = %site.name, presence = ?site.presence, "decided");
+        }
+    }
+    for (id, node) in &now.nodes {
+        let old = before.nodes.get(id).map(|n| n.presence);
+        if old != Some(node.presence) {
+            tracing::info!(node = %node.name, presence = ?node.presence, "decided");
+        }
+    }
 }
 
 /// Starts the thread.
@@ -161,6 +180,7 @@ pub fn start<L: RaftLog + Send + 'static>(
         asked: BTreeMap::new(),
         commanded: BTreeMap::new(),
         next: 0,
+        leader: None,
     };
     thread::Builder::new()
         .name("meta".to_owned())
@@ -196,6 +216,7 @@ fn run<L: RaftLog>(mut shell: Shell<L>, inbox: &Receiver<Command>) {
         if shell.machine.next_deadline().is_some_and(|due| due <= now) {
             shell.machine.tick(now, &mut effects);
         }
+        shell.note_leader(now);
     }
 }
 
@@ -242,6 +263,17 @@ impl<L: RaftLog> Shell<L> {
         token
     }
 
+    /// Operators look for who decides, and since when.
+    fn note_leader(&mut self, now: Time) {
+        let leader = self.machine.leader(GroupId::Global, now);
+        if leader != std::mem::replace(&mut self.leader, leader) {
+            match leader {
+                Some(node) => tracing::info!(%node, "leads the global group"),
+                None => tracing::warn!("no leader of the global group is heard"),
+            }
+        }
+    }
+
     /// Carries effects out until there are none: writes of a round share a sync.
     fn carry_out(&mut self, effects: &mut Vec<Effect>) -> Result<(), L::Error> {
         let mut batch: Vec<(GroupId, LogWrite)> = Vec::new();
@@ -275,8 +307,9 @@ impl<L: RaftLog> Shell<L> {
                             .view
                             .write()
                             .unwrap_or_else(std::sync::PoisonError::into_inner);
-                        *shared = Arc::clone(&view);
+                        let before = std::mem::replace(&mut *shared, Arc::clone(&view));
                         drop(shared);
+                        note_presence(&before, &view);
                         if let Some(listener) = &self.listener {
                             listener.view(view);
                         }

@@ -167,25 +167,20 @@ async fn serve(
     Ok(())
 }
 
-/// Where a node is: the supervisor's route, else what it publishes, else where it was when
-/// this one joined.
+/// What to dial for a node: by what it publishes, else by where it was when this one joined,
+/// and there by the supervisor's route, if there is one.
 fn resolver(
     view: SharedView,
     contacts: BTreeMap<u16, SocketAddr>,
     routes: Routes,
 ) -> Arc<dyn Fn(NodeId) -> Option<SocketAddr> + Send + Sync> {
-    // Routes go by name; until the view names a node they go by its contact address.
     Arc::new(move |node| {
         let view = view
             .read()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let known = view.nodes.get(&node);
-        if let Some(route) = known.and_then(|n| routes.0.get(&n.name)) {
-            return Some(*route);
-        }
-        known
-            .map(|n| n.address)
-            .or_else(|| contacts.get(&node.0).copied())
+        let known = view.nodes.get(&node).map(|n| n.address);
+        let address = known.or_else(|| contacts.get(&node.0).copied())?;
+        Some(routes.to(address))
     })
 }
 

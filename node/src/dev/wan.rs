@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use model::ids::{NodeId, SiteId};
@@ -28,13 +29,21 @@ pub enum WanError {
     Same(String),
 }
 
+/// A node in the layout.
+#[derive(Debug)]
+struct Place {
+    name: String,
+    /// Where it really listens.
+    quic: SocketAddr,
+}
+
 /// The relay with the names of sites and nodes. Its ids are places in the layout: they mean
 /// nothing to the fabric.
 #[derive(Debug)]
 pub struct Wan {
     relay: Relay,
     sites: Vec<String>,
-    nodes: BTreeMap<NodeId, (SiteId, String)>,
+    nodes: BTreeMap<NodeId, Place>,
 }
 
 impl Wan {
@@ -50,8 +59,9 @@ impl Wan {
         let places =
             places.flat_map(|(site, s)| s.nodes.iter().map(move |node| (SiteId(site), node)));
         for (id, (site, node)) in (0..).map(NodeId).zip(places) {
-            nodes.insert(id, (site, node.name.clone()));
-            targets.push((id, site, node.quic));
+            let (name, quic) = (node.name.clone(), node.quic);
+            nodes.insert(id, Place { name, quic });
+            targets.push((id, site, quic));
         }
         let mut links = Vec::new();
         for (from, from_site, _) in &targets {
@@ -80,14 +90,13 @@ impl Wan {
     /// Where that node dials the nodes of other sites.
     #[must_use]
     pub fn routes(&self, node: &str) -> Routes {
-        let named = |(id, (_, name)): (&NodeId, &(SiteId, String))| (name == node).then_some(*id);
+        let named = |(id, place): (&NodeId, &Place)| (place.name == node).then_some(*id);
         let Some(from) = self.nodes.iter().find_map(named) else {
             return Routes::default();
         };
-        let route = |(to, (_, name)): (&NodeId, &(SiteId, String))| {
-            self.relay
-                .address(from, *to)
-                .map(|address| (name.clone(), address))
+        let route = |(to, place): (&NodeId, &Place)| {
+            let relay = self.relay.address(from, *to)?;
+            Some((place.quic, relay))
         };
         Routes(self.nodes.iter().filter_map(route).collect())
     }
@@ -217,9 +226,12 @@ mod tests {
 
     #[test]
     fn routes_lead_to_the_nodes_of_other_sites_only() {
-        let wan = Wan::start(&layout(), Duration::ZERO, 1).expect("relays");
+        let layout = layout();
+        let wan = Wan::start(&layout, Duration::ZERO, 1).expect("relays");
         let routes = wan.routes("a2").0;
-        assert_eq!(routes.keys().collect::<Vec<_>>(), ["b1", "b2", "c1", "c2"]);
+        let quic = |node| layout.node(node).expect("it is there").1.quic;
+        let others: BTreeSet<_> = ["b1", "b2", "c1", "c2"].map(quic).into();
+        assert_eq!(routes.keys().copied().collect::<BTreeSet<_>>(), others);
         let ports: BTreeSet<_> = routes.values().collect();
         assert_eq!(ports.len(), 4, "a port a link");
         assert!(wan.routes("nobody").0.is_empty());
@@ -234,7 +246,7 @@ mod tests {
             .set_read_timeout(Some(Duration::from_secs(10)))
             .expect("timeout");
         let wan = Wan::start(&layout, Duration::from_millis(60), 1).expect("relays");
-        let route = wan.routes("a1").0["b1"];
+        let route = wan.routes("a1").0[&b1.quic];
         let client = UdpSocket::bind("127.0.0.1:0").expect("bind");
         let mut bytes = [0; 16];
 
