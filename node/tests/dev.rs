@@ -1,13 +1,14 @@
 //! The supervisor behind `atoll dev`, as a process, over doubles of nodes: what it starts,
 //! what it says, and that nothing outlives it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use node::daemon::config::{NodeConfig, Routes};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -251,8 +252,14 @@ fn the_wan_emulator_is_on_every_link_between_sites() {
     });
 
     let _dev = Dev::start(directory.path(), &["--wan-rtt", "20ms"]);
-    let routes = node::daemon::config::Routes::load(&directory.path().join("a1")).expect("routes");
-    assert_eq!(routes.0.keys().collect::<Vec<_>>(), ["b1", "c1"]);
+    let routes = Routes::load(&directory.path().join("a1")).expect("routes");
+    let quic = |node: &str| {
+        let config = NodeConfig::load(&directory.path().join(node));
+        config.expect("a configuration").quic
+    };
+    let others: BTreeSet<_> = ["b1", "c1"].map(quic).into();
+    assert!(routes.0.keys().eq(&others), "{routes:?} to {others:?}");
+    assert!(others.iter().all(|at| routes.to(*at) != *at));
     let links = json(&atoll(directory.path(), "link cut a b --one-way --json"));
     let cut: Vec<&Value> = links["links"]
         .as_array()
