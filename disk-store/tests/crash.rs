@@ -40,6 +40,7 @@ enum Step {
     Put(Vec<(u64, usize)>),
     Delete(Vec<u64>),
     SettleJournal,
+    RestJournal,
     SettleFragments,
 }
 
@@ -81,8 +82,11 @@ fn script(seed: u64, steps: usize) -> Vec<Step> {
                         .collect(),
                 )
             }
-            _ if rng.below(2) == 0 => Step::SettleJournal,
-            _ => Step::SettleFragments,
+            _ => match rng.below(3) {
+                0 => Step::SettleJournal,
+                1 => Step::RestJournal,
+                _ => Step::SettleFragments,
+            },
         });
     }
     out
@@ -158,6 +162,7 @@ fn run(
             true
         }
         Step::SettleJournal => journal.settle().is_ok(),
+        Step::RestJournal => journal.rest().is_ok(),
         Step::SettleFragments => fragments.settle().is_ok(),
     })
 }

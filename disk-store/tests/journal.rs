@@ -137,6 +137,37 @@ fn recycled_files_never_show_old_entries() {
 }
 
 #[test]
+fn a_journal_at_rest_keeps_no_more_files_than_a_new_one() {
+    let (files, mut journal) = created();
+    journal.settle().expect("settles");
+    let new = journal.files().len();
+    let mut kept = Vec::new();
+    for tag in 0..60 {
+        kept = append(&mut journal, vec![entry(tag, 4096)]).expect("appends");
+    }
+    let before = journal.current_file();
+    journal
+        .execute(JournalOp::ReleaseBefore(before))
+        .expect("releases");
+    journal.settle().expect("settles");
+    let after_burst = journal.files().len();
+    journal.rest().expect("rests");
+    assert!(
+        after_burst > new && journal.files().len() == new,
+        "{after_burst} files after a burst, {:?} at rest, {new} when new",
+        journal.files()
+    );
+    assert_eq!(read(&mut journal, kept), vec![Some(bytes_of(59, 4096))]);
+    for tag in 60..90 {
+        append(&mut journal, vec![entry(tag, 4096)]).expect("the next burst makes files again");
+    }
+    drop(journal);
+    let (_, scanned, verdict) = open(&files);
+    assert_eq!(verdict, ScanVerdict::Whole);
+    assert!(scanned.iter().any(|e| tag_of(&e.header) == 59));
+}
+
+#[test]
 fn a_full_journal_refuses_and_releasing_helps() {
     let files = SimFiles::new();
     let config = JournalConfig {

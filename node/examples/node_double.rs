@@ -77,6 +77,11 @@ impl Handler for Double {
             Request::Token { node, site } => Answer::Ok(Reply::Token(Token {
                 token: format!("for {node} in {site}"),
             })),
+            // No fabric knows it.
+            Request::NodeRemove { name } => Answer::Error(Failure {
+                kind: FailureKind::NotFound,
+                message: format!("there is no node '{name}'"),
+            }),
             _ => {
                 let message = format!("{} is a double", self.directory.display());
                 Answer::Error(Failure {

@@ -239,6 +239,27 @@ fn a_node_that_does_not_start_is_named_with_its_last_words() {
 }
 
 #[test]
+fn a_fabric_is_found_without_the_node_that_does_not_start() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut dev = Dev::start(directory.path(), &["--nodes", "1"]);
+    dev.signal(Signal::INT);
+    assert!(dev.process.wait().expect("it ends").success());
+    drop(dev);
+    fs::write(directory.path().join("c1/broken"), "").expect("write");
+    // Its directory is lost, and it is made anew.
+    fs::remove_dir_all(directory.path().join("b1")).expect("removed");
+    let dev = Dev::start(directory.path(), &[]);
+    let nodes: Vec<&Value> = dev.ready["sites"]
+        .as_array()
+        .expect("sites")
+        .iter()
+        .collect();
+    let pid = |site: usize| &nodes[site]["nodes"][0]["pid"];
+    assert!(pid(0).is_u64() && pid(1).is_u64() && pid(2).is_null());
+    assert!(directory.path().join("b1/node.json").exists());
+}
+
+#[test]
 fn the_wan_emulator_is_on_every_link_between_sites() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let plain = Dev::start(directory.path(), &["--nodes", "1"]);

@@ -420,3 +420,49 @@ fn what_is_degraded_is_told_and_goes_when_it_is_well_again() {
     let doing = status["degraded"][0]["doing"].as_str().expect("a text");
     assert!(doing.contains("restart the node"), "{doing}");
 }
+
+/// The first site goes with all that it had, the first node and its authority among them.
+#[test]
+fn a_lost_site_is_made_anew() {
+    let scratch = scratch();
+    let directory = scratch.path().join("fabric");
+    let mut fabric = Fabric::start(&directory, &["--nodes", "2", "--disks", "1"]);
+    fabric.json("volume create vol --size 16MiB --home b");
+    let source = scratch.path().join("image");
+    image(&source);
+    let source = source.to_str().expect("a name");
+    run(
+        "nbdcopy",
+        &[source, &url("nbd", fabric.address("b1"), None)],
+    );
+
+    fabric.json("site stop a");
+    for node in ["a1", "a2"] {
+        fs::remove_dir_all(directory.join(node)).expect("removed");
+    }
+    let copy = scratch.path().join("copy");
+    let same = |fabric: &Fabric, node: &str| {
+        let copy = copy.to_str().expect("a name");
+        run("nbdcopy", &[&url("nbd", fabric.address(node), None), copy]);
+        run("cmp", &[source, copy]);
+    };
+    same(&fabric, "c1");
+    fabric.json("site start a");
+    let nodes = fabric.json("node list");
+    let up = |n: &Value| n["state"] == "up";
+    let all = nodes["nodes"].as_array().expect("nodes");
+    assert_eq!(all.iter().filter(|n| up(n)).count(), 6, "{nodes:#}");
+    same(&fabric, "a2");
+
+    // Another one goes while nothing runs: the fabric is found, and the site is made anew.
+    let pid = i32::try_from(fabric.process.id())
+        .ok()
+        .and_then(Pid::from_raw);
+    kill_process(pid.expect("a pid"), Signal::TERM).expect("ours");
+    fabric.process.wait().expect("it ends");
+    fs::remove_dir_all(directory.join("c2")).expect("removed");
+    drop(fabric);
+    let fabric = Fabric::start(&directory, &[]);
+    same(&fabric, "a1");
+    same(&fabric, "c2");
+}

@@ -29,6 +29,9 @@ pub struct SiteEntry {
     pub presence: Presence,
     /// Its first node, which founds its group.
     pub founder: Option<NodeId>,
+    /// Which founding of its group counts (R11): a site all of whose nodes were removed is
+    /// founded anew by the next one.
+    pub founding: Option<Boot>,
     /// The voters of its group, by which others find it; empty until the group is founded.
     pub contacts: Vec<NodeId>,
 }
@@ -142,6 +145,8 @@ pub enum GlobalCommand {
         site: SiteId,
         /// Its first node.
         node: NodeId,
+        /// That node's life, by which the founding is known.
+        founding: Boot,
     },
     /// The voters of a site's group are these now.
     SetSiteContacts {
@@ -205,14 +210,21 @@ pub enum GlobalReply {
 }
 
 impl GlobalState {
-    /// A new fabric of one site, whose group that node founds. Pools will have so many rows.
+    /// A new fabric of one site, whose group that node founds in that life. Pools will have so
+    /// many rows.
     #[must_use]
-    pub fn new(pool_rows: u16, site_name: String, node: NodeId, entry: NodeEntry) -> Self {
+    pub fn new(
+        pool_rows: u16,
+        site_name: String,
+        (node, founding): (NodeId, Boot),
+        entry: NodeEntry,
+    ) -> Self {
         let site = entry.site;
         let site_entry = SiteEntry {
             name: site_name,
             presence: Presence::Up,
             founder: Some(node),
+            founding: Some(founding),
             contacts: vec![node],
         };
         Self {
@@ -266,13 +278,11 @@ impl StateMachine for GlobalState {
                 GlobalReply::Meta(self.apply_meta(by, boot, request))
             }
             GlobalCommand::Admin(command) => GlobalReply::Admin(self.apply_admin(command)),
-            GlobalCommand::FoundSite { site, node } => {
-                let site = self.sites.get(&site);
-                let allowed = |s: &SiteEntry| {
-                    s.founder == Some(node) && s.contacts.is_empty() && s.presence != Presence::Gone
-                };
-                GlobalReply::Done(site.is_some_and(allowed))
-            }
+            GlobalCommand::FoundSite {
+                site,
+                node,
+                founding,
+            } => GlobalReply::Done(self.found_site(site, node, founding)),
             GlobalCommand::SetSiteContacts { site, nodes } => {
                 GlobalReply::Done(self.set_contacts(site, nodes))
             }

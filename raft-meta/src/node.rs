@@ -21,7 +21,7 @@ use crate::group::{MetaGroup, Tuning};
 use crate::jitter::{Jitter, mix};
 use crate::log::{LoadedLog, LogWrite};
 use crate::message::{
-    DISKS_PER_NODE_MAX, GroupId, LocalDisk, LogIndex, MemberId, Members, MetaMessage,
+    DISKS_PER_NODE_MAX, Feed, GroupId, LocalDisk, LogIndex, MemberId, Members, MetaMessage,
 };
 use crate::replica::StateMachine;
 use crate::seat::{Post, Seat, SeatOut};
@@ -89,7 +89,8 @@ impl MetaNode {
             nbd: identity.nbd,
             gone: false,
         };
-        let global = GlobalState::new(config.pool_rows, site_name.to_owned(), identity.node, entry);
+        let founder = (identity.node, identity.boot);
+        let global = GlobalState::new(config.pool_rows, site_name.to_owned(), founder, entry);
         let site = SiteState::new(identity.site);
         vec![
             (
@@ -263,11 +264,16 @@ impl MetaNode {
             .collect()
     }
 
-    /// There is a seat for every site that the global placement group knows.
+    /// There is a seat for every site that the global placement group knows, and no state of a
+    /// founding that is over.
     fn seat_sites(&mut self, now: Time) {
         let Some(global) = self.global.state() else {
             return;
         };
+        for (site, seat) in &mut self.sites {
+            let entry = global.sites.get(site);
+            self.view_dirty |= entry.is_some_and(|e| seat.forget_others(e.founding));
+        }
         let known = global
             .sites
             .iter()
@@ -303,12 +309,30 @@ impl MetaNode {
                 self.seat_sites(now);
             }
             GroupId::Site(site) => {
+                if !self.is_of_founding(site, &message) {
+                    return;
+                }
                 let hints = self.hints(site);
                 // Only the groups of its own site and of the fabric may seat it.
                 let may_join = site == self.identity.site;
                 if let Some(seat) = self.sites.get_mut(&site) {
                     deliver(seat, now, from, message, &hints, may_join, out);
                 }
+            }
+        }
+    }
+
+    /// R11: what is told of a site's group counts only if it is of the founding that is
+    /// committed; whoever knows another one knows a group that is gone.
+    fn is_of_founding(&self, site: SiteId, message: &MetaMessage) -> bool {
+        let MetaMessage::Feed { feed, .. } = message else {
+            return true;
+        };
+        let entry = self.global.state().and_then(|g| g.sites.get(&site));
+        match feed {
+            Feed::Elsewhere { .. } => true,
+            Feed::Entries { founding, .. } | Feed::Snapshot { founding, .. } => {
+                entry.is_none_or(|e| e.founding == Some(*founding))
             }
         }
     }

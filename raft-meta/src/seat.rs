@@ -137,6 +137,16 @@ impl<S: StateMachine> Seat<S> {
         of_member.or_else(|| self.follower.leader(now))
     }
 
+    /// Drops what was followed of another founding; true if there was something.
+    pub(crate) fn forget_others(&mut self, founding: Option<Boot>) -> bool {
+        let followed = self.follower.replica().map(|r| r.founding);
+        let is_over = followed.is_some() && followed != founding;
+        if is_over {
+            self.follower.drop_replica();
+        }
+        is_over
+    }
+
     pub(crate) fn caught_up(&self, member: MemberId) -> bool {
         self.group.as_ref().is_some_and(|g| g.caught_up(member))
     }

@@ -168,7 +168,10 @@ fn global_command() -> BoxedStrategy<GlobalCommand> {
     prop_oneof![
         12 => (node(), 0u64..3, request()).prop_map(|(by, boot, request)| GlobalCommand::Meta { by, boot: Boot(boot), request }),
         2 => admin().prop_map(GlobalCommand::Admin),
-        1 => (site(), node()).prop_map(|(site, node)| GlobalCommand::FoundSite { site, node }),
+        1 => (site(), node(), 0u64..3).prop_map(|(site, node, boot)| {
+            let founding = Boot(boot);
+            GlobalCommand::FoundSite { site, node, founding }
+        }),
         1 => (site(), vec(node(), 0..3)).prop_map(|(site, nodes)| GlobalCommand::SetSiteContacts { site, nodes }),
         2 => (node(), 0u64..3, vec(node(), 0..5)).prop_map(|(node, boot, candidates)| GlobalCommand::FailNode { node, boot: Boot(boot), candidates }),
         1 => (site(), vec(node(), 0..5)).prop_map(|(site, candidates)| GlobalCommand::FailSite { site, candidates }),
@@ -190,7 +193,7 @@ fn fabric() -> GlobalState {
             gone: false,
         }
     };
-    let mut state = GlobalState::new(8, "one".to_owned(), NodeId(1), entry(1));
+    let mut state = GlobalState::new(8, "one".to_owned(), (NodeId(1), Boot(1)), entry(1));
     for site in 2..=3u8 {
         let name = format!("s{site}");
         state.apply(GlobalCommand::Admin(AdminCommand::AddSite { name }));

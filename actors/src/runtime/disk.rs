@@ -25,6 +25,9 @@ const FRAGMENT_BATCH_MAX: usize = 64;
 /// A store that had nothing to do for so long settles.
 const SETTLE_AFTER: Duration = Duration::from_millis(50);
 
+/// A journal rests when it was idle for so many times [`SETTLE_AFTER`].
+const REST_AFTER: u32 = 60;
+
 /// The disk's path is looked at every so many of those.
 const CHECK_EVERY: u32 = 20;
 
@@ -53,6 +56,11 @@ pub trait JournalStore: Send {
     /// # Errors
     /// The device failed: the disk retires.
     fn settle(&mut self) -> Result<(), DeviceError>;
+    /// Nothing was appended for seconds: gives back space that only a burst needs.
+    ///
+    /// # Errors
+    /// The device failed: the disk retires.
+    fn rest(&mut self) -> Result<(), DeviceError>;
     /// For `debug`.
     fn figures(&self) -> DiskFigures;
     /// Whether the path is still the open directory (R2).
@@ -205,10 +213,11 @@ fn run_journal(
     disk: &Addr<DiskActor>,
 ) {
     let (mut settled, mut idle) = (true, 0_u32);
+    let mut rests_after = REST_AFTER;
     loop {
         match work.recv_timeout(SETTLE_AFTER) {
             Ok(JournalWork::Op(id, op)) => {
-                settled = false;
+                (settled, rests_after) = (false, REST_AFTER);
                 disk.do_send(Completed::Journal(id, store.execute(op)));
             }
             Ok(JournalWork::Figures(answer)) => {
@@ -216,12 +225,16 @@ fn run_journal(
             }
             Err(RecvTimeoutError::Timeout) => {
                 idle += 1;
-                if !settled {
-                    settled = true;
-                    if let Err(error) = store.settle() {
-                        disk.do_send(Completed::Failed(error));
-                        return;
-                    }
+                rests_after = rests_after.saturating_sub(1);
+                let done = match (settled, rests_after) {
+                    (false, _) => store.settle(),
+                    (true, 1) => store.rest(),
+                    (true, _) => Ok(()),
+                };
+                settled = true;
+                if let Err(error) = done {
+                    disk.do_send(Completed::Failed(error));
+                    return;
                 }
                 // R2: a deleted directory syncs happily.
                 if idle.is_multiple_of(CHECK_EVERY) && !store.is_current() {

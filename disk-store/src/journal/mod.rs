@@ -28,6 +28,9 @@ const FILE_PREFIX: &str = "file-";
 /// No journal has more files: bounds what opening believes of a directory.
 const FILES_LIMIT: usize = 1 << 16;
 
+/// A journal at rest has so many files, free ones included, if it can: as many as a new one.
+const RESTING_FILES: usize = 2;
+
 /// A journal's shape.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct JournalConfig {
@@ -250,6 +253,18 @@ impl<L: FileLayer> Journal<L> {
             }
         }
         Ok(())
+    }
+
+    /// Gives space that bursts needed back to the file system. For when nothing was appended
+    /// for seconds: the next burst pays for making files again.
+    ///
+    /// # Errors
+    /// The device's: the disk retires.
+    pub fn rest(&mut self) -> Result<(), DeviceError> {
+        if let Some(failed) = &self.failed {
+            return Err(failed.clone());
+        }
+        self.drop_spares(RESTING_FILES.saturating_sub(self.live.len()))
     }
 
     /// fdatasyncs of appends and releases since it was opened: one each, but for appends that

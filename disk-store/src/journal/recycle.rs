@@ -49,11 +49,12 @@ impl<L: FileLayer> Journal<L> {
             return Err(error);
         }
         self.free.extend(released.values().map(|live| live.slot));
-        self.drop_spares()
+        self.drop_spares((self.config.spare_files_max as usize).max(1))
     }
 
-    fn drop_spares(&mut self) -> Result<(), DeviceError> {
-        while self.free.len() > (self.config.spare_files_max as usize).max(1) {
+    /// Gives free files back to the file system, but for `keep`.
+    pub(super) fn drop_spares(&mut self, keep: usize) -> Result<(), DeviceError> {
+        while self.free.len() > keep {
             let Some(slot) = self
                 .free
                 .pop_back()

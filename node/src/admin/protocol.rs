@@ -58,6 +58,11 @@ pub enum Request {
     SiteList,
     /// Every node. Answered with [`Reply::Nodes`].
     NodeList,
+    /// The operator's word that a node is gone for good. Answered with [`Reply::Removed`].
+    NodeRemove {
+        /// Which.
+        name: String,
+    },
     /// Every disk. Answered with [`Reply::Disks`].
     DiskList,
     /// What is degraded, why, and what is being done. Answered with [`Reply::Status`].
@@ -116,6 +121,7 @@ impl Request {
                 | Self::VolumeResize { .. }
                 | Self::VolumeDelete { .. }
                 | Self::VolumeMove { .. }
+                | Self::NodeRemove { .. }
         )
     }
 }
@@ -168,6 +174,8 @@ pub enum Reply {
     Volumes(Volumes),
     /// To [`Request::VolumeDelete`].
     Deleted(Deleted),
+    /// To [`Request::NodeRemove`].
+    Removed(Removed),
     /// To [`Request::SiteList`].
     Sites(Sites),
     /// To [`Request::NodeList`].
@@ -273,6 +281,13 @@ pub struct Volumes {
 pub struct Deleted {
     /// Its name was this.
     pub deleted: String,
+}
+
+/// A node is gone for good.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    /// Its name was this.
+    pub removed: String,
 }
 
 /// A site, node or disk's condition.
@@ -499,6 +514,4 @@ pub struct JournalFile {
     pub bytes: u64,
     /// Whether nothing in it is needed any more.
     pub trimmed: bool,
-    /// Volumes with untrimmed records in it.
-    pub volumes: Vec<String>,
 }

@@ -307,6 +307,12 @@ pub enum NodeCommand {
         /// Which.
         name: String,
     },
+    /// Tell the fabric that a node is gone for good; it must be down. A new node may then have
+    /// its name.
+    Remove {
+        /// Which.
+        name: String,
+    },
 }
 
 /// On disks.

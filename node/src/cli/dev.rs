@@ -92,6 +92,10 @@ impl Show<'_> {
                 let pid = self.style.paint(Tone::Quiet, format!("(pid {pid})"));
                 self.say(&format!("{mark} node {node} serves {pid}"));
             }
+            Event::Failed { node, error } => {
+                let mark = self.style.paint(Tone::Bad, "✘");
+                self.say(&format!("{mark} node {node} does not serve: {error}"));
+            }
             Event::Ready(ready) => self.ready(ready),
             Event::Died(exit) => {
                 let mark = self.style.paint(Tone::Bad, "✘");
@@ -142,7 +146,7 @@ impl Show<'_> {
                 [
                     name.clone(),
                     n.name.clone(),
-                    n.pid.to_string(),
+                    n.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
                     format!("{scheme}://{}", n.nbd),
                     n.disks.len().to_string(),
                 ]

@@ -208,6 +208,9 @@ pub(crate) fn plan(command: &Command) -> Option<Plan> {
         Command::Node(NodeCommand::Stop { name }) => {
             Plan::Control(control::Request::NodeStop { name: name.clone() })
         }
+        Command::Node(NodeCommand::Remove { name }) => {
+            all(Request::NodeRemove { name: name.clone() })
+        }
         Command::Link(command) => Plan::Control(link(command)),
     })
 }

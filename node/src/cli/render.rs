@@ -56,6 +56,10 @@ pub fn human(told: &Told, style: Style) -> String {
         Reply::Volume(volume) => one_volume(volume, style),
         Reply::Volumes(volumes) => many_volumes(volumes, style),
         Reply::Deleted(deleted) => format!("volume {} is deleted", deleted.deleted),
+        Reply::Removed(removed) => format!(
+            "node {} is gone for good: `atoll join` makes a new one",
+            removed.removed
+        ),
         Reply::Sites(sites) => many_sites(sites, style),
         Reply::Nodes(nodes) => many_nodes(nodes, style),
         Reply::Disks(disks) => many_disks(disks, style),
@@ -350,19 +354,9 @@ fn many_files(journal: &Journal, style: Style) -> String {
             true => style.paint(Tone::Quiet, "trimmed"),
             false => "in use".into(),
         };
-        [
-            f.disk.clone(),
-            state,
-            size(f.bytes),
-            f.volumes.join(", "),
-            f.path.clone(),
-        ]
+        [f.disk.clone(), state, size(f.bytes), f.path.clone()]
     });
-    table(
-        ["disk", "is", "size", "volumes", "path"],
-        &[2],
-        rows.collect(),
-    )
+    table(["disk", "is", "size", "path"], &[2], rows.collect())
 }
 
 /// Processes that were started or stopped.

@@ -50,6 +50,10 @@ impl JournalStore for RealJournal {
         self.journal.settle()
     }
 
+    fn rest(&mut self) -> Result<(), DeviceError> {
+        self.journal.rest()
+    }
+
     fn figures(&self) -> DiskFigures {
         let files = self.journal.files().into_iter();
         DiskFigures {

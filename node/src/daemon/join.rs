@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use bincode::{Decode, Encode};
-use model::ids::NodeId;
+use model::ids::{NodeId, SiteId};
+use model::placement::{Presence, Site};
 use model::wire;
 use raft_meta::node::{AdminCommand, AdminReply};
 use transport::name::FabricId;
@@ -49,6 +50,8 @@ struct Admission {
     authority: Vec<u8>,
     /// Its NBD server's certificate (PEM).
     nbd_certificate: String,
+    /// The authority's key (PEM), for a node that is to admit others.
+    authority_key: Option<String>,
     contacts: Vec<(u16, SocketAddr)>,
 }
 
@@ -111,6 +114,10 @@ pub async fn join(directory: &Path, config: &NodeConfig, token: &str) -> Result<
         admission.certificate.clone().into(),
         admission.authority.clone().into(),
     )?;
+    if let Some(key) = &admission.authority_key {
+        let authority = Authority::from_key(admission.authority.clone().into(), key)?;
+        authority.save(directory)?;
+    }
     nbd_tls::save_server(directory, &admission.nbd_certificate, &nbd_key)?;
     identity.save(directory)?;
     let identity = NodeIdentity {
@@ -229,13 +236,10 @@ impl Admitter {
         application: &Application,
         nbd_certificate: String,
     ) -> Result<Vec<u8>, JoinRefusal> {
-        let known = {
-            let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
-            view.sites
-                .iter()
-                .find(|(_, s)| s.name == application.site)
-                .map(|(id, _)| *id)
-        };
+        let known = self.site_named(&application.site);
+        // One node a site can admit others, so that the loss of a site, or of the fabric's
+        // first node, ends no fabric's growth; a lost one's successor takes its place.
+        let admits = known.is_none() || self.is_successor(&application.name);
         let site = match known {
             Some(site) => site,
             None => match self
@@ -275,8 +279,23 @@ impl Admitter {
             certificate: certificate.to_vec(),
             authority: self.authority.certificate().to_vec(),
             nbd_certificate,
+            authority_key: admits.then(|| self.authority.key()),
             contacts,
         }))
+    }
+
+    fn site_named(&self, name: &str) -> Option<SiteId> {
+        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+        let takes_part = |s: &Site| s.name == name && s.presence != Presence::Gone;
+        let found = view.sites.iter().find(|(_, s)| takes_part(s));
+        found.map(|(id, _)| *id)
+    }
+
+    /// Whether a node of that name was removed.
+    fn is_successor(&self, name: &str) -> bool {
+        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+        let mut nodes = view.nodes.values();
+        nodes.any(|n| n.name == name && n.presence == Presence::Gone)
     }
 
     fn remembered(&self) -> std::sync::MutexGuard<'_, Admitted> {

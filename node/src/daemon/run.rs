@@ -217,7 +217,7 @@ fn admitter(
     meta: &MetaHandle,
     view: &SharedView,
 ) -> Result<Option<Arc<Admitter>>> {
-    // Only the node that `atoll init` made has the authority's key.
+    // Not every node has the authority's key: see `daemon/join.rs`.
     let Some(nbd) = NbdAuthority::load(directory).context("the fabric's authority")? else {
         return Ok(None);
     };

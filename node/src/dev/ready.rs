@@ -29,8 +29,8 @@ pub struct ReadySite {
 pub struct ReadyNode {
     /// Its name.
     pub name: String,
-    /// Its process.
-    pub pid: u32,
+    /// Its process; `None` if it could not be started.
+    pub pid: Option<u32>,
     /// Where it serves NBD.
     pub nbd: String,
     /// Its directory.
@@ -40,8 +40,8 @@ pub struct ReadyNode {
 }
 
 impl Ready {
-    /// The line for a fabric; `pid` gives a node's process, 0 if it has none.
-    pub fn new(layout: &Layout, directory: &Path, pid: impl Fn(&str) -> u32) -> Self {
+    /// The line for a fabric; `pid` gives a node's process.
+    pub fn new(layout: &Layout, directory: &Path, pid: impl Fn(&str) -> Option<u32>) -> Self {
         let node = |node: &super::layout::NodeLayout| {
             let dir = directory.join(&node.name);
             let disk = |name: &String| {
@@ -85,8 +85,8 @@ mod tests {
         };
         let layout = Layout::new(shape, Path::new("/d")).expect("a layout");
         let nbd = layout.sites[0].nodes[0].nbd;
-        let line =
-            serde_json::to_string(&Ready::new(&layout, Path::new("/d"), |_| 123)).expect("json");
+        let line = serde_json::to_string(&Ready::new(&layout, Path::new("/d"), |_| Some(123)))
+            .expect("json");
         let expected = format!(
             r#"{{"ready":true,"sites":[{{"name":"a","nodes":[{{"name":"a1","pid":123,"nbd":"{nbd}","dir":"/d/a1","disks":["/d/a1/disks/d1","/d/a1/disks/d2"]}}]}}]}}"#
         );

@@ -20,7 +20,7 @@ use super::node::{Exit, NodeError, Program, Running, log_tail};
 use super::ready::Ready;
 use super::wan::{Wan, WanError};
 use crate::admin::client::{self, ClientError, Connection};
-use crate::admin::protocol::{self, Reply, Token};
+use crate::admin::protocol::{self, FailureKind, Reply, Token};
 use crate::daemon::config::{CONFIG, ROUTES};
 use crate::line_server::{self, Incoming};
 
@@ -30,6 +30,10 @@ const LOCK: &str = "dev.lock";
 /// A node that does not serve by then is an error.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
 const READY_POLL: Duration = Duration::from_millis(20);
+
+/// A node that died is found down by then.
+const DOWN_TIMEOUT: Duration = Duration::from_secs(15);
+const DOWN_POLL: Duration = Duration::from_millis(200);
 
 /// Control requests that wait for the one being carried out.
 const CONTROL_QUEUE: usize = 16;
@@ -47,6 +51,14 @@ pub enum DevError {
     /// A token for a new node.
     #[error("no token for node {node}: {source}")]
     Token {
+        /// Which node.
+        node: String,
+        /// Why.
+        source: ClientError,
+    },
+    /// A lost node could not be taken out of the fabric.
+    #[error("node {node} lost its directory, and can't be removed: {source}")]
+    Remove {
         /// Which node.
         node: String,
         /// Why.
@@ -92,7 +104,14 @@ pub enum Event<'a> {
         /// Its process.
         pid: u32,
     },
-    /// All nodes serve.
+    /// A node of a fabric that was there does not serve; the others do without it.
+    Failed {
+        /// Which.
+        node: &'a str,
+        /// Why.
+        error: &'a DevError,
+    },
+    /// All nodes serve, but for those that [`Event::Failed`] named.
     Ready(&'a Ready),
     /// A node's process ended and nobody had asked for it.
     Died(&'a Exit),
@@ -211,11 +230,14 @@ impl<S: FnMut(Event<'_>)> Supervisor<S> {
             .map(|(_, n)| n.name.clone())
             .collect();
         tokio::select! {
-            started = self.start(all) => started?,
+            started = async {
+                if is_new { self.start(all).await } else { self.start_found(all).await }
+            } => started?,
             () = stop.wait() => return Ok(()),
         }
         let mut control = self.listen()?;
-        let pid = |name: &str| self.running.get(name).map_or(0, Running::pid);
+        let alive = |name: &str| self.running.get(name).filter(|r| r.ended().is_none());
+        let pid = |name: &str| alive(name).map(Running::pid);
         let ready = Ready::new(&self.layout, &self.directory, pid);
         (self.show)(Event::Ready(&ready));
         loop {
@@ -337,15 +359,55 @@ impl<S: FnMut(Event<'_>)> Supervisor<S> {
         for name in &made {
             self.spawn(name)?;
         }
+        let deadline = Instant::now() + READY_TIMEOUT;
         for name in &made {
-            self.wait_until_ready(name).await?;
+            self.wait_until_ready(name, deadline).await?;
         }
         for name in &missing {
-            self.make(name).await?;
-            self.spawn(name)?;
-            self.wait_until_ready(name).await?;
+            self.start_anew(name).await?;
         }
         Ok(())
+    }
+
+    /// Starts all nodes of a fabric that was there. What can't serve is told, and does not keep
+    /// the others from serving: a lost directory, or a site of them, is what the fabric is for.
+    async fn start_found(&mut self, names: Vec<String>) -> Result<(), DevError> {
+        let (made, missing): (Vec<_>, Vec<_>) =
+            names.into_iter().partition(|name| self.is_made(name));
+        let mut failures = BTreeMap::new();
+        for name in &made {
+            if let Err(error) = self.spawn(name) {
+                failures.insert(name.clone(), error);
+            }
+        }
+        let deadline = Instant::now() + READY_TIMEOUT;
+        for name in made.iter().chain(&missing) {
+            let started = if failures.contains_key(name) {
+                continue;
+            } else if self.running.contains_key(name) {
+                self.wait_until_ready(name, deadline).await
+            } else {
+                self.start_anew(name).await
+            };
+            if let Err(error) = started {
+                failures.insert(name.clone(), error);
+            }
+        }
+        let none_serves = failures.len() == made.len() + missing.len();
+        for (node, error) in &failures {
+            (self.show)(Event::Failed { node, error });
+        }
+        match failures.into_values().next() {
+            Some(error) if none_serves => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    async fn start_anew(&mut self, name: &str) -> Result<(), DevError> {
+        self.make(name).await?;
+        self.spawn(name)?;
+        self.wait_until_ready(name, Instant::now() + READY_TIMEOUT)
+            .await
     }
 
     fn is_made(&self, name: &str) -> bool {
@@ -353,7 +415,8 @@ impl<S: FnMut(Event<'_>)> Supervisor<S> {
     }
 
     /// Makes a node's directory: the first node of a fabric that has none founds it, every
-    /// other one joins.
+    /// other one joins. One that was a member and lost its directory is gone for good: it joins
+    /// as another node of the same name.
     async fn make(&self, name: &str) -> Result<(), DevError> {
         let (site, node) = self.layout.node(name)?;
         let directory = self.directory.join(name);
@@ -361,6 +424,7 @@ impl<S: FnMut(Event<'_>)> Supervisor<S> {
         fs::create_dir_all(&directory).map_err(io_error(what))?;
         let disk_size = self.layout.disk_size;
         if self.layout.nodes().any(|(_, n)| self.is_made(&n.name)) {
+            self.remove_lost(name).await?;
             let token = self.token(name, &site.name).await?;
             self.program
                 .join(&directory, site, node, disk_size, &token)
@@ -371,20 +435,51 @@ impl<S: FnMut(Event<'_>)> Supervisor<S> {
         Ok(())
     }
 
-    /// A join token from any node that serves.
-    async fn token(&self, node: &str, site: &str) -> Result<Token, DevError> {
+    /// Any node that serves is asked.
+    async fn ask(&self, request: protocol::Request) -> Result<Reply, ClientError> {
         let directory = self.directory.clone();
+        let asked = spawn_blocking(move || client::ask(&directory, &request)).await;
+        asked
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+            .map(|told| told.reply)
+    }
+
+    /// Tells the fabric that the node that had this name is gone for good, if there was one.
+    async fn remove_lost(&self, name: &str) -> Result<(), DevError> {
+        let deadline = Instant::now() + DOWN_TIMEOUT;
+        loop {
+            let request = protocol::Request::NodeRemove {
+                name: name.to_owned(),
+            };
+            let source = match self.ask(request).await {
+                Ok(_) => return Ok(()),
+                Err(source) => source,
+            };
+            let ClientError::Failed(failure) = &source else {
+                return Err(remove_error(name, source));
+            };
+            match failure.kind {
+                FailureKind::NotFound => return Ok(()),
+                // It just died, and its group has not found it dead yet.
+                FailureKind::Refused | FailureKind::NotNow if Instant::now() < deadline => {
+                    sleep(DOWN_POLL).await;
+                }
+                _ => return Err(remove_error(name, source)),
+            }
+        }
+    }
+
+    /// A join token from any node that can admit others.
+    async fn token(&self, node: &str, site: &str) -> Result<Token, DevError> {
         let request = protocol::Request::Token {
             node: node.to_owned(),
             site: site.to_owned(),
         };
-        let asked = spawn_blocking(move || client::ask(&directory, &request)).await;
-        let told = asked.map_err(|e| io_error("the request for a token was lost")(e.into()))?;
         let fail = |source| DevError::Token {
             node: node.to_owned(),
             source,
         };
-        match told.map_err(fail)?.reply {
+        match self.ask(request).await.map_err(fail)? {
             Reply::Token(token) => Ok(token),
             _ => Err(fail(ClientError::WrongReply(node.to_owned()))),
         }
@@ -404,9 +499,8 @@ impl<S: FnMut(Event<'_>)> Supervisor<S> {
         Ok(())
     }
 
-    async fn wait_until_ready(&mut self, name: &str) -> Result<(), DevError> {
+    async fn wait_until_ready(&mut self, name: &str, deadline: Instant) -> Result<(), DevError> {
         let directory = self.directory.join(name);
-        let deadline = Instant::now() + READY_TIMEOUT;
         let mut waiting_for = String::from("its admin socket");
         loop {
             let running = self
@@ -480,6 +574,11 @@ impl<S: FnMut(Event<'_>)> Supervisor<S> {
             (self.show)(Event::Died(exit));
         }
     }
+}
+
+fn remove_error(node: &str, source: ClientError) -> DevError {
+    let node = node.to_owned();
+    DevError::Remove { node, source }
 }
 
 fn remove_if_there(path: &Path) -> Result<(), DevError> {

@@ -112,10 +112,23 @@ impl Facts<'_> {
                 let back = self
                     .beats(site)
                     .any(|(n, beat)| beat.site_quorum && beat.global_quorum && alive(n));
-                back.then_some(GlobalCommand::ReturnSite { site })
+                (back && self.has_slots(site)).then_some(GlobalCommand::ReturnSite { site })
             }
             Presence::Gone => None,
         }
+    }
+
+    /// Whether the site knows a disk for all that it holds of pools: one that was founded anew
+    /// first assigns them. Until then readers do without it.
+    fn has_slots(&self, site: SiteId) -> bool {
+        let Some(known) = self.sites.get(&site) else {
+            return false;
+        };
+        let mut held = self.state.pools.iter();
+        held.all(|(pool, entry)| {
+            let rows = entry.slots_of(site);
+            rows.iter().all(Vec::is_empty) || known.state.has_assigned(*pool, &rows)
+        })
     }
 
     fn missing_pool(&self) -> Option<GlobalCommand> {

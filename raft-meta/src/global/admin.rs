@@ -1,7 +1,7 @@
 //! The operator's commands: sites, nodes, disks, tokens.
 
 use model::geometry::Pool;
-use model::ids::{DiskId, DiskRef, Incarnation, NodeId, SiteId};
+use model::ids::{Boot, DiskId, DiskRef, Incarnation, NodeId, SiteId};
 use model::placement::Presence;
 
 use super::{DiskEntry, GlobalState, NodeEntry, SiteEntry};
@@ -76,6 +76,7 @@ impl GlobalState {
             name,
             presence: Presence::Up,
             founder: None,
+            founding: None,
             contacts: Vec::new(),
         };
         self.sites.insert(id, entry);
@@ -156,14 +157,35 @@ impl GlobalState {
     fn remove_node(&mut self, node: NodeId) -> Result<(), AdminRefusal> {
         let entry = self.nodes.get_mut(&node).ok_or(AdminRefusal::NoNode)?;
         entry.gone = true;
-        // A site whose founder never came may get another one.
-        if let Some(site) = self.sites.get_mut(&entry.site)
-            && site.founder == Some(node)
-            && site.contacts.is_empty()
-        {
-            site.founder = None;
+        let of = entry.site;
+        let is_empty = !self.nodes.values().any(|n| n.site == of && !n.gone);
+        if let Some(site) = self.sites.get_mut(&of) {
+            if is_empty && !site.contacts.is_empty() {
+                // R11: nobody is left of its group. The next node founds it anew.
+                site.contacts.clear();
+                (site.founder, site.founding) = (None, None);
+                if site.presence == Presence::Up {
+                    site.presence = Presence::Down;
+                }
+            } else if site.founder == Some(node) && site.contacts.is_empty() {
+                // A site whose founder never came may get another one.
+                site.founder = None;
+            }
         }
         Ok(())
+    }
+
+    pub(super) fn found_site(&mut self, site: SiteId, node: NodeId, founding: Boot) -> bool {
+        let Some(entry) = self.sites.get_mut(&site) else {
+            return false;
+        };
+        let allowed = entry.founder == Some(node)
+            && entry.contacts.is_empty()
+            && entry.presence != Presence::Gone;
+        if allowed {
+            entry.founding = Some(founding);
+        }
+        allowed
     }
 
     fn remove_site(&mut self, site: SiteId) -> Result<(), AdminRefusal> {
@@ -175,7 +197,7 @@ impl GlobalState {
     pub(super) fn set_contacts(&mut self, site: SiteId, nodes: Vec<NodeId>) -> bool {
         let known = nodes
             .iter()
-            .all(|n| self.nodes.get(n).is_some_and(|e| e.site == site));
+            .all(|n| self.nodes.get(n).is_some_and(|e| e.site == site && !e.gone));
         let Some(entry) = self.sites.get_mut(&site) else {
             return false;
         };

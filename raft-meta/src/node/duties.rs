@@ -124,7 +124,12 @@ impl MetaNode {
         let entry = self.global.state().and_then(|g| g.sites.get(&site));
         if entry.is_some_and(|e| e.founder == Some(node) && e.contacts.is_empty()) {
             self.founding = Founding::Asked;
-            let command = GlobalCommand::FoundSite { site, node };
+            let founding = self.identity.boot;
+            let command = GlobalCommand::FoundSite {
+                site,
+                node,
+                founding,
+            };
             self.global.command(now, Origin::Founding, &command, out);
             let hints = self.global_hints();
             self.global.poll(now, &hints, out);

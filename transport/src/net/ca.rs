@@ -98,10 +98,20 @@ impl Authority {
     pub fn load(dir: &Path) -> Result<Self, CaError> {
         let cert = read_certs(&dir.join(CA_CERT_FILE))?.swap_remove(0);
         let path = dir.join(CA_KEY_FILE);
-        let text = String::from_utf8(read(&path)?)
-            .map_err(|_| CaError::Malformed { path: path.clone() })?;
-        let key =
-            KeyPair::from_pem(&text).map_err(|_| CaError::Malformed { path: path.clone() })?;
+        let malformed = || CaError::Malformed { path: path.clone() };
+        let text = String::from_utf8(read(&path)?).map_err(|_| malformed())?;
+        Self::from_key(cert, &text).map_err(|error| match error {
+            CaError::Generate(_) => malformed(),
+            other => other,
+        })
+    }
+
+    /// The authority whose certificate (DER) and key ([`Authority::key`]) these are.
+    ///
+    /// # Errors
+    /// The key can't be read, or the certificate names no fabric.
+    pub fn from_key(cert: CertificateDer<'static>, key: &str) -> Result<Self, CaError> {
+        let key = KeyPair::from_pem(key)?;
         let fabric = fabric_of(&cert)?;
         let issuer = Issuer::from_ca_cert_der(&cert, key)?;
         Ok(Self {
@@ -111,16 +121,18 @@ impl Authority {
         })
     }
 
+    /// Its private key, PKCS#8 PEM: whoever gets it can admit nodes.
+    #[must_use]
+    pub fn key(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
     /// Writes `ca.pem` and `ca.key` (mode 0600), each atomically and durably.
     ///
     /// # Errors
     /// A file can't be written.
     pub fn save(&self, dir: &Path) -> Result<(), CaError> {
-        write(
-            dir,
-            CA_KEY_FILE,
-            self.issuer.key().serialize_pem().as_bytes(),
-        )?;
+        write(dir, CA_KEY_FILE, self.key().as_bytes())?;
         write(
             dir,
             CA_CERT_FILE,

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use model::geometry::Code;
 use model::ids::{DiskId, DiskRef, NodeId, SiteId};
 use model::meta::{MetaReply, MetaRequest, Refusal};
-use model::placement::{Presence, View, VolumeRecord};
+use model::placement::{Node, Presence, View, VolumeRecord};
+use raft_meta::node::{AdminCommand, AdminReply};
 
 use self::show::{Heard, disk_name, site_name};
 use super::join::{Admitter, make_token};
@@ -21,7 +22,8 @@ use super::nbd_tls::{NbdTlsError, Subject};
 use super::peers::{DiskNames, Peers, Question, Stats};
 use crate::admin::protocol::{
     Answer, CacheDropped, Deleted, DiskSyncs, Failure, FailureKind, Journal, JournalFile,
-    NbdCertificate, NbdSubject, NodeCache, Pong, Reply, Request, Syncs, Token, VolumeState,
+    NbdCertificate, NbdSubject, NodeCache, Pong, Removed, Reply, Request, Syncs, Token,
+    VolumeState,
 };
 use crate::admin::server::Handler;
 
@@ -73,8 +75,7 @@ fn not_now() -> Failure {
 }
 
 fn no_authority() -> Failure {
-    let why =
-        "this node does not hold the fabric's authority: ask on the node that `atoll init` made";
+    let why = "this node does not hold the fabric's authority: ask on a site's first node (it has a ca.key)";
     fail(FailureKind::NotNow, why)
 }
 
@@ -126,6 +127,7 @@ impl Admin {
                 let (view, heard) = self.hear_all()?;
                 Ok(Reply::Nodes(show::nodes(&view, &heard)))
             }
+            Request::NodeRemove { name } => self.remove_node(&name),
             Request::DiskList => {
                 let (view, heard) = self.hear_all()?;
                 Ok(Reply::Disks(show::disks(&view, &heard)))
@@ -253,11 +255,7 @@ impl Admin {
             MetaReply::Volume(Some(record)) => Ok(record),
             MetaReply::Volume(None) | MetaReply::Done => Err(refused(Refusal::NoVolume)),
             MetaReply::Refused { reason, .. } => Err(refused(reason)),
-            MetaReply::Unavailable => Err(fail(
-                FailureKind::Unknown,
-                "no quorum of the global placement group answers, and it is unknown whether it was done: \
-                 look with `atoll status`, then try again",
-            )),
+            MetaReply::Unavailable => Err(unknown_outcome()),
         }
     }
 
@@ -343,6 +341,32 @@ impl Admin {
         }
     }
 
+    /// The operator's word that a node is gone for good. Of one that serves it is not taken.
+    fn remove_node(&self, name: &str) -> Result<Reply, Failure> {
+        let view = self.meta.view();
+        let takes_part = |n: &Node| n.name == name && n.presence != Presence::Gone;
+        let found = view.nodes.iter().find(|(_, n)| takes_part(n));
+        let (node, known) = found.ok_or_else(|| {
+            let members = view.nodes.values().filter(|n| n.presence != Presence::Gone);
+            unknown("node", name, members.map(|n| n.name.as_str()))
+        })?;
+        if known.presence == Presence::Up {
+            let why = format!(
+                "node '{name}' is up: stop it first; a node that died is down after some seconds \
+                 (`atoll node list`)"
+            );
+            return Err(fail(FailureKind::Refused, why));
+        }
+        let command = AdminCommand::RemoveNode { node: *node };
+        match self.meta.admin(command).blocking_recv() {
+            Ok(AdminReply::Done) => Ok(Reply::Removed(Removed {
+                removed: name.to_owned(),
+            })),
+            Ok(AdminReply::Refused(why)) => Err(fail(FailureKind::Refused, why.to_string())),
+            Ok(_) | Err(_) => Err(unknown_outcome()),
+        }
+    }
+
     fn here(&self, id: DiskId) -> (String, String, String) {
         let view = self.meta.view();
         (
@@ -387,12 +411,19 @@ impl Admin {
                     path: format!("{root}/{path}"),
                     bytes: figures.journal_file_bytes,
                     trimmed,
-                    volumes: Vec::new(),
                 });
             }
         }
         Ok(Journal { files })
     }
+}
+
+fn unknown_outcome() -> Failure {
+    fail(
+        FailureKind::Unknown,
+        "no quorum of the global placement group answers, and it is unknown whether it was done: \
+         look with `atoll status`, then try again",
+    )
 }
 
 fn taken(name: &str) -> Failure {
