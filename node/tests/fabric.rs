@@ -448,10 +448,9 @@ fn a_lost_site_is_made_anew() {
     };
     same(&fabric, "c1");
     fabric.json("site start a");
-    let nodes = fabric.json("node list");
-    let up = |n: &Value| n["state"] == "up";
-    let all = nodes["nodes"].as_array().expect("nodes");
-    assert_eq!(all.iter().filter(|n| up(n)).count(), 6, "{nodes:#}");
+    let status = fabric.json("status");
+    assert_eq!(status["nodes"], json!({ "up": 6, "of": 6 }));
+    assert_eq!(status["sites"], json!({ "up": 3, "of": 3 }));
     same(&fabric, "a2");
 
     // Another one goes while nothing runs: the fabric is found, and the site is made anew.

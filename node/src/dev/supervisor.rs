@@ -424,7 +424,7 @@ impl<S: FnMut(Event<'_>)> Supervisor<S> {
         fs::create_dir_all(&directory).map_err(io_error(what))?;
         let disk_size = self.layout.disk_size;
         if self.layout.nodes().any(|(_, n)| self.is_made(&n.name)) {
-            self.remove_lost(name).await?;
+            self.remove_lost().await?;
             let token = self.token(name, &site.name).await?;
             self.program
                 .join(&directory, site, node, disk_size, &token)
@@ -444,8 +444,18 @@ impl<S: FnMut(Event<'_>)> Supervisor<S> {
             .map(|told| told.reply)
     }
 
-    /// Tells the fabric that the node that had this name is gone for good, if there was one.
-    async fn remove_lost(&self, name: &str) -> Result<(), DevError> {
+    /// Tells the fabric which nodes are gone for good: all whose directory is. A site's group
+    /// can't take anybody in as long as it counts on nodes that never return.
+    async fn remove_lost(&self) -> Result<(), DevError> {
+        for (_, node) in self.layout.nodes() {
+            if !self.is_made(&node.name) {
+                self.remove(&node.name).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, name: &str) -> Result<(), DevError> {
         let deadline = Instant::now() + DOWN_TIMEOUT;
         loop {
             let request = protocol::Request::NodeRemove {
