@@ -26,7 +26,7 @@ const FRAGMENT_BATCH_MAX: usize = 64;
 const SETTLE_AFTER: Duration = Duration::from_millis(50);
 
 /// A journal rests when it was idle for so many times [`SETTLE_AFTER`].
-const REST_AFTER: u32 = 60;
+const REST_AFTER: u32 = 4;
 
 /// The disk's path is looked at every so many of those.
 const CHECK_EVERY: u32 = 20;
@@ -56,7 +56,7 @@ pub trait JournalStore: Send {
     /// # Errors
     /// The device failed: the disk retires.
     fn settle(&mut self) -> Result<(), DeviceError>;
-    /// Nothing was appended for seconds: gives back space that only a burst needs.
+    /// Nothing was appended for a longer while: gives back space that only a burst needs.
     ///
     /// # Errors
     /// The device failed: the disk retires.

@@ -247,8 +247,12 @@ pub struct VolumeStats {
     pub stored_bytes: u64,
     /// Open sessions.
     pub sessions: usize,
-    /// Replicas that hold all that is committed.
+    /// Replicas that hold all that is committed; before it serves, those that sealed.
     pub replicas_current: usize,
+    /// Replicas that take what is appended, if they hold not all of it yet.
+    pub replicas_in_step: usize,
+    /// Before it serves: replicas that lost what they had.
+    pub replicas_lost: usize,
     /// Replicas of the committed set.
     pub replicas: usize,
     /// Segments that the index reaches, of data and of its own pages.
@@ -299,9 +303,16 @@ impl Volume {
     pub fn stats(&self) -> VolumeStats {
         match &self.phase {
             Phase::Leading(serving) => serving.stats(),
-            Phase::Claiming { .. } | Phase::Recovering { .. } | Phase::Stopped => {
-                VolumeStats::default()
+            Phase::Recovering { recovery, .. } => {
+                let (replicas, replicas_current, replicas_lost) = recovery.heard();
+                VolumeStats {
+                    replicas,
+                    replicas_current,
+                    replicas_lost,
+                    ..VolumeStats::default()
+                }
             }
+            Phase::Claiming { .. } | Phase::Stopped => VolumeStats::default(),
         }
     }
 

@@ -31,6 +31,9 @@ const FILES_LIMIT: usize = 1 << 16;
 /// A journal at rest has so many files, free ones included, if it can: as many as a new one.
 const RESTING_FILES: usize = 2;
 
+/// What a busy journal appends between two pauses, as a share of a file, at least.
+const BUSY_SHARE: u64 = 16;
+
 /// A journal's shape.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct JournalConfig {
@@ -105,6 +108,8 @@ pub struct Journal<L: FileLayer> {
     synced: u64,
     syncs: u64,
     settles: u64,
+    /// Bytes appended since it settled.
+    unsettled_bytes: u64,
     failed: Option<DeviceError>,
     damage_before: Option<usize>,
 }
@@ -182,6 +187,7 @@ impl<L: FileLayer> Journal<L> {
             synced: scan.seq,
             syncs: 0,
             settles: 0,
+            unsettled_bytes: 0,
             failed: None,
             damage_before: scan.damage_before,
         };
@@ -244,7 +250,12 @@ impl<L: FileLayer> Journal<L> {
             Ok(synced) => self.settles += u64::from(synced),
             Err(error) => return Err(self.fail(error.during("settling the mark"))),
         }
-        if self.free.is_empty() && (self.live.len() as u64) < u64::from(self.config.files_max) {
+        // One that is written slowly makes a file when it needs one: it would give a spare
+        // back at once.
+        let appended = std::mem::take(&mut self.unsettled_bytes);
+        let is_busy = appended >= self.config.file_bytes / BUSY_SHARE;
+        let may_grow = (self.live.len() as u64) < u64::from(self.config.files_max);
+        if self.free.is_empty() && may_grow && (is_busy || self.live.len() < RESTING_FILES) {
             match self.add_slot() {
                 Ok(slot) => self.free.push_back(slot),
                 // No space for a spare is not yet a failure.
@@ -255,8 +266,8 @@ impl<L: FileLayer> Journal<L> {
         Ok(())
     }
 
-    /// Gives space that bursts needed back to the file system. For when nothing was appended
-    /// for seconds: the next burst pays for making files again.
+    /// Gives space that a burst needed back to the file system. For when nothing was appended
+    /// for some tenths of a second: the next burst pays for making files again.
     ///
     /// # Errors
     /// The device's: the disk retires.
@@ -416,6 +427,7 @@ impl<L: FileLayer> Journal<L> {
         };
         let (bytes, places) = batch::encode(self.config.id, &head, entries, chunks);
         tail.offset += bytes;
+        self.unsettled_bytes += bytes;
         assert!(
             tail.offset <= self.config.file_bytes,
             "a batch never spans files"

@@ -60,8 +60,6 @@ pub enum Question {
     Volume(VolumeId),
     /// Empty the caches, and tell what they held.
     DropCaches,
-    /// Whether it is there at all; answered at once, with nothing.
-    Alive,
 }
 
 /// What only a node itself knows.
@@ -88,8 +86,14 @@ pub struct VolumeFigures {
     pub untrimmed_bytes: u64,
     /// Open client sessions.
     pub sessions: u64,
-    /// Journal replicas that hold all that is committed.
+    /// Journal replicas.
+    pub replicas: u64,
+    /// Journal replicas that hold all that is committed; before it serves, those that sealed.
     pub replicas_current: u64,
+    /// Journal replicas that take what is appended, if they hold not all of it yet.
+    pub replicas_in_step: u64,
+    /// Before it serves: journal replicas that lost what they had.
+    pub replicas_lost: u64,
 }
 
 /// A disk at its node.
@@ -111,7 +115,10 @@ impl From<&VolumeStats> for VolumeFigures {
             stored_bytes: stats.stored_bytes,
             untrimmed_bytes: stats.untrimmed_bytes,
             sessions: stats.sessions as u64,
+            replicas: stats.replicas as u64,
             replicas_current: stats.replicas_current as u64,
+            replicas_in_step: stats.replicas_in_step as u64,
+            replicas_lost: stats.replicas_lost as u64,
         }
     }
 }
@@ -138,9 +145,6 @@ impl Local {
     }
 
     async fn answer(&self, question: Question) -> Option<Figures> {
-        if question == Question::Alive {
-            return Some(Figures::default());
-        }
         let (volumes, disks) = self.stats().await?;
         let cached = |volumes: &BTreeMap<VolumeId, VolumeStats>| -> u64 {
             volumes.values().map(|v| v.cache_bytes).sum()
@@ -154,7 +158,7 @@ impl Local {
         let is_asked = |id: &VolumeId| match question {
             Question::All => true,
             Question::Volume(only) => only == *id,
-            Question::DropCaches | Question::Alive => false,
+            Question::DropCaches => false,
         };
         let asked = volumes.iter().filter(|(id, _)| is_asked(id));
         let volumes = asked

@@ -528,7 +528,17 @@ impl Journal {
         }
     }
 
-    /// How many replicas of the committed set hold all that is committed, for `status`.
+    /// How many replicas of the committed set take what is appended, or hold all that is
+    /// committed: one that is refilled, or away, does neither. For `status`.
+    #[must_use]
+    pub fn replicas_in_step(&self) -> usize {
+        let in_step = |r: &&Replica| {
+            self.members.contains(&r.at) && (r.mode == Mode::Stream || r.matched >= self.committed)
+        };
+        self.replicas.iter().filter(in_step).count()
+    }
+
+    /// How many replicas of the committed set hold all that is committed.
     #[must_use]
     pub fn replicas_current(&self) -> usize {
         let members = self

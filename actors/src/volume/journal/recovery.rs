@@ -223,6 +223,16 @@ impl Recovery {
         Ok(self.try_adopt(now, ids, out))
     }
 
+    /// How many replicas there are, how many of them sealed and count, and how many answered
+    /// that they lost what they had (R2, R8).
+    #[must_use]
+    pub fn heard(&self) -> (usize, usize, usize) {
+        let lost =
+            |(_, answer): &&(DiskRef, Answer)| matches!(answer, Answer::Unknown | Answer::Damaged);
+        let lost = self.answers.iter().filter(lost).count();
+        (self.answers.len(), self.sealed().count(), lost)
+    }
+
     fn sealed(&self) -> impl Iterator<Item = (DiskRef, &SealReport)> {
         self.answers.iter().filter_map(|(at, answer)| match answer {
             Answer::Sealed(report) => Some((*at, report.as_ref())),

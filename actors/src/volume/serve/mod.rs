@@ -202,6 +202,8 @@ impl Serving {
             stored_bytes: index.stored_bytes,
             sessions: self.sessions.len(),
             replicas_current: self.journal.replicas_current(),
+            replicas_in_step: self.journal.replicas_in_step(),
+            replicas_lost: 0,
             replicas: self.journal.members().len(),
             segments: index.data_segments + index.index_segments,
             freed_orphans: self.freed_orphans,

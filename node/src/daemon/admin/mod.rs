@@ -134,7 +134,7 @@ impl Admin {
             }
             Request::Status => {
                 let view = self.meta.view();
-                let heard = self.hear(&view, show::members(&view), Question::Alive)?;
+                let heard = self.hear(&view, show::members(&view), Question::All)?;
                 let status = status::status(&view, &heard, &self.name);
                 Ok(Reply::Status(status))
             }

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::ids::{DiskId, NodeId, SiteId};
-use model::placement::{Presence, View, VolumeRecord};
+use model::placement::{JournalConfig, Presence, View, VolumeRecord};
 
 use crate::admin::protocol::{
     Condition, Disk, Disks, Node, Nodes, Site, Sites, Volume, VolumeState, VolumeStats, Volumes,
 };
-use crate::daemon::peers::{Figures, Peers, Question, VOLUMES_MAX};
+use crate::daemon::peers::{Figures, Peers, Question, VOLUMES_MAX, VolumeFigures};
 
 /// What nodes told of themselves, and which were silent.
 #[derive(Debug, Default)]
@@ -131,10 +131,7 @@ fn figures(
             };
             (VolumeState::Serving, Ok(stats))
         }
-        Some(_) => {
-            let why = format!("its owner {name} is recovering it");
-            (VolumeState::Starting, Err(why))
-        }
+        Some(told) => (VolumeState::Starting, Err(recovering(&name, told))),
         None if of_owner.volumes.len() >= VOLUMES_MAX => {
             let why = format!("its owner {name} has too many volumes for one list: show this one");
             (VolumeState::Unknown, Err(why))
@@ -144,6 +141,28 @@ fn figures(
             (VolumeState::Starting, Err(why))
         }
     }
+}
+
+/// What a volume that does not serve yet waits for.
+pub(super) fn recovering(owner: &str, told: &VolumeFigures) -> String {
+    if told.replicas == 0 {
+        return format!("its owner {owner} is starting it");
+    }
+    let replicas = usize::try_from(told.replicas).unwrap_or(usize::MAX);
+    let need = JournalConfig::seal_quorum(replicas) as u64;
+    let (sealed, lost) = (told.replicas_current, told.replicas_lost);
+    let so_far = format!(
+        "its owner {owner} is recovering it: {sealed} of {replicas} journal replicas are sealed"
+    );
+    if sealed >= need {
+        return so_far;
+    }
+    let lost = match lost {
+        0 => String::new(),
+        1 => ", 1 lost what it had".to_owned(),
+        n => format!(", {n} lost what they had"),
+    };
+    format!("{so_far}{lost}, {need} are needed")
 }
 
 pub(super) fn volume(view: &View, record: &VolumeRecord, heard: &Heard) -> Volume {

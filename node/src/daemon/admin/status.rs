@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::ids::{DiskId, NodeId, SiteId};
-use model::placement::{Presence, View};
+use model::ids::{DiskId, DiskRef, NodeId, SiteId};
+use model::placement::{Presence, View, VolumeRecord};
 
-use super::show::{Heard, disk_name};
+use super::show::{Heard, disk_name, node_name, recovering};
 use crate::admin::protocol::{Degraded, Status, UpOf};
 
 /// The fabric as `view` has it, and as its members answered.
@@ -16,7 +16,7 @@ pub(super) fn status(view: &View, heard: &Heard, seen_by: &str) -> Status {
     sites(view, heard, &mut degraded);
     nodes(view, heard, &mut degraded);
     let replaced = disks(view, &mut degraded);
-    volumes(view, &mut degraded);
+    volumes(view, heard, &mut degraded);
     let live = || view.volumes.values().filter(|v| !v.deleted);
     let served = live().filter(|v| v.clean || v.owner.is_some_and(|o| o.boot.is_some()));
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
@@ -230,16 +230,53 @@ fn disks(view: &View, degraded: &mut Vec<Degraded>) -> BTreeSet<DiskId> {
     replaced
 }
 
-fn volumes(view: &View, degraded: &mut Vec<Degraded>) {
-    let live = view.volumes.values().filter(|v| !v.deleted);
-    for volume in live.filter(|v| !v.clean && v.owner.is_none_or(|o| o.boot.is_none())) {
-        add(
-            degraded,
-            format!("volume {}", volume.name),
-            "it has no owner yet",
-            "a node is taking it over",
-        );
+/// What clients of a volume feel or soon may: nobody serves it, or its journal counts on fewer
+/// replicas than it has.
+fn volumes(view: &View, heard: &Heard, degraded: &mut Vec<Degraded>) {
+    for volume in view.volumes.values().filter(|v| !v.deleted && !v.clean) {
+        let what = format!("volume {}", volume.name);
+        match volume.owner {
+            Some(owner) if owner.boot.is_some() => {
+                let told = heard.figures.get(&owner.node);
+                let told = told.and_then(|f| f.volumes.get(&volume.id));
+                match told {
+                    Some(told) if !told.serving => add(
+                        degraded,
+                        what,
+                        recovering(&node_name(view, owner.node), told),
+                        "clients wait; it serves once enough replicas of its journal answer: start the \
+                         nodes that hold them (`atoll volume show`)",
+                    ),
+                    Some(told) if told.replicas_in_step < present(view, heard, volume) => add(
+                        degraded,
+                        what,
+                        format!(
+                            "{} of its {} journal replicas take what is written",
+                            told.replicas_in_step, told.replicas
+                        ),
+                        "the others are refilled, or replaced if that fails for long",
+                    ),
+                    // Silence is told with the node, loss with the disk.
+                    Some(_) | None => {}
+                }
+            }
+            Some(_) | None => add(
+                degraded,
+                what,
+                "it has no owner yet",
+                "a node is taking it over",
+            ),
+        }
     }
+}
+
+/// How many replicas of a volume's journal lie on disks that serve, at nodes that answer.
+fn present(view: &View, heard: &Heard, volume: &VolumeRecord) -> u64 {
+    let serves = |at: &&DiskRef| {
+        let disk = view.disks.get(&at.disk).filter(|d| d.at == **at);
+        disk.is_some_and(|d| is_up(d.presence) && !heard.is_silent(d.node))
+    };
+    volume.journal.replicas.iter().filter(serves).count() as u64
 }
 
 #[cfg(test)]

@@ -99,7 +99,10 @@ fn a_serving_owners_figures_are_the_volumes() {
         stored_bytes: 2,
         untrimmed_bytes: 3,
         sessions: 4,
+        replicas: 3,
         replicas_current: 3,
+        replicas_in_step: 3,
+        replicas_lost: 0,
     };
     let shown = volume(&view(), &record(), &from_owner(Some(figures)));
     assert_eq!(shown.state, VolumeState::Serving);
@@ -116,7 +119,13 @@ fn a_serving_owners_figures_are_the_volumes() {
 #[test]
 fn figures_that_nobody_told_are_missing_for_a_reason() {
     let silent = Heard::of(BTreeMap::new(), vec![OWNER]);
-    let recovering = from_owner(Some(VolumeFigures::default()));
+    let starting = from_owner(Some(VolumeFigures::default()));
+    let recovering = from_owner(Some(VolumeFigures {
+        replicas: 3,
+        replicas_current: 1,
+        replicas_lost: 2,
+        ..VolumeFigures::default()
+    }));
     let orphan = VolumeRecord {
         owner: None,
         ..record()
@@ -132,8 +141,9 @@ fn figures_that_nobody_told_are_missing_for_a_reason() {
             record(),
             &recovering,
             VolumeState::Starting,
-            "a1 is recovering",
+            "1 of 3 journal replicas are sealed, 2 lost what they had, 2 are needed",
         ),
+        (record(), &starting, VolumeState::Starting, "a1 is starting"),
         (
             record(),
             &from_owner(None),

@@ -9,6 +9,7 @@ use model::placement::{
 use super::status;
 use crate::admin::protocol::{Status, UpOf};
 use crate::daemon::admin::show::Heard;
+use crate::daemon::peers::VolumeFigures;
 
 /// Three sites of two nodes of one disk: node n of site s has id 10 s + n, and so has its disk.
 fn view() -> View {
@@ -157,6 +158,37 @@ fn who_is_silent_is_named_before_anything_is_decided() {
     let cut = status(&view, &heard(&view, &[21, 22, 31, 32]), "a1");
     assert_eq!(whats(&cut), ["fabric", "site b", "site c"]);
     assert_eq!(cut.sites, UpOf { up: 1, of: 3 });
+}
+
+#[test]
+fn a_volume_says_what_its_journal_lacks() {
+    let view = view();
+    let with = |figures: VolumeFigures, silent: &[u16]| {
+        let mut told = heard(&view, silent);
+        let of_owner = told.figures.get_mut(&NodeId(11)).expect("it answers");
+        of_owner.volumes.insert(VolumeId(1), figures);
+        status(&view, &told, "a1")
+    };
+    let serving = VolumeFigures {
+        serving: true,
+        replicas: 3,
+        replicas_current: 2,
+        replicas_in_step: 2,
+        ..VolumeFigures::default()
+    };
+    let refilled = with(serving, &[]);
+    assert_eq!(whats(&refilled), ["volume vol"]);
+    assert!(refilled.degraded[0].why.contains("2 of its 3"));
+    // A replica whose node is silent is no news beside the node's.
+    assert_eq!(whats(&with(serving, &[21])), ["node b1"]);
+    let recovering = VolumeFigures {
+        replicas: 3,
+        replicas_current: 1,
+        ..VolumeFigures::default()
+    };
+    let waits = with(recovering, &[]);
+    assert_eq!(whats(&waits), ["volume vol"]);
+    assert!(waits.degraded[0].why.contains("2 are needed"));
 }
 
 #[test]
