@@ -401,7 +401,10 @@ impl Volume {
         }
         let record = record.clone();
         match &mut self.phase {
+            // R7: it answers nothing from here on, so its successor need not wait for the lease.
             Phase::Leading(serving) if record.epoch > serving.epoch() => {
+                serving.release(&mut self.ids, &mut self.to_disk);
+                self.send_to_disks(out);
                 self.stop(StopReason::Fenced, out);
             }
             Phase::Recovering { record: mine, .. } if record.epoch > mine.epoch => {

@@ -15,7 +15,10 @@ use crate::messages::{DiskReply, DiskRequest};
 use crate::planted::{Bug, planted};
 
 /// Payload asked for with one fetch.
-const FETCH_BYTES: u32 = 4 << 20;
+const FETCH_BYTES: u32 = 1 << 20;
+
+/// A replica that does not answer a fetch is asked again so often, after twice the time each.
+const FETCH_REPEATS_MAX: usize = 3;
 
 /// What a replica answered to the seal.
 #[derive(Clone, Debug)]
@@ -101,8 +104,16 @@ struct Fetch {
     upto: Position,
     checkpoint: CommittedCheckpoint,
     log: Log,
-    request: RequestId,
+    /// All that ask for what follows the log: a late answer is as good.
+    requests: Vec<RequestId>,
     sent: Time,
+}
+
+impl Fetch {
+    /// When it is asked again, or given up.
+    fn due(&self, retry: Duration) -> Time {
+        self.sent + retry * (1 << self.requests.len().min(8)) / 2
+    }
 }
 
 impl Recovery {
@@ -132,9 +143,15 @@ impl Recovery {
 
     /// Sends what is due.
     pub fn pump(&mut self, now: Time, ids: &mut RequestIds, out: &mut Vec<ToDisk>) {
-        if let Some(fetch) = &self.fetch {
-            if now.since(fetch.sent) < self.retry * 5 {
+        if let Some(fetch) = &mut self.fetch {
+            if now < fetch.due(self.retry) {
                 return;
+            }
+            if fetch.requests.len() <= FETCH_REPEATS_MAX {
+                let request = ids.take();
+                fetch.sent = now;
+                fetch.requests.push(request);
+                return self.ask(out, request);
             }
             // The replica fell silent: seal again, which finds another one or waits.
             for (_, answer) in &mut self.answers {
@@ -174,7 +191,7 @@ impl Recovery {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {
         match &self.fetch {
-            Some(fetch) => Some(fetch.sent + self.retry * 5),
+            Some(fetch) => Some(fetch.due(self.retry)),
             None => Some(self.sent? + self.retry),
         }
     }
@@ -195,7 +212,7 @@ impl Recovery {
         if self
             .fetch
             .as_ref()
-            .is_some_and(|f| f.request == id && f.from == from)
+            .is_some_and(|f| f.requests.contains(&id) && f.from == from)
         {
             return self.fetched(now, reply, payload, ids, out);
         }
@@ -282,7 +299,7 @@ impl Recovery {
             upto,
             checkpoint,
             log,
-            request,
+            requests: vec![request],
             sent: now,
         });
         self.ask(out, request);
@@ -357,9 +374,8 @@ impl Recovery {
             let fetch = self.fetch.take().expect("just used");
             return Ok(self.adopt(fetch.log, fetch.checkpoint));
         }
-        fetch.request = ids.take();
-        fetch.sent = now;
-        let id = fetch.request;
+        let id = ids.take();
+        (fetch.requests, fetch.sent) = (vec![id], now);
         self.ask(out, id);
         Ok(RecoveryStep::Waiting)
     }

@@ -280,6 +280,11 @@ impl Serving {
         }
     }
 
+    /// The lease ends now: another owner was decided on.
+    pub(super) fn release(&mut self, ids: &mut RequestIds, out: &mut Vec<ToDisk>) {
+        self.journal.release(ids, out);
+    }
+
     pub(super) fn pump(&mut self, now: Time, ids: &mut RequestIds, out: &mut Vec<ToDisk>) {
         self.give_up(ids, out);
         self.journal.pump(now, ids, out);
