@@ -1,6 +1,8 @@
 //! Volumes as NBD exports: each connection is a client of its volume, wherever its owner is.
 
 use std::rc::Rc;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use actix::Addr;
 use actors::runtime::{ClientActor, CloseClient, OpenClient, OpenError, Submit, Switchboard};
@@ -9,6 +11,7 @@ use futures::future::LocalBoxFuture;
 use model::block::{BlockError, Reply, Request};
 use nbd_frontend::export::{ExportError, ExportInfo, ListedExport};
 use nbd_frontend::server::{Client, DescribeResult, Export, Exports, ListResult, OpenResult};
+use tokio::time::sleep;
 
 use super::meta::SharedView;
 
@@ -20,14 +23,27 @@ pub struct VolumeExports {
     pub switchboard: Addr<Switchboard>,
 }
 
-impl VolumeExports {
-    fn info(&self, name: &str) -> DescribeResult {
-        let view = self
-            .view
+/// A name that the view lacks may be a volume's that was created a moment ago, through another
+/// node: its creation is on its way here. No longer than a person notices.
+const UNKNOWN_MAX: Duration = Duration::from_secs(1);
+const UNKNOWN_POLL: Duration = Duration::from_millis(10);
+
+/// A volume's export, once the view has it.
+async fn look_up(view: SharedView, name: String) -> DescribeResult {
+    let deadline = Instant::now() + UNKNOWN_MAX;
+    loop {
+        let size = view
             .read()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let volume = view.volume_named(name).ok_or(ExportError::Unknown)?;
-        Ok(info(name, volume.size_bytes))
+            .unwrap_or_else(PoisonError::into_inner)
+            .volume_named(&name)
+            .map(|v| v.size_bytes);
+        match size {
+            Some(size) => return Ok(info(&name, size)),
+            None if name.is_empty() || Instant::now() > deadline => {
+                return Err(ExportError::Unknown);
+            }
+            None => sleep(UNKNOWN_POLL).await,
+        }
     }
 }
 
@@ -45,10 +61,7 @@ fn info(name: &str, size: u64) -> ExportInfo {
 
 impl Exports for VolumeExports {
     fn list(&self, _client: &Client) -> LocalBoxFuture<'static, ListResult> {
-        let view = self
-            .view
-            .read()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
         let listed = view
             .volumes
             .values()
@@ -62,13 +75,14 @@ impl Exports for VolumeExports {
     }
 
     fn describe(&self, _client: &Client, name: &str) -> LocalBoxFuture<'static, DescribeResult> {
-        let info = self.info(name);
-        async move { info }.boxed_local()
+        look_up(Arc::clone(&self.view), name.to_owned()).boxed_local()
     }
 
     fn open(&self, _client: &Client, name: &str) -> LocalBoxFuture<'static, OpenResult> {
         let (switchboard, name) = (self.switchboard.clone(), name.to_owned());
+        let known = look_up(Arc::clone(&self.view), name.clone());
         async move {
+            known.await?;
             let opened = switchboard.send(OpenClient(name.clone())).await;
             match opened.unwrap_or(Err(OpenError::Stopping)) {
                 Ok((client, size)) => {
