@@ -3,14 +3,16 @@
 //! # Delivery, exactly
 //! - **At most once.** A message leaves its queue before it is written, and is never written
 //!   again. What was queued in QUIC when a connection broke may or may not have arrived.
-//! - **In order within a class** (`Meta`, `Journal`, `Client`), from one node to another, for
-//!   the lives of both processes: gaps can appear where a connection broke, but never an
-//!   older message after a younger one (a new connection is read only after its predecessor
-//!   was closed). Between classes, and within `Bulk` (four streams), there is no order.
+//! - **In order within a class** (`Meta`, `Journal`, `Client`), from one node to another by
+//!   one way, for the lives of both processes: gaps can appear where a connection broke, but
+//!   never an older message after a younger one (a new connection is read only after its
+//!   predecessor was closed). Between classes, within `Bulk` (four streams), and between
+//!   messages that were relayed and others, there is no order.
 //! - **Bounded.** A full queue says [`SendError::Busy`]; a message that outlived its class's
 //!   deadline in the queue is dropped and counted. Nothing is reported for a message that was
 //!   accepted and then lost: the layers above have ids, deadlines and retries.
-//! - **From whom** a message is comes from the peer's certificate alone.
+//! - **From whom** a message is comes from the peer's certificate; of a relayed one, the relay's
+//!   says who passed it on, and the relay says for whom ([`crate::paths`]).
 //!
 //! Each node dials for its own sending; an accepted connection is only read.
 
@@ -22,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use model::ids::NodeId;
+use model::ids::{NodeId, SiteId};
 use model::payload::Payload;
 use quinn::VarInt;
 use thiserror::Error;
@@ -39,9 +41,11 @@ use super::join::{JoinGuard, JoinHandler};
 use super::queue::Queue;
 use super::stats::{PeerStats, WireCounters};
 use super::tls::{self, TlsError};
+use super::ways::{self, Ways};
 use crate::class::{Class, Lane};
 use crate::frame::{self, FrameError, Limits};
 use crate::name::FabricId;
+use crate::paths::Mark;
 
 /// Takes a message: (from, class, header, payload). Called on the runtime's threads, one
 /// call at a time per stream; it must not block. The header may share a receive buffer:
@@ -225,6 +229,7 @@ pub(crate) struct Shared {
     pub(crate) inbound: Inbound,
     pub(crate) handshakes: Arc<Semaphore>,
     pub(crate) join_guard: JoinGuard,
+    pub(crate) ways: Ways,
     runtime: Handle,
     peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
     accepting: Mutex<Accepting>,
@@ -252,6 +257,48 @@ impl Shared {
                 .entry(id)
                 .or_insert_with(|| Arc::new(Peer::new(id, &self.config))),
         )
+    }
+
+    /// Queues a message for a node; whether it is for that node, its mark says.
+    pub(crate) fn push(
+        self: &Arc<Self>,
+        to: NodeId,
+        class: Class,
+        mark: Mark,
+        header: Vec<u8>,
+        payload: Payload,
+    ) -> Result<(), SendError> {
+        let whole = mark.len() + header.len();
+        frame::prefix(mark.bits(), whole, payload.len(), Limits::FABRIC)?;
+        let peer = self.peer(to);
+        peer.queue(class)
+            .push(mark, header, payload, Instant::now())
+            .map_err(|_| SendError::Busy)?;
+        let lane = class.lane();
+        peer.work[lane.index()].notify_one();
+        self.start_lane(&peer, lane)
+    }
+
+    /// The first message on a lane starts its task.
+    fn start_lane(self: &Arc<Self>, peer: &Arc<Peer>, lane: Lane) -> Result<(), SendError> {
+        let mut outbound = lock(&peer.outbound);
+        let slot = &mut outbound[lane.index()];
+        if slot.task.is_none() {
+            if self.is_stopped() {
+                return Err(SendError::Closed);
+            }
+            let task = dial::run(Arc::clone(self), Arc::clone(peer), lane);
+            slot.task = Some(self.spawn(task));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        matches!(*lock(&self.accepting), Accepting::Stopped)
+    }
+
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        self.runtime.spawn(task).abort_handle()
     }
 
     fn known(&self, id: NodeId) -> Option<Arc<Peer>> {
@@ -335,6 +382,7 @@ impl Transport {
                 inbound: Inbound::default(),
                 handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
                 join_guard: JoinGuard::default(),
+                ways: Ways::new(identity.node()),
                 runtime,
                 peers: RwLock::default(),
                 accepting: Mutex::new(Accepting::NotYet),
@@ -372,28 +420,18 @@ impl Transport {
         if to == self.shared.node {
             return Err(SendError::Local);
         }
-        frame::prefix(header.len(), payload.len(), Limits::FABRIC)?;
-        let peer = self.shared.peer(to);
-        peer.queue(class)
-            .push(header, payload, Instant::now())
-            .map_err(|_| SendError::Busy)?;
-        let lane = class.lane();
-        peer.work[lane.index()].notify_one();
-        self.start_lane(&peer, lane)
+        let hop = self.shared.ways.leave(to);
+        let mark = Mark {
+            leg: hop.leg,
+            sounding: false,
+        };
+        self.shared.push(hop.to, class, mark, header, payload)
     }
 
-    /// The first message on a lane starts its task.
-    fn start_lane(&self, peer: &Arc<Peer>, lane: Lane) -> Result<(), SendError> {
-        let mut outbound = lock(&peer.outbound);
-        let slot = &mut outbound[lane.index()];
-        if slot.task.is_none() {
-            if matches!(*lock(&self.shared.accepting), Accepting::Stopped) {
-                return Err(SendError::Closed);
-            }
-            let task = dial::run(Arc::clone(&self.shared), Arc::clone(peer), lane);
-            slot.task = Some(self.shared.runtime.spawn(task).abort_handle());
-        }
-        Ok(())
+    /// Which nodes are in which sites, from now on: from then on peers in other sites that can't
+    /// be reached directly are reached through a third site (R27). May be called from any thread.
+    pub fn know_sites(&self, sites: BTreeMap<NodeId, SiteId>) {
+        ways::know(&self.shared, sites);
     }
 
     /// This node.
@@ -442,7 +480,10 @@ impl Transport {
 
     fn read_stats(&self, peer: &Peer) -> PeerStats {
         let (mut sent, mut received, mut lost) = peer.wire.read();
-        let mut out = PeerStats::default();
+        let mut out = PeerStats {
+            relay: self.shared.ways.relay_of(peer.id),
+            ..PeerStats::default()
+        };
         {
             let outbound = lock(&peer.outbound);
             let main = outbound[Lane::Main.index()].connection.as_ref();
@@ -487,6 +528,7 @@ impl Transport {
         if let Accepting::Running(task) = before {
             task.abort();
         }
+        self.shared.ways.stop();
         let peers: Vec<_> = {
             let read = self
                 .shared
