@@ -296,8 +296,10 @@ impl Paths {
     fn forgive(&mut self, now: Time) {
         let late = self.due.map_or(Duration::ZERO, |due| now.since(due));
         if late >= LATE {
+            // What was sounded last may be answered, and the answer not be read yet.
+            let pause = late + SOUND_EVERY;
             for peer in self.peers.values_mut() {
-                peer.forgive(now, late);
+                peer.forgive(now, pause);
             }
             self.due = Some(now);
         }
