@@ -381,7 +381,11 @@ fn frames_that_no_sound_peer_sends_are_breaches() {
         (3, Leg::For(NodeId(77))),
         (77, Leg::For(NodeId(3))),
     ] {
-        assert_eq!(refused(from, leg), (Refusal::NotThird, false), "{from} {leg:?}");
+        assert_eq!(
+            refused(from, leg),
+            (Refusal::NotThird, false),
+            "{from} {leg:?}"
+        );
     }
 }
 

@@ -145,11 +145,9 @@ impl World {
         let Some(process) = self.nodes.get_mut(&node).and_then(|n| n.process.as_mut()) else {
             return;
         };
-        let sites = view.nodes.iter().map(|(id, n)| (*id, n.site)).collect();
-        let mut none = Vec::new();
-        process
-            .paths
-            .handle(clock, paths::Input::Sites(sites), &mut none);
+        let sites = paths::Input::Sites(view.sites_of_nodes());
+        // It has nothing to say to that.
+        process.paths.handle(clock, sites, &mut Vec::new());
         let mut start = Vec::new();
         process.host.view(clock, Arc::clone(view), &mut start);
         let volumes: Vec<VolumeId> = process.volumes.keys().copied().collect();

@@ -136,9 +136,9 @@ impl World {
         };
         let (to_site, life) = (target.site, target.life);
         let from_site = self.nodes[&from].site;
-        let arrivals =
-            self.network
-                .carry(now, (from, from_site), (to, to_site), packet.class());
+        let arrivals = self
+            .network
+            .carry(now, (from, from_site), (to, to_site), packet.class());
         let deliver = |packet| Event::Deliver {
             from,
             to,
@@ -206,7 +206,10 @@ impl World {
             }
             Packet::Actor(envelope, payload) => {
                 // A peer speaks for itself alone.
-                assert_eq!(envelope.from.node, origin, "who it came from is who says so");
+                assert_eq!(
+                    envelope.from.node, origin,
+                    "who it came from is who says so"
+                );
                 self.deliver_actor(*envelope, payload);
             }
         }

@@ -15,6 +15,6 @@ pub mod tls;
 mod accept;
 mod dial;
 mod queue;
-mod ways;
 #[cfg(test)]
 mod tests;
+mod ways;
