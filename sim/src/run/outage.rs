@@ -152,11 +152,16 @@ impl Run {
             Outage::OtherSiteKilled => *site != next(home),
             _ => !(outage.takes_owner_site() && *site == home),
         });
-        self.judge_service(outage, asked)?;
+        self.judge_service(outage, owner, asked)?;
         self.until("the outage's end", LASTS, |run| run.faults_are_over())
     }
 
-    fn judge_service(&mut self, outage: Outage, asked: Vec<SiteId>) -> Result<(), Failure> {
+    fn judge_service(
+        &mut self,
+        outage: Outage,
+        owner: NodeId,
+        asked: Vec<SiteId>,
+    ) -> Result<(), Failure> {
         let since = self.outage_since.take().expect("it is on");
         let now = self.world.now();
         let stuck = |text: String| Err(Failure::Stuck(format!("{outage:?}: {text}")));
@@ -178,6 +183,11 @@ impl Run {
         let least = WINDOWS * self.world.terms.volume.window_bytes;
         if outage.is_of_a_link() && written < least {
             return stuck(format!("{written} bytes of {least} are too little to fill"));
+        }
+        // Who is heard by relay lives, and an owner that commits by relay stays owner.
+        let moved = self.world.owner(self.volume) != Some(owner);
+        if outage.is_of_a_link() && moved {
+            return stuck(format!("the volume left {owner}"));
         }
         Ok(())
     }
