@@ -1,5 +1,5 @@
-//! Messages between nodes: classes, framing and the ways to peers (pure); QUIC under mutual TLS, the fabric's
-//! certificate authority, join tokens and the WAN emulator (feature `net`).
+//! Messages between nodes: classes, framing and the ways to peers (pure); QUIC under mutual
+//! TLS, the fabric's certificate authority, join tokens and the WAN emulator (feature `net`).
 //!
 //! A message is a class, a header (bincode, by the sender) and a payload beside it. Bytes on
 //! the wire: `docs/wire-protocol.md`.

@@ -12,8 +12,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::endpoint::{Handlers, Peer, Shared, close};
+use super::endpoint::{Handlers, close};
 use super::join;
+use super::shared::{Peer, Shared};
 use super::tls::{self, Accepted};
 use super::ways;
 use crate::class::{Class, Lane};

@@ -10,8 +10,9 @@ use thiserror::Error;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout};
 
-use super::endpoint::{Peer, Shared, close};
+use super::endpoint::close;
 use super::queue::{Item, Queue};
+use super::shared::{Peer, Shared};
 use super::stats::widen;
 use crate::class::{Class, Lane};
 use crate::frame::{FrameError, Limits, PREFIX_BYTES, prefix};

@@ -1,7 +1,7 @@
 //! The shell of [`Paths`]: its clock and timer, and the frames that it sends and passes on.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use tokio::task::AbortHandle;
 use tokio::time::sleep_until;
 
 use super::accept::ReadError;
-use super::endpoint::{Peer, Shared};
+use super::shared::{Peer, Shared, lock};
 use crate::class::Class;
 use crate::frame::Frame;
 use crate::paths::{Arrival, Effect, Hop, Input, Leg, Mark, Paths, Sounding};
@@ -31,10 +31,6 @@ pub(crate) struct Ways {
 }
 
 const BEGAN: Time = Time(1_000_000_000);
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 impl Ways {
     pub(crate) fn new(me: NodeId) -> Self {
