@@ -309,6 +309,23 @@ fn a_relay_that_dies_is_replaced() {
 }
 
 #[test]
+fn a_way_that_is_silent_is_not_left_for_one_that_is_known_to_be_broken() {
+    let mut world = World::new();
+    world.cut_both(1, 2);
+    assert!(world.talk(1, 3, 2000 * MS));
+    let before = world.turned.len();
+    world.cut(1, 3);
+    assert!(!world.talk(1, 3, 5000 * MS) && world.relay(1, 3).is_some());
+    world.cut.remove(&(SiteId(1), SiteId(3)));
+    assert!(world.talk(1, 3, 500 * MS));
+    assert_eq!(world.turned.len(), before, "{:?}", world.turned);
+    // With the direct way mended and the third site lost, nobody waits for 2 s.
+    world.cut.clear();
+    world.dead.extend([NodeId(5), NodeId(6)]);
+    assert!(world.talk(1, 3, 1000 * MS) && world.relay(1, 3).is_none());
+}
+
+#[test]
 fn a_link_that_flaps_is_trusted_later_each_time() {
     let mut world = World::new();
     let mut turns = Vec::new();

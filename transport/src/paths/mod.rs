@@ -3,8 +3,9 @@
 //! A way works if soundings over it are answered over it: a reply that is lost is as bad as a
 //! request that is. Peers in other sites that something is sent to are sounded all the time.
 //! While direct soundings are not answered, ways through third sites are sounded too, and the
-//! first that is answered carries everything for that peer, until it breaks, or until direct
-//! soundings were answered for long enough. With no way proven, messages go directly, as ever.
+//! first that is answered carries everything for that peer, until another one is found in its
+//! place, or until direct soundings were answered for long enough. With no way proven, messages
+//! go as they went.
 //!
 //! **Invariant:** a message takes one way, once; what was passed on is never passed on again.
 //! **Invariant:** what a relay says of an origin is believed of nodes in other sites than its own

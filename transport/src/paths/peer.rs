@@ -128,11 +128,13 @@ impl Peer {
     /// Takes the way that is best now; through whom, if that is news.
     pub(super) fn judge(&mut self, now: Time) -> Option<Option<NodeId>> {
         if self.relayed {
-            if self.direct.is_steady(now, self.heal_after) {
+            // A relay that fell silent is no worse than a direct way that is silent too; meanwhile
+            // others are sought.
+            let works = self.relay.is_some_and(|r| !r.line.is_broken(now));
+            let better = !works && self.direct.is_proven(now);
+            if better || self.direct.is_steady(now, self.heal_after) {
                 (self.relayed, self.relay) = (false, None);
                 self.healed = Some(now);
-            } else if self.relay.is_none_or(|r| r.line.is_broken(now)) {
-                (self.relayed, self.relay) = (false, None);
             }
         } else if self.direct.is_broken(now) {
             if self.relay.is_some_and(|r| r.line.is_proven(now)) {
