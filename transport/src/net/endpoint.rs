@@ -26,7 +26,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use model::ids::{NodeId, SiteId};
 use model::payload::Payload;
-use quinn::VarInt;
 use thiserror::Error;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
