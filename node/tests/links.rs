@@ -21,7 +21,7 @@ const VOLUME_BYTES: u64 = 32 << 20;
 const WRITE_BYTES: u64 = 1 << 20;
 
 /// More than a journal's window of 64 MiB.
-const CUT_BYTES: u64 = 96 << 20;
+const CUT_BYTES: u64 = 72 << 20;
 
 /// A running fabric of six nodes; dropping it stops it.
 struct Fabric {
