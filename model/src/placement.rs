@@ -222,6 +222,14 @@ impl View {
         self.pools.contains_key(&pool).then_some(pool)
     }
 
+    /// The sites of all nodes that were not removed, whether or not they take part now.
+    #[must_use]
+    pub fn sites_of_nodes(&self) -> BTreeMap<NodeId, SiteId> {
+        let nodes = self.nodes.iter();
+        let members = nodes.filter(|(_, n)| n.presence != Presence::Gone);
+        members.map(|(id, n)| (*id, n.site)).collect()
+    }
+
     /// A volume by its name.
     #[must_use]
     pub fn volume_named(&self, name: &str) -> Option<&VolumeRecord> {

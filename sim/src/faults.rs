@@ -45,6 +45,9 @@ pub enum Kind {
     MidDrain,
     /// What a site sends to another one arrives, but not what that one sends.
     CutBack,
+    /// A link between two sites is cut, in either direction or both, for so long that work must
+    /// go on around it (R27).
+    LongCut,
     /// A site hears the others, but they don't hear it.
     Mute,
     /// The others hear a site, but it doesn't hear them.
@@ -57,7 +60,7 @@ pub enum Kind {
 }
 
 /// All kinds, the likelier ones more than once.
-const KINDS: [Kind; 24] = [
+const KINDS: [Kind; 26] = [
     Kind::Kill,
     Kind::Kill,
     Kind::KillSite,
@@ -77,6 +80,8 @@ const KINDS: [Kind; 24] = [
     Kind::MidDrain,
     Kind::MidDrain,
     Kind::MidDrain,
+    Kind::LongCut,
+    Kind::LongCut,
     Kind::Mute,
     Kind::Deaf,
     Kind::SlowSite,
@@ -188,6 +193,7 @@ pub fn plan(rng: &mut Rng, start: Time, span: Duration, nodes: &[NodeId]) -> Vec
             Kind::Succession => succession(rng, &lone, &mut plans),
             Kind::MidDrain => mid_drain(rng, &lone, &mut plans),
             Kind::Reform => reform(rng, &lone, &mut plans),
+            Kind::LongCut => plans.push(long_cut(rng, lone)),
             _ => plans.push(lone),
         }
     }
@@ -271,6 +277,15 @@ fn laggard(rng: &mut Rng, lone: Plan, out: &mut Vec<Plan>) {
         ..lone
     });
     out.push(end);
+}
+
+/// Several windows are written meanwhile, and what else goes wrong does so beyond the cut.
+fn long_cut(rng: &mut Rng, lone: Plan) -> Plan {
+    Plan {
+        kind: *rng.pick(&[Kind::Cut, Kind::CutBack]),
+        lasts: rng.duration(Duration::from_secs(8), Duration::from_secs(25)),
+        ..lone
+    }
 }
 
 /// The owner dies; its successors die too, soon after they began to serve.

@@ -19,6 +19,7 @@ use model::store::{DeviceError, FragmentDone, FragmentOp, JournalDone, JournalOp
 use model::time::Time;
 use raft_meta::log::MemoryLog;
 use raft_meta::node::{Identity, MetaNode};
+use transport::paths::Paths;
 
 use crate::world::{Store, Who};
 
@@ -110,6 +111,8 @@ pub struct MachineTerms {
 pub struct Process {
     /// The metadata machine.
     pub meta: MetaNode,
+    /// The ways to other nodes.
+    pub paths: Paths,
     /// Which volumes run here.
     pub host: Host,
     /// The volumes' machines.
@@ -166,6 +169,7 @@ impl SimNode {
         let host = Host::new(self.id, Arc::new(View::default()));
         self.process = Some(Process {
             meta,
+            paths: Paths::new(self.id),
             host,
             volumes: BTreeMap::new(),
             segments: BTreeMap::new(),

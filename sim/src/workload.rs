@@ -111,6 +111,15 @@ impl Workload {
 }
 
 impl Op {
+    /// Bytes of payload that it writes.
+    #[must_use]
+    pub fn written_bytes(self) -> u64 {
+        match self {
+            Self::Write { count, .. } => count * SECTOR as u64,
+            Self::Clear { .. } | Self::Read { .. } => 0,
+        }
+    }
+
     /// As a front end asks it.
     #[must_use]
     pub fn request(self) -> Request {

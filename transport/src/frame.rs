@@ -1,9 +1,11 @@
-//! Frames on a stream: two lengths, a header, a payload.
+//! Frames on a stream: a mark and two lengths, a header, a payload.
 //!
 //! ```text
-//! 0        4         8                  8 + h                8 + h + p
-//! | h: u32 | p: u32  | header (h bytes) | payload (p bytes)  |   little-endian
+//! 0             4         8                  8 + h                8 + h + p
+//! | m: 4 h: 28  | p: u32  | header (h bytes) | payload (p bytes)  |   little-endian
 //! ```
+//!
+//! The mark is the upper four bits of the first word; what it means is `paths`' business.
 
 use std::collections::VecDeque;
 
@@ -12,6 +14,12 @@ use thiserror::Error;
 
 /// Bytes of a frame before its header.
 pub const PREFIX_BYTES: usize = 8;
+
+/// A mark has four bits.
+pub const MARK_MAX: u8 = 15;
+
+/// Bits of a header's length.
+const LENGTH_BITS: u32 = 28;
 
 /// No payload of the fabric is longer.
 pub const PAYLOAD_BYTES_MAX: usize = 16 << 20;
@@ -23,6 +31,8 @@ pub struct Limits {
     pub header_bytes_max: usize,
     /// Longest payload, bytes.
     pub payload_bytes_max: usize,
+    /// Whether frames may bear a mark.
+    pub marked: bool,
 }
 
 impl Limits {
@@ -30,9 +40,13 @@ impl Limits {
     pub const FABRIC: Self = Self {
         header_bytes_max: model::wire::HEADER_BYTES_MAX,
         payload_bytes_max: PAYLOAD_BYTES_MAX,
+        marked: true,
     };
 
-    fn check(self, header: usize, payload: usize) -> Result<(), FrameError> {
+    fn check(self, mark: u8, header: usize, payload: usize) -> Result<(), FrameError> {
+        if mark > MARK_MAX || mark != 0 && !self.marked {
+            return Err(FrameError::Marked { mark });
+        }
         if header > self.header_bytes_max {
             return Err(FrameError::HeaderTooLong { bytes: header });
         }
@@ -59,22 +73,30 @@ pub enum FrameError {
         /// Its length.
         bytes: usize,
     },
+    /// A mark where there is none, or of more than four bits.
+    #[error("a frame bears the mark {mark}")]
+    Marked {
+        /// The mark.
+        mark: u8,
+    },
 }
 
-/// The bytes that go before a header.
+/// The bytes that go before a header. What a mark puts before the header counts as header.
 ///
 /// # Errors
-/// If a length is over its limit.
+/// If a length is over its limit, or the mark is not one.
 pub fn prefix(
+    mark: u8,
     header: usize,
     payload: usize,
     limits: Limits,
 ) -> Result<[u8; PREFIX_BYTES], FrameError> {
-    limits.check(header, payload)?;
-    let h = u32::try_from(header).map_err(|_| FrameError::HeaderTooLong { bytes: header })?;
+    limits.check(mark, header, payload)?;
+    let h = u32::try_from(header).ok().filter(|h| h >> LENGTH_BITS == 0);
+    let h = h.ok_or(FrameError::HeaderTooLong { bytes: header })?;
     let p = u32::try_from(payload).map_err(|_| FrameError::PayloadTooLong { bytes: payload })?;
     let mut out = [0; PREFIX_BYTES];
-    out[..4].copy_from_slice(&h.to_le_bytes());
+    out[..4].copy_from_slice(&(h | u32::from(mark) << LENGTH_BITS).to_le_bytes());
     out[4..].copy_from_slice(&p.to_le_bytes());
     Ok(out)
 }
@@ -82,6 +104,8 @@ pub fn prefix(
 /// A message as it arrived.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Frame {
+    /// Four bits.
+    pub mark: u8,
     /// Shares the received buffer if it lies in one piece: decode it, don't keep it.
     pub header: Bytes,
     /// In a buffer of its own (the one gather copy), so that keeping it pins nothing else.
@@ -98,8 +122,8 @@ pub struct Decoder {
     limits: Limits,
     pieces: VecDeque<Bytes>,
     buffered: usize,
-    /// The lengths of the frame being received.
-    lengths: Option<(usize, usize)>,
+    /// Mark and lengths of the frame being received.
+    lengths: Option<(u8, usize, usize)>,
     failed: Option<FrameError>,
 }
 
@@ -132,14 +156,14 @@ impl Decoder {
         if let Some(error) = self.failed {
             return Err(error);
         }
-        let (header, payload) = match self.lengths {
+        let (mark, header, payload) = match self.lengths {
             Some(lengths) => lengths,
             None => {
                 if self.buffered < PREFIX_BYTES {
                     return Ok(None);
                 }
                 let lengths = self.take_prefix();
-                if let Err(error) = self.limits.check(lengths.0, lengths.1) {
+                if let Err(error) = self.limits.check(lengths.0, lengths.1, lengths.2) {
                     self.pieces.clear();
                     self.buffered = 0;
                     self.failed = Some(error);
@@ -155,7 +179,11 @@ impl Decoder {
         self.lengths = None;
         let header = self.take_shared(header);
         let payload = self.gather(payload);
-        Ok(Some(Frame { header, payload }))
+        Ok(Some(Frame {
+            mark,
+            header,
+            payload,
+        }))
     }
 
     /// Whether the stream may end here without cutting a frame.
@@ -164,15 +192,17 @@ impl Decoder {
         self.buffered == 0 && self.lengths.is_none()
     }
 
-    fn take_prefix(&mut self) -> (usize, usize) {
+    fn take_prefix(&mut self) -> (u8, usize, usize) {
         let mut bytes = [0; PREFIX_BYTES];
         self.copy_out(PREFIX_BYTES, |at, part| {
             bytes[at..at + part.len()].copy_from_slice(part)
         });
         let [a, b, c, d, e, f, g, h] = bytes;
         let widen = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
+        let first = u32::from_le_bytes([a, b, c, d]);
         (
-            widen(u32::from_le_bytes([a, b, c, d])),
+            d >> (LENGTH_BITS - 24),
+            widen(first & ((1 << LENGTH_BITS) - 1)),
             widen(u32::from_le_bytes([e, f, g, h])),
         )
     }

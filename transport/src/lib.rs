@@ -1,5 +1,5 @@
-//! Messages between nodes: classes and framing (pure); QUIC under mutual TLS, the fabric's
-//! certificate authority, join tokens and the WAN emulator (feature `net`).
+//! Messages between nodes: classes, framing and the ways to peers (pure); QUIC under mutual
+//! TLS, the fabric's certificate authority, join tokens and the WAN emulator (feature `net`).
 //!
 //! A message is a class, a header (bincode, by the sender) and a payload beside it. Bytes on
 //! the wire: `docs/wire-protocol.md`.
@@ -9,6 +9,7 @@
 pub mod class;
 pub mod frame;
 pub mod name;
+pub mod paths;
 
 #[cfg(feature = "net")]
 // The one place in this crate that has a clock and threads. Maps here are never iterated

@@ -11,12 +11,13 @@ use transport::name::FabricId;
 const SMALL: Limits = Limits {
     header_bytes_max: 100,
     payload_bytes_max: 300,
+    marked: false,
 };
 
 fn encode(frames: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
     let mut out = Vec::new();
     for (header, payload) in frames {
-        out.extend(prefix(header.len(), payload.len(), SMALL).expect("within limits"));
+        out.extend(prefix(0, header.len(), payload.len(), SMALL).expect("within limits"));
         out.extend(header);
         out.extend(payload);
     }
@@ -90,6 +91,7 @@ proptest! {
             Err(_) => prop_assert!(!within),
         }
         let sent = prefix(
+            0,
             usize::try_from(header).expect("64-bit"),
             usize::try_from(payload).expect("64-bit"),
             SMALL,

@@ -303,6 +303,7 @@ impl<L: RaftLog> Shell<L> {
                         }
                     }
                     Effect::View(view) => {
+                        self.transport.know_sites(view.sites_of_nodes());
                         let mut shared = self
                             .view
                             .write()

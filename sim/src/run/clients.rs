@@ -201,7 +201,8 @@ impl Run {
                 self.answered += 1;
                 if let Some(write) = pending.write {
                     self.oracle.write_answered(now, write);
-                    self.note_resumed(self.slots[pending.lane.0].node, pending.called);
+                    let node = self.slots[pending.lane.0].node;
+                    self.note_resumed(node, pending.called, pending.op.written_bytes());
                 }
             }
             Reply::Data(chunks) => {

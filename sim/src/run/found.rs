@@ -18,7 +18,7 @@ use raft_meta::node::{
     AdminCommand, AdminReply, AdminToken, Config as MetaConfig, Identity, MetaNode,
 };
 
-use super::{Failure, Own, Run, RunConfig};
+use super::{Failure, Outage, Own, Run, RunConfig};
 use crate::network::{Network, NetworkTerms};
 use crate::node::{MachineTerms, SimDisk, SimNode};
 use crate::oracle::{Oracle, SECTOR};
@@ -58,8 +58,8 @@ fn terms(rng: &mut Rng) -> MachineTerms {
     }
 }
 
-fn network(rng: &mut Rng, seed: u64) -> Network {
-    let terms = NetworkTerms {
+fn network(rng: &mut Rng, seed: u64, lossless: bool) -> Network {
+    let mut terms = NetworkTerms {
         lan: Duration::from_micros(50),
         wan_min: Duration::from_micros(200),
         wan_max: rng.duration(Duration::from_millis(1), Duration::from_millis(40)),
@@ -68,6 +68,9 @@ fn network(rng: &mut Rng, seed: u64) -> Network {
         twice_one_in: *rng.pick(&[0, 0, 100]),
         reorder: rng.one_in(3),
     };
+    if lossless {
+        terms.loss_one_in = 0;
+    }
     Network::new(terms, Rng::new(seed, 3))
 }
 
@@ -76,7 +79,8 @@ impl Run {
         let seed = config.seed;
         let mut rng = Rng::new(seed, 1);
         let terms = terms(&mut rng);
-        let network = network(&mut rng, seed);
+        let lossless = config.outage.is_some_and(Outage::is_of_a_link);
+        let network = network(&mut rng, seed, lossless);
         let hot = rng.one_in(2);
         let blocks = if hot {
             rng.within(1, 4)

@@ -143,7 +143,7 @@ impl Run {
                 power: true,
                 for_good: true,
             },
-            Kind::Cut => Fault::Cut(link()),
+            Kind::Cut | Kind::LongCut => Fault::Cut(link()),
             Kind::Isolate => {
                 let others = names.iter().filter(|s| **s != site);
                 Fault::Cut(others.flat_map(|s| both(site, *s)).collect())
@@ -162,6 +162,7 @@ impl Run {
                     .map(|s| (*s, site))
                     .collect(),
             ),
+            Kind::CutBack if plan.both => Fault::Cut(link()),
             Kind::CutBack => Fault::Cut(vec![(other, site)]),
             Kind::IsolateNode => Fault::CutNode(node),
             Kind::Pause => Fault::Paused(node),

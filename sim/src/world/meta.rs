@@ -11,6 +11,7 @@ use model::meta::{MetaReply, MetaRequest, MetaToken};
 use model::placement::View;
 use raft_meta::log::RaftLog;
 use raft_meta::node as meta;
+use transport::paths;
 
 use super::wire::Packet;
 use super::{Event, Happening, RUN_TOKENS, Who, World};
@@ -53,7 +54,7 @@ impl World {
         for effect in out.drain(..) {
             match effect {
                 meta::Effect::Send { to, message } => {
-                    self.send(node, to, 0, Packet::Meta(Box::new(message)));
+                    self.send(node, to, Packet::Meta(Box::new(message)));
                 }
                 meta::Effect::Persist {
                     group,
@@ -144,6 +145,9 @@ impl World {
         let Some(process) = self.nodes.get_mut(&node).and_then(|n| n.process.as_mut()) else {
             return;
         };
+        let sites = paths::Input::Sites(view.sites_of_nodes());
+        // It has nothing to say to that.
+        process.paths.handle(clock, sites, &mut Vec::new());
         let mut start = Vec::new();
         process.host.view(clock, Arc::clone(view), &mut start);
         let volumes: Vec<VolumeId> = process.volumes.keys().copied().collect();

@@ -4,6 +4,7 @@
 mod disk;
 mod machines;
 mod meta;
+mod paths;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use model::store::OpId;
 use model::time::Time;
 use raft_meta::message::GroupId;
 use raft_meta::node as raft;
+use transport::paths::Leg;
 
 use crate::network::Network;
 use crate::node::{MachineTerms, SimNode, open_disk};
@@ -35,6 +37,8 @@ use wire::{Packet, Watch};
 pub enum Who {
     /// The metadata machine.
     Meta,
+    /// The ways to other nodes.
+    Paths,
     /// The table of Volume machines.
     Host,
     /// A volume's owner.
@@ -54,6 +58,7 @@ enum Event {
         from: NodeId,
         to: NodeId,
         life: u64,
+        leg: Leg,
         packet: Packet,
     },
     Timer {
@@ -247,8 +252,12 @@ impl World {
         self.note(now, &event);
         match event {
             Event::Deliver {
-                from, to, packet, ..
-            } => self.deliver(from, to, packet),
+                from,
+                to,
+                leg,
+                packet,
+                ..
+            } => self.deliver(from, to, leg, packet),
             Event::Timer { node, who, .. } => self.tick(node, who),
             Event::Stored {
                 node, disk, store, ..
@@ -385,6 +394,11 @@ impl World {
                 let mut out = std::mem::take(&mut self.meta_out);
                 process.meta.tick(clock, &mut out);
                 self.after_meta(node, out);
+            }
+            Who::Paths => {
+                let mut out = Vec::new();
+                process.paths.tick(clock, &mut out);
+                self.after_paths(node, out);
             }
             Who::Host => {
                 let mut start = Vec::new();

@@ -13,6 +13,7 @@ use model::payload::Payload;
 use model::store::SegmentKind;
 use raft_meta::message::MetaMessage;
 use raft_meta::node as meta;
+use transport::paths::{Arrival, Hop, Leg, Sounding};
 
 use super::{Event, Happening, World};
 
@@ -21,6 +22,17 @@ use super::{Event, Happening, World};
 pub(super) enum Packet {
     Actor(Box<Envelope>, Bytes),
     Meta(Box<MetaMessage>),
+    Sounding(Sounding),
+}
+
+impl Packet {
+    /// Messages of one class do not overtake each other.
+    fn class(&self) -> u8 {
+        match self {
+            Self::Meta(_) | Self::Sounding(_) => 0,
+            Self::Actor(..) => 1,
+        }
+    }
 }
 
 impl std::fmt::Debug for Packet {
@@ -28,6 +40,7 @@ impl std::fmt::Debug for Packet {
         match self {
             Self::Actor(envelope, payload) => write!(f, "{envelope:?} + {} bytes", payload.len()),
             Self::Meta(message) => message.fmt(f),
+            Self::Sounding(sounding) => sounding.fmt(f),
         }
     }
 }
@@ -108,7 +121,15 @@ impl World {
         });
     }
 
-    pub(super) fn send(&mut self, from: NodeId, to: NodeId, class: u8, packet: Packet) {
+    /// A node sends to another one, by the way that works.
+    pub(super) fn send(&mut self, from: NodeId, to: NodeId, packet: Packet) {
+        let hop = self.first_hop(from, to);
+        self.transmit(from, hop, packet);
+    }
+
+    /// A frame goes to its next hop.
+    pub(super) fn transmit(&mut self, from: NodeId, hop: Hop, packet: Packet) {
+        let Hop { to, leg } = hop;
         let now = self.now();
         let Some(target) = self.nodes.get(&to) else {
             return;
@@ -117,29 +138,19 @@ impl World {
         let from_site = self.nodes[&from].site;
         let arrivals = self
             .network
-            .carry(now, (from, from_site), (to, to_site), class);
+            .carry(now, (from, from_site), (to, to_site), packet.class());
+        let deliver = |packet| Event::Deliver {
+            from,
+            to,
+            life,
+            leg,
+            packet,
+        };
         if let Some(at) = arrivals.second {
-            let packet = packet.clone();
-            self.queue.plan(
-                at,
-                Event::Deliver {
-                    from,
-                    to,
-                    life,
-                    packet,
-                },
-            );
+            self.queue.plan(at, deliver(packet.clone()));
         }
         if let Some(at) = arrivals.first {
-            self.queue.plan(
-                at,
-                Event::Deliver {
-                    from,
-                    to,
-                    life,
-                    packet,
-                },
-            );
+            self.queue.plan(at, deliver(packet));
         }
     }
 
@@ -160,32 +171,47 @@ impl World {
                     from,
                     to,
                     life,
+                    leg: Leg::Direct,
                     packet,
                 },
             );
         } else {
-            self.send(from, to, 1, packet);
+            self.send(from, to, packet);
         }
     }
 
-    pub(super) fn deliver(&mut self, from: NodeId, to: NodeId, packet: Packet) {
+    pub(super) fn deliver(&mut self, from: NodeId, to: NodeId, leg: Leg, packet: Packet) {
+        let mut origin = from;
         if from != to {
             let of = |node: NodeId| (node, self.nodes[&node].site);
             if self.network.is_cut(of(from), of(to)) {
                 return;
             }
+            match self.judge(from, to, leg, &packet) {
+                Some(Arrival::Here { origin: o }) => origin = o,
+                Some(Arrival::PassOn(hop)) => return self.transmit(to, hop, packet),
+                None => return,
+            }
         }
         match packet {
+            Packet::Sounding(sounding) => self.sounded(to, from, leg, sounding),
             Packet::Meta(message) => {
                 self.drive_meta(
                     to,
                     meta::Input::Message {
-                        from,
+                        from: origin,
                         message: *message,
                     },
                 );
             }
-            Packet::Actor(envelope, payload) => self.deliver_actor(*envelope, payload),
+            Packet::Actor(envelope, payload) => {
+                // A peer speaks for itself alone.
+                assert_eq!(
+                    envelope.from.node, origin,
+                    "who it came from is who says so"
+                );
+                self.deliver_actor(*envelope, payload);
+            }
         }
     }
 

@@ -12,11 +12,14 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::endpoint::{Handlers, Peer, Shared, close};
+use super::endpoint::{Handlers, close};
 use super::join;
+use super::shared::{Peer, Shared};
 use super::tls::{self, Accepted};
+use super::ways;
 use crate::class::{Class, Lane};
 use crate::frame::{Decoder, FrameError, Limits};
+use crate::paths::{MarkError, Refusal};
 
 /// How long a handshake may take.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
@@ -32,13 +35,19 @@ const PIECES: usize = 64;
 
 /// A peer broke the protocol, or the connection broke.
 #[derive(Debug, Error)]
-enum ReadError {
+pub(super) enum ReadError {
     #[error(transparent)]
     Stream(#[from] quinn::ReadError),
     #[error(transparent)]
     Open(#[from] quinn::ReadExactError),
     #[error(transparent)]
     Frame(#[from] FrameError),
+    #[error(transparent)]
+    Mark(#[from] MarkError),
+    #[error(transparent)]
+    Way(#[from] Refusal),
+    #[error("a sounding that is none")]
+    Sounding,
     #[error("a stream was ended")]
     Ended,
     #[error("a stream of no class, or of one that is not this connection's to carry")]
@@ -249,9 +258,15 @@ impl Reader<'_> {
             loop {
                 gate.wait_open().await;
                 match decoder.next_frame() {
-                    Ok(Some(frame)) => {
+                    Ok(Some(mut frame)) => {
                         counters.add_received(frame.header.len() + frame.payload.len());
-                        handler(peer.id, class, frame.header, frame.payload);
+                        match ways::arrived(&shared, &peer, class, &mut frame) {
+                            Ok(Some(origin)) => {
+                                handler(origin, class, frame.header, frame.payload);
+                            }
+                            Ok(None) => {}
+                            Err(error) => return error,
+                        }
                         continue;
                     }
                     Ok(None) => {}

@@ -10,8 +10,9 @@ use thiserror::Error;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout};
 
-use super::endpoint::{Peer, Shared, close};
+use super::endpoint::close;
 use super::queue::{Item, Queue};
+use super::shared::{Peer, Shared};
 use super::stats::widen;
 use crate::class::{Class, Lane};
 use crate::frame::{FrameError, Limits, PREFIX_BYTES, prefix};
@@ -180,9 +181,14 @@ struct Batch {
 
 impl Batch {
     fn add(&mut self, item: Item) -> Result<(), FrameError> {
-        let prefix = prefix(item.header.len(), item.payload.len(), Limits::FABRIC)?;
-        self.heads.reserve(PREFIX_BYTES + item.header.len());
+        let header = item.mark.len() + item.header.len();
+        let bits = item.mark.bits();
+        let prefix = prefix(bits, header, item.payload.len(), Limits::FABRIC)?;
+        self.heads.reserve(PREFIX_BYTES + header);
         self.heads.put_slice(&prefix);
+        if let Some(node) = item.mark.node() {
+            self.heads.put_slice(&node);
+        }
         self.heads.put_slice(&item.header);
         if !item.payload.is_empty() {
             self.flush();

@@ -3,14 +3,16 @@
 //! # Delivery, exactly
 //! - **At most once.** A message leaves its queue before it is written, and is never written
 //!   again. What was queued in QUIC when a connection broke may or may not have arrived.
-//! - **In order within a class** (`Meta`, `Journal`, `Client`), from one node to another, for
-//!   the lives of both processes: gaps can appear where a connection broke, but never an
-//!   older message after a younger one (a new connection is read only after its predecessor
-//!   was closed). Between classes, and within `Bulk` (four streams), there is no order.
+//! - **In order within a class** (`Meta`, `Journal`, `Client`), from one node to another by
+//!   one way, for the lives of both processes: gaps can appear where a connection broke, but
+//!   never an older message after a younger one (a new connection is read only after its
+//!   predecessor was closed). Between classes, within `Bulk` (four streams), and between
+//!   messages that were relayed and others, there is no order.
 //! - **Bounded.** A full queue says [`SendError::Busy`]; a message that outlived its class's
 //!   deadline in the queue is dropped and counted. Nothing is reported for a message that was
 //!   accepted and then lost: the layers above have ids, deadlines and retries.
-//! - **From whom** a message is comes from the peer's certificate alone.
+//! - **From whom** a message is comes from the peer's certificate; of a relayed one, the relay's
+//!   says who passed it on, and the relay says for whom ([`crate::paths`]).
 //!
 //! Each node dials for its own sending; an accepted connection is only read.
 
@@ -18,30 +20,28 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use bytes::Bytes;
-use model::ids::NodeId;
+use model::ids::{NodeId, SiteId};
 use model::payload::Payload;
-use quinn::VarInt;
 use thiserror::Error;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore};
-use tokio::task::AbortHandle;
+use tokio::sync::Semaphore;
 
 use super::accept::{self, Inbound};
 use super::ca::Identity;
 use super::config::{self, Config};
-use super::dial;
 use super::gate::Gate;
 use super::join::{JoinGuard, JoinHandler};
-use super::queue::Queue;
-use super::stats::{PeerStats, WireCounters};
+use super::shared::{Accepting, Peer, Shared, lock};
+use super::stats::PeerStats;
 use super::tls::{self, TlsError};
+use super::ways::{self, Ways};
 use crate::class::{Class, Lane};
-use crate::frame::{self, FrameError, Limits};
-use crate::name::FabricId;
+use crate::frame::FrameError;
+use crate::paths::Mark;
 
 /// Takes a message: (from, class, header, payload). Called on the runtime's threads, one
 /// call at a time per stream; it must not block. The header may share a receive buffer:
@@ -131,138 +131,6 @@ pub enum SendError {
 #[error("the transport is already serving, or shut down")]
 pub struct AlreadyServing;
 
-/// One of the connections between this node and a peer.
-#[derive(Debug, Default)]
-struct Outbound {
-    connection: Option<quinn::Connection>,
-    task: Option<AbortHandle>,
-    connects: u64,
-}
-
-/// A peer: queues, and the connections that drain them.
-#[derive(Debug)]
-pub(crate) struct Peer {
-    pub(crate) id: NodeId,
-    pub(crate) queues: [Queue; 4],
-    /// Wakes a lane's task when it waits for work.
-    pub(crate) work: [Notify; 2],
-    pub(crate) wire: WireCounters,
-    outbound: Mutex<[Outbound; 2]>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // No holder leaves the data half changed: a poisoned lock is as good as another.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Peer {
-    fn new(id: NodeId, config: &Config) -> Self {
-        Self {
-            id,
-            queues: config.classes.map(Queue::new),
-            work: [Notify::new(), Notify::new()],
-            wire: WireCounters::default(),
-            outbound: Mutex::default(),
-        }
-    }
-
-    pub(crate) fn queue(&self, class: Class) -> &Queue {
-        &self.queues[class.index()]
-    }
-
-    /// Drops what expired on a lane; whether anything is left to send.
-    pub(crate) fn has_work(&self, lane: Lane, now: Instant) -> bool {
-        let mut any = false;
-        for class in lane.classes() {
-            any |= self.queue(*class).purge(now);
-        }
-        any
-    }
-
-    pub(crate) fn connected(&self, lane: Lane, connection: quinn::Connection) {
-        let mut outbound = lock(&self.outbound);
-        let slot = &mut outbound[lane.index()];
-        // Stopped meanwhile: the task is about to be dropped, and the connection with it.
-        if slot.task.is_none() {
-            return;
-        }
-        slot.connection = Some(connection);
-        slot.connects += 1;
-    }
-
-    pub(crate) fn disconnected(&self, lane: Lane) {
-        let gone = lock(&self.outbound)[lane.index()].connection.take();
-        if let Some(connection) = gone {
-            self.wire.add(&connection.stats());
-        }
-    }
-
-    fn stop(&self, code: VarInt) {
-        let slots = std::mem::take(&mut *lock(&self.outbound));
-        for slot in slots {
-            if let Some(task) = slot.task {
-                task.abort();
-            }
-            if let Some(connection) = slot.connection {
-                self.wire.add(&connection.stats());
-                connection.close(code, b"");
-            }
-        }
-        for queue in &self.queues {
-            queue.clear();
-        }
-    }
-}
-
-/// What all tasks of a transport share.
-pub(crate) struct Shared {
-    pub(crate) node: NodeId,
-    pub(crate) fabric: FabricId,
-    pub(crate) config: Config,
-    pub(crate) endpoint: quinn::Endpoint,
-    pub(crate) client: quinn::ClientConfig,
-    pub(crate) gates: [Gate; 4],
-    pub(crate) inbound: Inbound,
-    pub(crate) handshakes: Arc<Semaphore>,
-    pub(crate) join_guard: JoinGuard,
-    runtime: Handle,
-    peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
-    accepting: Mutex<Accepting>,
-}
-
-/// Whether the accept loop runs.
-enum Accepting {
-    NotYet,
-    Running(AbortHandle),
-    Stopped,
-}
-
-impl Shared {
-    /// The peer's entry, made on first use. Bounded: ids are 16 bits and come from
-    /// certificates or from this node's own metadata.
-    pub(crate) fn peer(&self, id: NodeId) -> Arc<Peer> {
-        let read = self.peers.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(peer) = read.get(&id) {
-            return Arc::clone(peer);
-        }
-        drop(read);
-        let mut write = self.peers.write().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(
-            write
-                .entry(id)
-                .or_insert_with(|| Arc::new(Peer::new(id, &self.config))),
-        )
-    }
-
-    fn known(&self, id: NodeId) -> Option<Arc<Peer>> {
-        self.peers
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&id)
-            .cloned()
-    }
-}
-
 /// Application close codes; `docs/wire-protocol.md` lists them.
 pub(crate) mod close {
     use quinn::VarInt;
@@ -335,6 +203,7 @@ impl Transport {
                 inbound: Inbound::default(),
                 handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
                 join_guard: JoinGuard::default(),
+                ways: Ways::new(identity.node()),
                 runtime,
                 peers: RwLock::default(),
                 accepting: Mutex::new(Accepting::NotYet),
@@ -372,28 +241,18 @@ impl Transport {
         if to == self.shared.node {
             return Err(SendError::Local);
         }
-        frame::prefix(header.len(), payload.len(), Limits::FABRIC)?;
-        let peer = self.shared.peer(to);
-        peer.queue(class)
-            .push(header, payload, Instant::now())
-            .map_err(|_| SendError::Busy)?;
-        let lane = class.lane();
-        peer.work[lane.index()].notify_one();
-        self.start_lane(&peer, lane)
+        let hop = self.shared.ways.leave(to);
+        let mark = Mark {
+            leg: hop.leg,
+            sounding: false,
+        };
+        self.shared.push(hop.to, class, mark, header, payload)
     }
 
-    /// The first message on a lane starts its task.
-    fn start_lane(&self, peer: &Arc<Peer>, lane: Lane) -> Result<(), SendError> {
-        let mut outbound = lock(&peer.outbound);
-        let slot = &mut outbound[lane.index()];
-        if slot.task.is_none() {
-            if matches!(*lock(&self.shared.accepting), Accepting::Stopped) {
-                return Err(SendError::Closed);
-            }
-            let task = dial::run(Arc::clone(&self.shared), Arc::clone(peer), lane);
-            slot.task = Some(self.shared.runtime.spawn(task).abort_handle());
-        }
-        Ok(())
+    /// Which nodes are in which sites, from now on: from then on peers in other sites that can't
+    /// be reached directly are reached through a third site (R27). May be called from any thread.
+    pub fn know_sites(&self, sites: BTreeMap<NodeId, SiteId>) {
+        ways::know(&self.shared, sites);
     }
 
     /// This node.
@@ -442,7 +301,10 @@ impl Transport {
 
     fn read_stats(&self, peer: &Peer) -> PeerStats {
         let (mut sent, mut received, mut lost) = peer.wire.read();
-        let mut out = PeerStats::default();
+        let mut out = PeerStats {
+            relay: self.shared.ways.relay_of(peer.id),
+            ..PeerStats::default()
+        };
         {
             let outbound = lock(&peer.outbound);
             let main = outbound[Lane::Main.index()].connection.as_ref();
@@ -487,6 +349,7 @@ impl Transport {
         if let Accepting::Running(task) = before {
             task.abort();
         }
+        self.shared.ways.stop();
         let peers: Vec<_> = {
             let read = self
                 .shared

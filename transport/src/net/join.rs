@@ -30,6 +30,7 @@ use crate::name::FabricId;
 pub const JOIN_LIMITS: Limits = Limits {
     header_bytes_max: 256,
     payload_bytes_max: 256 << 10,
+    marked: false,
 };
 
 const TOKEN_PREFIX: &str = "atoll-join-1.";
@@ -431,7 +432,7 @@ async fn write_frame(
     payload: Vec<u8>,
 ) -> Result<(), JoinError> {
     let prefix =
-        prefix(header.len(), payload.len(), JOIN_LIMITS).map_err(|_| JoinError::TooLong)?;
+        prefix(0, header.len(), payload.len(), JOIN_LIMITS).map_err(|_| JoinError::TooLong)?;
     let mut chunks = [
         Bytes::copy_from_slice(&prefix),
         Bytes::from(header),

@@ -15,5 +15,7 @@ pub mod tls;
 mod accept;
 mod dial;
 mod queue;
+mod shared;
 #[cfg(test)]
 mod tests;
+mod ways;

@@ -9,10 +9,13 @@ use tokio::sync::Notify;
 
 use super::config::ClassLimits;
 use super::stats::ClassCounters;
+use super::ways::share;
+use crate::paths::Mark;
 
 /// A message that waits for its stream.
 #[derive(Debug)]
 pub(crate) struct Item {
+    pub(crate) mark: Mark,
     pub(crate) header: Vec<u8>,
     pub(crate) payload: Payload,
     expires: Instant,
@@ -20,7 +23,7 @@ pub(crate) struct Item {
 
 impl Item {
     pub(crate) fn bytes(&self) -> usize {
-        self.header.len() + self.payload.len()
+        self.mark.len() + self.header.len() + self.payload.len()
     }
 }
 
@@ -59,11 +62,19 @@ impl Queue {
     }
 
     /// Appends a message. A message longer than the byte bound is taken when alone.
-    pub(crate) fn push(&self, header: Vec<u8>, payload: Payload, now: Instant) -> Result<(), Full> {
+    pub(crate) fn push(
+        &self,
+        mark: Mark,
+        header: Vec<u8>,
+        payload: Payload,
+        now: Instant,
+    ) -> Result<(), Full> {
+        let (_, patience) = share(mark.leg);
         let item = Item {
+            mark,
             header,
             payload,
-            expires: now + self.limits.deadline,
+            expires: now + self.limits.deadline / patience,
         };
         let mut inner = self.lock();
         if !self.fits(&inner, &item) {
@@ -82,12 +93,14 @@ impl Queue {
     }
 
     fn fits(&self, inner: &Inner, item: &Item) -> bool {
+        let (room, _) = share(item.mark.leg);
         inner.items.is_empty()
-            || (inner.items.len() < self.limits.queue_messages_max
-                && inner.bytes + item.bytes() <= self.limits.queue_bytes_max)
+            || (inner.items.len() < self.limits.queue_messages_max / room
+                && inner.bytes + item.bytes() <= self.limits.queue_bytes_max / room)
     }
 
-    /// Every message of a queue has the same deadline, so the oldest expires first.
+    /// The oldest expire first, but for those that are relayed: they are dropped when their turn
+    /// comes.
     fn purge_locked(&self, inner: &mut Inner, now: Instant) {
         let mut expired = 0;
         while inner.items.front().is_some_and(|item| item.expires <= now) {
@@ -111,8 +124,14 @@ impl Queue {
     pub(crate) fn take(&self, bytes_max: usize, now: Instant, out: &mut Vec<Item>) {
         let mut inner = self.lock();
         self.purge_locked(&mut inner, now);
-        let mut taken = 0;
+        let (mut taken, mut expired) = (0, 0);
         while let Some(item) = inner.items.front() {
+            if item.expires <= now {
+                inner.bytes -= item.bytes();
+                inner.items.pop_front();
+                expired += 1;
+                continue;
+            }
             if taken > 0 && taken + item.bytes() > bytes_max {
                 break;
             }
@@ -122,6 +141,7 @@ impl Queue {
                 out.push(item);
             }
         }
+        self.counters.add_expired(expired);
     }
 
     /// Returns after a push that no waiter has seen yet; also without cause.

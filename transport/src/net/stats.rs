@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use model::ids::NodeId;
+
 use crate::class::Class;
 
 /// What passed between this node and a peer.
@@ -10,6 +12,8 @@ use crate::class::Class;
 pub struct PeerStats {
     /// Whether the connection that this node dialed for `Meta`, `Journal` and `Client` is up.
     pub connected: bool,
+    /// Through whom messages for the peer go now, if not directly (R27).
+    pub relay: Option<NodeId>,
     /// Smoothed round trip of that connection; `None` without one.
     pub rtt: Option<Duration>,
     /// Bytes in UDP datagrams to the peer, all connections, acknowledgements included.
@@ -47,6 +51,11 @@ pub struct ClassStats {
     pub busy: u64,
     /// Messages dropped because they outlived the class's deadline in the queue.
     pub expired: u64,
+    /// Messages from the peer that this node passed on.
+    pub passed_on: u64,
+    /// Messages from the peer, or by its word from another one, that were not passed on or not
+    /// taken.
+    pub refused: u64,
     /// Messages in the queue now.
     pub queued: u64,
     /// Their header and payload bytes.
@@ -62,6 +71,8 @@ pub(crate) struct ClassCounters {
     received_bytes: AtomicU64,
     busy: AtomicU64,
     expired: AtomicU64,
+    passed_on: AtomicU64,
+    refused: AtomicU64,
 }
 
 pub(crate) fn widen(n: usize) -> u64 {
@@ -84,6 +95,14 @@ impl ClassCounters {
         self.busy.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(crate) fn add_passed_on(&self) {
+        self.passed_on.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add_refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn add_expired(&self, messages: u64) {
         if messages > 0 {
             self.expired.fetch_add(messages, Ordering::Relaxed);
@@ -98,6 +117,8 @@ impl ClassCounters {
             received_bytes: self.received_bytes.load(Ordering::Relaxed),
             busy: self.busy.load(Ordering::Relaxed),
             expired: self.expired.load(Ordering::Relaxed),
+            passed_on: self.passed_on.load(Ordering::Relaxed),
+            refused: self.refused.load(Ordering::Relaxed),
             queued: widen(queued),
             queued_bytes: widen(queued_bytes),
         }

@@ -12,6 +12,7 @@ use super::ca::{Authority, Identity};
 use super::config::{Config, quic};
 use super::endpoint::{Handlers, Transport};
 use super::tls;
+use crate::class::Class;
 
 const HONEST: NodeId = NodeId(1);
 const HOSTILE: NodeId = NodeId(2);
@@ -97,6 +98,62 @@ async fn a_huge_header_length() {
 #[tokio::test]
 async fn a_huge_payload_length() {
     thrown_out(&[&[4, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]]).await;
+}
+
+/// A frame of class `Meta` with this mark, node and header.
+fn marked(mark: u8, node: &[u8], header: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(node.len() + header.len()).expect("short");
+    let mut bytes = vec![1, length, 0, 0, mark << 4, 0, 0, 0, 0];
+    bytes.extend(node);
+    bytes.extend(header);
+    bytes
+}
+
+#[tokio::test]
+async fn a_mark_that_means_nothing_or_names_nobody() {
+    thrown_out(&[&marked(3, &[9, 0], b"x")]).await;
+    thrown_out(&[&marked(8, &[], b"x")]).await;
+    thrown_out(&[&marked(1, &[9], b"")]).await;
+}
+
+#[tokio::test]
+async fn a_frame_that_goes_in_a_circle() {
+    // To the relay itself, to the sender, of the target itself, of the relay itself.
+    thrown_out(&[&marked(1, &[1, 0], b"x")]).await;
+    thrown_out(&[&marked(1, &[2, 0], b"x")]).await;
+    thrown_out(&[&marked(2, &[1, 0], b"x")]).await;
+    thrown_out(&[&marked(2, &[2, 0], b"x")]).await;
+}
+
+#[tokio::test]
+async fn a_sounding_that_is_none() {
+    thrown_out(&[&marked(4, &[], b"")]).await;
+    thrown_out(&[&marked(4, &[], &[7, 7, 7])]).await;
+}
+
+/// By another placement than ours it may be right: dropped, and counted.
+#[tokio::test]
+async fn a_frame_of_nodes_that_are_not_known_is_dropped() {
+    let mut scene = scene();
+    let (_endpoint, connection) = connect(&scene).await;
+    let mut stream = connection.open_uni().await.expect("open");
+    for (i, bytes) in [marked(1, &[9, 0], b"x"), marked(2, &[9, 0], b"x")]
+        .iter()
+        .enumerate()
+    {
+        // The stream's first byte is the class; frames follow.
+        let from = usize::from(i > 0);
+        stream.write_all(&bytes[from..]).await.expect("written");
+    }
+    stream
+        .write_all(&marked(0, &[], b"x")[1..])
+        .await
+        .expect("written");
+    let from = tokio::time::timeout(Duration::from_secs(5), scene.received.recv()).await;
+    assert_eq!(from.expect("in time"), Some(HOSTILE));
+    let stats = scene.transport.peer_stats(HOSTILE).expect("a peer");
+    assert_eq!(stats.class(Class::Meta).refused, 2);
+    assert_eq!(stats.class(Class::Meta).passed_on, 0);
 }
 
 #[tokio::test]

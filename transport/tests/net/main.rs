@@ -10,3 +10,4 @@ mod fixture;
 mod join;
 mod relay;
 mod security;
+mod ways;

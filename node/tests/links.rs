@@ -1,0 +1,256 @@
+//! A link between two sites is cut under a client, on real processes with an emulated WAN: the
+//! client beyond the cut goes on, drains too, and nobody is found dead (R27).
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// The design's bound for a pause: what a cut may add to the longest wait beyond it. (A client that
+/// no cut parts from the owner waits too, if the machine is busy.)
+const PAUSE_MAX: Duration = Duration::from_secs(3);
+
+const VOLUME_BYTES: u64 = 32 << 20;
+
+const WRITE_BYTES: u64 = 1 << 20;
+
+/// More than a journal's window of 64 MiB.
+const CUT_BYTES: u64 = 72 << 20;
+
+/// The last MiB of the volume is the control's.
+const SIZE: &str = "33MiB";
+
+/// A running fabric of six nodes; dropping it stops it.
+struct Fabric {
+    process: Child,
+    directory: PathBuf,
+    ready: Value,
+}
+
+impl Fabric {
+    fn start(directory: &Path) -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_atoll"))
+            .args(["dev", "--json", "--disk-size", "2GiB", "--nodes", "2"])
+            .args(["--disks", "1", "--wan-rtt", "10ms", "--dir"])
+            .arg(directory)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the supervisor starts");
+        let stdout = process.stdout.take().expect("a pipe");
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line).expect("a line");
+        let mut fabric = Self {
+            process,
+            directory: directory.to_owned(),
+            ready: Value::Null,
+        };
+        fabric.ready = serde_json::from_str(&line).expect("a ready line");
+        fabric
+    }
+
+    fn json(&self, line: &str) -> Value {
+        let output = Command::new(env!("CARGO_BIN_EXE_atoll"))
+            .arg("--dir")
+            .arg(&self.directory)
+            .args(line.split(' '))
+            .arg("--json")
+            .output()
+            .expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{line}: {said}");
+        serde_json::from_slice(&output.stdout).expect("json")
+    }
+
+    fn address(&self, node: &str) -> SocketAddr {
+        let sites = self.ready["sites"].as_array().expect("sites");
+        let nodes = sites.iter().map(|s| s["nodes"].as_array().expect("nodes"));
+        let mut nodes = nodes.flatten().filter(|n| n["name"] == node);
+        let text = nodes.next().expect("a node")["nbd"].as_str();
+        text.expect("an address").parse().expect("an address")
+    }
+
+    /// Waits until `path` of what a command tells is `value`.
+    fn wait_for(&self, line: &str, path: &str, value: &Value) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let told = self.json(line);
+            if told.pointer(path) == Some(value) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{path} of {line}: {told:#}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+impl Drop for Fabric {
+    fn drop(&mut self) {
+        let pid = i32::try_from(self.process.id()).ok();
+        let pid = pid.and_then(Pid::from_raw).expect("a pid");
+        let _ = kill_process(pid, Signal::TERM);
+        let _ = self.process.wait();
+    }
+}
+
+/// A client of the volume: one request after the other.
+struct Nbd(TcpStream);
+
+const READ: u16 = 0;
+const WRITE: u16 = 1;
+
+impl Nbd {
+    fn open(address: SocketAddr) -> Self {
+        let mut stream = TcpStream::connect(address).expect("a connection");
+        stream.set_nodelay(true).expect("set");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a bound");
+        let mut greeting = [0; 18];
+        stream.read_exact(&mut greeting).expect("a greeting");
+        let mut hello = 3_u32.to_be_bytes().to_vec();
+        hello.extend(b"IHAVEOPT");
+        // GO, by name, without asking for more.
+        hello.extend(7_u32.to_be_bytes());
+        hello.extend(9_u32.to_be_bytes());
+        hello.extend(3_u32.to_be_bytes());
+        hello.extend(b"vol\0\0");
+        stream.write_all(&hello).expect("sent");
+        loop {
+            let mut reply = [0; 20];
+            stream.read_exact(&mut reply).expect("a reply");
+            let word =
+                |at: usize| u32::from_be_bytes(reply[at..at + 4].try_into().expect("four bytes"));
+            let mut data = vec![0; usize::try_from(word(16)).expect("small")];
+            stream.read_exact(&mut data).expect("its data");
+            match word(12) {
+                1 => return Self(stream),
+                3 => {}
+                other => panic!("reply {other} to GO"),
+            }
+        }
+    }
+
+    fn request(&mut self, kind: u16, offset: u64, length: u64, data: &[u8]) {
+        let mut request = 0x2560_9513_u32.to_be_bytes().to_vec();
+        request.extend(0_u16.to_be_bytes());
+        request.extend(kind.to_be_bytes());
+        request.extend(offset.to_be_bytes());
+        request.extend(offset.to_be_bytes());
+        request.extend(u32::try_from(length).expect("short").to_be_bytes());
+        self.0.write_all(&request).expect("sent");
+        self.0.write_all(data).expect("sent");
+        let mut reply = [0; 16];
+        self.0.read_exact(&mut reply).expect("an answer in time");
+        assert_eq!(reply[..8], [0x67, 0x44, 0x66, 0x98, 0, 0, 0, 0], "no error");
+    }
+
+    /// Overwrites the volume again and again, `bytes` in all; the longest wait for an answer.
+    fn write(&mut self, bytes: u64, round: &mut u64) -> Duration {
+        let mut longest = Duration::ZERO;
+        for _ in 0..bytes / WRITE_BYTES {
+            let offset = *round * WRITE_BYTES % VOLUME_BYTES;
+            let data = pattern(*round);
+            let asked = Instant::now();
+            self.request(WRITE, offset, WRITE_BYTES, &data);
+            longest = longest.max(asked.elapsed());
+            *round += 1;
+        }
+        longest
+    }
+
+    fn assert_reads(&mut self, round: u64) {
+        let blocks = VOLUME_BYTES / WRITE_BYTES;
+        for written in round - blocks..round {
+            let offset = written * WRITE_BYTES % VOLUME_BYTES;
+            self.request(READ, offset, WRITE_BYTES, &[]);
+            let mut data = vec![0; usize::try_from(WRITE_BYTES).expect("small")];
+            self.0.read_exact(&mut data).expect("the data");
+            assert!(data == pattern(written), "what round {written} wrote");
+        }
+    }
+}
+
+/// A client beyond no cut, which writes a block again and again.
+struct Control {
+    stop: Arc<AtomicBool>,
+    /// Its longest wait so far.
+    longest: JoinHandle<Duration>,
+}
+
+impl Control {
+    fn start(address: SocketAddr) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let longest = std::thread::spawn(move || {
+            let (mut client, mut longest) = (Nbd::open(address), Duration::ZERO);
+            while !stopped.load(Ordering::Relaxed) {
+                let asked = Instant::now();
+                client.request(WRITE, VOLUME_BYTES, 4096, &[7; 4096]);
+                longest = longest.max(asked.elapsed());
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            longest
+        });
+        Self { stop, longest }
+    }
+
+    fn stop(self) -> Duration {
+        self.stop.store(true, Ordering::Relaxed);
+        self.longest.join().expect("the control goes on")
+    }
+}
+
+fn pattern(round: u64) -> Vec<u8> {
+    let words = 0..WRITE_BYTES / 8;
+    words
+        .flat_map(|i| (i ^ round.wrapping_mul(0x9e37_79b9_7f4a_7c15)).to_le_bytes())
+        .collect()
+}
+
+#[test]
+fn clients_and_drains_go_on_while_a_link_is_cut() {
+    let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let fabric = Fabric::start(&scratch.path().join("fabric"));
+    fabric.json(&format!("volume create vol --size {SIZE}"));
+    // Who attaches first is the owner.
+    let _home = Nbd::open(fabric.address("a1"));
+    fabric.wait_for("volume show vol", "/owner", &json!("a1"));
+    let mut client = Nbd::open(fabric.address("b1"));
+    let mut round = 0;
+    client.write(VOLUME_BYTES, &mut round);
+
+    for cut in [
+        "link cut a b",
+        "link cut a b --one-way",
+        "link cut b a --one-way",
+    ] {
+        let control = Control::start(fabric.address("c1"));
+        fabric.json(cut);
+        let longest = client.write(CUT_BYTES, &mut round);
+        let control = control.stop();
+        println!("{cut}: an answer after {longest:?} at most, {control:?} beside the cut");
+        assert!(
+            longest < control + PAUSE_MAX,
+            "{cut}: {longest:?}, {control:?}"
+        );
+        // The cut lasts: fragments reach the site beyond it, and the journal becomes empty.
+        fabric.wait_for("volume list", "/volumes/0/untrimmed_bytes", &json!(0));
+        client.assert_reads(round);
+        let status = fabric.json("status");
+        assert_eq!(status["degraded"], json!([]), "{cut}: nobody is found dead");
+        let shown = fabric.json("volume show vol");
+        assert_eq!(shown["owner"], "a1", "{cut}: nobody takes its place");
+        fabric.json("link heal");
+        client.write(VOLUME_BYTES, &mut round);
+    }
+    Nbd::open(fabric.address("c1")).assert_reads(round);
+}
