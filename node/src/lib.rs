@@ -18,4 +18,4 @@ pub mod dev;
 pub mod line_server;
 pub mod lines;
 pub mod socket;
-pub mod units;
+pub use model::units;

@@ -38,7 +38,8 @@ pub enum Op {
 }
 
 /// Which operations a lane asks for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Mix {
     /// All of them.
     All,
@@ -67,6 +68,13 @@ impl Workload {
         }
     }
 
+    /// The first of so many values that nobody else writes.
+    pub fn values(&mut self, count: u64) -> Value {
+        let value = Value(self.next_value);
+        self.next_value += count;
+        value
+    }
+
     /// The next operation.
     pub fn next(&mut self, mix: Mix) -> Op {
         let block = 8;
@@ -92,8 +100,7 @@ impl Workload {
         };
         match kind {
             0..=10 => {
-                let value = Value(self.next_value);
-                self.next_value += count;
+                let value = self.values(count);
                 Op::Write {
                     first,
                     count,

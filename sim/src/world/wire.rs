@@ -11,6 +11,7 @@ use model::ids::{Actor, NodeId};
 use model::journal::RecordBody;
 use model::payload::Payload;
 use model::store::SegmentKind;
+use model::wire;
 use raft_meta::message::MetaMessage;
 use raft_meta::node as meta;
 
@@ -23,6 +24,17 @@ pub(super) enum Packet {
     Meta(Box<MetaMessage>),
 }
 
+impl Packet {
+    /// How many bytes it has: header and payload, without what QUIC and UDP add.
+    fn bytes(&self) -> u64 {
+        let (header, payload) = match self {
+            Self::Actor(envelope, payload) => (wire::encode(&**envelope).len(), payload.len()),
+            Self::Meta(message) => (wire::encode(&**message).len(), 0),
+        };
+        header as u64 + payload as u64
+    }
+}
+
 impl std::fmt::Debug for Packet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -33,7 +45,10 @@ impl std::fmt::Debug for Packet {
 }
 
 /// Something interesting that a fault may wait for.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
 pub enum Moment {
     /// A write is acknowledged.
     WriteAcked,
@@ -115,6 +130,11 @@ impl World {
         };
         let (to_site, life) = (target.site, target.life);
         let from_site = self.nodes[&from].site;
+        if from_site != to_site
+            && let Some(bytes) = self.wan_bytes.as_mut()
+        {
+            *bytes += packet.bytes();
+        }
         let arrivals = self
             .network
             .carry(now, (from, from_site), (to, to_site), class);

@@ -1,0 +1,146 @@
+//! How long service was away: after each fault, when every site that it leaves alone had a new
+//! write acknowledged.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use model::ids::{NodeId, SiteId};
+use model::time::Time;
+
+use super::{Failure, Own, Run};
+use crate::faults::{Fault, Struck};
+use crate::plan::load::{ClientPlan, Place};
+use crate::workload::Mix;
+
+/// When each site first went on, after each fault (by its entry in `Run::struck`).
+pub(super) type Resumed = BTreeMap<(usize, SiteId), Time>;
+
+impl Run {
+    /// A write is acknowledged: for the faults before its call, its site is served.
+    pub(super) fn note_resumed(&mut self, node: NodeId, called: Time) {
+        let now = self.world.now();
+        let site = self.world.nodes[&node].site;
+        for entry in (0..self.struck.len()).rev() {
+            let before = called >= self.struck[entry].at;
+            if before && !self.resumed.contains_key(&(entry, site)) {
+                self.resumed.insert((entry, site), now);
+                let after = now.since(self.struck[entry].at);
+                let letter = self.name(node).remove(0);
+                let fault = entry + 1;
+                self.tell(format!(
+                    "site {letter} has a new write acknowledged, {} after fault {fault}",
+                    crate::report::seconds(after)
+                ));
+            }
+        }
+    }
+
+    /// The longest wait of a site that was left alone; for ever if one never went on, which is
+    /// told as the time until now.
+    pub(super) fn longest_wait(&self) -> Option<Duration> {
+        let now = self.world.now();
+        let waits = self.struck.iter().enumerate().flat_map(|(entry, struck)| {
+            let asked = self.asked_after(struck);
+            asked.into_iter().map(move |site| {
+                let first = self.resumed.get(&(entry, site)).copied();
+                first.unwrap_or(now).since(struck.at)
+            })
+        });
+        waits.max()
+    }
+
+    /// Waits until it is known whether service went on as expected.
+    pub(super) fn await_resumption(&mut self) -> Result<(), Failure> {
+        let Some(bar) = self.plan.expect.rto else {
+            return Ok(());
+        };
+        let latest = self.struck.iter().map(|s| s.at + bar).max();
+        let Some(latest) = latest else { return Ok(()) };
+        self.world.plan(latest, Own::Tick.number());
+        self.until("service goes on", bar * 2, |run| {
+            run.world.now() >= latest || run.all_resumed()
+        })?;
+        for (entry, struck) in self.struck.iter().enumerate() {
+            for site in self.asked_after(struck) {
+                let letter = self.letter(site);
+                let fault = entry + 1;
+                let Some(first) = self.resumed.get(&(entry, site)) else {
+                    return Err(Failure::Unexpected(format!(
+                        "service at site {letter} to go on after fault {fault}: it never did"
+                    )));
+                };
+                let took = first.since(struck.at);
+                if took > bar {
+                    return Err(Failure::Unexpected(format!(
+                        "service at site {letter} to go on within {bar:?} after fault {fault}: it took {took:?}"
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn all_resumed(&self) -> bool {
+        let mut each = self.struck.iter().enumerate();
+        each.all(|(entry, struck)| {
+            let asked = self.asked_after(struck);
+            asked
+                .iter()
+                .all(|site| self.resumed.contains_key(&(entry, *site)))
+        })
+    }
+
+    /// Sites that a fault leaves alone and that have clients who write, in their place for good.
+    fn asked_after(&self, struck: &Struck) -> BTreeSet<SiteId> {
+        let scripted = !self.plan.workload.operations.is_empty();
+        let writes = |c: &&ClientPlan| !scripted && c.lanes.iter().any(|m| *m != Mix::Reads);
+        let clients = self.plan.workload.clients.iter().filter(writes);
+        let nodes = clients.filter_map(|c| match c.place {
+            Place::At(name) => self.by_name.get(&name),
+            Place::NearOwner | Place::FarFromOwner => None,
+        });
+        let untouched = self.left_alone(&struck.fault);
+        let stays = |n: &&NodeId| !is_gone(&struck.fault, **n);
+        let sites = nodes.filter(stays).map(|n| self.world.nodes[n].site);
+        sites.filter(|s| untouched.contains(s)).collect()
+    }
+
+    /// Sites that a fault does not part from any other that it leaves in the world.
+    fn left_alone(&self, fault: &Fault) -> BTreeSet<SiteId> {
+        let sites = self.world.sites();
+        let mut left: BTreeSet<SiteId> = sites.keys().copied().collect();
+        match fault {
+            Fault::Killed { nodes, .. } => {
+                left.retain(|site| sites[site].iter().any(|n| !nodes.contains(n)));
+            }
+            Fault::Cut(links) => {
+                let hear =
+                    |a: SiteId, b: SiteId| !links.contains(&(a, b)) && !links.contains(&(b, a));
+                let all = left.clone();
+                // Who hears nobody is out of the world.
+                left.retain(|s| all.iter().any(|o| o != s && hear(*s, *o)));
+                // Who can't talk to the owner waits, and so does the owner's site if the owner
+                // is moved beyond the cut.
+                let world = left.clone();
+                left.retain(|s| world.iter().all(|o| o == s || hear(*s, *o)));
+            }
+            Fault::Slow(_) | Fault::CutNode(_) | Fault::Paused(_) | Fault::SlowDisks(_) => {}
+        }
+        left
+    }
+
+    pub(super) fn letter(&self, site: SiteId) -> String {
+        let node = self.world.nodes.values().find(|n| n.site == site);
+        let name = node.map(|n| n.identity.name.chars().take(1).collect());
+        name.unwrap_or_else(|| site.to_string())
+    }
+}
+
+/// Whether a node is out of service by a fault.
+fn is_gone(fault: &Fault, node: NodeId) -> bool {
+    match fault {
+        Fault::Killed { nodes, .. } => nodes.contains(&node),
+        Fault::CutNode(n) | Fault::Paused(n) => *n == node,
+        Fault::Cut(_) | Fault::Slow(_) | Fault::SlowDisks(_) => false,
+    }
+}
