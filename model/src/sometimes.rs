@@ -9,11 +9,11 @@ macro_rules! states {
     ($($(#[$doc:meta])* $state:ident = $name:literal,)*) => {
         /// A state worth reaching.
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-        pub enum State {
+        pub enum Sometimes {
             $($(#[$doc])* $state,)*
         }
 
-        impl State {
+        impl Sometimes {
             /// All of them.
             pub const ALL: &[Self] = &[$(Self::$state,)*];
 
@@ -71,14 +71,14 @@ states! {
 mod counts {
     use std::cell::Cell;
 
-    use super::State;
+    use super::Sometimes;
 
     thread_local! {
-        static COUNTS: [Cell<u64>; State::ALL.len()] = const { [const { Cell::new(0) }; State::ALL.len()] };
+        static COUNTS: [Cell<u64>; Sometimes::ALL.len()] = const { [const { Cell::new(0) }; Sometimes::ALL.len()] };
     }
 
     /// Counts a state as reached by this thread.
-    pub fn reached(state: State) {
+    pub fn reached(state: Sometimes) {
         COUNTS.with(|counts| {
             let count = &counts[state as usize];
             count.set(count.get() + 1);
@@ -87,9 +87,11 @@ mod counts {
 
     /// What this thread reached since it was last asked.
     #[must_use]
-    pub fn take() -> Vec<(State, u64)> {
+    pub fn take() -> Vec<(Sometimes, u64)> {
         COUNTS.with(|counts| {
-            let taken = State::ALL.iter().map(|s| (*s, counts[*s as usize].take()));
+            let taken = Sometimes::ALL
+                .iter()
+                .map(|s| (*s, counts[*s as usize].take()));
             taken.collect()
         })
     }
@@ -101,11 +103,11 @@ pub use counts::{reached, take};
 /// Counts a state as reached: nothing, without the feature.
 #[cfg(not(feature = "sometimes"))]
 #[inline]
-pub const fn reached(_state: State) {}
+pub const fn reached(_state: Sometimes) {}
 
 /// What was reached: unknown, without the feature.
 #[cfg(not(feature = "sometimes"))]
 #[must_use]
-pub const fn take() -> Vec<(State, u64)> {
+pub const fn take() -> Vec<(Sometimes, u64)> {
     Vec::new()
 }

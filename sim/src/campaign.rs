@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use actors::planted::Bug;
-use model::sometimes::State;
+use model::sometimes::Sometimes;
 
 use crate::plan::{Outage, Plan};
 use crate::run::{Failure, Options, differs, run};
@@ -64,7 +64,7 @@ pub struct Summary {
     /// Events.
     pub events: u64,
     /// How often interesting states were reached.
-    pub reached: BTreeMap<State, u64>,
+    pub reached: BTreeMap<Sometimes, u64>,
 }
 
 impl Summary {
@@ -75,9 +75,9 @@ impl Summary {
     }
 
     /// States that no run reached.
-    pub fn unreached(&self) -> impl Iterator<Item = State> {
-        let missed = |s: &&State| self.reached.get(*s).is_none_or(|n| *n == 0);
-        State::ALL.iter().filter(missed).copied()
+    pub fn unreached(&self) -> impl Iterator<Item = Sometimes> {
+        let missed = |s: &&Sometimes| self.reached.get(*s).is_none_or(|n| *n == 0);
+        Sometimes::ALL.iter().filter(missed).copied()
     }
 }
 
@@ -151,7 +151,7 @@ struct One {
     fault: Option<Fault>,
     simulated: Duration,
     events: u64,
-    reached: Vec<(State, u64)>,
+    reached: Vec<(Sometimes, u64)>,
 }
 
 impl Summary {

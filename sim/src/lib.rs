@@ -20,6 +20,7 @@ pub mod queue;
 pub mod report;
 pub mod rng;
 pub mod run;
+pub mod service;
 pub mod trace;
 pub mod workload;
 pub mod world;

@@ -6,6 +6,7 @@ use coding::{SlotSet, layout};
 use model::BLOCK_BYTES;
 use model::ids::{DiskRef, FragmentKey, RequestId, SegmentId, Slot};
 use model::payload::Payload;
+use model::sometimes::{Sometimes, reached};
 use model::store::{FragmentMeta, SegmentKind, block_sum};
 use model::time::Time;
 
@@ -170,6 +171,7 @@ impl Writes {
             DiskReply::Full | DiskReply::Conflict | DiskReply::WrongIncarnation => {
                 slot.refusals += 1;
                 if slot.refusals >= turn.core.config.refusals_max {
+                    reached(Sometimes::SegmentAbandoned);
                     let full = *reply == DiskReply::Full;
                     self.abandon(turn, deletes, id, Abandoned { full });
                     return self.admit(turn, deletes);

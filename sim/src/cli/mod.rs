@@ -11,6 +11,8 @@ use clap::{Args, Subcommand};
 
 use crate::plan::{Outage, PlanError};
 
+pub use one::read;
+
 /// What to simulate; without a command, many seeds of the default swarm.
 #[derive(Clone, Debug, PartialEq, Args)]
 #[command(args_conflicts_with_subcommands = true)]

@@ -51,7 +51,7 @@ pub(super) fn scenario(
 ///
 /// # Errors
 /// What is wrong with it.
-pub(crate) fn read(file: &Path) -> Result<Plan, CliError> {
+pub fn read(file: &Path) -> Result<Plan, CliError> {
     let text = fs::read_to_string(file).map_err(|error| CliError::File {
         path: file.to_owned(),
         error,

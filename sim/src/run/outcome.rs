@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use model::sometimes::{self, State};
+use model::sometimes::{self, Sometimes};
 use model::time::Time;
 
 use super::Run;
@@ -87,7 +87,7 @@ pub struct Outcome {
     /// What clients asked, as a script.
     pub script: Vec<Scripted>,
     /// How often interesting states were reached.
-    pub reached: Vec<(State, u64)>,
+    pub reached: Vec<(Sometimes, u64)>,
     /// For people.
     pub report: Report,
 }

@@ -10,6 +10,7 @@ use model::time::Time;
 use super::{Failure, Own, Run};
 use crate::faults::{Fault, Struck};
 use crate::plan::load::{ClientPlan, Place};
+use crate::service::left_alone;
 use crate::workload::Mix;
 
 /// When each site first went on, after each fault (by its entry in `Run::struck`).
@@ -105,28 +106,15 @@ impl Run {
         sites.filter(|s| untouched.contains(s)).collect()
     }
 
-    /// Sites that a fault does not part from any other that it leaves in the world.
     fn left_alone(&self, fault: &Fault) -> BTreeSet<SiteId> {
-        let sites = self.world.sites();
-        let mut left: BTreeSet<SiteId> = sites.keys().copied().collect();
-        match fault {
-            Fault::Killed { nodes, .. } => {
-                left.retain(|site| sites[site].iter().any(|n| !nodes.contains(n)));
+        let (gone, cut): (&[NodeId], &[(SiteId, SiteId)]) = match fault {
+            Fault::Killed { nodes, .. } => (nodes, &[]),
+            Fault::Cut(links) => (&[], links),
+            Fault::Slow(_) | Fault::CutNode(_) | Fault::Paused(_) | Fault::SlowDisks(_) => {
+                (&[], &[])
             }
-            Fault::Cut(links) => {
-                let hear =
-                    |a: SiteId, b: SiteId| !links.contains(&(a, b)) && !links.contains(&(b, a));
-                let all = left.clone();
-                // Who hears nobody is out of the world.
-                left.retain(|s| all.iter().any(|o| o != s && hear(*s, *o)));
-                // Who can't talk to the owner waits, and so does the owner's site if the owner
-                // is moved beyond the cut.
-                let world = left.clone();
-                left.retain(|s| world.iter().all(|o| o == s || hear(*s, *o)));
-            }
-            Fault::Slow(_) | Fault::CutNode(_) | Fault::Paused(_) | Fault::SlowDisks(_) => {}
-        }
-        left
+        };
+        left_alone(&self.world.sites(), gone, cut)
     }
 
     pub(super) fn letter(&self, site: SiteId) -> String {
