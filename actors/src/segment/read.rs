@@ -435,7 +435,6 @@ impl Job {
 
     /// The blocks of a request are looked for elsewhere.
     fn want_all(&mut self, get: &Get) {
-        reached(Sometimes::DegradedRead);
         get.rows().for_each(|row| self.want(get.slot, row));
     }
 

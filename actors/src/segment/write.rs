@@ -171,7 +171,6 @@ impl Writes {
             DiskReply::Full | DiskReply::Conflict | DiskReply::WrongIncarnation => {
                 slot.refusals += 1;
                 if slot.refusals >= turn.core.config.refusals_max {
-                    reached(Sometimes::SegmentAbandoned);
                     let full = *reply == DiskReply::Full;
                     self.abandon(turn, deletes, id, Abandoned { full });
                     return self.admit(turn, deletes);
@@ -226,6 +225,7 @@ impl Writes {
         id: RequestId,
         why: Abandoned,
     ) {
+        reached(Sometimes::SegmentAbandoned);
         let write = self.running.remove(&id).expect("it runs");
         let mut touched = SlotSet::EMPTY;
         for (slot, state) in (0..).map(Slot).zip(write.slots.iter().map(|s| s.state)) {

@@ -130,6 +130,14 @@ impl History {
         self.lock().open.remove(&call.number);
     }
 
+    /// A trim was acknowledged. NBD promises nothing of what is read afterwards; servers leave
+    /// sectors as they were, or as zeros: it stays unknown until it is seen.
+    pub(super) fn trimmed(&self, call: &Call) {
+        let mut inner = self.lock();
+        inner.open.remove(&call.number);
+        inner.answered += 1;
+    }
+
     /// A mutation was acknowledged.
     pub(super) fn acknowledged(&self, call: &Call, site: Option<&String>) {
         let mut inner = self.lock();

@@ -291,7 +291,15 @@ impl Worker {
                 let data = call.op.data();
                 client.write(bytes(first), &data, fua)?;
             }
-            // A trim promises nothing of what is read afterwards; zeros do.
+            Op::Clear {
+                first,
+                count,
+                allocate: false,
+            } if client.can_trim() && rng.one_in(2) => {
+                client.trim(bytes(first), length(bytes(count)))?;
+                self.history.trimmed(call);
+                return Ok(());
+            }
             Op::Clear {
                 first,
                 count,

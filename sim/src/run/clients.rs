@@ -10,7 +10,7 @@ use model::time::Time;
 
 use super::{Failure, Own, Run};
 use crate::oracle::{SECTOR, Value, WriteId};
-use crate::plan::load::{Place, Scripted};
+use crate::plan::load::{ClientPlan, Place, Scripted};
 use crate::workload::{Mix, Op, values};
 
 /// Lanes of a slot at most.
@@ -66,6 +66,19 @@ impl Run {
             });
             self.world.plan(now, Own::Open(slot).number());
         }
+    }
+
+    /// The clients that can read at the end: not those whose place is lost for good.
+    pub(super) fn readers(&self) -> impl Iterator<Item = usize> {
+        let clients = self.plan.workload.clients.iter().enumerate();
+        let stays = |(_, client): &(usize, &ClientPlan)| match client.place {
+            Place::At(name) => {
+                let node = self.by_name.get(&name);
+                node.is_some_and(|node| !self.lost.contains(node))
+            }
+            Place::NearOwner | Place::FarFromOwner => true,
+        };
+        clients.filter(stays).map(|(slot, _)| slot)
     }
 
     /// A live node that suits a client. Not always where it would rather be.

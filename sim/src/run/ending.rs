@@ -80,15 +80,19 @@ impl Run {
             count: self.plan.workload.sectors(),
         };
         self.until("clients everywhere", Duration::from_secs(60), |run| {
-            run.slots.iter().all(|slot| slot.client.is_some())
+            run.readers().all(|slot| run.slots[slot].client.is_some())
         })?;
-        for slot in 0..self.slots.len() {
-            self.issue(slot, None, whole);
+        let readers: Vec<usize> = self.readers().collect();
+        for slot in &readers {
+            self.issue(*slot, None, whole);
         }
         self.until("the last reads", Duration::from_secs(120), |run| {
             run.pending.is_empty()
         })?;
-        if self.slots.iter().any(|slot| slot.client.is_none()) {
+        if readers
+            .iter()
+            .any(|slot| self.slots[*slot].client.is_none())
+        {
             // A session ended on the way: somebody must still have read everything.
             return self.read_all();
         }
