@@ -103,7 +103,8 @@ impl Check {
     /// See [`CheckError`].
     pub fn begin(terms: Terms) -> Result<Self, CheckError> {
         let first = terms.targets.first().expect("somebody is to be checked");
-        let mut connection = Connection::open(first.address, &terms.export, terms.patience)?;
+        let patience = terms.patience;
+        let mut connection = Connection::open(first.address, &terms.export, patience, patience)?;
         let bytes = terms.bytes.min(connection.size()) / worker::BLOCK * worker::BLOCK;
         if bytes == 0 {
             return Err(CheckError::Small(terms.export));
@@ -125,6 +126,7 @@ impl Check {
                     terms: Arc::clone(terms),
                     target: target.clone(),
                     history: Arc::clone(history),
+                    tells: i == 0,
                     stop: Arc::clone(stop),
                     mix: if connections == 1 {
                         Mix::All
@@ -175,12 +177,12 @@ impl Check {
         let mut last = None;
         for target in &self.terms.targets {
             // In a drill, a lost site's servers are not there any more.
-            let patience = if self.terms.targets.len() > 1 {
-                Duration::from_secs(2)
-            } else {
-                self.terms.patience
+            let patience = self.terms.patience;
+            let wait = match self.terms.targets.len() {
+                1 => patience,
+                _ => Duration::from_secs(2),
             };
-            match Connection::open(target.address, &self.terms.export, patience) {
+            match Connection::open(target.address, &self.terms.export, wait, patience) {
                 Ok(mut connection) => {
                     connection.verify(&self.history)?;
                     read = true;

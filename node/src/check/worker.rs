@@ -43,13 +43,14 @@ fn now() -> Instant {
 }
 
 impl Connection {
-    /// Connects within `patience`.
+    /// Connects, at most so much later; answers may take as long as `patience`.
     pub(super) fn open(
         address: SocketAddr,
         export: &str,
+        wait: Duration,
         patience: Duration,
     ) -> Result<Self, CheckError> {
-        let until = now() + patience;
+        let until = now() + wait;
         loop {
             match connect(address, export, patience) {
                 Ok(client) => {
@@ -195,11 +196,19 @@ pub(super) struct Worker {
     pub(super) history: Arc<History>,
     pub(super) stop: Arc<AtomicBool>,
     pub(super) mix: Mix,
+    /// Whether it tells what becomes of its connections: one of a server's does.
+    pub(super) tells: bool,
 }
 
 impl Worker {
     fn is_over(&self) -> bool {
         self.stop.load(Ordering::Acquire) || self.history.fault().is_some()
+    }
+
+    fn tell(&self, what: String) {
+        if self.tells {
+            self.history.tell(what);
+        }
     }
 
     pub(super) fn run(self) {
@@ -210,14 +219,13 @@ impl Worker {
                 Ok(client) => {
                     if broken.take().is_some() {
                         let address = self.target.address;
-                        self.history.tell(format!("{address} serves again"));
+                        self.tell(format!("{address} serves again"));
                     }
                     let why = self.work(client, &mut rng);
                     if let Some(why) = why {
                         broken = Some(now());
                         let address = self.target.address;
-                        self.history
-                            .tell(format!("a connection to {address} broke: {why}"));
+                        self.tell(format!("connections to {address} broke: {why}"));
                     }
                 }
                 // With several servers, one that is gone for good is a drill's affair.

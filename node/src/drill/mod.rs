@@ -9,8 +9,7 @@ mod fault;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use model::time::Time;
 use sim::plan::Plan;
@@ -26,9 +25,6 @@ use crate::check::{Check, CheckError, History, Target, Terms};
 use crate::dev::control::{self, Answer};
 use crate::dev::layout::{Layout, LayoutError};
 use crate::units::ByteSize;
-
-/// A new volume is served within this time.
-const SERVED_WITHIN: Duration = Duration::from_secs(60);
 
 /// A server that is away for longer is not waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -79,11 +75,6 @@ pub enum DrillError {
         /// Why.
         error: std::io::Error,
     },
-}
-
-#[allow(clippy::disallowed_methods)] // Real processes live in real time.
-fn now() -> Instant {
-    Instant::now()
 }
 
 /// What a fault that struck asks of service.
@@ -164,15 +155,8 @@ fn create(directory: &Path, plan: &Plan, name: &str) -> Result<(), DrillError> {
         home: None,
         code: plan.topology.code.0.to_string(),
     };
+    // Its first client makes it served.
     client::ask(directory, &request)?;
-    let until = now() + SERVED_WITHIN;
-    while owner(directory, name)?.is_none() {
-        if now() > until {
-            let what = format!("the volume {name} is not served");
-            return Err(DrillError::Refused(what));
-        }
-        thread::sleep(Duration::from_millis(100));
-    }
     Ok(())
 }
 
