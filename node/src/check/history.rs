@@ -42,8 +42,20 @@ struct Inner {
     bytes_lost: u64,
     rpo: Duration,
     timeline: Vec<Entry>,
-    /// Since when each site is asked for its first new acknowledgement: a drill's faults.
-    awaited: Vec<(Duration, BTreeMap<String, Duration>)>,
+    /// A drill's faults.
+    awaited: Vec<Awaited>,
+}
+
+/// From each site the first acknowledgement is awaited of a write that was sent while a fault
+/// was in effect.
+#[derive(Debug)]
+struct Awaited {
+    /// When the fault began: waits are counted from here.
+    struck: Duration,
+    /// When it was surely in effect: a write that was sent before says nothing.
+    in_effect: Option<Duration>,
+    /// How long each site waited.
+    sites: BTreeMap<String, Duration>,
 }
 
 /// An operation that was called.
@@ -218,24 +230,36 @@ impl History {
         self.lock().timeline.push(Entry { at, what });
     }
 
-    /// A fault strikes now: from each site the first acknowledgement of a write that is called
-    /// from now on is noted. Its number.
+    /// A fault begins to strike. Its number.
     pub fn strike(&self, what: &str) -> usize {
         let at = self.now();
         let mut inner = self.lock();
-        inner.awaited.push((at, BTreeMap::new()));
+        inner.awaited.push(Awaited {
+            struck: at,
+            in_effect: None,
+            sites: BTreeMap::new(),
+        });
         let number = inner.awaited.len();
         let what = format!("fault {number}: {what}");
         inner.timeline.push(Entry { at, what });
         number
     }
 
+    /// A fault (by its number) has struck: what is sent from now on is sent under it.
+    pub fn in_effect(&self, fault: usize) {
+        let now = self.now();
+        let mut inner = self.lock();
+        if let Some(awaited) = inner.awaited.get_mut(fault.wrapping_sub(1)) {
+            awaited.in_effect = Some(now);
+        }
+    }
+
     /// How long after a fault (by its number) a site first went on.
     #[must_use]
     pub fn resumed(&self, fault: usize, site: &str) -> Option<Duration> {
         let inner = self.lock();
-        let (_, sites) = inner.awaited.get(fault.checked_sub(1)?)?;
-        sites.get(site).copied()
+        let awaited = inner.awaited.get(fault.checked_sub(1)?)?;
+        awaited.sites.get(site).copied()
     }
 
     pub(super) fn finish(&self) -> Result<(), String> {
@@ -261,10 +285,11 @@ impl Inner {
     fn note(&mut self, ack: &Ack) {
         let Some(site) = &ack.site else { return };
         let mut told = Vec::new();
-        for (number, (struck, sites)) in (1..).zip(&mut self.awaited) {
-            if ack.called >= *struck && !sites.contains_key(site) {
-                let after = ack.answered.saturating_sub(*struck);
-                sites.insert(site.clone(), after);
+        for (number, awaited) in (1..).zip(&mut self.awaited) {
+            let under_it = awaited.in_effect.is_some_and(|from| ack.called >= from);
+            if under_it && !awaited.sites.contains_key(site) {
+                let after = ack.answered.saturating_sub(awaited.struck);
+                awaited.sites.insert(site.clone(), after);
                 told.push(format!(
                     "site {site} has a new write acknowledged, {} after fault {number}",
                     seconds(after)
@@ -280,7 +305,7 @@ impl Inner {
     fn measure(&mut self, violation: &Violation) {
         if let Violation::Stale { called, since, .. } = violation {
             let called = called.since(Time::ZERO);
-            let struck = self.awaited.iter().map(|(at, _)| *at);
+            let struck = self.awaited.iter().map(|a| a.struck);
             let struck = struck.filter(|at| *at <= called).max().unwrap_or(called);
             let age = struck.saturating_sub(since.since(Time::ZERO));
             self.rpo = self.rpo.max(age);

@@ -245,6 +245,7 @@ impl Drill<'_> {
             asked: fault.asked(&self.field, &targets(self.plan, &self.field.layout)),
         });
         fault.strike(&mut self.field)?;
+        history.in_effect(number);
         self.open.insert(i, fault);
         Ok(())
     }
