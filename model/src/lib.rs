@@ -12,8 +12,10 @@ pub mod machine;
 pub mod meta;
 pub mod payload;
 pub mod placement;
+pub mod sometimes;
 pub mod store;
 pub mod time;
+pub mod units;
 pub mod wire;
 
 /// Bytes in a block: the unit of mapping and of checksum.

@@ -141,10 +141,15 @@ impl Courier {
             .unwrap_or(self.next_number)
     }
 
+    /// Whether nothing waits for an answer: [`Courier::poll`] would do nothing.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.commands.is_empty() && self.reads.is_empty()
+    }
+
     /// Sends what is due to the leader, as far as known. `sources` are the nodes to try, the
     /// likeliest first.
     pub(crate) fn poll(&mut self, now: Time, sources: &[NodeId], out: &mut Vec<(NodeId, Ask)>) {
-        if self.commands.is_empty() && self.reads.is_empty() {
+        if self.is_idle() {
             return;
         }
         let asks = self.commands.values().chain(self.reads.values());

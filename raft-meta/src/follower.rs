@@ -186,6 +186,11 @@ impl<S: StateMachine> Follower<S> {
         self.leader.filter(|_| now.since(self.heard) < SILENCE)
     }
 
+    /// Whether it is time to renew: before, [`Follower::poll`] does nothing.
+    pub(crate) fn is_due(&self, now: Time) -> bool {
+        now >= self.next_renew
+    }
+
     /// Renews in time, with the next source if the present one is silent.
     pub(crate) fn poll(
         &mut self,
@@ -194,7 +199,7 @@ impl<S: StateMachine> Follower<S> {
         sources: &[NodeId],
         out: &mut Vec<(NodeId, MetaMessage)>,
     ) {
-        if now < self.next_renew || sources.is_empty() {
+        if !self.is_due(now) || sources.is_empty() {
             return;
         }
         if self.target.is_none() || now.since(self.heard) >= SILENCE {

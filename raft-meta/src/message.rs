@@ -1,7 +1,6 @@
 //! What metadata says on the wire and in its logs: structs of ours in bincode. raft-rs's
 //! protobuf never parses a byte from the network (section 9).
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -112,7 +111,8 @@ impl Members {
     /// The nodes of the voters of both sets, each once.
     #[must_use]
     pub fn voter_nodes(&self) -> Vec<NodeId> {
-        let all: BTreeSet<_> = self.voters.iter().chain(&self.outgoing).collect();
+        let mut all: Vec<&MemberId> = self.voters.iter().chain(&self.outgoing).collect();
+        all.sort_unstable();
         let mut nodes: Vec<_> = all.into_iter().map(|m| m.node()).collect();
         nodes.dedup();
         nodes

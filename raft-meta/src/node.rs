@@ -278,7 +278,8 @@ impl MetaNode {
             .sites
             .iter()
             .filter(|(_, s)| s.presence != Presence::Gone);
-        for site in known.map(|(id, _)| *id).collect::<Vec<_>>() {
+        let unseated = known.filter(|(id, _)| !self.sites.contains_key(id));
+        for site in unseated.map(|(id, _)| *id).collect::<Vec<_>>() {
             let seed = mix(self.seed ^ u64::from(site.0));
             let id = GroupId::Site(site);
             let post = &self.post;
@@ -302,9 +303,18 @@ impl MetaNode {
             | MetaMessage::Ask { group, .. }
             | MetaMessage::Answer { group, .. } => *group,
         };
+        // Raft's own messages and feeds, most of all, look for nobody.
+        let seeks = matches!(
+            message,
+            MetaMessage::Follow { .. } | MetaMessage::Answer { .. }
+        );
         match group {
             GroupId::Global => {
-                let hints = self.global_hints();
+                let hints = if seeks {
+                    self.global_hints()
+                } else {
+                    Vec::new()
+                };
                 deliver(&mut self.global, now, from, message, &hints, true, out);
                 self.seat_sites(now);
             }
@@ -312,7 +322,7 @@ impl MetaNode {
                 if !self.is_of_founding(site, &message) {
                     return;
                 }
-                let hints = self.hints(site);
+                let hints = if seeks { self.hints(site) } else { Vec::new() };
                 // Only the groups of its own site and of the fabric may seat it.
                 let may_join = site == self.identity.site;
                 if let Some(seat) = self.sites.get_mut(&site) {
@@ -386,11 +396,18 @@ impl MetaNode {
             for (origin, settled) in step.settled.drain(..) {
                 self.settled(origin, settled, out);
             }
-            for effect in step.effects.drain(..) {
-                match effect {
-                    Effect::Send { to, message } if to == me => self.loopback.push_back(message),
-                    other => out.push(other),
+            let to_itself = |e: &Effect| matches!(e, Effect::Send { to, .. } if *to == me);
+            if step.effects.iter().any(to_itself) {
+                for effect in step.effects.drain(..) {
+                    match effect {
+                        Effect::Send { to, message } if to == me => {
+                            self.loopback.push_back(message);
+                        }
+                        other => out.push(other),
+                    }
                 }
+            } else {
+                out.append(&mut step.effects);
             }
             let Some(message) = self.loopback.pop_front() else {
                 break;

@@ -193,6 +193,9 @@ impl<S: StateMachine> Seat<S> {
 
     /// Sends out what is due of this node's asks.
     pub(crate) fn poll(&mut self, now: Time, hints: &[NodeId], out: &mut SeatOut) {
+        if self.courier.is_idle() {
+            return;
+        }
         let sources = self.sources(now, hints);
         let mut asks = Vec::new();
         self.courier.poll(now, &sources, &mut asks);
@@ -224,6 +227,12 @@ impl<S: StateMachine> Seat<S> {
         if let Some(group) = &mut self.group {
             group.hand_over(to);
         }
+    }
+
+    /// Whether a tick may look for somebody to ask: only then do hints matter to it. Most
+    /// ticks are idle, and there is one seat a site.
+    pub(crate) fn seeks(&self, now: Time) -> bool {
+        !self.courier.is_idle() || self.follower.is_due(now)
     }
 
     pub(crate) fn tick(&mut self, now: Time, hints: &[NodeId], out: &mut SeatOut) {
@@ -260,6 +269,9 @@ impl<S: StateMachine> Seat<S> {
             && let Some(replica) = self.member_replica().cloned()
         {
             self.follower.adopt(replica);
+        }
+        if !self.follower.is_due(now) {
+            return;
         }
         let mut sources = self.sources(now, hints);
         sources.retain(|n| *n != self.post.node);

@@ -9,12 +9,17 @@ use std::time::Duration;
 
 use model::ids::{NodeId, SiteId};
 use model::time::Time;
+use serde::{Deserialize, Serialize};
 
+use crate::plan::PlanError;
+use crate::plan::text::{as_duration, as_offset};
+use crate::plan::topology::NodeName;
 use crate::rng::Rng;
 use crate::world::Moment;
 
 /// A kind of fault.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// A node's process is killed.
     Kill,
@@ -90,37 +95,86 @@ const KINDS: [Kind; 26] = [
 ];
 
 /// Whom a fault hits.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Victim {
     /// The volume's owner (its node, or its site) when the fault strikes.
     Owner,
     /// This node, or its site.
-    Node(NodeId),
+    Node(NodeName),
     /// The node that has the journal's replica in the other site ([`Plan::other`]), or that
     /// site.
     Replica,
 }
 
+impl Victim {
+    /// The node that it names, if it names one.
+    #[must_use]
+    pub fn name(self) -> Option<NodeName> {
+        match self {
+            Self::Node(name) => Some(name),
+            Self::Owner | Self::Replica => None,
+        }
+    }
+}
+
+impl TryFrom<String> for Victim {
+    type Error = PlanError;
+
+    fn try_from(text: String) -> Result<Self, PlanError> {
+        match text.as_str() {
+            "owner" => Ok(Self::Owner),
+            "replica" => Ok(Self::Replica),
+            name => name.parse().map(Self::Node),
+        }
+    }
+}
+
+impl From<Victim> for String {
+    fn from(victim: Victim) -> Self {
+        match victim {
+            Victim::Owner => "owner".to_owned(),
+            Victim::Replica => "replica".to_owned(),
+            Victim::Node(name) => name.to_string(),
+        }
+    }
+}
+
 /// A fault that is to happen.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Plan {
-    /// From when on it may strike.
+    /// From when on it may strike, told from the moment at which clients begin to work.
+    #[serde(rename = "at", with = "as_offset")]
     pub armed: Time,
     /// It strikes at the so-manieth of these moments from then on, or after
     /// [`Plan::patience`]; at once without a moment.
+    #[serde(rename = "when", default, skip_serializing_if = "Option::is_none")]
     pub moment: Option<(Moment, u64)>,
     /// How long it lasts.
+    #[serde(with = "as_duration")]
     pub lasts: Duration,
     /// Its kind.
     pub kind: Kind,
     /// Whom it hits.
     pub victim: Victim,
     /// The other site of a link, counted from the victim's: 1 is the next one.
+    #[serde(default = "next")]
     pub other: u64,
     /// Whether the power fails with the processes: unsynced writes are lost.
+    #[serde(default)]
     pub power: bool,
     /// Whether a link fails in both directions.
+    #[serde(default = "yes")]
     pub both: bool,
+}
+
+fn next() -> u64 {
+    1
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Plan {
@@ -171,6 +225,8 @@ pub struct Struck {
     pub at: Time,
     /// When it was mended.
     pub until: Time,
+    /// Who owned the volume then.
+    pub owner: Option<NodeId>,
     /// What it was.
     pub fault: Fault,
 }
@@ -180,7 +236,7 @@ const FAULTS_MAX: usize = 12;
 
 /// Draws a run's faults, armed within `[start, start + span]`.
 #[must_use]
-pub fn plan(rng: &mut Rng, start: Time, span: Duration, nodes: &[NodeId]) -> Vec<Plan> {
+pub fn plan(rng: &mut Rng, start: Time, span: Duration, nodes: &[NodeName]) -> Vec<Plan> {
     let enabled: Vec<Kind> = (0..rng.within(1, 5)).map(|_| *rng.pick(&KINDS)).collect();
     let aimed = rng.within(1, 4);
     let mut plans = Vec::new();
@@ -210,7 +266,7 @@ fn lose_one_site(plans: &mut Vec<Plan>) {
     plans.retain(|p| p.kind != Kind::LoseSite || !std::mem::replace(&mut lost, true));
 }
 
-fn draw(rng: &mut Rng, kind: Kind, armed: Time, aimed: u64, nodes: &[NodeId]) -> Plan {
+fn draw(rng: &mut Rng, kind: Kind, armed: Time, aimed: u64, nodes: &[NodeName]) -> Plan {
     let moment = match rng.below(8) {
         0 => None,
         1 => Some((Moment::CheckpointSent, 1)),

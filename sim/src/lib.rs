@@ -6,14 +6,21 @@
 //! phase under faults, then a liveness phase without them, in which everything must be
 //! served again.
 
+pub mod campaign;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod faults;
 pub mod invariants;
+pub mod minimize;
 pub mod network;
 pub mod node;
 pub mod oracle;
+pub mod plan;
 pub mod queue;
+pub mod report;
 pub mod rng;
 pub mod run;
+pub mod service;
 pub mod trace;
 pub mod workload;
 pub mod world;

@@ -6,20 +6,27 @@ use std::time::Duration;
 
 use model::ids::{NodeId, SiteId};
 use model::time::Time;
+use serde::{Deserialize, Serialize};
 
+use crate::plan::text::as_duration;
 use crate::rng::Rng;
 
 /// How the network behaves in a run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct NetworkTerms {
     /// One way within a site.
+    #[serde(with = "as_duration")]
     pub lan: Duration,
     /// One way between two sites, at least: each pair has a distance of its own, so that one
     /// replica lags behind the other.
+    #[serde(with = "as_duration")]
     pub wan_min: Duration,
     /// One way between two sites, at most.
+    #[serde(with = "as_duration")]
     pub wan_max: Duration,
     /// Up to so much more, at random.
+    #[serde(with = "as_duration")]
     pub jitter: Duration,
     /// One message in so many is lost; 0 for none.
     pub loss_one_in: u64,

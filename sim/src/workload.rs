@@ -38,7 +38,8 @@ pub enum Op {
 }
 
 /// Which operations a lane asks for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Mix {
     /// All of them.
     All,
@@ -67,6 +68,13 @@ impl Workload {
         }
     }
 
+    /// The first of so many values that nobody else writes.
+    pub fn values(&mut self, count: u64) -> Value {
+        let value = Value(self.next_value);
+        self.next_value += count;
+        value
+    }
+
     /// The next operation.
     pub fn next(&mut self, mix: Mix) -> Op {
         let block = 8;
@@ -92,8 +100,7 @@ impl Workload {
         };
         match kind {
             0..=10 => {
-                let value = Value(self.next_value);
-                self.next_value += count;
+                let value = self.values(count);
                 Op::Write {
                     first,
                     count,
@@ -125,17 +132,10 @@ impl Op {
     pub fn request(self) -> Request {
         let bytes = |sectors: u64| sectors * SECTOR as u64;
         match self {
-            Self::Write {
-                first,
-                count,
-                value,
-            } => {
-                let data = fill(value, count);
-                Request::Write {
-                    offset: bytes(first),
-                    data,
-                }
-            }
+            Self::Write { first, .. } => Request::Write {
+                offset: bytes(first),
+                data: self.data(),
+            },
             Self::Clear {
                 first,
                 count,
@@ -163,6 +163,15 @@ impl Op {
         }
     }
 
+    /// What it writes.
+    #[must_use]
+    pub fn data(self) -> Bytes {
+        match self {
+            Self::Write { count, value, .. } => fill(value, count),
+            Self::Clear { .. } | Self::Read { .. } => Bytes::new(),
+        }
+    }
+
     /// The sectors that it changes, with their new values.
     pub fn changes(self) -> impl Iterator<Item = (u64, Value)> {
         let (first, count, value) = match self {
@@ -187,9 +196,11 @@ fn fill(value: Value, count: u64) -> Bytes {
     let mut data = BytesMut::with_capacity(usize::try_from(count).expect("small") * SECTOR);
     for i in 0..count {
         let word = (value.0 + i).to_le_bytes();
-        for _ in 0..SECTOR / word.len() {
-            data.extend_from_slice(&word);
+        let mut sector = [0; SECTOR];
+        for part in sector.chunks_exact_mut(word.len()) {
+            part.copy_from_slice(&word);
         }
+        data.extend_from_slice(&sector);
     }
     data.freeze()
 }
@@ -197,6 +208,25 @@ fn fill(value: Value, count: u64) -> Bytes {
 /// The sectors' values in what was read; `None` for a sector that is torn.
 #[must_use]
 pub fn values(chunks: &[Chunk]) -> Vec<Option<Value>> {
+    let length = |c: &Chunk| match c {
+        Chunk::Data(bytes) => bytes.len() as u64,
+        Chunk::Zeros(n) => *n,
+    };
+    let mut values = Vec::new();
+    if chunks
+        .iter()
+        .all(|c| length(c).is_multiple_of(SECTOR as u64))
+    {
+        for chunk in chunks {
+            match chunk {
+                Chunk::Data(bytes) => values.extend(bytes.chunks(SECTOR).map(value)),
+                Chunk::Zeros(n) => {
+                    values.extend((0..n / SECTOR as u64).map(|_| Some(Value::ZERO)));
+                }
+            }
+        }
+        return values;
+    }
     let mut all = BytesMut::new();
     for chunk in chunks {
         match chunk {
@@ -204,11 +234,36 @@ pub fn values(chunks: &[Chunk]) -> Vec<Option<Value>> {
             Chunk::Zeros(n) => all.resize(all.len() + usize::try_from(*n).expect("small"), 0),
         }
     }
-    all.chunks(SECTOR)
-        .map(|sector| {
-            let word: [u8; 8] = sector[..8].try_into().expect("a sector holds a word");
-            let whole = sector.chunks(8).all(|w| w == word);
-            whole.then(|| Value(u64::from_le_bytes(word)))
-        })
-        .collect()
+    values.extend(all.chunks(SECTOR).map(value));
+    values
+}
+
+/// A sector's value: all its words are alike.
+fn value(sector: &[u8]) -> Option<Value> {
+    let word: [u8; 8] = sector[..8].try_into().expect("a sector holds a word");
+    let whole = sector[8..] == sector[..sector.len() - 8];
+    whole.then(|| Value(u64::from_le_bytes(word)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_read_and_a_torn_sector_is_seen() {
+        let data = fill(Value(7), 3);
+        let seen = |chunks: &[Chunk]| values(chunks);
+        let expected = [7, 8, 9].map(|n| Some(Value(n))).to_vec();
+        assert_eq!(seen(&[Chunk::Data(data.clone())]), expected);
+        // Chunks need not end where sectors do.
+        let parts = [data.slice(..100), data.slice(100..)].map(Chunk::Data);
+        assert_eq!(seen(&parts), expected);
+        let mut torn = BytesMut::from(&data[..]);
+        torn[512 + 300] ^= 1;
+        let torn = seen(&[Chunk::Data(torn.freeze()), Chunk::Zeros(512)]);
+        assert_eq!(
+            torn,
+            [Some(Value(7)), None, Some(Value(9)), Some(Value::ZERO)]
+        );
+    }
 }

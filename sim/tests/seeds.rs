@@ -2,18 +2,14 @@
 //! runs it so.
 
 use actors::planted::Bug;
-use sim::run::{Failure, Outcome, RunConfig, differs, run};
+use sim::plan::Plan;
+use sim::run::{Failure, Options, Outcome, differs, run};
 
 /// Each planted bug must show within so many seeds.
 const CAUGHT_WITHIN: u64 = 50;
 
 fn seed(seed: u64) -> Outcome {
-    run(RunConfig {
-        seed,
-        bug: None,
-        outage: None,
-        keep: 0,
-    })
+    run(&Plan::draw(seed), Options::default())
 }
 
 fn assert_passes(of: impl Iterator<Item = u64>) {
@@ -27,14 +23,11 @@ fn assert_passes(of: impl Iterator<Item = u64>) {
 /// Which seed, counted from 1, shows a bug.
 fn caught_in(bug: Bug) -> Option<u64> {
     (1..=CAUGHT_WITHIN).find(|seed| {
-        run(RunConfig {
-            seed: *seed,
+        let options = Options {
             bug: Some(bug),
-            outage: None,
-            keep: 0,
-        })
-        .failure
-        .is_some()
+            ..Options::default()
+        };
+        run(&Plan::draw(*seed), options).failure.is_some()
     })
 }
 
@@ -80,13 +73,9 @@ fn regression_seeds_pass() {
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     for seed in [1, 7, 32, 95, 1000] {
-        let config = RunConfig {
-            seed,
-            bug: None,
-            outage: None,
-            keep: 0,
-        };
-        assert_eq!(differs(config, &run(config)), None, "seed {seed}");
+        let (plan, options) = (Plan::draw(seed), Options::default());
+        let first = run(&plan, options);
+        assert_eq!(differs(&plan, options, &first), None, "seed {seed}");
     }
     assert_ne!(seed(1).trace_hash, seed(2).trace_hash);
 }

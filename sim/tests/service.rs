@@ -2,7 +2,8 @@
 //! outage leaves alone, within the design's bounds; and nothing that was acknowledged is lost.
 //! Optimized builds only: `cargo xtask test` runs it so.
 
-use sim::run::{Outage, RunConfig, run};
+use sim::plan::Outage;
+use sim::run::{Options, run};
 
 const SEEDS: u64 = 8;
 
@@ -10,13 +11,8 @@ fn goes_on_through(outage: Outage) {
     let mut waits = Vec::new();
     let mut failed = Vec::new();
     for seed in 1..=SEEDS {
-        let outcome = run(RunConfig {
-            seed,
-            bug: None,
-            outage: Some(outage),
-            keep: 0,
-        });
-        waits.push(outcome.waited);
+        let outcome = run(&outage.plan(seed), Options::default());
+        waits.push(outcome.waited.expect("a site is left alone"));
         failed.extend(outcome.failure.map(|f| (seed, f)));
     }
     waits.sort_unstable();

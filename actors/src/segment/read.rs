@@ -9,6 +9,7 @@ use coding::{Codec, SlotSet, layout};
 use model::BLOCK_BYTES;
 use model::ids::{DiskRef, FragmentKey, NodeId, RequestId, SiteId, Slot};
 use model::payload::Payload;
+use model::sometimes::{Sometimes, reached};
 use model::store::FragmentMeta;
 use model::time::Time;
 
@@ -444,6 +445,7 @@ impl Job {
         for (id, get) in &mut self.gets {
             if !get.slow && get.hedge_at <= now {
                 get.slow = true;
+                reached(Sometimes::HedgedRead);
                 asker.turn.counters.hedged_gets += 1;
                 late.extend(get.rows().map(|row| (get.slot, row)));
             }

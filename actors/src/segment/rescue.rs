@@ -7,6 +7,7 @@ use bytes::Bytes;
 use coding::{Codec, Recipe, SlotSet};
 use model::BLOCK_BYTES;
 use model::ids::{SiteId, Slot};
+use model::sometimes::{Sometimes, reached};
 
 use super::core::{Core, OnDisk, Place};
 use super::read::{Asker, BLOCK, Get, Job, push_range};
@@ -105,6 +106,7 @@ struct Kitchen {
 impl Kitchen {
     /// The wanted blocks, one after the other, from blocks at hand that suffice.
     fn cook(&mut self, codec: &Codec, row: &Row, wanted: SlotSet, reads: SlotSet) -> &[u8] {
+        reached(Sometimes::DegradedRead);
         let ready = matches!(&self.recipe, Some((w, r, _)) if (*w, *r) == (wanted, reads));
         if !ready {
             let slots: Vec<Slot> = wanted.iter().collect();

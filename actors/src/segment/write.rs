@@ -6,6 +6,7 @@ use coding::{SlotSet, layout};
 use model::BLOCK_BYTES;
 use model::ids::{DiskRef, FragmentKey, RequestId, SegmentId, Slot};
 use model::payload::Payload;
+use model::sometimes::{Sometimes, reached};
 use model::store::{FragmentMeta, SegmentKind, block_sum};
 use model::time::Time;
 
@@ -224,6 +225,7 @@ impl Writes {
         id: RequestId,
         why: Abandoned,
     ) {
+        reached(Sometimes::SegmentAbandoned);
         let write = self.running.remove(&id).expect("it runs");
         let mut touched = SlotSet::EMPTY;
         for (slot, state) in (0..).map(Slot).zip(write.slots.iter().map(|s| s.state)) {

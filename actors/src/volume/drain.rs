@@ -11,6 +11,7 @@ use model::ids::{BlockNo, Position, RequestId, SegmentId};
 use model::journal::{Checkpoint, RecordBody};
 use model::payload::Payload;
 use model::placement::View;
+use model::sometimes::{Sometimes, reached};
 use model::store::SegmentKind;
 use model::time::Time;
 
@@ -228,6 +229,7 @@ impl Serving {
         let Some(Content::Patch(patch)) = frozen.overlay.get(block) else {
             unreachable!("frozen layers change by merges only")
         };
+        reached(Sometimes::PartialMerged);
         let mut whole = bytes.to_vec();
         patch.lay_over(&mut whole);
         let content = Content::block(Bytes::from(whole));

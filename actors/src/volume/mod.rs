@@ -27,6 +27,7 @@ use model::machine::Machine;
 use model::meta::{MetaReply, MetaRequest, MetaToken};
 use model::payload::Payload;
 use model::placement::{View, VolumeRecord};
+use model::sometimes::{Sometimes, reached};
 use model::time::Time;
 
 use crate::messages::{
@@ -429,6 +430,7 @@ impl Volume {
             Phase::Claiming { .. } | Phase::Stopped => Ok(()),
         };
         if fenced.is_err() {
+            reached(Sometimes::OwnerFenced);
             self.stop(StopReason::Fenced, out);
         }
     }

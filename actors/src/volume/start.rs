@@ -4,6 +4,7 @@ use bytes::Bytes;
 use model::ids::{DiskId, DiskRef, RequestId};
 use model::meta::{MetaReply, MetaRequest, MetaToken, Refusal};
 use model::placement::VolumeRecord;
+use model::sometimes::{Sometimes, reached};
 use model::time::Time;
 
 use super::journal::{Adopted, CommittedCheckpoint, Fenced, Journal, Recovery, RecoveryStep};
@@ -103,6 +104,7 @@ impl Volume {
 
     fn lead(&mut self, now: Time, record: VolumeRecord, out: &mut Vec<Effect>) {
         if record.clean {
+            reached(Sometimes::CleanFounded);
             let backstop = CommittedCheckpoint::backstop(record.checkpoint);
             let adopted = Adopted::founding(backstop);
             self.adopt(now, &record, adopted);

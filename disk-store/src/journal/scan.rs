@@ -1,5 +1,6 @@
 //! What a journal's files hold when it is opened, and what that proves (R8).
 
+use model::sometimes::{Sometimes, reached};
 use model::store::{EntryAt, FileNo, ScannedEntry};
 
 use super::batch::{self, Batch, FLAG_DAMAGED};
@@ -164,10 +165,12 @@ fn walk<F: File>(
         };
         let is_whole = head.seq == expected && !is_torn();
         if !is_whole && expected.min(head.seq) > synced {
+            reached(Sometimes::TornTail);
             is_cut = true;
             break;
         }
         if !is_whole {
+            reached(Sometimes::DamageFound);
             scan.damage_before = Some(scan.entries.len() + batch.entries.len());
             scan.is_new_damage = true;
         } else if head.flags & FLAG_DAMAGED != 0 {

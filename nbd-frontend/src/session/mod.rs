@@ -28,7 +28,7 @@ mod options;
 mod output;
 mod reply;
 mod transmission;
-mod wire;
+pub(crate) mod wire;
 
 use bytes::BufMut;
 use bytes::buf::Limit;

@@ -2,37 +2,37 @@
 //! branch `extension-ext-header`). All integers are big-endian.
 
 /// First word of the greeting, "NBDMAGIC".
-pub(super) const GREETING_MAGIC: u64 = 0x4e42_444d_4147_4943;
+pub(crate) const GREETING_MAGIC: u64 = 0x4e42_444d_4147_4943;
 /// Second word of the greeting and start of every option, "IHAVEOPT".
-pub(super) const OPTION_MAGIC: u64 = 0x4948_4156_454f_5054;
+pub(crate) const OPTION_MAGIC: u64 = 0x4948_4156_454f_5054;
 /// Start of every reply to an option.
-pub(super) const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
+pub(crate) const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 /// Start of a compact request.
-pub(super) const REQUEST_MAGIC: u32 = 0x2560_9513;
+pub(crate) const REQUEST_MAGIC: u32 = 0x2560_9513;
 /// Start of an extended request.
-pub(super) const EXTENDED_REQUEST_MAGIC: u32 = 0x21e4_1c71;
+pub(crate) const EXTENDED_REQUEST_MAGIC: u32 = 0x21e4_1c71;
 /// Start of a simple reply.
-pub(super) const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
+pub(crate) const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
 /// Start of a structured reply chunk.
-pub(super) const STRUCTURED_REPLY_MAGIC: u32 = 0x668e_33ef;
+pub(crate) const STRUCTURED_REPLY_MAGIC: u32 = 0x668e_33ef;
 /// Start of an extended reply chunk.
-pub(super) const EXTENDED_REPLY_MAGIC: u32 = 0x6e8a_278c;
+pub(crate) const EXTENDED_REPLY_MAGIC: u32 = 0x6e8a_278c;
 
 /// Bytes of the client's flags.
-pub(super) const CLIENT_FLAGS_BYTES: usize = 4;
+pub(crate) const CLIENT_FLAGS_BYTES: usize = 4;
 /// Bytes of an option's header.
-pub(super) const OPTION_HEADER_BYTES: usize = 16;
+pub(crate) const OPTION_HEADER_BYTES: usize = 16;
 /// Bytes of a compact request's header.
-pub(super) const COMPACT_REQUEST_BYTES: usize = 28;
+pub(crate) const COMPACT_REQUEST_BYTES: usize = 28;
 /// Bytes of an extended request's header.
-pub(super) const EXTENDED_REQUEST_BYTES: usize = 32;
+pub(crate) const EXTENDED_REQUEST_BYTES: usize = 32;
 
 /// Handshake flags, both directions: fixed newstyle, no zeroes after EXPORT_NAME.
-pub(super) const FLAG_FIXED_NEWSTYLE: u32 = 1 << 0;
-pub(super) const FLAG_NO_ZEROES: u32 = 1 << 1;
+pub(crate) const FLAG_FIXED_NEWSTYLE: u32 = 1 << 0;
+pub(crate) const FLAG_NO_ZEROES: u32 = 1 << 1;
 
 /// Transmission flags.
-pub(super) mod transmission_flag {
+pub(crate) mod transmission_flag {
     pub(crate) const HAS_FLAGS: u16 = 1 << 0;
     pub(crate) const READ_ONLY: u16 = 1 << 1;
     pub(crate) const SEND_FLUSH: u16 = 1 << 2;
@@ -46,7 +46,7 @@ pub(super) mod transmission_flag {
 }
 
 /// Options.
-pub(super) mod option {
+pub(crate) mod option {
     pub(crate) const EXPORT_NAME: u32 = 1;
     pub(crate) const ABORT: u32 = 2;
     pub(crate) const LIST: u32 = 3;
@@ -60,7 +60,7 @@ pub(super) mod option {
 }
 
 /// Types of replies to options.
-pub(super) mod option_reply {
+pub(crate) mod option_reply {
     pub(crate) const ACK: u32 = 1;
     pub(crate) const SERVER: u32 = 2;
     pub(crate) const INFO: u32 = 3;
@@ -76,7 +76,7 @@ pub(super) mod option_reply {
 }
 
 /// Types of information on an export.
-pub(super) mod info {
+pub(crate) mod info {
     pub(crate) const EXPORT: u16 = 0;
     pub(crate) const NAME: u16 = 1;
     pub(crate) const DESCRIPTION: u16 = 2;
@@ -84,7 +84,7 @@ pub(super) mod info {
 }
 
 /// Commands.
-pub(super) mod command {
+pub(crate) mod command {
     pub(crate) const READ: u16 = 0;
     pub(crate) const WRITE: u16 = 1;
     pub(crate) const DISC: u16 = 2;
@@ -96,7 +96,7 @@ pub(super) mod command {
 }
 
 /// Flags of a command.
-pub(super) mod command_flag {
+pub(crate) mod command_flag {
     pub(crate) const FUA: u16 = 1 << 0;
     pub(crate) const NO_HOLE: u16 = 1 << 1;
     pub(crate) const DF: u16 = 1 << 2;
@@ -106,10 +106,10 @@ pub(super) mod command_flag {
 }
 
 /// Flag of a reply chunk: the last of its reply.
-pub(super) const REPLY_FLAG_DONE: u16 = 1 << 0;
+pub(crate) const REPLY_FLAG_DONE: u16 = 1 << 0;
 
 /// Types of reply chunks.
-pub(super) mod chunk {
+pub(crate) mod chunk {
     pub(crate) const NONE: u16 = 0;
     pub(crate) const OFFSET_DATA: u16 = 1;
     pub(crate) const OFFSET_HOLE: u16 = 2;
@@ -119,14 +119,14 @@ pub(super) mod chunk {
 }
 
 /// Flags of an extent in context `base:allocation`.
-pub(super) const STATE_HOLE: u32 = 1 << 0;
-pub(super) const STATE_ZERO: u32 = 1 << 1;
+pub(crate) const STATE_HOLE: u32 = 1 << 0;
+pub(crate) const STATE_ZERO: u32 = 1 << 1;
 
 /// Error numbers of replies in the transmission phase. ENOMEM (12) and ENOTSUP (95) are never
 /// sent: memory is reserved before a request is read, and zeroing is always fast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub(super) enum Errno {
+pub(crate) enum Errno {
     /// A mutation of a read-only export.
     Permission = 1,
     /// Data that cannot be read, or an answer of the volume that makes no sense.
@@ -143,7 +143,7 @@ pub(super) enum Errno {
 
 impl Errno {
     /// Text for people.
-    pub(super) const fn message(self) -> &'static str {
+    pub(crate) const fn message(self) -> &'static str {
         match self {
             Self::Permission => "the export is read-only",
             Self::Io => "the data cannot be read or written",
@@ -157,17 +157,17 @@ impl Errno {
 
 /// A request's header, compact or extended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct RequestHeader {
-    pub(super) flags: u16,
-    pub(super) command: u16,
-    pub(super) cookie: u64,
-    pub(super) offset: u64,
-    pub(super) length: u64,
+pub(crate) struct RequestHeader {
+    pub(crate) flags: u16,
+    pub(crate) command: u16,
+    pub(crate) cookie: u64,
+    pub(crate) offset: u64,
+    pub(crate) length: u64,
 }
 
 impl RequestHeader {
     /// Reads a header; `bytes` holds one in full. `None` if it does not start with its magic.
-    pub(super) fn parse(bytes: &[u8], extended: bool) -> Option<Self> {
+    pub(crate) fn parse(bytes: &[u8], extended: bool) -> Option<Self> {
         let mut at = Reader::new(bytes);
         let magic = if extended {
             EXTENDED_REQUEST_MAGIC
@@ -192,14 +192,14 @@ impl RequestHeader {
 }
 
 /// Reads integers and strings off a byte slice; `None` once it is too short.
-pub(super) struct Reader<'a>(&'a [u8]);
+pub(crate) struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    pub(super) const fn new(bytes: &'a [u8]) -> Self {
+    pub(crate) const fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
 
-    pub(super) fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+    pub(crate) fn take(&mut self, length: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
         Some(taken)
@@ -211,25 +211,25 @@ impl<'a> Reader<'a> {
         Some(*taken)
     }
 
-    pub(super) fn u16(&mut self) -> Option<u16> {
+    pub(crate) fn u16(&mut self) -> Option<u16> {
         self.array().map(u16::from_be_bytes)
     }
 
-    pub(super) fn u32(&mut self) -> Option<u32> {
+    pub(crate) fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_be_bytes)
     }
 
-    pub(super) fn u64(&mut self) -> Option<u64> {
+    pub(crate) fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_be_bytes)
     }
 
     /// A string preceded by its length in 32 bits.
-    pub(super) fn counted(&mut self) -> Option<&'a [u8]> {
+    pub(crate) fn counted(&mut self) -> Option<&'a [u8]> {
         let length = usize::try_from(self.u32()?).ok()?;
         self.take(length)
     }
 
-    pub(super) const fn is_empty(&self) -> bool {
+    pub(crate) const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }

@@ -80,6 +80,16 @@ pub enum Command {
     /// What tests and curious people look at.
     #[command(subcommand)]
     Debug(DebugCommand),
+    /// Simulate whole fabrics on virtual time, under faults.
+    #[cfg(feature = "sim")]
+    Sim(Box<sim::cli::SimArgs>),
+    /// Check that an NBD server, this one or another, keeps what it acknowledges.
+    #[cfg(feature = "sim")]
+    Check(super::sim::CheckArgs),
+    /// Drill a disaster on the processes of `atoll dev`.
+    #[cfg(feature = "sim")]
+    #[command(subcommand)]
+    Drill(super::sim::DrillCommand),
 }
 
 /// A new node.

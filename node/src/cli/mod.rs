@@ -7,6 +7,8 @@ pub mod style;
 mod dev;
 mod nbd;
 mod node;
+#[cfg(feature = "sim")]
+pub mod sim;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -30,7 +32,9 @@ use crate::dev::control::{self, Answer, LinkChange};
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match carry_out(&cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        // What was wrong has been reported.
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             let head = Style::of(&io::stderr()).paint(Tone::Bad, "error:");
             eprintln!("{head} {error:#}");
@@ -57,8 +61,22 @@ pub(crate) enum Plan {
     Control(control::Request),
 }
 
-fn carry_out(cli: &Cli) -> anyhow::Result<()> {
+/// Does it; false if it was done, and found something wrong.
+fn carry_out(cli: &Cli) -> anyhow::Result<bool> {
     match &cli.command {
+        #[cfg(feature = "sim")]
+        Command::Sim(args) => return sim::simulate(args, cli.json),
+        #[cfg(feature = "sim")]
+        Command::Check(args) => return sim::check(args, cli.json),
+        #[cfg(feature = "sim")]
+        Command::Drill(command) => return sim::drill(&directory(cli)?, command, cli.json),
+        command => talk(cli, command)?,
+    }
+    Ok(true)
+}
+
+fn talk(cli: &Cli, command: &Command) -> anyhow::Result<()> {
+    match command {
         Command::Dev(dev) => dev::run(&directory(cli)?, dev, cli.json),
         Command::Init(make) => node::init(&directory(cli)?, make, cli.json),
         Command::Join(join) => node::join(&directory(cli)?, join, cli.json),
@@ -181,6 +199,8 @@ pub(crate) fn plan(command: &Command) -> Option<Plan> {
         | Command::Run(_)
         | Command::Dev(_)
         | Command::Nbd(_) => return None,
+        #[cfg(feature = "sim")]
+        Command::Sim(_) | Command::Check(_) | Command::Drill(_) => return None,
         Command::Token(token) => all(Request::Token {
             node: token.node.clone(),
             site: token.site.clone(),

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use model::geometry::{Code, Pool};
 use model::ids::{Boot, NodeId, SiteId};
 use model::placement::{Owner, Presence, VolumeRecord};
+use model::sometimes::{Sometimes, reached};
 
 use super::GlobalState;
 
@@ -21,7 +22,10 @@ impl GlobalState {
 
     pub(super) fn fail_site(&mut self, site: SiteId, candidates: &[NodeId]) -> bool {
         match self.sites.get_mut(&site) {
-            Some(entry) if entry.presence != Presence::Gone => entry.presence = Presence::Down,
+            Some(entry) if entry.presence != Presence::Gone => {
+                reached(Sometimes::SiteDown);
+                entry.presence = Presence::Down;
+            }
             _ => return false,
         }
         let candidates = self.known(candidates, |_, of| of != site);
@@ -39,6 +43,7 @@ impl GlobalState {
     pub(super) fn return_site(&mut self, site: SiteId) -> bool {
         match self.sites.get_mut(&site) {
             Some(entry) if entry.presence == Presence::Down => {
+                reached(Sometimes::SiteUp);
                 entry.presence = Presence::Up;
                 true
             }

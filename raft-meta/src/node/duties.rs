@@ -38,7 +38,8 @@ impl MetaNode {
         self.global.tick(now, &hints, out);
         self.seat_sites(now);
         for site in self.sites.keys().copied().collect::<Vec<_>>() {
-            let hints = self.hints(site);
+            let seeks = self.sites.get(&site).is_some_and(|s| s.seeks(now));
+            let hints = if seeks { self.hints(site) } else { Vec::new() };
             if let Some(seat) = self.sites.get_mut(&site) {
                 seat.tick(now, &hints, out);
             }

@@ -9,7 +9,8 @@ use model::ids::{ClientId, NodeId};
 use model::time::Time;
 
 use super::{Failure, Own, Run};
-use crate::oracle::WriteId;
+use crate::oracle::{SECTOR, Value, WriteId};
+use crate::plan::load::{ClientPlan, Place, Scripted};
 use crate::workload::{Mix, Op, values};
 
 /// Lanes of a slot at most.
@@ -52,55 +53,59 @@ pub(super) struct Pending {
 impl Run {
     pub(super) fn open_slots(&mut self) {
         let now = self.world.now();
-        for slot in 0..self.rng.within(2, 4) as usize {
-            self.add_slot(now);
+        for (slot, client) in self.plan.workload.clients.iter().enumerate() {
+            let lanes = client.lanes.iter().map(|mix| Lane {
+                mix: *mix,
+                busy: false,
+                due: now,
+            });
+            self.slots.push(Slot {
+                client: None,
+                node: NodeId(1),
+                lanes: lanes.collect(),
+            });
             self.world.plan(now, Own::Open(slot).number());
         }
     }
 
-    pub(super) fn add_slot(&mut self, now: Time) {
-        // A lane is stuck with its write where no majority is heard; a reader goes on.
-        let mixes = [Mix::All, Mix::All, Mix::Writes, Mix::Reads];
-        let lanes = (0..self.rng.within(2, LANES_MAX as u64))
-            .map(|lane| Lane {
-                mix: match lane {
-                    0 => Mix::Reads,
-                    1 if self.outage.is_some() => Mix::Writes,
-                    _ => *self.rng.pick(&mixes),
-                },
-                busy: false,
-                due: now,
-            })
-            .collect();
-        self.slots.push(Slot {
-            client: None,
-            node: NodeId(1),
-            lanes,
-        });
+    /// The clients that can read at the end: not those whose place is lost for good.
+    pub(super) fn readers(&self) -> impl Iterator<Item = usize> {
+        let clients = self.plan.workload.clients.iter().enumerate();
+        let stays = |(_, client): &(usize, &ClientPlan)| match client.place {
+            Place::At(name) => {
+                let node = self.by_name.get(&name);
+                node.is_some_and(|node| !self.lost.contains(node))
+            }
+            Place::NearOwner | Place::FarFromOwner => true,
+        };
+        clients.filter(stays).map(|(slot, _)| slot)
     }
 
-    /// A live node: even slots are with the owner or near it, odd ones in other sites, so that
-    /// whatever parts the owner from the world has clients on both sides. Not always.
+    /// A live node that suits a client. Not always where it would rather be.
     fn place(&mut self, slot: usize) -> Option<NodeId> {
         let live = self.running();
-        if let Some(pin) = self.pins.get(slot) {
-            return live.contains(pin).then_some(*pin);
-        }
-        let near = slot.is_multiple_of(2);
+        let near = match self.plan.workload.clients[slot].place {
+            Place::At(name) => {
+                let pin = self.by_name.get(&name).filter(|pin| live.contains(pin));
+                return pin.copied();
+            }
+            Place::NearOwner => true,
+            Place::FarFromOwner => false,
+        };
         if let Some(owner) = self.world.owner(self.volume)
-            && !self.rng.one_in(4)
+            && !self.placing.one_in(4)
         {
-            if near && live.contains(&owner) && self.rng.one_in(2) {
+            if near && live.contains(&owner) && self.placing.one_in(2) {
                 return Some(owner);
             }
             let site = self.world.nodes[&owner].site;
             let fits = |n: &NodeId| (self.world.nodes[n].site == site) == near;
             let fitting: Vec<NodeId> = live.iter().copied().filter(fits).collect();
             if !fitting.is_empty() {
-                return Some(*self.rng.pick(&fitting));
+                return Some(*self.placing.pick(&fitting));
             }
         }
-        (!live.is_empty()).then(|| *self.rng.pick(&live))
+        (!live.is_empty()).then(|| *self.placing.pick(&live))
     }
 
     pub(super) fn open(&mut self, slot: usize) {
@@ -117,8 +122,10 @@ impl Run {
         }
         self.slots[slot].client = Some(client);
         self.slots[slot].node = node;
-        for lane in 0..self.slots[slot].lanes.len() {
-            self.think(slot, lane);
+        if self.plan.workload.operations.is_empty() {
+            for lane in 0..self.slots[slot].lanes.len() {
+                self.think(slot, lane);
+            }
         }
     }
 
@@ -138,9 +145,10 @@ impl Run {
                 .map(|(from, _)| *from)
                 .filter(|from| *from > now)
                 .min();
-            next.map_or(self.think_max, |next| self.think_max.min(next.since(now)))
+            let think = self.plan.workload.think;
+            next.map_or(think, |next| think.min(next.since(now)))
         };
-        let due = now + self.rng.duration(Duration::ZERO, longest);
+        let due = now + self.thinking.duration(Duration::ZERO, longest);
         self.slots[slot].lanes[lane].due = due;
         self.world
             .plan(due, Own::Lane(slot * LANES_MAX + lane).number());
@@ -161,7 +169,18 @@ impl Run {
         }
         of.lanes[lane].busy = true;
         let op = self.workload.next(of.lanes[lane].mix);
+        let at = now.since(self.begun);
+        self.asked.push(Scripted::of(at, slot, op));
         self.issue(slot, Some(lane), op);
+    }
+
+    /// A scripted operation's time has come; without a session there is nobody to ask it.
+    pub(super) fn scripted(&mut self, i: usize) {
+        let scripted = self.plan.workload.operations[i];
+        if !self.closing {
+            let op = scripted.op(self.workload.values(scripted.count));
+            self.issue(scripted.client, None, op);
+        }
     }
 
     pub(super) fn issue(&mut self, slot: usize, lane: Option<usize>, op: Op) {
@@ -216,11 +235,7 @@ impl Run {
                     now,
                     earliest.unwrap_or(now).min(pending.called),
                 );
-                for (i, value) in values(&chunks).into_iter().enumerate() {
-                    let sector = first + i as u64;
-                    let value = value.ok_or(Failure::Torn(sector))?;
-                    self.oracle.read(times, sector, value)?;
-                }
+                self.judge(times, first, values(&chunks))?;
             }
             // The session is gone with its owner's memory of it: unknown.
             Reply::Error(BlockError::NoSession) => {}
@@ -233,6 +248,31 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    /// Looks at all that was read, so that all that is lost of it is counted; the first fault
+    /// is the one that is told.
+    fn judge(
+        &mut self,
+        times: (Time, Time, Time),
+        first: u64,
+        read: Vec<Option<Value>>,
+    ) -> Result<(), Failure> {
+        let mut fault = None;
+        for (sector, value) in (first..).zip(read) {
+            let wrong = match value {
+                None => Some(Failure::Torn(sector)),
+                Some(value) => {
+                    let read = self.oracle.read(times, sector, value);
+                    read.err().map(Failure::from)
+                }
+            };
+            if wrong.is_some() {
+                self.bytes_lost += SECTOR as u64;
+                fault = fault.or(wrong);
+            }
+        }
+        fault.map_or(Ok(()), Err)
     }
 
     pub(super) fn client_ended(&mut self, client: ClientId) {

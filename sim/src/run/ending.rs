@@ -15,21 +15,35 @@ const HEAL_CHECKS: u32 = 120;
 impl Run {
     pub(super) fn end(&mut self) -> Result<(), Failure> {
         self.mend_all()?;
-        if self.rng.one_in(2) {
+        if self.plan.ending.power_loss {
             self.last_power_loss()?;
         }
         self.read_all()?;
         self.heal()?;
-        if self.rng.one_in(3) {
+        if self.plan.ending.clean_stop {
             self.stop_cleanly()?;
             self.read_all()?;
         }
         self.oracle.finish()?;
+        self.expect()
+    }
+
+    /// The rest of what was expected.
+    fn expect(&self) -> Result<(), Failure> {
+        let (Some(most), Some(bytes)) = (self.plan.expect.wan_bytes, self.world.wan_bytes) else {
+            return Ok(());
+        };
+        if bytes > most {
+            return Err(Failure::Unexpected(format!(
+                "at most {most} bytes between sites, there were {bytes}"
+            )));
+        }
         Ok(())
     }
 
     /// Liveness: with everything mended, work goes on, and every request is answered.
     fn mend_all(&mut self) -> Result<(), Failure> {
+        self.tell("everything is mended".to_owned());
         self.world.network.calm();
         for node in std::mem::take(&mut self.dead) {
             self.start_node(node);
@@ -63,18 +77,22 @@ impl Run {
     fn read_all(&mut self) -> Result<(), Failure> {
         let whole = Op::Read {
             first: 0,
-            count: self.sectors,
+            count: self.plan.workload.sectors(),
         };
         self.until("clients everywhere", Duration::from_secs(60), |run| {
-            run.slots.iter().all(|slot| slot.client.is_some())
+            run.readers().all(|slot| run.slots[slot].client.is_some())
         })?;
-        for slot in 0..self.slots.len() {
-            self.issue(slot, None, whole);
+        let readers: Vec<usize> = self.readers().collect();
+        for slot in &readers {
+            self.issue(*slot, None, whole);
         }
         self.until("the last reads", Duration::from_secs(120), |run| {
             run.pending.is_empty()
         })?;
-        if self.slots.iter().any(|slot| slot.client.is_none()) {
+        if readers
+            .iter()
+            .any(|slot| self.slots[*slot].client.is_none())
+        {
             // A session ended on the way: somebody must still have read everything.
             return self.read_all();
         }
@@ -83,10 +101,13 @@ impl Run {
 
     /// Liveness: with nothing going wrong, and nothing written, everything becomes as it must be.
     fn heal(&mut self) -> Result<(), Failure> {
+        let begun = self.world.now();
         let mut missing = None;
         for _ in 0..HEAL_CHECKS {
             missing = invariants::unhealed(&mut self.world, self.volume);
             if missing.is_none() {
+                self.healed_after = Some(self.world.now().since(begun));
+                self.tell("healed: served, at full redundancy, nothing left over".to_owned());
                 return Ok(());
             }
             self.pass(HEAL_CHECK_EVERY)?;
@@ -117,7 +138,7 @@ impl Run {
                 !run.world.runs(owner, run.volume)
             })?;
         }
-        if self.rng.one_in(2) {
+        if self.plan.ending.power_loss_after {
             self.last_power_loss()?;
         }
         self.leaving = false;

@@ -4,117 +4,64 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use actors::client::ClientConfig;
-use actors::disk::DiskConfig;
 use actors::planted::Bug;
-use actors::volume::VolumeConfig;
 use disk_store::catalog::MemCatalog;
 use disk_store::file::sim::{Fault as SimFault, SimFiles};
-use model::geometry::Code;
 use model::ids::{Boot, DiskRef, Incarnation, NodeId, SiteId, VolumeId};
 use model::meta::{MetaReply, MetaRequest, MetaToken};
+use model::time::Time;
 use raft_meta::log::{MemoryLog, RaftLog};
-use raft_meta::node::{
-    AdminCommand, AdminReply, AdminToken, Config as MetaConfig, Identity, MetaNode,
-};
+use raft_meta::node::{AdminCommand, AdminReply, AdminToken, Identity, MetaNode};
 
-use super::{Failure, Outage, Own, Run, RunConfig};
-use crate::network::{Network, NetworkTerms};
-use crate::node::{MachineTerms, SimDisk, SimNode};
-use crate::oracle::{Oracle, SECTOR};
+use super::{Failure, Options, Own, Run};
+use crate::network::Network;
+use crate::node::{SimDisk, SimNode};
+use crate::oracle::Oracle;
+use crate::plan::Plan;
+use crate::plan::topology::{NodeName, site_name};
 use crate::rng::Rng;
 use crate::workload::Workload;
 use crate::world::{Happening, RUN_TOKENS, World};
 
-const SITES: u64 = 3;
-const NODES: u64 = 3;
-const DISKS: u64 = 2;
-
-fn terms(rng: &mut Rng) -> MachineTerms {
-    let small = rng.one_in(2);
-    let volume = VolumeConfig {
-        window_bytes: if small { 256 << 10 } else { 4 << 20 },
-        drain_bytes: rng.within(16 << 10, 256 << 10),
-        drain_idle: rng.duration(Duration::from_millis(50), Duration::from_secs(1)),
-        drain_age: rng.duration(Duration::from_millis(200), Duration::from_secs(4)),
-        drain_records: 256,
-        cache_blocks: if small { 0 } else { 64 },
-        // Replicas are replaced after seconds, so that most runs see it (R5).
-        replace_after: rng.duration(Duration::from_millis(500), Duration::from_secs(5)),
-        audit_every: rng.duration(Duration::from_millis(200), Duration::from_secs(2)),
-        index_cache_bytes: if small { 64 << 10 } else { 1 << 20 },
-        ..VolumeConfig::default()
-    };
-    MachineTerms {
-        volume,
-        client: ClientConfig::default(),
-        disk: DiskConfig::default(),
-        meta: MetaConfig {
-            pool_rows: 8,
-            ..MetaConfig::default()
-        },
-        journal_file_bytes: if small { 256 << 10 } else { 1 << 20 },
-        disk_bytes: 64 << 20,
-    }
-}
-
-fn network(rng: &mut Rng, seed: u64, lossless: bool) -> Network {
-    let mut terms = NetworkTerms {
-        lan: Duration::from_micros(50),
-        wan_min: Duration::from_micros(200),
-        wan_max: rng.duration(Duration::from_millis(1), Duration::from_millis(40)),
-        jitter: rng.duration(Duration::from_micros(1), Duration::from_millis(3)),
-        loss_one_in: *rng.pick(&[0, 0, 50, 1000]),
-        twice_one_in: *rng.pick(&[0, 0, 100]),
-        reorder: rng.one_in(3),
-    };
-    if lossless {
-        terms.loss_one_in = 0;
-    }
-    Network::new(terms, Rng::new(seed, 3))
-}
+/// Sites that have a replica of a journal.
+const REPLICAS: usize = 3;
 
 impl Run {
-    pub(super) fn new(config: RunConfig) -> Self {
-        let seed = config.seed;
-        let mut rng = Rng::new(seed, 1);
-        let terms = terms(&mut rng);
-        let lossless = config.outage.is_some_and(Outage::is_of_a_link);
-        let network = network(&mut rng, seed, lossless);
-        let hot = rng.one_in(2);
-        let blocks = if hot {
-            rng.within(1, 4)
-        } else {
-            rng.within(4, 64)
-        };
-        let sectors = blocks * 8;
-        let think_max = rng.duration(Duration::from_millis(20), Duration::from_millis(300));
+    pub(super) fn new(plan: Plan, options: Options) -> Self {
+        let seed = plan.seed;
+        let network = Network::new(plan.network, Rng::new(seed, 3));
+        let terms = plan.machines.terms(&plan.topology);
+        let mut world = World::new(network, terms, Rng::new(seed, 2), options.keep);
+        world.wan_bytes = options.count_wan.then_some(0);
         Self {
-            world: World::new(network, terms, Rng::new(seed, 2), config.keep),
-            workload: Workload::new(Rng::new(seed, 4), sectors),
-            rng,
+            world,
+            workload: Workload::new(Rng::new(seed, 4), plan.workload.sectors()),
+            rng: Rng::new(seed, 5),
+            placing: Rng::new(seed, 6),
+            thinking: Rng::new(seed, 7),
             oracle: Oracle::default(),
             volume: VolumeId(0),
-            sectors,
+            by_name: BTreeMap::new(),
             slots: Vec::new(),
             pending: BTreeMap::new(),
             next_client: 0,
             next_tag: 0,
+            begun: Time(0),
             closing: false,
             leaving: false,
-            think_max,
             flurries: Vec::new(),
+            asked: Vec::new(),
             answered: 0,
-            plans: Vec::new(),
+            faults: Vec::new(),
             struck: Vec::new(),
-            outage: config.outage,
-            outage_since: None,
             resumed: BTreeMap::new(),
-            waited: Duration::ZERO,
-            pins: Vec::new(),
+            timeline: Vec::new(),
+            bytes_lost: 0,
+            healed_after: None,
             dead: BTreeSet::new(),
             lost: BTreeSet::new(),
-            deaf: config.bug == Some(Bug::LostFsync),
+            deaf: options.bug == Some(Bug::LostFsync),
+            plan,
         }
     }
 
@@ -151,14 +98,15 @@ impl Run {
         Err(Failure::Stuck(format!("{command:?} at the founding")))
     }
 
-    fn add_node(&mut self, id: NodeId, site: SiteId, name: &str) {
+    fn add_node(&mut self, id: NodeId, site: SiteId, place: NodeName) {
+        self.by_name.insert(place, id);
         let port = 1000 + id.0;
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let identity = Identity {
             node: id,
             boot: Boot(u64::from(id.0) << 8),
             directory: Incarnation(self.rng.bits()),
-            name: name.to_owned(),
+            name: place.to_string(),
             site,
             address,
             nbd: address,
@@ -191,45 +139,39 @@ impl Run {
     }
 
     pub(super) fn found(&mut self) -> Result<(), Failure> {
-        let site_names = ["a", "b", "c"];
-        self.add_node(NodeId(1), SiteId(1), "a1");
+        let places = self.plan.topology.names();
+        self.add_node(NodeId(1), SiteId(1), places[0]);
         let config = self.world.terms.meta.clone();
         let node = self.world.nodes.get_mut(&NodeId(1)).expect("just added");
         let writes = MetaNode::found(&node.identity, "a", &config);
         node.meta_log.write(&writes).expect("memory does not fail");
         self.start_node(NodeId(1));
         let mut sites = vec![SiteId(1)];
-        for name in &site_names[1..SITES as usize] {
-            let command = AdminCommand::AddSite {
-                name: (*name).to_owned(),
-            };
-            let AdminReply::Site(site) = self.command(&command)? else {
+        for site in 1..self.plan.topology.sites {
+            let name = site_name(site);
+            let AdminReply::Site(site) = self.command(&AdminCommand::AddSite { name })? else {
                 return Err(Failure::Stuck("no site".to_owned()));
             };
             sites.push(site);
         }
-        for (i, site) in sites.iter().enumerate() {
-            for n in 1..=NODES {
-                let name = format!("{}{n}", site_names[i]);
-                if name != "a1" {
-                    let address = SocketAddr::from(([127, 0, 0, 1], 1));
-                    let command = AdminCommand::AddNode {
-                        site: *site,
-                        name: name.clone(),
-                        address,
-                        nbd: address,
-                    };
-                    let AdminReply::Node(id) = self.command(&command)? else {
-                        return Err(Failure::Stuck("no node".to_owned()));
-                    };
-                    self.add_node(id, *site, &name);
-                    self.start_node(id);
-                }
-            }
+        for place in &places[1..] {
+            let address = SocketAddr::from(([127, 0, 0, 1], 1));
+            let site = sites[place.site as usize];
+            let command = AdminCommand::AddNode {
+                site,
+                name: place.to_string(),
+                address,
+                nbd: address,
+            };
+            let AdminReply::Node(id) = self.command(&command)? else {
+                return Err(Failure::Stuck("no node".to_owned()));
+            };
+            self.add_node(id, site, *place);
+            self.start_node(id);
         }
         let nodes: Vec<NodeId> = self.world.nodes.keys().copied().collect();
         for node in nodes {
-            for _ in 0..DISKS {
+            for _ in 0..self.plan.topology.disks {
                 let incarnation = Incarnation(self.rng.bits());
                 let AdminReply::Disk(at) =
                     self.command(&AdminCommand::AddDisk { node, incarnation })?
@@ -264,9 +206,10 @@ impl Run {
     pub(super) fn create_volume(&mut self) -> Result<(), Failure> {
         // One disk in each site, once every disk is known to the first node.
         self.until("disks in every site", Duration::from_secs(60), |run| {
+            let topology = &run.plan.topology;
+            let disks = topology.sites * topology.nodes * topology.disks;
             let process = run.world.nodes[&NodeId(1)].process.as_ref();
-            process
-                .is_some_and(|p| p.host.current_view().disks.len() as u64 == SITES * NODES * DISKS)
+            process.is_some_and(|p| p.host.current_view().disks.len() as u64 == disks)
         })?;
         let sites = self.world.sites();
         let homes: Vec<SiteId> = sites.keys().copied().collect();
@@ -283,11 +226,12 @@ impl Run {
         }
         // Home's comes first.
         let at = homes.iter().position(|s| *s == home).expect("just picked");
-        journal.swap(0, at);
+        journal.rotate_left(at);
+        journal.truncate(REPLICAS);
         let request = MetaRequest::CreateVolume {
             name: "vol".to_owned(),
-            size_bytes: self.sectors * SECTOR as u64,
-            code: Code::Rs { k: 4, m: 2 },
+            size_bytes: self.plan.workload.volume,
+            code: self.plan.topology.code.0,
             home,
             journal,
         };

@@ -4,84 +4,41 @@
 mod clients;
 mod ending;
 mod found;
-mod outage;
+mod outcome;
+mod resume;
 mod strike;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use actors::client::Tag;
-use actors::planted::{self, Bug};
+use actors::planted::Bug;
 use model::ids::{ClientId, NodeId, VolumeId};
 use model::time::Time;
 
-use crate::faults::{Plan, Struck};
-use crate::oracle::{Oracle, Violation};
+use crate::faults::{self, Struck};
+use crate::oracle::Oracle;
+use crate::plan::Plan;
+use crate::plan::load::Scripted;
+use crate::plan::topology::NodeName;
+use crate::report::Entry;
 use crate::rng::Rng;
-use crate::workload::{Op, Workload};
+use crate::workload::Workload;
 use crate::world::{Happening, World};
 use clients::{Pending, Slot};
-pub use outage::Outage;
-use outage::Resumed;
+pub use outcome::{Failure, Outcome};
+use resume::Resumed;
 use strike::Stage;
 
-/// What a run is given.
-#[derive(Clone, Copy, Debug)]
-pub struct RunConfig {
-    /// Decides everything.
-    pub seed: u64,
+/// How a plan is run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
     /// A bug to plant.
     pub bug: Option<Bug>,
-    /// The one thing that goes wrong, instead of the seed's faults.
-    pub outage: Option<Outage>,
     /// Trace lines to keep for a report.
     pub keep: usize,
-}
-
-/// How a run failed.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Failure {
-    /// A promise was broken.
-    #[error("{0}")]
-    Wrong(#[from] Violation),
-    /// A sector came back torn.
-    #[error("sector {0} came back torn")]
-    Torn(u64),
-    /// A request failed though nothing that the fabric promises to survive was exceeded.
-    #[error("{0:?} was answered with an error")]
-    Refused(Op),
-    /// Something did not happen in time after all was mended.
-    #[error("{0}")]
-    Stuck(String),
-    /// So much happened that machines must be storming each other with messages.
-    #[error("a storm: {0} events")]
-    Storm(u64),
-    /// A machine's assertion failed.
-    #[error("a machine panicked: {0}")]
-    Panicked(String),
-}
-
-/// What a run came to.
-#[derive(Clone, Debug)]
-pub struct Outcome {
-    /// Its failure, if it failed.
-    pub failure: Option<Failure>,
-    /// Hash of all that happened.
-    pub trace_hash: u64,
-    /// Events carried out.
-    pub events: u64,
-    /// Virtual time that passed.
-    pub simulated: Duration,
-    /// The longest wait of a site for its first acknowledgement in the outage.
-    pub waited: Duration,
-    /// Operations answered.
-    pub operations: u64,
-    /// Sector reads checked.
-    pub checked: u64,
-    /// The last lines of the trace.
-    pub tail: Vec<String>,
-    /// What went wrong by plan, as it struck.
-    pub faults: Vec<Struck>,
+    /// Count what travels between sites, header by header: it costs time.
+    pub count_wan: bool,
 }
 
 /// A run has some ten thousand events, rarely a hundred thousand.
@@ -102,6 +59,8 @@ enum Own {
     Open(usize),
     /// A lane of a slot asks again.
     Lane(usize),
+    /// A scripted operation is due.
+    Scripted(usize),
 }
 
 impl Own {
@@ -113,6 +72,7 @@ impl Own {
             Self::Mend(i) => (3, i),
             Self::Open(i) => (4, i),
             Self::Lane(i) => (5, i),
+            Self::Scripted(i) => (6, i),
         };
         kind << 32 | i as u64
     }
@@ -125,51 +85,70 @@ impl Own {
             3 => Self::Mend(i),
             4 => Self::Open(i),
             5 => Self::Lane(i),
+            6 => Self::Scripted(i),
             _ => Self::Tick,
         }
     }
 }
 
 struct Run {
+    plan: Plan,
     world: World,
+    /// For the founding, and what is drawn anew at a node's start.
     rng: Rng,
+    /// Where clients go.
+    placing: Rng,
+    /// How long lanes pause.
+    thinking: Rng,
     oracle: Oracle,
     workload: Workload,
     volume: VolumeId,
-    sectors: u64,
+    by_name: BTreeMap<NodeName, NodeId>,
     slots: Vec<Slot>,
     pending: BTreeMap<(ClientId, Tag), Pending>,
     next_client: u64,
     next_tag: u64,
+    /// When clients began.
+    begun: Time,
     /// No operation begins any more.
     closing: bool,
     /// No client comes back.
     leaving: bool,
-    /// The longest pause of a lane when nothing is about to happen.
-    think_max: Duration,
     /// Lanes are busy from the first to the second.
     flurries: Vec<(Time, Time)>,
+    /// What was asked, for a script.
+    asked: Vec<Scripted>,
     answered: u64,
-    plans: Vec<(Plan, Stage)>,
+    faults: Vec<(faults::Plan, Stage)>,
     struck: Vec<Struck>,
-    outage: Option<Outage>,
-    outage_since: Option<Time>,
     resumed: Resumed,
-    waited: Duration,
-    /// Where the clients of an outage's run are.
-    pins: Vec<NodeId>,
+    timeline: Vec<Entry>,
+    bytes_lost: u64,
+    healed_after: Option<Duration>,
     dead: BTreeSet<NodeId>,
     lost: BTreeSet<NodeId>,
     deaf: bool,
 }
 
-/// Runs a seed.
+#[cfg(feature = "planted")]
+fn plant(bug: Option<Bug>) {
+    actors::planted::plant(bug);
+}
+
+#[cfg(not(feature = "planted"))]
+fn plant(bug: Option<Bug>) {
+    assert!(bug.is_none(), "there are no planted bugs in this build");
+}
+
+/// Runs a plan.
 #[must_use]
-pub fn run(config: RunConfig) -> Outcome {
-    planted::plant(config.bug);
-    let mut run = Run::new(config);
+pub fn run(plan: &Plan, options: Options) -> Outcome {
+    plant(options.bug);
+    // What an earlier run of this thread reached is not this one's.
+    drop(model::sometimes::take());
+    let mut run = Run::new(plan.clone(), options);
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run.go()));
-    planted::plant(None);
+    plant(None);
     let failure = match caught {
         Ok(Ok(())) => None,
         Ok(Err(failure)) => Some(failure),
@@ -183,50 +162,42 @@ pub fn run(config: RunConfig) -> Outcome {
             ))
         }
     };
-    let mut tail: Vec<String> = run.world.trace.lines().map(str::to_owned).collect();
-    if let Some(Failure::Wrong(violation)) = &failure {
-        tail.extend(run.oracle.history(violation.sector()));
-    }
-    Outcome {
-        failure,
-        trace_hash: run.world.trace.hash(),
-        events: run.world.trace.events(),
-        simulated: run.world.now().since(Time(1_000_000_000)),
-        waited: run.waited,
-        operations: run.answered,
-        checked: run.oracle.checked(),
-        tail,
-        faults: run.struck.clone(),
-    }
+    run.outcome(failure)
 }
 
-/// Runs a seed again, whose outcome is known. If it does not come to the same, says where it
+/// Runs a plan again, whose outcome is known. If it does not come to the same, says where it
 /// goes another way.
 #[must_use]
-pub fn differs(config: RunConfig, first: &Outcome) -> Option<String> {
-    let again = run(RunConfig { keep: 0, ..config });
+pub fn differs(plan: &Plan, options: Options, first: &Outcome) -> Option<String> {
+    let again = run(plan, Options { keep: 0, ..options });
     if (again.trace_hash, again.events) == (first.trace_hash, first.events) {
         return None;
     }
-    let keep = usize::MAX;
-    let (a, b) = (
-        run(RunConfig { keep, ..config }),
-        run(RunConfig { keep, ..config }),
-    );
+    let keep = Options {
+        keep: usize::MAX,
+        ..options
+    };
+    let (a, b) = (run(plan, keep), run(plan, keep));
     let at = a.tail.iter().zip(&b.tail).position(|(a, b)| a != b);
-    let line = at.map_or("the trace's end or its numbers", |at| &b.tail[at]);
     let number = at.unwrap_or(a.tail.len().min(b.tail.len()));
-    Some(format!("event {number}: {line}"))
+    let line = |of: &Outcome| {
+        of.tail
+            .get(number)
+            .cloned()
+            .unwrap_or_else(|| "the end".to_owned())
+    };
+    Some(format!(
+        "event {number}:\n  once  {}\n  twice {}",
+        line(&a),
+        line(&b)
+    ))
 }
 
 impl Run {
     fn go(&mut self) -> Result<(), Failure> {
         self.found()?;
         self.create_volume()?;
-        match self.outage {
-            Some(outage) => self.suffer(outage)?,
-            None => self.work()?,
-        }
+        self.work()?;
         self.end()
     }
 
@@ -278,26 +249,51 @@ impl Run {
                 Own::Mend(i) => self.mend(i),
                 Own::Open(slot) => self.open(slot),
                 Own::Lane(lane) => self.lane_due(lane),
+                Own::Scripted(i) => self.scripted(i),
             },
             Happening::Meta { .. } | Happening::Admin { .. } => {}
             Happening::Complete {
                 client, tag, reply, ..
             } => self.complete(client, tag, reply)?,
             Happening::ClientEnded { client, .. } => self.client_ended(client),
+            Happening::Serving { node, epoch } => {
+                let name = self.name(node);
+                self.tell(format!("{name} serves the volume, epoch {}", epoch.0));
+            }
         }
         Ok(())
     }
 
     /// Clients work while things go wrong, and a little longer.
     fn work(&mut self) -> Result<(), Failure> {
-        let span = Duration::from_secs(self.rng.within(4, 14));
-        self.plan_faults(span);
+        self.begun = self.world.now();
+        let script = std::mem::take(&mut self.plan.workload.operations);
+        for (i, op) in script.iter().enumerate() {
+            self.world
+                .plan(self.begun + op.at, Own::Scripted(i).number());
+        }
+        self.plan.workload.operations = script;
+        self.plan_faults();
         self.open_slots();
-        let quiet = self.world.now() + span;
+        let quiet = self.begun + self.plan.workload.span;
         self.world.plan(quiet, Own::Tick.number());
-        self.until("the faults' end", Duration::from_secs(120), |run| {
+        let bound = self.plan.workload.span + self.last_fault_by();
+        self.until("the faults' end", bound, |run| {
             run.world.now() >= quiet && run.faults_are_over()
-        })
+        })?;
+        self.await_resumption()
+    }
+
+    /// What happened now, for the report.
+    fn tell(&mut self, what: String) {
+        let at = self.world.now().since(self.begun);
+        self.timeline.push(Entry { at, what });
+    }
+
+    /// A node's name.
+    fn name(&self, node: NodeId) -> String {
+        let of = self.world.nodes.get(&node);
+        of.map_or_else(|| node.to_string(), |n| n.identity.name.clone())
     }
 
     fn running(&self) -> Vec<NodeId> {
@@ -323,6 +319,7 @@ mod tests {
             Own::Mend(7),
             Own::Open(2),
             Own::Lane(9),
+            Own::Scripted(4),
         ];
         for own in all {
             assert_eq!(Own::of(own.number()), own);

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use model::ids::{NodeId, SiteId};
+use model::time::Time;
 
 use super::{Own, Run};
-use crate::faults::{self, Fault, Kind, Plan, Struck, Victim};
+use crate::faults::{Fault, Kind, Plan, Struck, Victim};
+use crate::report::{between, listed};
 
 /// Lanes are busy for so long before and after a fault's moment.
 const FLURRY: Duration = Duration::from_millis(60);
@@ -22,20 +24,25 @@ pub(super) enum Stage {
 }
 
 impl Run {
-    pub(super) fn plan_faults(&mut self, span: Duration) {
-        let nodes: Vec<NodeId> = self.world.nodes.keys().copied().collect();
-        let start = self.world.now() + Duration::from_secs(1);
-        let plans = faults::plan(&mut self.rng, start, span, &nodes);
-        for (i, plan) in plans.into_iter().enumerate() {
+    pub(super) fn plan_faults(&mut self) {
+        for (i, mut plan) in self.plan.faults.clone().into_iter().enumerate() {
+            plan.armed = self.begun + plan.armed.since(Time::ZERO);
             self.world.plan(plan.armed, Own::Arm(i).number());
             self.flurries.push((plan.armed, plan.armed + FLURRY));
-            self.plans.push((plan, Stage::Planned));
+            self.faults.push((plan, Stage::Planned));
         }
+    }
+
+    /// When the last fault is over, counted from the work's begin, and more.
+    pub(super) fn last_fault_by(&self) -> Duration {
+        let over = |p: &Plan| p.armed.since(Time::ZERO) + p.patience() + p.lasts;
+        let last = self.plan.faults.iter().map(over).max();
+        last.unwrap_or_default() + Duration::from_secs(60)
     }
 
     /// Whether every fault struck and was mended, but for those that last.
     pub(super) fn faults_are_over(&self) -> bool {
-        self.plans.iter().all(|(plan, stage)| match stage {
+        self.faults.iter().all(|(plan, stage)| match stage {
             Stage::Planned => false,
             Stage::Struck(_) => plan.kind == Kind::LoseSite,
             Stage::Mended => true,
@@ -43,7 +50,7 @@ impl Run {
     }
 
     pub(super) fn arm(&mut self, i: usize) {
-        let plan = &self.plans[i].0;
+        let plan = &self.faults[i].0;
         let (moment, patience) = (plan.moment, plan.patience());
         match moment {
             None => self.strike(i),
@@ -56,11 +63,11 @@ impl Run {
     }
 
     pub(super) fn strike(&mut self, i: usize) {
-        if self.plans[i].1 != Stage::Planned {
+        if self.faults[i].1 != Stage::Planned {
             return;
         }
         self.world.unwatch(Own::Strike(i).number());
-        let plan = self.plans[i].0.clone();
+        let plan = self.faults[i].0.clone();
         let fault = self.resolve(&plan);
         let at = self.world.now();
         let until = at + plan.lasts;
@@ -94,8 +101,17 @@ impl Run {
         // While others take over, and when the old state is back.
         self.flurries.push((at, at + FLURRY));
         self.flurries.push((until, until + FLURRY));
-        self.plans[i].1 = Stage::Struck(self.struck.len());
-        self.struck.push(Struck { at, until, fault });
+        self.faults[i].1 = Stage::Struck(self.struck.len());
+        let what = self.describe(&fault);
+        let number = self.struck.len() + 1;
+        self.tell(format!("fault {number}: {what}"));
+        let owner = self.world.owner(self.volume);
+        self.struck.push(Struck {
+            at,
+            until,
+            owner,
+            fault,
+        });
     }
 
     /// Whom a fault hits now.
@@ -105,7 +121,8 @@ impl Run {
         let owner = owner.unwrap_or(NodeId(1));
         let node = match plan.victim {
             Victim::Owner => owner,
-            Victim::Node(node) => node,
+            // A plan that was made smaller may name one that is not there.
+            Victim::Node(name) => self.by_name.get(&name).copied().unwrap_or(owner),
             Victim::Replica => {
                 let names: Vec<SiteId> = sites.keys().copied().collect();
                 let home = self.world.nodes[&owner].site;
@@ -173,9 +190,15 @@ impl Run {
     }
 
     pub(super) fn mend(&mut self, i: usize) {
-        let Stage::Struck(entry) = self.plans[i].1 else {
+        let Stage::Struck(entry) = self.faults[i].1 else {
             return;
         };
+        if !matches!(
+            self.struck[entry].fault,
+            Fault::Killed { for_good: true, .. }
+        ) {
+            self.tell(format!("fault {} is over", entry + 1));
+        }
         match self.struck[entry].fault.clone() {
             Fault::Killed { for_good: true, .. } => return,
             Fault::Killed { nodes, .. } => {
@@ -197,12 +220,40 @@ impl Run {
                 .into_iter()
                 .for_each(|node| self.world.slow_disks(node, false)),
         }
-        self.plans[i].1 = Stage::Mended;
+        self.faults[i].1 = Stage::Mended;
     }
 
     pub(super) fn kill(&mut self, node: NodeId, power: bool) {
         if !self.lost.contains(&node) && self.dead.insert(node) {
             self.world.kill(node, power);
+        }
+    }
+
+    /// A fault in words.
+    fn describe(&self, fault: &Fault) -> String {
+        let nodes = |nodes: &[NodeId]| listed(nodes.iter().map(|n| self.name(*n)));
+        let links = |links: &[(SiteId, SiteId)]| {
+            between(
+                links
+                    .iter()
+                    .map(|(a, b)| (self.letter(*a), self.letter(*b))),
+            )
+        };
+        match fault {
+            Fault::Killed {
+                nodes: of,
+                power,
+                for_good,
+            } => {
+                let power = if *power { ", and lose power" } else { "" };
+                let for_good = if *for_good { ", for good" } else { "" };
+                format!("{} are killed{power}{for_good}", nodes(of))
+            }
+            Fault::Cut(of) => format!("nothing gets through {}", links(of)),
+            Fault::Slow(of) => format!("it is slow {}", links(of)),
+            Fault::CutNode(node) => format!("{} is cut from all others", self.name(*node)),
+            Fault::Paused(node) => format!("{} stands still", self.name(*node)),
+            Fault::SlowDisks(of) => format!("disks of {} are slow", nodes(of)),
         }
     }
 }

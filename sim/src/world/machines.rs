@@ -138,6 +138,7 @@ impl World {
                 volume::Effect::Serving { epoch } => {
                     let now = self.now();
                     self.moment(Moment::Serving);
+                    self.happenings.push(Happening::Serving { node, epoch });
                     self.trace.event(&[8, u64::from(id.0), epoch.0], || {
                         format!("{now} {node} serves {id} in {epoch}")
                     });

@@ -13,7 +13,7 @@ use std::time::Duration;
 use actors::client::Tag;
 use actors::disk::DiskEffect;
 use model::block::Reply;
-use model::ids::{ClientId, DiskId, NodeId, SiteId, VolumeId};
+use model::ids::{ClientId, DiskId, Epoch, NodeId, SiteId, VolumeId};
 use model::machine::Machine;
 use model::meta::{MetaReply, MetaToken};
 use model::store::OpId;
@@ -128,6 +128,13 @@ pub enum Happening {
         /// Its node.
         node: NodeId,
     },
+    /// An owner begins to serve the volume.
+    Serving {
+        /// Its node.
+        node: NodeId,
+        /// In which epoch.
+        epoch: Epoch,
+    },
     /// An answer to the run's own question to the metadata.
     Meta {
         /// The node that was asked.
@@ -164,6 +171,8 @@ pub struct World {
     pub trace: Trace,
     /// Terms of the machines.
     pub terms: MachineTerms,
+    /// Bytes sent between sites, if they are counted.
+    pub wan_bytes: Option<u64>,
     queue: Queue<Event>,
     paused: BTreeMap<NodeId, Time>,
     happenings: Vec<Happening>,
@@ -191,6 +200,7 @@ impl World {
             network,
             trace: Trace::new(keep),
             terms,
+            wan_bytes: None,
             queue: Queue::default(),
             paused: BTreeMap::new(),
             happenings: Vec::new(),

@@ -11,11 +11,15 @@ use model::ids::{Actor, NodeId};
 use model::journal::RecordBody;
 use model::payload::Payload;
 use model::store::SegmentKind;
+use model::wire;
 use raft_meta::message::MetaMessage;
 use raft_meta::node as meta;
 use transport::paths::{Arrival, Hop, Leg, Sounding};
 
 use super::{Event, Happening, World};
+
+/// A sounding's mark, and when it was sent.
+const SOUNDING_BYTES: usize = 16;
 
 /// What travels between nodes.
 #[derive(Clone)]
@@ -35,6 +39,18 @@ impl Packet {
     }
 }
 
+impl Packet {
+    /// How many bytes it has: header and payload, without what QUIC and UDP add.
+    fn bytes(&self) -> u64 {
+        let (header, payload) = match self {
+            Self::Actor(envelope, payload) => (wire::encode(&**envelope).len(), payload.len()),
+            Self::Meta(message) => (wire::encode(&**message).len(), 0),
+            Self::Sounding(_) => (SOUNDING_BYTES, 0),
+        };
+        header as u64 + payload as u64
+    }
+}
+
 impl std::fmt::Debug for Packet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -46,7 +62,10 @@ impl std::fmt::Debug for Packet {
 }
 
 /// Something interesting that a fault may wait for.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
 pub enum Moment {
     /// A write is acknowledged.
     WriteAcked,
@@ -136,6 +155,11 @@ impl World {
         };
         let (to_site, life) = (target.site, target.life);
         let from_site = self.nodes[&from].site;
+        if from_site != to_site
+            && let Some(bytes) = self.wan_bytes.as_mut()
+        {
+            *bytes += packet.bytes();
+        }
         let arrivals = self
             .network
             .carry(now, (from, from_site), (to, to_site), packet.class());

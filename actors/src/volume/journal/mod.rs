@@ -14,6 +14,7 @@ use model::ids::{DiskId, DiskRef, Epoch, Position, RequestId, Seq, Version, Volu
 use model::journal::{Checkpoint, Record, RecordBody, RecordHead};
 use model::payload::Payload;
 use model::placement::JournalConfig;
+use model::sometimes::{Sometimes, reached};
 use model::time::Time;
 
 use crate::messages::{DiskReply, DiskRequest};
@@ -347,6 +348,7 @@ impl Journal {
     }
 
     fn reset(&self, i: usize) -> DiskRequest {
+        reached(Sometimes::ReplicaReset);
         DiskRequest::Reset {
             incarnation: self.replicas[i].at.incarnation,
             volume: self.volume,

@@ -7,6 +7,7 @@ use model::ids::{DiskRef, Epoch, Position, RequestId, Seq, VolumeId};
 use model::journal::{Record, RecordHead, SealReport};
 use model::payload::Payload;
 use model::placement::{JournalConfig, VolumeRecord};
+use model::sometimes::{Sometimes, reached};
 use model::time::Time;
 
 use super::replica::Mode;
@@ -288,6 +289,9 @@ impl Recovery {
             // before what was committed: never serve over a gap (R3). Another replica may
             // know more; keep asking.
             return RecoveryStep::Waiting;
+        }
+        if self.current().any(|(_, r)| r.last != upto) {
+            reached(Sometimes::RecoveryDiffers);
         }
         let log = Log::new(covers);
         if upto == covers {

@@ -4,6 +4,7 @@ use model::block::BlockError;
 use model::ids::{Endpoint, Position, RequestId};
 use model::journal::{PART_BYTES_MAX, Part, RecordBody};
 use model::payload::Payload;
+use model::sometimes::{Sometimes, reached};
 use model::time::Time;
 use model::{BLOCK_BYTES, crc32c};
 
@@ -142,6 +143,7 @@ impl Serving {
             return None;
         }
         if full {
+            reached(Sometimes::WindowFull);
             return Some(waiting);
         }
         let body = match waiting.request {
@@ -185,6 +187,7 @@ impl Serving {
                 answer(out, from, id, VolumeReply::Done);
             }
             Admission::Known(seq) => {
+                reached(Sometimes::RetriedWrite);
                 let at = self.acks.partition_point(|ack| ack.seq <= seq);
                 self.acks.insert(at, Ack { seq, to: from, id });
             }

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use model::ids::{DiskId, DiskRef, FragmentKey, RequestId};
 use model::payload::Payload;
 use model::placement::{Presence, View};
+use model::sometimes::{Sometimes, reached};
 use model::time::Time;
 
 use super::Serving;
@@ -154,6 +155,7 @@ impl Serving {
         visit.after = page.last().map(|f| f.key).or(visit.after);
         let is_last = page.len() < PAGE_KEYS as usize;
         if !condemned.is_empty() {
+            reached(Sometimes::OrphanCondemned);
             self.freed_orphans += condemned.len() as u64;
             visit.step = Step::Delete(condemned);
         } else if is_last {

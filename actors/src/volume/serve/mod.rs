@@ -22,6 +22,7 @@ use model::journal::Checkpoint;
 use model::meta::{MetaRequest, MetaToken};
 use model::payload::Payload;
 use model::placement::{View, VolumeRecord};
+use model::sometimes::{Sometimes, reached};
 use model::time::Time;
 
 use crate::messages::{SegmentReply, SegmentRequest, VolumeReply};
@@ -335,6 +336,9 @@ impl Serving {
                     payload,
                 });
             }
+        }
+        if until <= now && !self.parked.is_empty() {
+            reached(Sometimes::LeaseLapsed);
         }
         let term = self.config.journal.lease;
         let due = now.since(self.renewed_at) >= term / 4 || !self.parked.is_empty();

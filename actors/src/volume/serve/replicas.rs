@@ -9,6 +9,7 @@ use std::sync::Arc;
 use model::ids::{DiskRef, Version};
 use model::meta::{MetaReply, MetaRequest, MetaToken, Refusal};
 use model::placement::{JournalConfig, View, VolumeRecord};
+use model::sometimes::{Sometimes, reached};
 use model::time::Time;
 
 use super::Serving;
@@ -132,6 +133,10 @@ impl Serving {
     }
 
     fn ask_to_end(&mut self, now: Time, adopt: bool, seen: Version) {
+        reached(match adopt {
+            true => Sometimes::ChangeAdopted,
+            false => Sometimes::ChangeCancelled,
+        });
         let token = self.token();
         let request = MetaRequest::EndJournalChange {
             volume: self.id,

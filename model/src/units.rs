@@ -32,7 +32,8 @@ const SIZE_UNITS: [(&str, u64); 14] = [
     ("", 1),
 ];
 
-const TIME_UNITS: [(&str, u64); 4] = [
+const TIME_UNITS: [(&str, u64); 5] = [
+    ("ns", 1),
     ("us", 1_000),
     ("ms", 1_000_000),
     ("s", 1_000_000_000),

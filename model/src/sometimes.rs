@@ -1,0 +1,113 @@
+//! "Sometimes" assertions: interesting states that machines come to, counted by name, so that
+//! the simulator can tell which of them its runs reached at all. A state that no run reaches is
+//! a blind spot of the simulator (or dead code).
+//!
+//! Compiled for the simulator alone (feature `sometimes`): elsewhere [`reached`] is nothing.
+
+/// Declares the states with their names in reports.
+macro_rules! states {
+    ($($(#[$doc:meta])* $state:ident = $name:literal,)*) => {
+        /// A state worth reaching.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        pub enum Sometimes {
+            $($(#[$doc])* $state,)*
+        }
+
+        impl Sometimes {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$state,)*];
+
+            /// Its name in reports.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$state => $name,)*
+                }
+            }
+        }
+    };
+}
+
+states! {
+    /// A new owner adopts a log that not every replica that answered its seal has.
+    RecoveryDiffers = "recovery: replicas differ at the seal",
+    /// A replica that is behind the trim gets a reset.
+    ReplicaReset = "journal: a replica behind the trim is reset",
+    /// An owner is fenced: a replica promised a higher epoch.
+    OwnerFenced = "journal: an owner is fenced",
+    /// Writes wait for the journal's window.
+    WindowFull = "volume: writes wait for the journal's window",
+    /// A read is refused or waits, for the lease has run out.
+    LeaseLapsed = "volume: a read finds no lease",
+    /// A retried write is known by its session.
+    RetriedWrite = "sessions: a retried write is known",
+    /// A write of less than a block is merged with its base.
+    PartialMerged = "volume: a partial write is merged with its base",
+    /// A segment is read by decoding, not from its data fragments alone.
+    DegradedRead = "segment: a read decodes what is missing",
+    /// A fragment is read again elsewhere since the first one is late.
+    HedgedRead = "segment: a late read is hedged",
+    /// A segment's id is abandoned: its spread could not be written.
+    SegmentAbandoned = "segment: a write is given up for another id",
+    /// The owner's audit condemns an orphan.
+    OrphanCondemned = "audit: an orphan is condemned",
+    /// A change of the replicas is adopted.
+    ChangeAdopted = "replicas: a change is adopted",
+    /// A change of the replicas is cancelled.
+    ChangeCancelled = "replicas: a change is cancelled",
+    /// A clean volume's journal is founded anew.
+    CleanFounded = "volume: a clean volume's journal is founded",
+    /// A site is found down by the global group.
+    SiteDown = "metadata: a site is found down",
+    /// A site is up again.
+    SiteUp = "metadata: a site is up again",
+    /// A disk's journal ends in a torn record after a power loss.
+    TornTail = "disk: a torn tail is cut",
+    /// A disk's journal is damaged where it was synced.
+    DamageFound = "disk: damage of what was synced is found",
+}
+
+#[cfg(feature = "sometimes")]
+mod counts {
+    use std::cell::Cell;
+
+    use super::Sometimes;
+
+    thread_local! {
+        static COUNTS: [Cell<u64>; Sometimes::ALL.len()] = const { [const { Cell::new(0) }; Sometimes::ALL.len()] };
+    }
+
+    /// Counts a state as reached by this thread.
+    pub fn reached(state: Sometimes) {
+        COUNTS.with(|counts| {
+            let count = &counts[state as usize];
+            count.set(count.get() + 1);
+        });
+    }
+
+    /// What this thread reached since it was last asked.
+    #[must_use]
+    pub fn take() -> Vec<(Sometimes, u64)> {
+        COUNTS.with(|counts| {
+            let taken = Sometimes::ALL
+                .iter()
+                .map(|s| (*s, counts[*s as usize].take()));
+            taken.collect()
+        })
+    }
+}
+
+#[cfg(feature = "sometimes")]
+pub use counts::{reached, take};
+
+/// Counts a state as reached: nothing, without the feature.
+#[cfg(not(feature = "sometimes"))]
+#[inline]
+pub const fn reached(_state: Sometimes) {}
+
+/// What was reached: unknown, without the feature.
+#[cfg(not(feature = "sometimes"))]
+#[must_use]
+pub const fn take() -> Vec<(Sometimes, u64)> {
+    Vec::new()
+}

@@ -1,0 +1,208 @@
+//! The checker of histories over NBD: the simulator's oracle, fed by real connections to any
+//! server, ours or another.
+//!
+//! Every sector that is written gets a value of its own; what was asked and not answered stays
+//! unknown until it is seen. So a stale, torn, misplaced or lost sector is noticed, whoever lost
+//! it. Connections that break are opened again, for as long as patience lasts: a server may die
+//! and come back, and must still have what it acknowledged.
+
+mod history;
+mod worker;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use sim::report::Report;
+use sim::workload::Mix;
+use thiserror::Error;
+
+pub use history::{Ack, History};
+use worker::{Connection, Worker};
+
+/// Where to check.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Target {
+    /// The server.
+    pub address: SocketAddr,
+    /// Its site, in a drill.
+    pub site: Option<String>,
+}
+
+/// What to check.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// The export.
+    pub export: String,
+    /// The servers; each connection keeps to one.
+    pub targets: Vec<Target>,
+    /// Connections to each server, each with one operation after the other.
+    pub connections: usize,
+    /// So many bytes from the export's begin are used, at most.
+    pub bytes: u64,
+    /// The longest pause between two operations of a connection.
+    pub think: Duration,
+    /// How long a server may be away.
+    pub patience: Duration,
+    /// Decides what is asked.
+    pub seed: u64,
+    /// Whether anything may be overwritten.
+    pub overwrite: bool,
+}
+
+/// A check can't be made, or found something wrong.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum CheckError {
+    /// No server.
+    #[error("{address} does not serve '{export}': {why}")]
+    Unreachable {
+        /// The server.
+        address: SocketAddr,
+        /// The export.
+        export: String,
+        /// Why.
+        why: String,
+    },
+    /// It can't be written.
+    #[error("the export '{0}' is read-only")]
+    ReadOnly(String),
+    /// It is smaller than a block.
+    #[error("the export '{0}' is smaller than 4 KiB")]
+    Small(String),
+    /// It has somebody's data.
+    #[error(
+        "the export '{export}' has data at byte {offset} that no check wrote: give --overwrite to \
+         lose it"
+    )]
+    Precious {
+        /// The export.
+        export: String,
+        /// Where.
+        offset: u64,
+    },
+    /// What was promised was not kept.
+    #[error("{0}")]
+    Wrong(String),
+}
+
+/// A check under way: workers run until it is ended.
+#[derive(Debug)]
+pub struct Check {
+    terms: Arc<Terms>,
+    history: Arc<History>,
+    stop: Arc<AtomicBool>,
+    workers: Vec<thread::JoinHandle<()>>,
+}
+
+impl Check {
+    /// Looks at the export, clears what will be used of it, and begins.
+    ///
+    /// # Errors
+    /// See [`CheckError`].
+    pub fn begin(terms: Terms) -> Result<Self, CheckError> {
+        let first = terms.targets.first().expect("somebody is to be checked");
+        let patience = terms.patience;
+        let mut connection = Connection::open(first.address, &terms.export, patience, patience)?;
+        let bytes = terms.bytes.min(connection.size()) / worker::BLOCK * worker::BLOCK;
+        if bytes == 0 {
+            return Err(CheckError::Small(terms.export));
+        }
+        connection.prepare(bytes, terms.overwrite)?;
+        // Without MULTI_CONN, what one connection wrote another one need not see.
+        let connections = match connection.can_multi_conn() || terms.targets.len() > 1 {
+            true => terms.connections.max(1),
+            false => 1,
+        };
+        drop(connection);
+        let history = Arc::new(History::new(bytes, terms.seed));
+        let (terms, stop) = (Arc::new(terms), Arc::new(AtomicBool::new(false)));
+        let mixes = [Mix::All, Mix::Writes, Mix::Reads];
+        let workers = terms.targets.iter().flat_map(|target| {
+            let (terms, history, stop) = (&terms, &history, &stop);
+            (0..connections).map(move |i| {
+                let worker = Worker {
+                    terms: Arc::clone(terms),
+                    target: target.clone(),
+                    history: Arc::clone(history),
+                    tells: i == 0,
+                    stop: Arc::clone(stop),
+                    mix: if connections == 1 {
+                        Mix::All
+                    } else {
+                        mixes[i % mixes.len()]
+                    },
+                };
+                thread::spawn(move || worker.run())
+            })
+        });
+        let workers = workers.collect();
+        Ok(Self {
+            terms,
+            history,
+            stop,
+            workers,
+        })
+    }
+
+    /// What has been asked and answered so far.
+    #[must_use]
+    pub fn history(&self) -> &Arc<History> {
+        &self.history
+    }
+
+    /// Waits, but not beyond the first fault; true if there was one.
+    #[must_use]
+    pub fn wait(&self, span: Duration) -> bool {
+        self.history.wait(span)
+    }
+
+    /// Ends the operations, reads all by every server that is reachable, and judges.
+    ///
+    /// # Errors
+    /// See [`CheckError`]: what could not be read back, too.
+    pub fn end(self) -> Result<(), CheckError> {
+        self.stop.store(true, Ordering::Release);
+        for worker in self.workers {
+            // A worker's panic is a fault of the checker, and must not pass for a good end.
+            if worker.join().is_err() {
+                self.history.fail("the checker itself panicked".to_owned());
+            }
+        }
+        if let Some(fault) = self.history.fault() {
+            return Err(CheckError::Wrong(fault));
+        }
+        let mut read = false;
+        let mut last = None;
+        for target in &self.terms.targets {
+            // In a drill, a lost site's servers are not there any more.
+            let patience = self.terms.patience;
+            let wait = match self.terms.targets.len() {
+                1 => patience,
+                _ => Duration::from_secs(2),
+            };
+            match Connection::open(target.address, &self.terms.export, wait, patience) {
+                Ok(mut connection) => {
+                    connection.verify(&self.history)?;
+                    read = true;
+                }
+                Err(error) => last = Some(error),
+            }
+        }
+        match (read, last) {
+            (false, Some(error)) => Err(error),
+            _ => self.history.finish().map_err(CheckError::Wrong),
+        }
+    }
+
+    /// Its report, without what only a drill knows.
+    #[must_use]
+    pub fn report(history: &History, name: String, verdict: &Result<(), CheckError>) -> Report {
+        Report {
+            name,
+            verdict: verdict.as_ref().err().map(ToString::to_string),
+            ..history.report()
+        }
+    }
+}

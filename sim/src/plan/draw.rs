@@ -1,0 +1,115 @@
+//! A plan from a seed: swarm-randomized sizes, timing, network, clients and faults.
+
+use std::time::Duration;
+
+use model::time::Time;
+
+use super::load::{ClientPlan, Load, Place};
+use super::topology::{Machines, Topology};
+use super::{Ending, Plan};
+use crate::faults;
+use crate::network::NetworkTerms;
+use crate::rng::Rng;
+use crate::workload::Mix;
+
+/// Lanes of a client at most.
+const LANES_MAX: u64 = 4;
+
+/// Faults begin so long after clients do.
+const CALM: Duration = Duration::from_secs(1);
+
+impl Plan {
+    /// The default swarm's run of a seed.
+    #[must_use]
+    pub fn draw(seed: u64) -> Self {
+        let mut rng = Rng::new(seed, 1);
+        let topology = Topology::default();
+        let machines = machines(&mut rng);
+        let network = network(&mut rng);
+        let workload = load(&mut rng);
+        let faults = faults::plan(
+            &mut rng,
+            Time::ZERO + CALM,
+            workload.span,
+            &topology.names(),
+        );
+        let ending = Ending {
+            power_loss: rng.one_in(2),
+            clean_stop: rng.one_in(3),
+            power_loss_after: rng.one_in(2),
+        };
+        Self {
+            name: format!("seed-{seed}"),
+            seed,
+            topology,
+            network,
+            machines,
+            workload,
+            faults,
+            ending,
+            ..Self::default()
+        }
+    }
+}
+
+fn machines(rng: &mut Rng) -> Machines {
+    let small = rng.one_in(2);
+    Machines {
+        window: if small { 256 << 10 } else { 4 << 20 },
+        drain: rng.within(16 << 10, 256 << 10),
+        drain_idle: rng.duration(Duration::from_millis(50), Duration::from_secs(1)),
+        drain_age: rng.duration(Duration::from_millis(200), Duration::from_secs(4)),
+        drain_records: 256,
+        cache_blocks: if small { 0 } else { 64 },
+        // Replicas are replaced after seconds, so that most runs see it (R5).
+        replace_after: rng.duration(Duration::from_millis(500), Duration::from_secs(5)),
+        audit_every: rng.duration(Duration::from_millis(200), Duration::from_secs(2)),
+        index_cache: if small { 64 << 10 } else { 1 << 20 },
+        journal_file: if small { 256 << 10 } else { 1 << 20 },
+    }
+}
+
+fn network(rng: &mut Rng) -> NetworkTerms {
+    NetworkTerms {
+        lan: Duration::from_micros(50),
+        wan_min: Duration::from_micros(200),
+        wan_max: rng.duration(Duration::from_millis(1), Duration::from_millis(40)),
+        jitter: rng.duration(Duration::from_micros(1), Duration::from_millis(3)),
+        loss_one_in: *rng.pick(&[0, 0, 50, 1000]),
+        twice_one_in: *rng.pick(&[0, 0, 100]),
+        reorder: rng.one_in(3),
+    }
+}
+
+fn load(rng: &mut Rng) -> Load {
+    let hot = rng.one_in(2);
+    let blocks = if hot {
+        rng.within(1, 4)
+    } else {
+        rng.within(4, 64)
+    };
+    // Even ones are with the owner or near it, odd ones in other sites, so that whatever parts
+    // the owner from the world has clients on both sides.
+    let places = [Place::NearOwner, Place::FarFromOwner];
+    let clients = (0..rng.within(2, 4) as usize)
+        .map(|i| ClientPlan {
+            place: places[i % 2],
+            lanes: lanes(rng),
+        })
+        .collect();
+    Load {
+        volume: blocks * model::BLOCK_BYTES as u64,
+        span: Duration::from_secs(rng.within(4, 14)),
+        think: rng.duration(Duration::from_millis(20), Duration::from_millis(300)),
+        operations: Vec::new(),
+        clients,
+    }
+}
+
+/// A lane is stuck with its write where no majority is heard; a reader goes on.
+fn lanes(rng: &mut Rng) -> Vec<Mix> {
+    let mixes = [Mix::All, Mix::All, Mix::Writes, Mix::Reads];
+    let more = rng.within(1, LANES_MAX - 1);
+    let drawn = (0..more).map(|_| *rng.pick(&mixes));
+    std::iter::once(Mix::Reads).chain(drawn).collect()
+}

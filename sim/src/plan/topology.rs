@@ -1,0 +1,252 @@
+//! What a run is made of: sites, nodes, disks, the network between them, the machines' terms.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use actors::client::ClientConfig;
+use actors::disk::DiskConfig;
+use actors::volume::VolumeConfig;
+use model::geometry::Code;
+use raft_meta::node::Config as MetaConfig;
+use serde::{Deserialize, Serialize};
+
+use super::PlanError;
+use super::text::{as_duration, as_size};
+use crate::network::NetworkTerms;
+use crate::node::MachineTerms;
+
+/// The fabric's shape.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Topology {
+    /// Sites, named a, b, c and so on.
+    pub sites: u64,
+    /// Nodes of each: a1, a2 and so on.
+    pub nodes: u64,
+    /// Disks of each node.
+    pub disks: u64,
+    /// What each disk may hold.
+    #[serde(with = "as_size")]
+    pub disk: u64,
+    /// The volume's erasure code.
+    pub code: CodeName,
+}
+
+/// Bounds of a topology: a journal has replicas in three sites, names have one letter.
+const SITES: std::ops::RangeInclusive<u64> = 3..=9;
+const NODES_MAX: u64 = 64;
+const DISKS_MAX: u64 = 16;
+
+impl Default for Topology {
+    fn default() -> Self {
+        Self {
+            sites: 3,
+            nodes: 3,
+            disks: 2,
+            disk: 64 << 20,
+            code: CodeName(Code::Rs { k: 4, m: 2 }),
+        }
+    }
+}
+
+impl Topology {
+    pub(super) fn check(&self) -> Result<(), PlanError> {
+        let fits = SITES.contains(&self.sites)
+            && (1..=NODES_MAX).contains(&self.nodes)
+            && (1..=DISKS_MAX).contains(&self.disks);
+        if fits {
+            Ok(())
+        } else {
+            Err(PlanError::Topology)
+        }
+    }
+
+    /// All nodes.
+    #[must_use]
+    pub fn names(&self) -> Vec<NodeName> {
+        let of = |site| (1..=self.nodes).map(move |node| NodeName { site, node });
+        (0..self.sites).flat_map(of).collect()
+    }
+
+    /// Whether there is such a node.
+    #[must_use]
+    pub fn has(&self, name: NodeName) -> bool {
+        name.site < self.sites && name.node <= self.nodes
+    }
+}
+
+/// A code as people write it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct CodeName(pub Code);
+
+impl TryFrom<String> for CodeName {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse().map(Self).map_err(|e| format!("'{text}': {e}"))
+    }
+}
+
+impl From<CodeName> for String {
+    fn from(code: CodeName) -> Self {
+        code.0.to_string()
+    }
+}
+
+/// A node by its place, whatever ids the fabric gives: `b2` is the second one of site b.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct NodeName {
+    /// The site, counted from 0.
+    pub site: u64,
+    /// The node in it, counted from 1.
+    pub node: u64,
+}
+
+/// A site's letter.
+#[must_use]
+pub fn site_name(site: u64) -> String {
+    let letter = u8::try_from(site).map_or('?', |n| char::from(b'a'.saturating_add(n)));
+    letter.to_string()
+}
+
+impl fmt::Display for NodeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{}{}", site_name(self.site), self.node))
+    }
+}
+
+impl FromStr for NodeName {
+    type Err = PlanError;
+
+    /// A site's letter alone is its first node.
+    fn from_str(text: &str) -> Result<Self, PlanError> {
+        let wrong = || PlanError::NodeName(text.to_owned());
+        let letter = text.chars().next().ok_or_else(wrong)?;
+        if !letter.is_ascii_lowercase() {
+            return Err(wrong());
+        }
+        let site = u64::from(letter) - u64::from('a');
+        let node = match &text[1..] {
+            "" => 1,
+            number => number.parse().map_err(|_| wrong())?,
+        };
+        if node == 0 {
+            Err(wrong())
+        } else {
+            Ok(Self { site, node })
+        }
+    }
+}
+
+impl TryFrom<String> for NodeName {
+    type Error = PlanError;
+
+    fn try_from(text: String) -> Result<Self, PlanError> {
+        text.parse()
+    }
+}
+
+impl From<NodeName> for String {
+    fn from(name: NodeName) -> Self {
+        name.to_string()
+    }
+}
+
+/// A network without faults, 5 ms one way between sites.
+impl Default for NetworkTerms {
+    fn default() -> Self {
+        Self {
+            lan: Duration::from_micros(50),
+            wan_min: Duration::from_millis(5),
+            wan_max: Duration::from_millis(5),
+            jitter: Duration::from_micros(100),
+            loss_one_in: 0,
+            twice_one_in: 0,
+            reorder: false,
+        }
+    }
+}
+
+/// The terms of the machines that a run varies.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Machines {
+    /// The journal's window: so much waits at most to be drained.
+    #[serde(with = "as_size")]
+    pub window: u64,
+    /// So much committed data starts a drain.
+    #[serde(with = "as_size")]
+    pub drain: u64,
+    /// So long without a write starts a drain.
+    #[serde(with = "as_duration")]
+    pub drain_idle: Duration,
+    /// A write that is so old starts a drain.
+    #[serde(with = "as_duration")]
+    pub drain_age: Duration,
+    /// So many records start a drain.
+    pub drain_records: usize,
+    /// Blocks of an owner's read cache.
+    pub cache_blocks: usize,
+    /// Bytes of clean index pages that an owner keeps.
+    #[serde(with = "as_size")]
+    pub index_cache: u64,
+    /// A journal replica that is away for so long is replaced.
+    #[serde(with = "as_duration")]
+    pub replace_after: Duration,
+    /// How often an owner audits what disks hold.
+    #[serde(with = "as_duration")]
+    pub audit_every: Duration,
+    /// Size of a journal file.
+    #[serde(with = "as_size")]
+    pub journal_file: u64,
+}
+
+impl Default for Machines {
+    fn default() -> Self {
+        Self {
+            window: 4 << 20,
+            drain: 256 << 10,
+            drain_idle: Duration::from_millis(500),
+            drain_age: Duration::from_secs(4),
+            drain_records: 256,
+            cache_blocks: 64,
+            index_cache: 1 << 20,
+            replace_after: Duration::from_secs(5),
+            audit_every: Duration::from_secs(2),
+            journal_file: 1 << 20,
+        }
+    }
+}
+
+impl Machines {
+    /// As the machines take them.
+    #[must_use]
+    pub fn terms(&self, topology: &Topology) -> MachineTerms {
+        let volume = VolumeConfig {
+            window_bytes: self.window,
+            drain_bytes: self.drain,
+            drain_idle: self.drain_idle,
+            drain_age: self.drain_age,
+            drain_records: self.drain_records,
+            cache_blocks: self.cache_blocks,
+            replace_after: self.replace_after,
+            audit_every: self.audit_every,
+            index_cache_bytes: usize::try_from(self.index_cache).unwrap_or(usize::MAX),
+            ..VolumeConfig::default()
+        };
+        MachineTerms {
+            volume,
+            client: ClientConfig::default(),
+            disk: DiskConfig::default(),
+            meta: MetaConfig {
+                pool_rows: 8,
+                ..MetaConfig::default()
+            },
+            journal_file_bytes: self.journal_file,
+            disk_bytes: topology.disk,
+        }
+    }
+}
