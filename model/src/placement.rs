@@ -7,9 +7,7 @@ use std::net::SocketAddr;
 use bincode::{Decode, Encode};
 
 use crate::geometry::{Code, Pool};
-use crate::ids::{
-    Boot, DiskId, DiskRef, Epoch, NodeId, SiteId, Version, VolumeId,
-};
+use crate::ids::{Boot, DiskId, DiskRef, Epoch, NodeId, SiteId, Version, VolumeId};
 use crate::journal::Checkpoint;
 
 pub use crate::spread::{RowStamp, SlotMove, SlotPlace, SpreadTable};

@@ -10,6 +10,7 @@ use model::ids::{NodeId, SiteId, Version};
 use model::machine::Machine;
 use model::meta::{MetaReply, MetaRequest, MetaToken};
 use model::placement::{Presence, View};
+use model::spread::SlotMove;
 use model::time::Time;
 use model::wire;
 
@@ -21,7 +22,7 @@ use crate::group::{MetaGroup, Tuning};
 use crate::jitter::{Jitter, mix};
 use crate::log::{LoadedLog, LogWrite};
 use crate::message::{
-    DISKS_PER_NODE_MAX, GroupId, LocalDisk, LogIndex, MemberId, Members, MetaMessage,
+    DISKS_PER_NODE_MAX, GroupId, HEALED_MAX, LocalDisk, LogIndex, MemberId, Members, MetaMessage,
 };
 use crate::replica::StateMachine;
 use crate::seat::{Post, Seat, SeatOut};
@@ -59,6 +60,7 @@ pub struct MetaNode {
     detector: Detector,
     lately: Lately,
     disks: Vec<LocalDisk>,
+    healed: Vec<SlotMove>,
     founding: Founding,
     seed: u64,
     ticks: u64,
@@ -151,6 +153,7 @@ impl MetaNode {
             detector: Detector::new(config.dead_after, config.up_after),
             lately: Lately::default(),
             disks: Vec::new(),
+            healed: Vec::new(),
             founding: Founding::Idle,
             seed,
             ticks: 0,
@@ -314,7 +317,9 @@ impl MetaNode {
     }
 
     fn beat(&mut self, now: Time, from: NodeId, beat: Beat) {
-        let sound = beat.member.node() == from && beat.disks.len() <= DISKS_PER_NODE_MAX;
+        let sound = beat.member.node() == from
+            && beat.disks.len() <= DISKS_PER_NODE_MAX
+            && beat.healed.len() <= HEALED_MAX;
         if sound && beat.name.len() <= crate::global::NAME_BYTES_MAX {
             self.detector.heard(now, from, beat);
         }
@@ -506,6 +511,11 @@ impl Machine for MetaNode {
             Input::LocalDisks(disks) => {
                 self.disks = disks;
                 self.disks.truncate(DISKS_PER_NODE_MAX);
+                self.give_beat(now, &mut step);
+            }
+            Input::Healed(moves) => {
+                self.healed = moves;
+                self.healed.truncate(HEALED_MAX);
                 self.give_beat(now, &mut step);
             }
         }

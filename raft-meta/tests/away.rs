@@ -35,7 +35,8 @@ fn until_seen(w: &mut World, what: &str, holds: impl Fn(&View) -> bool) {
 /// Whether new segments can be written: there is a table for them whose disks are all there.
 fn is_writable(view: &View, away: SiteId) -> bool {
     let table = view.pools.iter().find(|(p, _)| p.without == Some(away));
-    view.away() == Some(away) && table.is_some_and(|(_, t)| t.disks.iter().all(Option::is_some))
+    view.away() == Some(away)
+        && table.is_some_and(|(_, t)| t.places.iter().all(|p| p.disk.is_some()))
 }
 
 /// Nobody who lives ever heard the site: it is silent since they started.

@@ -135,11 +135,15 @@ impl Disk {
                 limit,
                 ..
             } if stamp.slots() <= usize::from(SLOTS_MAX) => {
-                if self.take_note((pool, row), stamp, Note::Listed, out).is_err() {
+                if self
+                    .take_note((pool, row), stamp, Note::Listed, out)
+                    .is_err()
+                {
                     return self.answer(asker, DiskReply::Busy, out);
                 }
                 running.keys_max = KEYS_MAX;
-                let limit = limit.min(u32::try_from(KEYS_MAX).expect("small") - u32::from(SLOTS_MAX));
+                let limit =
+                    limit.min(u32::try_from(KEYS_MAX).expect("small") - u32::from(SLOTS_MAX));
                 let of = Some((pool, rows, row));
                 FragmentOp::Scan { of, after, limit }
             }

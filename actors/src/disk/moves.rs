@@ -164,7 +164,9 @@ impl Disk {
         if is_mine {
             return DiskReply::NotFound;
         }
-        let row = table.map(|table| table.row(key.segment)).unwrap_or_default();
+        let row = table
+            .map(|table| table.row(key.segment))
+            .unwrap_or_default();
         let stamp = self.moves.known((pool, row));
         DiskReply::NotMine { stamp }
     }
@@ -204,7 +206,11 @@ impl Disk {
         out: &mut Vec<DiskEffect>,
     ) -> Option<FragmentDone> {
         if self.moves.noting.remove(&op) {
-            assert_eq!(done, FragmentDone::Adopted, "a note is made or the device fails");
+            assert_eq!(
+                done,
+                FragmentDone::Adopted,
+                "a note is made or the device fails"
+            );
             return None;
         }
         let Some(clearing) = self.moves.clearing.take_if(|c| c.op == op) else {

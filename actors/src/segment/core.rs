@@ -127,7 +127,9 @@ impl Core {
 
     /// A segment's row, and what is known of its moves (R20).
     pub(super) fn row(&self, pool: Pool, segment: SegmentId) -> (Row, RowStamp) {
-        let row = self.table(pool).map(|t| (t.row(segment), t.stamp(t.row(segment))));
+        let row = self
+            .table(pool)
+            .map(|t| (t.row(segment), t.stamp(t.row(segment))));
         row.unwrap_or_default()
     }
 

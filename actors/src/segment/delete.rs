@@ -239,5 +239,6 @@ fn rows(core: &Core, keys: &[FragmentKey], left: &Left) -> Vec<(Pool, Row, RowSt
         })
         .collect();
     let rows = rows.into_iter();
-    rows.map(|((pool, row), stamp)| (pool, row, stamp)).collect()
+    rows.map(|((pool, row), stamp)| (pool, row, stamp))
+        .collect()
 }

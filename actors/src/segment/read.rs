@@ -272,7 +272,9 @@ impl Job {
 
     /// The new disk of a slot in motion has nothing: the old one is asked. Whether there is one.
     fn fall_back(&mut self, asker: &mut Asker<'_, '_>, get: &Get) -> bool {
-        let former = asker.core().former(self.segment.pool, self.segment.id, get.slot);
+        let former = asker
+            .core()
+            .former(self.segment.pool, self.segment.id, get.slot);
         let Some(former) = former.filter(|on| on.at != get.at) else {
             return false;
         };

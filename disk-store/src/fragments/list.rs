@@ -80,7 +80,9 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
                 Ok(rows) => rows,
                 Err(error) => {
                     self.rebuild(&error)?;
-                    self.catalog.scan(at, ROWS_AT_ONCE).map_err(catalog_failed)?
+                    self.catalog
+                        .scan(at, ROWS_AT_ONCE)
+                        .map_err(catalog_failed)?
                 }
             };
             let is_last = rows.len() < ROWS_AT_ONCE;
@@ -114,7 +116,10 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
         let known = self.adopted.entry((pool, row)).or_default();
         if !known.covers(stamp) {
             known.merge(stamp);
-            assert!(self.adopted.len() <= adopted::ROWS_MAX, "the machine minds the bound");
+            assert!(
+                self.adopted.len() <= adopted::ROWS_MAX,
+                "the machine minds the bound"
+            );
             adopted::store(&self.layer, self.config.id, &self.adopted)?;
         }
         Ok(FragmentDone::Adopted)
