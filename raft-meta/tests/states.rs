@@ -363,7 +363,8 @@ fn check_moves(
         for (row, slots) in (0..).map(Row).zip(old) {
             for (slot, was) in slots {
                 let Some(is) = after.slot(*pool, row, *slot) else {
-                    prop_assert!(matches!(command, SiteCommand::AssignPool { .. }));
+                    let assigned = matches!(command, SiteCommand::AssignPool { .. });
+                    prop_assert!(assigned);
                     continue;
                 };
                 if is.disk != was.disk {

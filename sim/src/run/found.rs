@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use actors::client::ClientConfig;
 use actors::disk::DiskConfig;
+use actors::heal::HealConfig;
 use actors::planted::Bug;
 use actors::volume::VolumeConfig;
 use disk_store::catalog::MemCatalog;
@@ -49,8 +50,17 @@ fn terms(rng: &mut Rng) -> MachineTerms {
         volume,
         client: ClientConfig::default(),
         disk: DiskConfig::default(),
+        heal: HealConfig {
+            moves_max: rng.within(1, 4) as usize,
+            page_keys: if small { 2 } else { 64 },
+            ask_timeout: Duration::from_millis(500),
+            pass_pause: Duration::from_millis(200),
+            ..HealConfig::default()
+        },
         meta: MetaConfig {
             pool_rows: 8,
+            // Disks are given up after seconds, so that many runs see slots moved (R20).
+            heal_after: rng.duration(Duration::from_secs(3), Duration::from_secs(9)),
             ..MetaConfig::default()
         },
         journal_file_bytes: if small { 256 << 10 } else { 1 << 20 },
