@@ -3,7 +3,7 @@
 mod api;
 mod duties;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use model::ids::{NodeId, SiteId, Version};
@@ -38,6 +38,9 @@ pub use api::{
 /// The ticket of the write that founds a site's group; Raft's own start at 1.
 const FOUNDING_TICKET: Ticket = Ticket(0);
 
+/// Bound of the nodes that are remembered because they called.
+const CALLERS_MAX: usize = 16;
+
 /// How far the founding of this node's site's group is.
 #[derive(Clone, Debug)]
 enum Founding {
@@ -69,6 +72,8 @@ pub struct MetaNode {
     view: Option<Arc<View>>,
     view_dirty: bool,
     view_due: Time,
+    /// Nodes that were heard from before the global placement group was found: they know it.
+    callers: BTreeSet<NodeId>,
     /// Messages of this node to itself.
     loopback: VecDeque<MetaMessage>,
 }
@@ -162,6 +167,7 @@ impl MetaNode {
             view: None,
             view_dirty: true,
             view_due: now,
+            callers: BTreeSet::new(),
             loopback: VecDeque::new(),
             identity,
             config,
@@ -253,7 +259,8 @@ impl MetaNode {
 
     /// The nodes by which the global placement group is found while none of its members is
     /// known: a node that restarted remembers the nodes of its site, and one of them may well
-    /// be a member. Its contacts may be lost.
+    /// be a member. Its contacts may be lost, and its site without a member: then others ask
+    /// for the site's group.
     fn global_hints(&self) -> Vec<NodeId> {
         if self.global.members().is_some() {
             return Vec::new();
@@ -261,6 +268,7 @@ impl MetaNode {
         let own = self.sites.get(&self.identity.site).and_then(Seat::state);
         let nodes = own.into_iter().flat_map(|s| s.nodes.keys());
         nodes
+            .chain(&self.callers)
             .copied()
             .filter(|n| *n != self.identity.node)
             .collect()
@@ -286,6 +294,11 @@ impl MetaNode {
     }
 
     fn message(&mut self, now: Time, from: NodeId, message: MetaMessage, out: &mut SeatOut) {
+        if self.global.members().is_some() {
+            self.callers.clear();
+        } else if self.callers.len() < CALLERS_MAX {
+            self.callers.insert(from);
+        }
         let group = match &message {
             MetaMessage::Beat(_) => {
                 if let MetaMessage::Beat(beat) = message {

@@ -2,7 +2,7 @@
 
 mod harness;
 
-use model::ids::SiteId;
+use model::ids::{NodeId, SiteId};
 use model::placement::{Presence, View};
 use raft_meta::GroupId;
 
@@ -106,5 +106,23 @@ fn a_site_may_go_while_the_voters_change() {
         w.run_until(15_000 * MS, "five voters", |w| {
             w.voters(GroupId::Global).len() == 5
         });
+    }
+}
+
+/// The node that all others know as their contact is lost, and then its site restarts: nobody
+/// in it was a member of the global group, and nobody knows one. Others know the site.
+#[test]
+fn a_site_returns_without_the_node_that_all_joined_by() {
+    for seed in 90..94 {
+        let mut w = World::fabric(seed, 3);
+        let home = SITES[0];
+        // Its group has three voters by then, and they know it.
+        w.run(2000 * MS);
+        crash_site(&mut w, home);
+        until_seen(&mut w, "the loss", |v| v.away() == Some(home));
+        for node in w.nodes_of(home).into_iter().filter(|n| *n != NodeId(1)) {
+            w.start(node);
+        }
+        until_seen(&mut w, "the return", |v| v.away().is_none());
     }
 }

@@ -13,7 +13,7 @@ use model::geometry::Pool;
 use model::ids::{DiskRef, FragmentKey, Row, SegmentId, Slot};
 use model::placement::View;
 use model::spread::{RowStamp, SpreadTable};
-use model::store::{FragmentDone, FragmentMeta, FragmentOp, OpId};
+use model::store::{FragmentDone, FragmentOp, OpId};
 
 use super::{Disk, DiskEffect};
 use crate::messages::DiskReply;
@@ -48,6 +48,8 @@ pub(super) struct Moves {
     noting: BTreeSet<OpId>,
     /// Whether something may have to go that no clearing has looked for.
     due: bool,
+    /// Whether a clearing left something, since a table knew less than the disk.
+    postponed: bool,
     clearing: Option<Clearing>,
 }
 
@@ -95,7 +97,9 @@ impl Moves {
         }
     }
 
-    fn is_elsewhere(&self, at: DiskRef, key: FragmentKey, pool: Pool) -> bool {
+    /// Whether a fragment is to go: its slot lies elsewhere for good, by a table that knows
+    /// all that the disk knows. By one that knows less it is to be looked at again.
+    fn is_elsewhere(&mut self, at: DiskRef, key: FragmentKey, pool: Pool) -> bool {
         let Some(table) = self.view.pools.get(&pool) else {
             return false;
         };
@@ -103,7 +107,9 @@ impl Moves {
         let place = table.place(row, key.slot);
         let settled = place.to.is_none() && place.disk.is_some_and(|disk| disk != at);
         let noted = self.noted.get(&(pool, row));
-        settled && noted.is_none_or(|noted| table.stamp(row).covers(noted))
+        let knows_all = noted.is_none_or(|noted| table.stamp(row).covers(noted));
+        self.postponed |= settled && !knows_all;
+        settled && knows_all
     }
 }
 
@@ -175,6 +181,7 @@ impl Disk {
     pub(super) fn moves_seen(&mut self, view: Arc<View>, out: &mut Vec<DiskEffect>) {
         for (pool, table) in &view.pools {
             if self.moves.view.pools.get(pool) != Some(table) {
+                self.moves.due |= std::mem::take(&mut self.moves.postponed);
                 self.moves.table_seen(self.at, *pool, table);
             }
         }
@@ -218,14 +225,11 @@ impl Disk {
         };
         match done {
             FragmentDone::Scanned { keys, next } => {
-                let is_elsewhere = |(key, meta): &(FragmentKey, FragmentMeta)| {
-                    self.moves.is_elsewhere(self.at, *key, meta.pool)
-                };
-                let keys: Vec<FragmentKey> = keys
-                    .into_iter()
-                    .filter(is_elsewhere)
-                    .map(|(key, _)| key)
-                    .collect();
+                let at = self.at;
+                let moves = &mut self.moves;
+                let elsewhere = keys.into_iter();
+                let elsewhere = elsewhere.filter(|(k, meta)| moves.is_elsewhere(at, *k, meta.pool));
+                let keys: Vec<FragmentKey> = elsewhere.map(|(key, _)| key).collect();
                 if keys.is_empty() {
                     self.clear_on(next, out);
                 } else {

@@ -1,6 +1,7 @@
 //! One slot's move: passes over its row until one of them brought everything.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use model::ids::{DiskRef, SegmentId};
 use model::spread::SlotMove;
@@ -9,6 +10,9 @@ use model::time::Time;
 use super::copy::Copy;
 use super::listing::{Listing, Missing};
 use super::sources::Row;
+
+/// The pause between passes doubles so often.
+const PAUSE_DOUBLINGS_MAX: u32 = 5;
 
 /// How far a move has come.
 #[derive(Debug)]
@@ -64,6 +68,8 @@ pub(super) struct Job {
     /// Fragments that this pass did not bring and another one may.
     pub(super) left: u64,
     pub(super) progress: HealProgress,
+    /// Passes that were not enough since the row's disks last changed.
+    passes: u32,
 }
 
 impl Job {
@@ -76,6 +82,7 @@ impl Job {
             noted: BTreeSet::new(),
             left: 0,
             progress: HealProgress::default(),
+            passes: 0,
         }
     }
 
@@ -100,6 +107,7 @@ impl Job {
     /// served then; the rest is listed by those that serve now.
     pub(super) fn row_changed(&mut self, row: Row) {
         self.row = row;
+        self.passes = 0;
         let stale = match &self.state {
             State::Listing(listing) => !listing.is_of(&self.row),
             State::Copying(_) => true,
@@ -111,10 +119,17 @@ impl Job {
     }
 
     /// Whether a pass that brought everything is enough (R20): every disk of the row that
-    /// serves took note before it was listed, and those whose slots are complete determine
-    /// every segment that was ever stored for good.
-    pub(super) fn may_end(&self, decodable: bool) -> bool {
+    /// serves took note before it was listed, and one of them at least has a fragment of every
+    /// segment that was ever stored for good. (What can't be rebuilt now is `left`.)
+    pub(super) fn may_end(&self) -> bool {
         let all_noted = self.row.disks.keys().all(|at| self.noted.contains(at));
-        self.left == 0 && all_noted && decodable
+        self.left == 0 && all_noted && !self.row.complete.is_empty()
+    }
+
+    /// A pass ended that was not enough: others follow, further and further apart.
+    pub(super) fn pause(&mut self, now: Time, pause: Duration) {
+        let wait = pause * (1 << self.passes.min(PAUSE_DOUBLINGS_MAX));
+        self.passes += 1;
+        self.state = State::Waiting(now + wait);
     }
 }

@@ -293,7 +293,6 @@ impl Healer {
 
     /// On to the next window; after the last one, the pass is judged.
     fn window_filled(&mut self, now: Time, key: Key) {
-        let codec = self.codec(key.0.code);
         let job = self.jobs.get_mut(&key).expect("it is there");
         let State::Copying(copying) = &job.state else {
             unreachable!("it was filled");
@@ -303,11 +302,11 @@ impl Healer {
             return job.list();
         }
         job.progress.waiting = job.left;
-        if job.may_end(codec.decodable(job.row.complete)) {
+        if job.may_end() {
             job.state = State::Done;
             self.news = true;
         } else {
-            job.state = State::Waiting(now + self.config.pass_pause);
+            job.pause(now, self.config.pass_pause);
         }
     }
 

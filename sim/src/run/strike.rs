@@ -37,7 +37,7 @@ impl Run {
     pub(super) fn faults_are_over(&self) -> bool {
         self.plans.iter().all(|(plan, stage)| match stage {
             Stage::Planned => false,
-            Stage::Struck(_) => plan.kind == Kind::LoseSite,
+            Stage::Struck(_) => plan.kind.is_for_good(),
             Stage::Mended => true,
         })
     }
@@ -86,6 +86,7 @@ impl Run {
                 .for_each(|(a, b)| self.world.network.slow(*a, *b)),
             Fault::CutNode(node) => self.world.network.cut_node(*node),
             Fault::Paused(node) => self.world.pause(*node, until),
+            Fault::LostDisk(node, disk) => self.world.lose_disk(*node, *disk),
             Fault::SlowDisks(nodes) => nodes
                 .iter()
                 .for_each(|node| self.world.slow_disks(*node, true)),
@@ -167,6 +168,16 @@ impl Run {
             Kind::Pause => Fault::Paused(node),
             Kind::SlowLink => Fault::Slow(link()),
             Kind::SlowDisks => Fault::SlowDisks(vec![node]),
+            Kind::LoseNode => Fault::Killed {
+                nodes: vec![node],
+                power: true,
+                for_good: true,
+            },
+            Kind::LoseDisk => {
+                let mut disks = self.world.nodes[&node].disks.keys().copied();
+                let disk = disks.nth(plan.other as usize - 1);
+                Fault::LostDisk(node, disk.expect("a node has two disks until it loses one"))
+            }
             Kind::SlowSite => Fault::SlowDisks(sites[&site].clone()),
         }
     }
@@ -176,7 +187,7 @@ impl Run {
             return;
         };
         match self.struck[entry].fault.clone() {
-            Fault::Killed { for_good: true, .. } => return,
+            Fault::Killed { for_good: true, .. } | Fault::LostDisk(..) => return,
             Fault::Killed { nodes, .. } => {
                 for node in nodes {
                     if self.dead.remove(&node) {
