@@ -105,7 +105,8 @@ impl Job {
 
     /// The row's disks are others now. What was looked at in this pass was listed by those that
     /// served then; the rest is listed by those that serve now.
-    pub(super) fn row_changed(&mut self, row: Row) {
+    /// Whether the window under way begins anew: no answer to it is awaited any more.
+    pub(super) fn row_changed(&mut self, row: Row) -> bool {
         self.row = row;
         self.passes = 0;
         let stale = match &self.state {
@@ -116,6 +117,7 @@ impl Job {
         if stale {
             self.list();
         }
+        stale
     }
 
     /// Whether a pass that brought everything is enough (R20): every disk of the row that

@@ -187,8 +187,9 @@ impl Healer {
         match self.jobs.get_mut(&key) {
             Some(job) if job.row == row => {}
             Some(job) => {
-                job.row_changed(row);
-                self.asked.retain(|_, asked| asked.key != key);
+                if job.row_changed(row) {
+                    self.asked.retain(|_, asked| asked.key != key);
+                }
             }
             None => {
                 self.jobs.insert(key, Job::new(healing, row, now));
