@@ -66,7 +66,10 @@ impl Healer {
             return;
         };
         let pause = self.config.ask_timeout / 4;
-        let job = self.jobs.get_mut(&asked.key).expect("questions go with their move");
+        let job = self
+            .jobs
+            .get_mut(&asked.key)
+            .expect("questions go with their move");
         let settled = match asked.about {
             About::Page => job.page(now + pause, asked, reply),
             About::Fetch(segment) => job.fetched(now + pause, (segment, id), &reply, payload),

@@ -60,7 +60,10 @@ mod tests {
     fn what_is_taken_on_credit_is_waited_for() {
         let mut bucket = Bucket::new(1000);
         let at = |ms: u64| Time(ms * 1_000_000);
-        assert!(bucket.take(at(5000), 3000), "a second's worth is there, and some credit");
+        assert!(
+            bucket.take(at(5000), 3000),
+            "a second's worth is there, and some credit"
+        );
         assert!(!bucket.take(at(5000), 1));
         let ready = bucket.ready_at();
         assert_eq!(ready, at(7001));

@@ -106,7 +106,9 @@ impl Copy {
         };
         let blocks = fragment.chunks_exact(BLOCK_BYTES);
         let sums = (0..).zip(blocks);
-        let sums = sums.map(|(block, bytes)| block_sum(key, block, bytes)).collect();
+        let sums = sums
+            .map(|(block, bytes)| block_sum(key, block, bytes))
+            .collect();
         self.got.clear();
         self.put = Some(Put {
             fragment,
@@ -122,7 +124,12 @@ impl Copy {
     }
 
     /// A source answered; how many bytes came.
-    pub(super) fn fetched(&mut self, slot: Slot, reply: &DiskReply, payload: &Bytes) -> Option<u32> {
+    pub(super) fn fetched(
+        &mut self,
+        slot: Slot,
+        reply: &DiskReply,
+        payload: &Bytes,
+    ) -> Option<u32> {
         let DiskReply::Data { meta, good } = reply else {
             // It was listed a moment ago: it is being deleted, or it was moved on.
             self.bad.insert(slot);

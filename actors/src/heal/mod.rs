@@ -169,7 +169,12 @@ impl Healer {
                 self.see(now, healing);
             }
         }
-        let ended: Vec<Key> = self.jobs.keys().filter(|k| !seen.contains(k)).copied().collect();
+        let ended: Vec<Key> = self
+            .jobs
+            .keys()
+            .filter(|k| !seen.contains(k))
+            .copied()
+            .collect();
         for key in ended {
             self.drop_job(&key);
         }
@@ -178,7 +183,11 @@ impl Healer {
     /// A move to a disk of this node, as the view has it.
     fn see(&mut self, now: Time, healing: SlotMove) {
         let key = (healing.pool, healing.row, healing.slot);
-        if self.jobs.get(&key).is_some_and(|job| job.healing != healing) {
+        if self
+            .jobs
+            .get(&key)
+            .is_some_and(|job| job.healing != healing)
+        {
             self.drop_job(&key);
         }
         let Some(row) = Row::of(&self.view, &healing) else {
@@ -223,7 +232,10 @@ impl Healer {
             self.drive(now, key, out);
         }
         if std::mem::take(&mut self.news) {
-            let done = self.jobs.values().filter(|j| matches!(j.state, State::Done));
+            let done = self
+                .jobs
+                .values()
+                .filter(|j| matches!(j.state, State::Done));
             out.push(Effect::Healed(done.map(|job| job.healing).collect()));
         }
     }
@@ -260,7 +272,9 @@ impl Healer {
             match &job.state {
                 State::Listing(listing) if listing.is_complete() => self.listed(now, key),
                 State::Listing(_) => return self.ask_pages(now, key, out),
-                State::Copying(copying) if copying.queue.is_empty() && copying.running.is_empty() => {
+                State::Copying(copying)
+                    if copying.queue.is_empty() && copying.running.is_empty() =>
+                {
                     self.window_filled(now, key);
                 }
                 State::Copying(_) => {
@@ -356,7 +370,10 @@ impl Healer {
         let mut sends = Vec::new();
         for (segment, copy) in &mut copying.running {
             let silent = self.config.attempts_max;
-            let late = copy.fetches.iter().filter(|(_, o)| o.due <= now && o.attempts >= silent);
+            let late = copy
+                .fetches
+                .iter()
+                .filter(|(_, o)| o.due <= now && o.attempts >= silent);
             let late: Vec<Slot> = late.map(|(slot, _)| *slot).collect();
             late.into_iter().for_each(|slot| copy.gave_up(slot));
             match copy.next(&codec, key.2, own.site) {

@@ -60,7 +60,9 @@ impl HealActor {
 
 impl std::fmt::Debug for HealActor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HealActor").field("node", &self.node).finish_non_exhaustive()
+        f.debug_struct("HealActor")
+            .field("node", &self.node)
+            .finish_non_exhaustive()
     }
 }
 

@@ -14,7 +14,13 @@ use crate::world::Moment;
 /// fewer fragments left than it needs (R24).
 const RUNS: u64 = 5;
 
-pub(super) fn add(rng: &mut Rng, start: Time, span: Duration, nodes: &[NodeId], out: &mut Vec<Plan>) {
+pub(super) fn add(
+    rng: &mut Rng,
+    start: Time,
+    span: Duration,
+    nodes: &[NodeId],
+    out: &mut Vec<Plan>,
+) {
     let loses_site = out.iter().any(|p| p.kind == Kind::LoseSite);
     if !rng.one_in(RUNS) || loses_site {
         return;

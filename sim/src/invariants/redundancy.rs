@@ -26,7 +26,12 @@ fn held(world: &mut World, volume: VolumeId) -> Held {
     let mut held = Held::new();
     let nodes: Vec<NodeId> = world.nodes.keys().copied().collect();
     for node in nodes {
-        let disks = world.nodes.get_mut(&node).expect("just listed").disks.values_mut();
+        let disks = world
+            .nodes
+            .get_mut(&node)
+            .expect("just listed")
+            .disks
+            .values_mut();
         for disk in disks {
             let Some(open) = disk.open.as_mut() else {
                 continue;
@@ -56,10 +61,14 @@ fn tables(view: &View, held: &Held) -> Option<String> {
                 continue;
             };
             if let Some(to) = place.to {
-                return Some(format!("{pool} {row} {slot} is still moved from {at} to {to}"));
+                return Some(format!(
+                    "{pool} {row} {slot} is still moved from {at} to {to}"
+                ));
             }
             if !held.contains_key(&at) {
-                return Some(format!("{pool} {row} {slot} is on {at}, which nobody serves"));
+                return Some(format!(
+                    "{pool} {row} {slot} is on {at}, which nobody serves"
+                ));
             }
         }
     }
@@ -81,9 +90,13 @@ fn fragments(view: &View, held: &Held) -> Option<String> {
             if !held.get(&at).is_some_and(|keys| keys.contains_key(&key)) {
                 return Some(format!("{segment} {slot} of {pool} {row} is not on {at}"));
             }
-            let strays = held.iter().filter(|(other, keys)| **other != at && keys.contains_key(&key));
+            let strays = held
+                .iter()
+                .filter(|(other, keys)| **other != at && keys.contains_key(&key));
             if let Some((other, _)) = strays.into_iter().next() {
-                return Some(format!("{segment} {slot} of {pool} {row} is on {other} too"));
+                return Some(format!(
+                    "{segment} {slot} of {pool} {row} is on {other} too"
+                ));
             }
         }
     }
