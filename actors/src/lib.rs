@@ -1,4 +1,4 @@
-//! Volume, Segment, Disk and Client as sans-IO state machines, the messages between them, and
+//! Volume, Segment, Disk, Client and Healer as sans-IO state machines, the messages between them, and
 //! (feature `runtime`) the actix shells that carry out what they decide.
 //!
 //! **Invariant:** without the feature `runtime` nothing here knows a clock, a thread, a socket
@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod disk;
+pub mod heal;
 pub mod host;
 pub mod messages;
 pub mod planted;

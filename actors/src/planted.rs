@@ -46,11 +46,23 @@ pub enum Bug {
     /// ids of older epochs are condemned. Planted in the owner's audit; shows as unreadable
     /// blocks: a segment is written before the checkpoint that names it.
     CondemnOwn,
+    /// A slot's move is reported done before anything was copied. *Rule (R20):* a move finishes
+    /// once a listing taken after every live disk of the row knew of it was copied. Planted in
+    /// the Healer; shows as fragments that are nowhere once everything healed.
+    FinishEarly,
+    /// A disk takes fragments placed by fewer moves than it knows of. *Rule (R20):* what is
+    /// placed by an older version is refused. Planted in the disk; shows as fragments that
+    /// were stored where nobody looks any more.
+    OldStamp,
+    /// A deletion is forgotten once the new disk of a slot in motion answered. *Rule (R20):*
+    /// slots in motion keep tombstones. Planted in the Segment machine; shows as fragments
+    /// that were copied after they had been deleted.
+    ForgetTombstones,
 }
 
 impl Bug {
     /// All of them, with the rule that each breaks and the name that reports use.
-    pub const ALL: [(Self, &'static str, &'static str); 10] = [
+    pub const ALL: [(Self, &'static str, &'static str); 13] = [
         (Self::SkipSeal, "R1", "skip-seal"),
         (Self::AckByOne, "R5", "ack-by-one"),
         (Self::EarlyTrim, "R3", "early-trim"),
@@ -61,6 +73,9 @@ impl Bug {
         (Self::OldSetAlone, "R5", "old-set-alone"),
         (Self::AdoptBehind, "R5", "adopt-behind"),
         (Self::CondemnOwn, "R16", "condemn-own"),
+        (Self::FinishEarly, "R20", "finish-early"),
+        (Self::OldStamp, "R20", "old-stamp"),
+        (Self::ForgetTombstones, "R20", "forget-tombstones"),
     ];
 }
 

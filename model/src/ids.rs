@@ -153,6 +153,8 @@ pub enum Actor {
     Disk(DiskId),
     /// A front end's client.
     Client(ClientId),
+    /// The Healer: fills the slots that are moved to the node's disks.
+    Healer,
 }
 
 /// An actor on a node: remote and local ones are addressed alike.

@@ -13,6 +13,7 @@ pub mod meta;
 pub mod payload;
 pub mod placement;
 pub mod sometimes;
+pub mod spread;
 pub mod store;
 pub mod time;
 pub mod units;

@@ -7,10 +7,10 @@ use std::net::SocketAddr;
 use bincode::{Decode, Encode};
 
 use crate::geometry::{Code, Pool};
-use crate::ids::{
-    Boot, DiskId, DiskRef, Epoch, NodeId, Row, SegmentId, SiteId, Slot, Version, VolumeId,
-};
+use crate::ids::{Boot, DiskId, DiskRef, Epoch, NodeId, SiteId, Version, VolumeId};
 use crate::journal::Checkpoint;
+
+pub use crate::spread::{RowStamp, SlotMove, SlotPlace, SpreadTable};
 
 /// Which disks hold a volume's journal: one in each of 3 sites (R6).
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
@@ -125,39 +125,6 @@ pub struct Disk {
     pub capacity_bytes: u64,
     /// Whether it takes part.
     pub presence: Presence,
-}
-
-/// The spread table of a pool: row x slot -> disk.
-#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
-pub struct SpreadTable {
-    /// Number of rows; never changes (R23).
-    pub rows: u16,
-    /// Disk of (row, slot) at `row * slots + slot`; `None` where none is assigned.
-    pub disks: Vec<Option<DiskRef>>,
-    /// Slots per row.
-    pub slots: u8,
-}
-
-impl SpreadTable {
-    /// The row of a segment: no per-segment metadata anywhere.
-    #[must_use]
-    pub fn row(&self, segment: SegmentId) -> Row {
-        let mut h = (u64::from(segment.volume.0) << 32 | u64::from(segment.counter))
-            ^ segment.epoch.0.rotate_left(40);
-        // splitmix64's finalizer: every input bit reaches every row bit.
-        h = (h ^ (h >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        h = (h ^ (h >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        h ^= h >> 31;
-        let rows = u64::from(self.rows.max(1));
-        Row(u16::try_from(h % rows).expect("below a u16"))
-    }
-
-    /// The disk of one slot of a row.
-    #[must_use]
-    pub fn disk(&self, row: Row, slot: Slot) -> Option<DiskRef> {
-        let i = usize::from(row.0) * usize::from(self.slots) + usize::from(slot.0);
-        self.disks.get(i).copied().flatten()
-    }
 }
 
 /// The whole placement, as a node knows it now. Versions only grow.

@@ -4,8 +4,10 @@
 use bincode::{Decode, Encode};
 use bytes::Bytes;
 
-use crate::ids::{FragmentKey, VolumeId};
+use crate::geometry::Pool;
+use crate::ids::{FragmentKey, Row, SegmentId, VolumeId};
 use crate::payload::Payload;
+use crate::spread::RowStamp;
 
 /// Correlates a completion with its operation; unique within the Disk machine's life.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -87,7 +89,7 @@ pub enum JournalDone {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
 pub struct FragmentMeta {
     /// Its pool.
-    pub pool: crate::geometry::Pool,
+    pub pool: Pool,
     /// Length of the whole segment's data in bytes.
     pub segment_bytes: u32,
     /// Its own length in bytes: a multiple of the block size.
@@ -141,6 +143,24 @@ pub enum FragmentOp {
         /// How many.
         limit: u32,
     },
+    /// Durably remember what is known of a row's moves (R20).
+    Adopt {
+        /// The pool.
+        pool: Pool,
+        /// The row.
+        row: Row,
+        /// All that is known of it.
+        stamp: RowStamp,
+    },
+    /// The fragments of whole segments, ascending, after `after`.
+    Scan {
+        /// Those of this row alone, of a table of so many rows.
+        of: Option<(Pool, u16, Row)>,
+        /// Exclusive start.
+        after: Option<SegmentId>,
+        /// About how many.
+        limit: u32,
+    },
 }
 
 /// The fragments store's answer.
@@ -166,6 +186,15 @@ pub enum FragmentDone {
     Deleted,
     /// The keys, ascending, with their descriptions.
     Keys(Vec<(FragmentKey, FragmentMeta)>),
+    /// Remembered, durably.
+    Adopted,
+    /// To `Scan`.
+    Scanned {
+        /// The keys, ascending, with their descriptions.
+        keys: Vec<(FragmentKey, FragmentMeta)>,
+        /// All segments up to this one were looked at; `None`: there are no more.
+        next: Option<SegmentId>,
+    },
 }
 
 /// The device failed: the disk retires (R8: never retried after a failed fdatasync).

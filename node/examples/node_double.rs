@@ -53,6 +53,7 @@ fn make(directory: &Path, args: &MakeArgs) -> ExitCode {
         nbd_tls: args.tls.nbd_tls.unwrap_or_default(),
         nbd_tls_verify_peer: args.tls.nbd_tls_verify_peer,
         nbd_names: args.nbd_names.clone(),
+        heal_after_s: None,
     };
     config.save(directory).expect("the configuration");
     ExitCode::SUCCESS

@@ -465,3 +465,54 @@ fn a_lost_site_is_made_anew() {
     same(&fabric, "a1");
     same(&fabric, "c2");
 }
+
+/// R20 on real processes: a disk's directory goes, its fragments are rebuilt on the site's other
+/// disks, and then the site's next loss costs nothing.
+#[test]
+fn what_a_lost_disk_held_is_rebuilt_before_the_next_loss() {
+    let scratch = scratch();
+    let directory = scratch.path().join("fabric");
+    let fabric = Fabric::start(&directory, &["--heal-after", "3"]);
+    fabric.json("volume create vol --size 16MiB");
+    fabric.wait_for_degraded(&[]);
+    let (written, read) = (scratch.path().join("written"), scratch.path().join("read"));
+    image(&written);
+    let at = |node: &str| url("nbd", fabric.address(node), None);
+    let path = |path: &Path| path.to_str().expect("a path").to_owned();
+    run("nbdcopy", &["--flush", &path(&written), &at("b1")]);
+    let wait = |what: &str, holds: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + PATIENCE;
+        while !holds() {
+            assert!(
+                Instant::now() < deadline,
+                "{what}: {:#}",
+                fabric.json("status")
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    };
+    wait("the journal is drained", &|| {
+        fabric.json("volume show vol")["stats"]["untrimmed_bytes"] == json!(0)
+    });
+
+    let disk = fabric.json("disk show a1/d1");
+    fs::remove_dir_all(disk["path"].as_str().expect("a path")).expect("removed");
+    let what = format!("disk {}", disk["name"].as_str().expect("a name"));
+    let move_off = format!("move off {what}");
+    let degraded = || {
+        fabric.json("status")["degraded"]
+            .as_array()
+            .expect("a list")
+            .clone()
+    };
+    wait("its slots are moved", &|| {
+        degraded().iter().any(|d| d["what"] == json!(move_off))
+    });
+    // Nothing counts on it any more, and the node has another one.
+    fabric.wait_for_degraded(&[]);
+
+    fabric.json("node stop a2");
+    fabric.json("cache drop");
+    run("nbdcopy", &[&at("c1"), &path(&read)]);
+    assert!(fs::read(&read).expect("read") == fs::read(&written).expect("written"));
+}

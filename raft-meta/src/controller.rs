@@ -2,6 +2,7 @@
 //! heard. Level-triggered: nothing is remembered but what was proposed lately.
 
 pub(crate) mod global;
+pub(crate) mod moves;
 pub(crate) mod site;
 pub(crate) mod voters;
 

@@ -7,10 +7,13 @@ use std::time::Duration;
 use model::ids::{DiskRef, NodeId};
 use model::time::Time;
 
-use crate::message::Beat;
+use crate::message::{Beat, DISKS_PER_NODE_MAX};
 
 /// Bound of nodes that are listened to.
 const NODES_MAX: usize = 1 << 16;
+
+/// Bound of the disks that a node ever served and that are remembered.
+const DISKS_REMEMBERED_MAX: usize = 2 * DISKS_PER_NODE_MAX;
 
 /// What is heard of a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -79,9 +82,11 @@ impl Detector {
         for disk in &beat.disks {
             heard.disks.insert(disk.at, now);
         }
-        heard
-            .disks
-            .retain(|_, seen| now.since(*seen) < dead_after * 10);
+        while heard.disks.len() > DISKS_REMEMBERED_MAX {
+            let oldest = heard.disks.iter().min_by_key(|(_, seen)| **seen);
+            let oldest = oldest.map(|(at, _)| *at).expect("there are some");
+            heard.disks.remove(&oldest);
+        }
         heard.beat = Some(beat);
     }
 
@@ -145,6 +150,18 @@ impl Detector {
         self.nodes.get(&node)?.beat.as_ref()
     }
 
+    /// For how long nobody has served that disk, as far as was listened: since its node was
+    /// last heard to, or since the node's present life began without it.
+    #[must_use]
+    pub fn disk_silence(&self, now: Time, node: NodeId, at: DiskRef) -> Option<Duration> {
+        let heard = self.nodes.get(&node)?;
+        if now.since(heard.last) >= self.dead_after {
+            return Some(now.since(heard.last));
+        }
+        let since = heard.disks.get(&at).copied().unwrap_or(heard.since);
+        Some(now.since(since))
+    }
+
     /// Whether a live node has not served that disk for too long.
     #[must_use]
     pub fn disk_is_dead(&self, now: Time, node: NodeId, at: DiskRef) -> bool {
@@ -191,6 +208,7 @@ mod tests {
             site_quorum: true,
             global_quorum: true,
             disks: Vec::new(),
+            healed: Vec::new(),
         }
     }
 

@@ -375,14 +375,15 @@ impl<S: StateMachine> MetaGroup<S> {
         let hard = convert::hard_from_raft(storage.hard());
         self.raw.advance_append_async(ready);
 
-        self.apply(&committed, out);
+        let changed = self.apply(&committed, out);
         for read in reads {
             if let Ok(id) = read.request_ctx.try_into().map(u64::from_le_bytes) {
                 self.reads.push_back((ReadId(id), LogIndex(read.index)));
             }
         }
-        if !must_sync {
-            // Only the commit index moved, or messages are to go: nothing to make durable.
+        if !must_sync && !changed {
+            // Only the commit index moved, or messages are to go: nothing to make durable. But
+            // who forgets in a restart that other members count now may wait for one that left.
             self.raw.on_persist_ready(ticket.0);
             emit(after, out);
             return;
@@ -417,8 +418,12 @@ impl<S: StateMachine> MetaGroup<S> {
         out.push(GroupEffect::Persist(ticket, write));
     }
 
-    fn apply(&mut self, committed: &[Entry], out: &mut Vec<GroupEffect>) {
-        let Some(last) = committed.last() else { return };
+    /// Whether the members changed.
+    fn apply(&mut self, committed: &[Entry], out: &mut Vec<GroupEffect>) -> bool {
+        let Some(last) = committed.last() else {
+            return false;
+        };
+        let mut changed = false;
         let replica = self
             .replica
             .as_mut()
@@ -432,12 +437,14 @@ impl<S: StateMachine> MetaGroup<S> {
                 let state = self.raw.apply_conf_change(&change);
                 let state = state.expect("what is possible for the members is for raft-rs");
                 self.raw.mut_store().set_members(state);
+                changed = true;
             }
             let outcome = replica.apply(&entry);
             out.push(GroupEffect::Applied(outcome));
         }
         self.raw.advance_apply_to(last.index);
         self.compact(self.snapshot_every);
+        changed
     }
 
     /// Makes a snapshot if the last one is so many entries old.

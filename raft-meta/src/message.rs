@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use bincode::{Decode, Encode};
 use model::ids::{Boot, DiskRef, Incarnation, NodeId, SiteId};
+use model::spread::SlotMove;
 
 /// Bound of the entries in one message.
 pub const ENTRIES_PER_MESSAGE_MAX: usize = 4096;
@@ -432,7 +433,13 @@ pub struct Beat {
     pub global_quorum: bool,
     /// Its disks, at most [`DISKS_PER_NODE_MAX`].
     pub disks: Vec<LocalDisk>,
+    /// Moves to its disks that are done but for the entry that ends them (R20), at most
+    /// [`HEALED_MAX`].
+    pub healed: Vec<SlotMove>,
 }
+
+/// Bound of the moves that one beat reports; more follow once those are ended.
+pub const HEALED_MAX: usize = 64;
 
 /// Bound of a node's disks.
 pub const DISKS_PER_NODE_MAX: usize = 256;

@@ -3,13 +3,14 @@
 mod api;
 mod duties;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use model::ids::{NodeId, SiteId, Version};
 use model::machine::Machine;
 use model::meta::{MetaReply, MetaRequest, MetaToken};
 use model::placement::{Presence, View};
+use model::spread::SlotMove;
 use model::time::Time;
 use model::wire;
 
@@ -21,7 +22,8 @@ use crate::group::{MetaGroup, Tuning};
 use crate::jitter::{Jitter, mix};
 use crate::log::{LoadedLog, LogWrite};
 use crate::message::{
-    DISKS_PER_NODE_MAX, Feed, GroupId, LocalDisk, LogIndex, MemberId, Members, MetaMessage,
+    DISKS_PER_NODE_MAX, Feed, GroupId, HEALED_MAX, LocalDisk, LogIndex, MemberId, Members,
+    MetaMessage,
 };
 use crate::replica::StateMachine;
 use crate::seat::{Post, Seat, SeatOut};
@@ -36,6 +38,9 @@ pub use api::{
 
 /// The ticket of the write that founds a site's group; Raft's own start at 1.
 const FOUNDING_TICKET: Ticket = Ticket(0);
+
+/// Bound of the nodes that are remembered because they called.
+const CALLERS_MAX: usize = 16;
 
 /// How far the founding of this node's site's group is.
 #[derive(Clone, Debug)]
@@ -59,6 +64,7 @@ pub struct MetaNode {
     detector: Detector,
     lately: Lately,
     disks: Vec<LocalDisk>,
+    healed: Vec<SlotMove>,
     founding: Founding,
     seed: u64,
     ticks: u64,
@@ -67,6 +73,8 @@ pub struct MetaNode {
     view: Option<Arc<View>>,
     view_dirty: bool,
     view_due: Time,
+    /// Nodes that were heard from before the global placement group was found: they know it.
+    callers: BTreeSet<NodeId>,
     /// Messages of this node to itself.
     loopback: VecDeque<MetaMessage>,
 }
@@ -152,6 +160,7 @@ impl MetaNode {
             detector: Detector::new(config.dead_after, config.up_after),
             lately: Lately::default(),
             disks: Vec::new(),
+            healed: Vec::new(),
             founding: Founding::Idle,
             seed,
             ticks: 0,
@@ -160,6 +169,7 @@ impl MetaNode {
             view: None,
             view_dirty: true,
             view_due: now,
+            callers: BTreeSet::new(),
             loopback: VecDeque::new(),
             identity,
             config,
@@ -251,7 +261,8 @@ impl MetaNode {
 
     /// The nodes by which the global placement group is found while none of its members is
     /// known: a node that restarted remembers the nodes of its site, and one of them may well
-    /// be a member. Its contacts may be lost.
+    /// be a member. Its contacts may be lost, and its site without a member: then others ask
+    /// for the site's group.
     fn global_hints(&self) -> Vec<NodeId> {
         if self.global.members().is_some() {
             return Vec::new();
@@ -259,6 +270,7 @@ impl MetaNode {
         let own = self.sites.get(&self.identity.site).and_then(Seat::state);
         let nodes = own.into_iter().flat_map(|s| s.nodes.keys());
         nodes
+            .chain(&self.callers)
             .copied()
             .filter(|n| *n != self.identity.node)
             .collect()
@@ -290,6 +302,11 @@ impl MetaNode {
     }
 
     fn message(&mut self, now: Time, from: NodeId, message: MetaMessage, out: &mut SeatOut) {
+        if self.global.members().is_some() {
+            self.callers.clear();
+        } else if self.callers.len() < CALLERS_MAX {
+            self.callers.insert(from);
+        }
         let group = match &message {
             MetaMessage::Beat(_) => {
                 if let MetaMessage::Beat(beat) = message {
@@ -348,7 +365,9 @@ impl MetaNode {
     }
 
     fn beat(&mut self, now: Time, from: NodeId, beat: Beat) {
-        let sound = beat.member.node() == from && beat.disks.len() <= DISKS_PER_NODE_MAX;
+        let sound = beat.member.node() == from
+            && beat.disks.len() <= DISKS_PER_NODE_MAX
+            && beat.healed.len() <= HEALED_MAX;
         if sound && beat.name.len() <= crate::global::NAME_BYTES_MAX {
             self.detector.heard(now, from, beat);
         }
@@ -547,6 +566,11 @@ impl Machine for MetaNode {
             Input::LocalDisks(disks) => {
                 self.disks = disks;
                 self.disks.truncate(DISKS_PER_NODE_MAX);
+                self.give_beat(now, &mut step);
+            }
+            Input::Healed(moves) => {
+                self.healed = moves;
+                self.healed.truncate(HEALED_MAX);
                 self.give_beat(now, &mut step);
             }
         }

@@ -65,6 +65,12 @@ impl RowUse {
         *self.nodes.entry(node).or_default() += 1;
     }
 
+    /// How many slots of the row a disk and its node hold.
+    pub(crate) fn of(&self, at: DiskRef, node: NodeId) -> (u32, u32) {
+        let disk = self.disks.get(&at).copied().unwrap_or(0);
+        (disk, self.nodes.get(&node).copied().unwrap_or(0))
+    }
+
     /// The disk for a slot: on a node that holds none of the row where there is one, else on
     /// a disk that holds none, else on the least used. `None` without candidates.
     pub(crate) fn choose(
@@ -74,10 +80,7 @@ impl RowUse {
         slot: Slot,
         candidates: &[Candidate],
     ) -> Option<Candidate> {
-        let used = |c: &Candidate| {
-            let disk = self.disks.get(&c.at).copied().unwrap_or(0);
-            (disk, self.nodes.get(&c.node).copied().unwrap_or(0))
-        };
+        let used = |c: &Candidate| self.of(c.at, c.node);
         let least = candidates.iter().map(used).min()?;
         let eligible = candidates.iter().filter(|c| used(c) == least);
         eligible

@@ -1,5 +1,7 @@
 //! The site group's state machine: the site's nodes and disks, and which disk holds which slot.
 
+mod moves;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
@@ -7,10 +9,13 @@ use bincode::{Decode, Encode};
 use model::geometry::{Pool, SLOTS_MAX};
 use model::ids::{Boot, DiskId, DiskRef, NodeId, Row, SiteId, Slot};
 use model::placement::Presence;
+use model::spread::SlotMove;
 
 use crate::message::MemberId;
 use crate::rendezvous::{Candidate, RowUse};
 use crate::replica::StateMachine;
+
+pub use moves::{MOVES_PER_COMMAND_MAX, MoveBegin, SlotAt};
 
 /// Bound of a pool's rows.
 pub const ROWS_MAX: usize = 4096;
@@ -54,8 +59,8 @@ pub struct SiteDisk {
     pub presence: Presence,
 }
 
-/// A pool's slots in this site: row by row, each slot with its disk.
-pub type PoolSlots = Vec<BTreeMap<Slot, DiskRef>>;
+/// A pool's slots in this site, row by row.
+pub type PoolSlots = Vec<BTreeMap<Slot, SlotAt>>;
 
 /// The state.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
@@ -66,7 +71,7 @@ pub struct SiteState {
     pub nodes: BTreeMap<NodeId, SiteNode>,
     /// Its disks.
     pub disks: BTreeMap<DiskId, SiteDisk>,
-    /// Which disk holds which slot; never changed by itself.
+    /// Which disk holds which slot; changed by moves only.
     pub slots: BTreeMap<Pool, PoolSlots>,
 }
 
@@ -125,6 +130,10 @@ pub enum SiteCommand {
         /// Row by row: this site's slots, by the global placement group's table.
         rows: Vec<Vec<Slot>>,
     },
+    /// Slots are to be moved (R20).
+    BeginMoves(Vec<MoveBegin>),
+    /// The new disks hold everything: the moves are over (R20).
+    EndMoves(Vec<SlotMove>),
 }
 
 /// The answer to a command.
@@ -174,7 +183,7 @@ impl SiteState {
         disk.presence == Presence::Up && node_up
     }
 
-    fn candidates(&self) -> Vec<Candidate> {
+    pub(crate) fn candidates(&self) -> Vec<Candidate> {
         let up = self.disks.values().filter(|d| self.serves(d));
         up.map(|d| Candidate {
             at: d.at,
@@ -197,13 +206,14 @@ impl SiteState {
         let mut table = PoolSlots::with_capacity(rows.len());
         for (number, slots) in (0u16..).zip(rows) {
             let had = old.get(usize::from(number));
-            let mut row: BTreeMap<Slot, DiskRef> = BTreeMap::new();
+            let mut row: BTreeMap<Slot, SlotAt> = BTreeMap::new();
             let mut used = RowUse::default();
             for slot in slots {
                 if let Some(at) = had.and_then(|h| h.get(slot)) {
                     row.insert(*slot, *at);
-                    if let Some(disk) = self.disks.get(&at.disk) {
-                        used.add(*at, disk.node);
+                    let target = at.target();
+                    if let Some(disk) = self.disks.get(&target.disk) {
+                        used.add(target, disk.node);
                     }
                 }
             }
@@ -212,7 +222,7 @@ impl SiteState {
                     let chosen = used.choose(pool, Row(number), *slot, &candidates);
                     let chosen = chosen.expect("there are candidates");
                     used.add(chosen.at, chosen.node);
-                    row.insert(*slot, chosen.at);
+                    row.insert(*slot, SlotAt::new(chosen.at));
                 }
             }
             table.push(row);
@@ -319,6 +329,8 @@ impl StateMachine for SiteState {
                 }
             }
             SiteCommand::AssignPool { pool, rows } => self.assign(pool, &rows),
+            SiteCommand::BeginMoves(moves) => self.begin_moves(&moves),
+            SiteCommand::EndMoves(moves) => self.end_moves(&moves),
         };
         if done {
             SiteReply::Done

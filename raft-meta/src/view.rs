@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use model::geometry::Pool;
 use model::ids::{Row, SiteId, Slot, Version};
-use model::placement::{Disk, Node, Presence, Site, SpreadTable, View};
+use model::placement::{Disk, Node, Presence, Site, SlotPlace, SpreadTable, View};
 
 use crate::global::{GlobalState, PoolEntry};
 use crate::site::SiteState;
@@ -126,22 +126,26 @@ fn table(
             .get(site)
             .is_none_or(|s| s.presence != Presence::Up)
     };
-    let mut disks = Vec::with_capacity(entry.sites.len());
+    let mut places = Vec::with_capacity(entry.sites.len());
     for row in 0..entry.rows {
         for slot in 0..entry.slots {
             let site = entry.site(Row(row), Slot(slot))?;
             let of_pool = sites.get(&site).and_then(|s| s.slots.get(&pool));
             let of_row = of_pool.and_then(|rows| rows.get(usize::from(row)));
-            let disk = of_row.and_then(|slots| slots.get(&Slot(slot))).copied();
-            if disk.is_none() && !away(&site) {
+            let at = of_row.and_then(|slots| slots.get(&Slot(slot)));
+            if at.is_none() && !away(&site) {
                 return None;
             }
-            disks.push(disk);
+            places.push(at.map_or_else(SlotPlace::default, |at| SlotPlace {
+                disk: Some(at.disk),
+                to: at.to,
+                version: at.version,
+            }));
         }
     }
     Some(SpreadTable {
         rows: entry.rows,
-        disks,
+        places,
         slots: entry.slots,
     })
 }

@@ -2,7 +2,7 @@
 
 mod harness;
 
-use model::ids::SiteId;
+use model::ids::{NodeId, SiteId};
 use model::placement::{Presence, View};
 use raft_meta::GroupId;
 
@@ -35,7 +35,8 @@ fn until_seen(w: &mut World, what: &str, holds: impl Fn(&View) -> bool) {
 /// Whether new segments can be written: there is a table for them whose disks are all there.
 fn is_writable(view: &View, away: SiteId) -> bool {
     let table = view.pools.iter().find(|(p, _)| p.without == Some(away));
-    view.away() == Some(away) && table.is_some_and(|(_, t)| t.disks.iter().all(Option::is_some))
+    view.away() == Some(away)
+        && table.is_some_and(|(_, t)| t.places.iter().all(|p| p.disk.is_some()))
 }
 
 /// Nobody who lives ever heard the site: it is silent since they started.
@@ -105,5 +106,23 @@ fn a_site_may_go_while_the_voters_change() {
         w.run_until(15_000 * MS, "five voters", |w| {
             w.voters(GroupId::Global).len() == 5
         });
+    }
+}
+
+/// The node that all others know as their contact is lost, and then its site restarts: nobody
+/// in it was a member of the global group, and nobody knows one. Others know the site.
+#[test]
+fn a_site_returns_without_the_node_that_all_joined_by() {
+    for seed in 90..94 {
+        let mut w = World::fabric(seed, 3);
+        let home = SITES[0];
+        // Its group has three voters by then, and they know it.
+        w.run(2000 * MS);
+        crash_site(&mut w, home);
+        until_seen(&mut w, "the loss", |v| v.away() == Some(home));
+        for node in w.nodes_of(home).into_iter().filter(|n| *n != NodeId(1)) {
+            w.start(node);
+        }
+        until_seen(&mut w, "the return", |v| v.away().is_none());
     }
 }

@@ -99,12 +99,12 @@ fn bootstrap_by_joins_then_a_volume() {
                 code,
                 without: None,
             }];
-            assert!(table.disks.iter().all(Option::is_some));
-            for row in table.disks.chunks(usize::from(table.slots)) {
+            assert!(table.places.iter().all(|p| p.disk.is_some()));
+            for row in table.places.chunks(usize::from(table.slots)) {
                 for site in (1..=3).map(SiteId) {
                     let here = row
                         .iter()
-                        .flatten()
+                        .filter_map(|p| p.disk)
                         .filter(|at| view.site_of(at.disk) == Some(site));
                     let disks: Vec<_> = here.collect();
                     assert_eq!(disks.len(), 2);

@@ -2,7 +2,9 @@
 
 mod harness;
 
-use model::ids::{Boot, Incarnation, NodeId, SiteId};
+use model::geometry::{Code, Pool};
+use model::ids::{Boot, Incarnation, NodeId, Row, SiteId, Slot, Version};
+use model::spread::SlotMove;
 use model::wire;
 use proptest::collection::vec;
 use proptest::prelude::{ProptestConfig, any, prop_assert, proptest};
@@ -271,6 +273,16 @@ fn message(w: &mut World, from: NodeId, to: NodeId) -> MetaMessage {
                 at,
                 capacity_bytes: number(w, 1 << 40),
             };
+            let healed = SlotMove {
+                pool: Pool {
+                    code: Code::INDEX,
+                    without: None,
+                },
+                row: Row(u16::try_from(w.draw(70)).expect("small")),
+                slot: Slot(u8::try_from(w.draw(8)).expect("small")),
+                version: Version(w.draw(2)),
+                to: at,
+            };
             MetaMessage::Beat(Beat {
                 site: SiteId(u8::try_from(w.draw(4)).expect("small")),
                 boot: founding,
@@ -281,6 +293,7 @@ fn message(w: &mut World, from: NodeId, to: NodeId) -> MetaMessage {
                 site_quorum: w.draw(2) == 0,
                 global_quorum: w.draw(2) == 0,
                 disks: vec![disk; usize::try_from(w.draw(300)).expect("small")],
+                healed: vec![healed; usize::try_from(w.draw(100)).expect("small")],
             })
         }
     }

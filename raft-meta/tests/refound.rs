@@ -28,7 +28,7 @@ fn is_whole(view: &View) -> bool {
     view.away().is_none()
         && !view.pools.is_empty()
         && whole.clone().count() > 0
-        && whole.flat_map(|(_, t)| &t.disks).all(|at| serves(*at))
+        && whole.flat_map(|(_, t)| &t.places).all(|p| serves(p.disk))
 }
 
 #[test]

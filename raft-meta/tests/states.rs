@@ -6,23 +6,24 @@ use std::net::SocketAddr;
 
 use model::geometry::{Code, Pool};
 use model::ids::{
-    Boot, DiskId, DiskRef, Epoch, Incarnation, NodeId, Position, Seq, SiteId, Slot, Version,
+    Boot, DiskId, DiskRef, Epoch, Incarnation, NodeId, Position, Row, Seq, SiteId, Slot, Version,
     VolumeId,
 };
 use model::journal::Checkpoint;
 use model::meta::MetaRequest;
 use model::placement::Presence;
+use model::spread::SlotMove;
 use model::wire;
 use proptest::collection::vec;
 use proptest::prelude::{
-    BoxedStrategy, Just, ProptestConfig, Strategy, any, prop_assert, prop_assert_eq, prop_oneof,
-    proptest,
+    BoxedStrategy, Just, ProptestConfig, Strategy, TestCaseError, any, prop_assert, prop_assert_eq,
+    prop_assert_ne, prop_oneof, proptest,
 };
 use raft_meta::global::{GlobalCommand, GlobalState, NodeEntry};
 use raft_meta::message::{EntryBody, LogEntry, LogIndex, MemberId, Members, ProposerId, Term};
 use raft_meta::node::AdminCommand;
 use raft_meta::replica::{Outcome, Proposal, Replica, StateMachine, Verdict};
-use raft_meta::site::{SiteCommand, SiteReply, SiteState};
+use raft_meta::site::{MoveBegin, SiteCommand, SiteReply, SiteState};
 
 fn address() -> SocketAddr {
     "10.0.0.1:7400".parse().expect("an address")
@@ -332,8 +333,57 @@ fn site_command() -> BoxedStrategy<SiteCommand> {
             pool: pool(k),
             rows
         }),
+        (1u8..4, 0u16..6, 0u8..70, 0u64..4, disk()).prop_map(move |(k, row, slot, version, to)| {
+            SiteCommand::BeginMoves(vec![MoveBegin {
+                pool: pool(k),
+                row: Row(row),
+                slot: Slot(slot),
+                version: Version(version),
+                to,
+            }])
+        }),
+        (1u8..4, 0u16..6, 0u8..70, 0u64..4, disk()).prop_map(move |(k, row, slot, version, to)| {
+            SiteCommand::EndMoves(vec![SlotMove {
+                pool: pool(k),
+                row: Row(row),
+                slot: Slot(slot),
+                version: Version(version),
+                to,
+            }])
+        }),
     ]
     .boxed()
+}
+
+/// R20: a slot changes its disk by the end of a move alone, to that move's target, and its
+/// version by each beginning.
+fn check_moves(
+    before: &SiteState,
+    after: &SiteState,
+    command: &SiteCommand,
+) -> Result<(), TestCaseError> {
+    for (pool, old) in &before.slots {
+        for (row, slots) in (0..).map(Row).zip(old) {
+            for (slot, was) in slots {
+                let Some(is) = after.slot(*pool, row, *slot) else {
+                    let assigned = matches!(command, SiteCommand::AssignPool { .. });
+                    prop_assert!(assigned);
+                    continue;
+                };
+                if is.disk != was.disk {
+                    prop_assert!(matches!(command, SiteCommand::EndMoves(_)));
+                    prop_assert_eq!((Some(is.disk), is.to), (was.to, None));
+                }
+                let begun = is.to != was.to && is.to.is_some();
+                prop_assert_eq!(is.version.0, was.version.0 + u64::from(begun));
+                if begun {
+                    prop_assert!(matches!(command, SiteCommand::BeginMoves(_)));
+                    prop_assert_ne!(is.target(), was.target());
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 proptest! {
@@ -379,6 +429,7 @@ proptest! {
                     }
                 }
             }
+            check_moves(&before, &state, &command)?;
         }
     }
 

@@ -5,9 +5,11 @@
 //! damage is not always hidden by another's. A fault is aimed: most hit whoever owns the volume
 //! when they strike, many wait for an interesting moment of it.
 
+mod lost;
+
 use std::time::Duration;
 
-use model::ids::{NodeId, SiteId};
+use model::ids::{DiskId, NodeId, SiteId};
 use model::time::Time;
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +64,18 @@ pub enum Kind {
     /// A replica of the journal is away until it is replaced; while its successor is being
     /// filled, slowly, the third one lags; and when the new set is adopted, the owner goes.
     Reform,
+    /// A disk is lost, with all that it held.
+    LoseDisk,
+    /// A node is lost, with its disks.
+    LoseNode,
+}
+
+impl Kind {
+    /// Whether it is never mended.
+    #[must_use]
+    pub fn is_for_good(self) -> bool {
+        matches!(self, Self::LoseSite | Self::LoseDisk | Self::LoseNode)
+    }
 }
 
 /// All kinds, the likelier ones more than once.
@@ -216,6 +230,8 @@ pub enum Fault {
     Paused(NodeId),
     /// These nodes' disks were slow.
     SlowDisks(Vec<NodeId>),
+    /// This disk of a node was lost for good.
+    LostDisk(NodeId, DiskId),
 }
 
 /// A fault that struck, and when.
@@ -255,6 +271,7 @@ pub fn plan(rng: &mut Rng, start: Time, span: Duration, nodes: &[NodeName]) -> V
     }
     plans.truncate(FAULTS_MAX);
     lose_one_site(&mut plans);
+    lost::add(rng, start, span, nodes, &mut plans);
     plans.sort_by_key(|p| p.armed);
     plans
 }

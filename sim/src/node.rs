@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use actors::client::{Client, ClientConfig};
 use actors::disk::{Disk, DiskConfig};
+use actors::heal::{HealConfig, Healer};
 use actors::host::Host;
 use actors::segment::{SegmentConfig, Segments};
 use actors::volume::{Volume, VolumeConfig};
@@ -99,6 +100,8 @@ pub struct MachineTerms {
     pub client: ClientConfig,
     /// Disks.
     pub disk: DiskConfig,
+    /// Healers.
+    pub heal: HealConfig,
     /// Metadata.
     pub meta: raft_meta::node::Config,
     /// Journal files.
@@ -119,6 +122,8 @@ pub struct Process {
     pub volumes: BTreeMap<VolumeId, Volume>,
     /// The Segment machines beside them.
     pub segments: BTreeMap<VolumeId, Segments>,
+    /// What fills its disks' slots.
+    pub healer: Healer,
     /// Front ends' clients.
     pub clients: BTreeMap<ClientId, Client>,
     /// Lives of Volume machines begun.
@@ -165,14 +170,17 @@ impl SimNode {
     }
 
     /// Begins a process around a metadata machine.
-    pub fn boot(&mut self, meta: MetaNode) {
+    pub fn boot(&mut self, meta: MetaNode, heal: HealConfig) {
         let host = Host::new(self.id, Arc::new(View::default()));
+        let first = RequestId((self.identity.boot.0 & 0xffff) << 48);
+        let healer = Healer::new(self.id, heal, first);
         self.process = Some(Process {
             meta,
             paths: Paths::new(self.id),
             host,
             volumes: BTreeMap::new(),
             segments: BTreeMap::new(),
+            healer,
             clients: BTreeMap::new(),
             lives: 0,
             asked: BTreeMap::new(),
@@ -228,6 +236,7 @@ pub fn open_disk(disk: &mut SimDisk, node: NodeId, terms: &MachineTerms, clock: 
         scan,
         journal.damage_before(),
     );
+    let machine = machine.knowing(fragments.adopted().clone());
     disk.open = Some(OpenDisk {
         machine,
         journal,

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use model::BLOCK_BYTES;
 use model::geometry::{Code, Pool, SEGMENT_BYTES_MAX, SLOTS_MAX};
-use model::ids::Slot;
+use model::ids::{FragmentKey, Slot};
 use model::payload::Payload;
 use model::store::{FragmentDone, FragmentMeta, FragmentOp, OpId};
 
 use super::config::{KEYS_MAX, RANGES_MAX};
+use super::moves::Note;
 use super::{Asker, Disk, DiskEffect};
 use crate::messages::{DiskReply, DiskRequest, FragmentAt, PutFragment};
 
@@ -21,6 +22,8 @@ struct Running {
     /// The lengths that a `Get` asked for.
     lengths: Vec<u32>,
     keys_max: usize,
+    /// Of a `Get`: where the fragment belongs.
+    get: Option<(Pool, FragmentKey)>,
 }
 
 /// The fragment requests under way.
@@ -72,6 +75,7 @@ impl Disk {
             bytes: 0,
             lengths: Vec::new(),
             keys_max: 0,
+            get: None,
         };
         let request = match request {
             // R16: nothing of a deleted volume comes back.
@@ -79,6 +83,10 @@ impl Disk {
                 return self.answer(asker, DiskReply::Busy, out);
             }
             DiskRequest::Put(put) if is_put_well_formed(&put, &payload) => {
+                let placed = (put.meta.pool, put.row);
+                if let Err(known) = self.take_note(placed, put.stamp, Note::Placed, out) {
+                    return self.answer(asker, DiskReply::NotMine { stamp: known }, out);
+                }
                 running.bytes = payload.len();
                 FragmentOp::Put {
                     key: put.key,
@@ -87,12 +95,20 @@ impl Disk {
                     data: payload.into(),
                 }
             }
-            DiskRequest::Get { key, ranges, .. } if are_ranges_well_formed(&ranges) => {
+            DiskRequest::Get {
+                key, pool, ranges, ..
+            } if are_ranges_well_formed(&ranges) => {
+                running.get = Some((pool, key));
                 running.lengths = ranges.iter().map(|(_, len)| *len).collect();
                 running.bytes = running.lengths.iter().map(|len| *len as usize).sum();
                 FragmentOp::Get { key, ranges }
             }
-            DiskRequest::Delete { keys, .. } if keys.len() <= KEYS_MAX => {
+            DiskRequest::Delete { keys, rows, .. }
+                if keys.len() <= KEYS_MAX && rows.len() <= KEYS_MAX =>
+            {
+                if let Some(stamp) = self.outdated(&rows) {
+                    return self.answer(asker, DiskReply::NotMine { stamp }, out);
+                }
                 FragmentOp::Delete { keys }
             }
             DiskRequest::List {
@@ -109,6 +125,27 @@ impl Disk {
                     after,
                     limit,
                 }
+            }
+            DiskRequest::ListRow {
+                pool,
+                rows,
+                row,
+                stamp,
+                after,
+                limit,
+                ..
+            } if stamp.slots() <= usize::from(SLOTS_MAX) => {
+                if self
+                    .take_note((pool, row), stamp, Note::Listed, out)
+                    .is_err()
+                {
+                    return self.answer(asker, DiskReply::Busy, out);
+                }
+                running.keys_max = KEYS_MAX;
+                let limit =
+                    limit.min(u32::try_from(KEYS_MAX).expect("small") - u32::from(SLOTS_MAX));
+                let of = Some((pool, rows, row));
+                FragmentOp::Scan { of, after, limit }
             }
             // Malformed: nothing was done.
             _ => return self.answer(asker, DiskReply::Busy, out),
@@ -138,7 +175,14 @@ impl Disk {
             FragmentDone::Stored => DiskReply::Stored,
             FragmentDone::Full => DiskReply::Full,
             FragmentDone::Conflict => DiskReply::Conflict,
-            FragmentDone::NotFound => DiskReply::NotFound,
+            FragmentDone::NotFound => self.not_found(running.get),
+            FragmentDone::Adopted => unreachable!("a note is nobody's request"),
+            FragmentDone::Scanned { keys, next } => {
+                assert!(keys.len() <= running.keys_max, "a bounded listing");
+                let keys = keys.into_iter();
+                let keys = keys.map(|(key, meta)| FragmentAt { key, meta }).collect();
+                DiskReply::Row { keys, next }
+            }
             FragmentDone::Deleted => DiskReply::Deleted,
             FragmentDone::Keys(keys) => {
                 let keys = keys.into_iter().take(running.keys_max);
@@ -176,6 +220,7 @@ fn is_put_well_formed(put: &PutFragment, payload: &Bytes) -> bool {
         && put.sums.len() == fragment_bytes / BLOCK_BYTES
         && segment_bytes as usize <= SEGMENT_BYTES_MAX
         && is_slot_of(put.key.slot, pool)
+        && put.stamp.slots() <= usize::from(SLOTS_MAX)
 }
 
 /// Whether the pool's code makes sense and has that slot; computed wide: the widths are a

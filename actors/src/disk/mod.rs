@@ -9,7 +9,8 @@
 //! needs the journal read, `progress.rs` what a finished operation means, `replica.rs`, `lease.rs` and `log.rs`
 //! one volume's state, `entry.rs` the on-disk
 //! headers, `recovery.rs` their replay, `batch.rs` group commit, `files.rs` and `mover.rs` the
-//! recycling of files, `fragments.rs` the fragments, `gone.rs` what the placement takes away.
+//! recycling of files, `fragments.rs` the fragments, `gone.rs` what the placement takes away, `moves.rs` what it
+//! knows of rows' moves.
 //!
 //! **Invariant:** a request is answered once at most, and nothing is answered `Appended`,
 //! `Sealed`, `Joined` or `Stored` after the device failed.
@@ -25,6 +26,7 @@ mod journal;
 mod lease;
 mod log;
 mod mover;
+mod moves;
 mod progress;
 mod reads;
 mod recovery;
@@ -36,10 +38,14 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use model::ids::{Actor, DiskRef, Endpoint, Epoch, Incarnation, NodeId, RequestId, Seq, VolumeId};
+use model::geometry::Pool;
+use model::ids::{
+    Actor, DiskRef, Endpoint, Epoch, Incarnation, NodeId, RequestId, Row, Seq, VolumeId,
+};
 use model::machine::Machine;
 use model::meta::MetaToken;
 use model::payload::Payload;
+use model::spread::RowStamp;
 use model::store::{DeviceError, FileNo, OpId, ScanVerdict, ScannedEntry};
 use model::time::Time;
 
@@ -50,6 +56,7 @@ use files::Files;
 use fragments::Fragments;
 use gone::Gone;
 use log::Slot;
+use moves::Moves;
 use reads::Reading;
 use replica::Replica;
 use seal::Joining;
@@ -158,6 +165,7 @@ pub struct Disk {
     moved_bytes: u64,
     fragments: Fragments,
     gone: Gone,
+    moves: Moves,
     appends: usize,
     controls: usize,
     /// R8: the journal lost synced bytes once. A replica that should exist but does not may
@@ -236,6 +244,7 @@ impl Disk {
             moved_bytes: 0,
             fragments: Fragments::new(config.fragments_max, config.fragment_bytes_max),
             gone: Gone::default(),
+            moves: Moves::default(),
             appends: 0,
             controls: 0,
             damaged: recovered.damaged_mark.is_some(),
@@ -251,6 +260,13 @@ impl Disk {
         }
         disk.note_damage(is_new_damage, &recovered.broken);
         disk
+    }
+
+    /// What the disk knew of rows' moves when it was opened (R20).
+    #[must_use]
+    pub fn knowing(mut self, moves: BTreeMap<(Pool, Row), RowStamp>) -> Self {
+        self.moves = Moves::knowing(moves);
+        self
     }
 
     /// R8: makes damage durable first of all, whatever a later scan makes of the same files.
@@ -466,7 +482,9 @@ impl Machine for Disk {
             _ if self.retired => {}
             DiskInput::Journal { op, done } => self.journal_done(now, op, done, out),
             DiskInput::Fragments { op, done: Ok(done) } => {
-                if let Some(done) = self.swept(op, done, out) {
+                let done = self.swept(op, done, out);
+                let done = done.and_then(|done| self.cleared(op, done, out));
+                if let Some(done) = done {
                     self.fragment_done(op, done, out);
                 }
             }
@@ -476,7 +494,10 @@ impl Machine for Disk {
                     self.volume_read(now, token, reply, out);
                 }
             }
-            DiskInput::View(view) => self.view(now, &view, out),
+            DiskInput::View(view) => {
+                self.view(now, &view, out);
+                self.moves_seen(view, out);
+            }
             DiskInput::Failed(error) => self.retire(error, out),
         }
         self.settle(out);
@@ -516,7 +537,8 @@ fn class_of(request: &DiskRequest) -> Class {
         DiskRequest::Put(_)
         | DiskRequest::Get { .. }
         | DiskRequest::Delete { .. }
-        | DiskRequest::List { .. } => Class::Fragment,
+        | DiskRequest::List { .. }
+        | DiskRequest::ListRow { .. } => Class::Fragment,
     }
 }
 
@@ -531,6 +553,7 @@ fn incarnation_of(request: &DiskRequest) -> Incarnation {
         | DiskRequest::Get { incarnation, .. }
         | DiskRequest::Delete { incarnation, .. }
         | DiskRequest::List { incarnation, .. }
+        | DiskRequest::ListRow { incarnation, .. }
         | DiskRequest::Put(PutFragment { incarnation, .. }) => *incarnation,
     }
 }

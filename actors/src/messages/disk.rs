@@ -1,8 +1,12 @@
 //! The protocol with Disk machines: journal replicas and fragments.
 
 use bincode::{Decode, Encode};
-use model::ids::{Epoch, FragmentKey, Incarnation, Position, Seq, Version, VolumeId};
+use model::geometry::Pool;
+use model::ids::{
+    Epoch, FragmentKey, Incarnation, Position, Row, SegmentId, Seq, Version, VolumeId,
+};
 use model::journal::{Checkpoint, RecordHead, SealReport};
+use model::spread::RowStamp;
 use model::store::FragmentMeta;
 
 /// Sent by a Volume machine (journal) or a Segment machine (fragments) to a disk. Every
@@ -101,25 +105,32 @@ pub enum DiskRequest {
         /// The owner's epoch.
         epoch: Epoch,
     },
-    /// By a Segment machine: store a fragment durably. The payload is its bytes. Answered by
-    /// `Stored`, `Full`, `Conflict` or `Busy`.
+    /// By a Segment machine, or by the disk's node's Healer: store a fragment durably. The
+    /// payload is its bytes. Answered by `Stored`, `Full`, `Conflict`, `NotMine` or `Busy`.
     Put(PutFragment),
-    /// By a Segment machine: read ranges of a fragment. Answered by `Data` (payload: the good
-    /// ranges' bytes, one after the other), `NotFound` or `Busy`.
+    /// By a Segment machine or a Healer: read ranges of a fragment. Answered by `Data`
+    /// (payload: the good ranges' bytes, one after the other), `NotFound`, `NotMine` or `Busy`.
     Get {
         /// Addressed life.
         incarnation: Incarnation,
         /// The fragment.
         key: FragmentKey,
+        /// Its pool.
+        pool: Pool,
         /// (offset, length) pairs in bytes, multiples of the block size, at most 1024.
         ranges: Vec<(u32, u32)>,
     },
-    /// By a Segment machine: delete fragments (R15). Answered by `Deleted` or `Busy`.
+    /// By a Segment machine or an owner's audit: delete fragments (R15). Answered by `Deleted`,
+    /// `NotMine` or `Busy`.
     Delete {
         /// Addressed life.
         incarnation: Incarnation,
         /// The fragments.
         keys: Vec<FragmentKey>,
+        /// What a Segment machine knew of the moves of their rows: with less than the disk
+        /// knows, a fragment that was listed already might be copied after its deletion is
+        /// forgotten (R20). An audit comes again: it says nothing.
+        rows: Vec<(Pool, Row, RowStamp)>,
     },
     /// By the owner's audit (R16): which fragments of this volume are there? Answered by
     /// `Keys`.
@@ -131,6 +142,25 @@ pub enum DiskRequest {
         /// Exclusive start.
         after: Option<FragmentKey>,
         /// How many at most.
+        limit: u32,
+    },
+    /// By a Healer (R20): durably take note of these moves, refusing from then on whatever is
+    /// placed by less; and then, which fragments of this row are there? Answered by `Row` or
+    /// `Busy`.
+    ListRow {
+        /// Addressed life.
+        incarnation: Incarnation,
+        /// The pool.
+        pool: Pool,
+        /// Rows of its table.
+        rows: u16,
+        /// The row.
+        row: Row,
+        /// What the Healer knows of its moves.
+        stamp: RowStamp,
+        /// Exclusive start.
+        after: Option<SegmentId>,
+        /// About how many.
         limit: u32,
     },
 }
@@ -146,6 +176,10 @@ pub struct PutFragment {
     pub meta: FragmentMeta,
     /// [`model::store::block_sum`] of each of its blocks.
     pub sums: Vec<u32>,
+    /// Its segment's row.
+    pub row: Row,
+    /// What the sender knew of the row's moves when it chose this disk (R20).
+    pub stamp: RowStamp,
 }
 
 /// A fragment that a disk holds.
@@ -215,10 +249,24 @@ pub enum DiskReply {
     },
     /// To `Get`: no such fragment here.
     NotFound,
+    /// To `Put` and `Delete`: a row has moves that the sender did not know of; it waits for a
+    /// newer view (R20), and nothing was done. To `Get`: nothing is here, and the slot is another disk's by what this one knows,
+    /// or was never this one's: that says nothing of the fragment.
+    NotMine {
+        /// What the disk knows of the row's moves.
+        stamp: RowStamp,
+    },
     /// To `Delete`: durable.
     Deleted,
     /// To `List`.
     Keys(Vec<FragmentAt>),
+    /// To `ListRow`: the moves are noted, durably, and this was listed afterwards.
+    Row {
+        /// The fragments.
+        keys: Vec<FragmentAt>,
+        /// All segments up to this one were looked at; `None`: there are no more.
+        next: Option<SegmentId>,
+    },
     /// A queue is full, or the device failed; nothing was done. Try again, or elsewhere.
     Busy,
 }

@@ -8,6 +8,7 @@ mod client;
 mod clock;
 mod disk;
 mod driver;
+mod heal;
 mod segment;
 mod switchboard;
 mod volume;
@@ -15,6 +16,7 @@ mod volume;
 pub use client::{ClientActor, ClientClosed, Submit};
 pub use clock::boottime;
 pub use disk::{DiskActor, DiskFigures, DiskStores, FragmentStore, GetFigures, JournalStore};
+pub use heal::{GetHealing, HealedPort};
 pub use switchboard::{
     AttachDisk, CloseClient, Dropped, GetStats, Inbound, MetaAnswer, MetaPort, OpenClient,
     OpenError, ShutDown, Switchboard, SwitchboardConfig, ViewChanged,

@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, ResponseFuture};
 use bytes::Bytes;
+use model::geometry::Pool;
 use model::ids::{
-    Actor as ActorId, Boot, ClientId, DiskId, DiskRef, Endpoint, NodeId, RequestId, VolumeId,
+    Actor as ActorId, Boot, ClientId, DiskId, DiskRef, Endpoint, NodeId, RequestId, Row, VolumeId,
 };
 use model::meta::{MetaReply, MetaRequest, MetaToken};
 use model::payload::Payload;
 use model::placement::View;
+use model::spread::{RowStamp, SlotMove};
 use model::store::ScannedEntry;
 use model::wire;
 use tokio::sync::oneshot;
@@ -22,10 +24,12 @@ use transport::net::endpoint::Transport;
 use super::client::{ClientActor, ClientClosed, ToClient};
 use super::clock::boottime;
 use super::disk::{DiskActor, DiskFigures, DiskStores, GetFigures, ToDisk};
+use super::heal::{GetHealing, HealActor, HealedPort, ToHealer};
 use super::segment::{SegmentActor, ToSegment};
 use super::volume::{Stats, VolumeActor};
 use crate::client::{Client, ClientConfig};
 use crate::disk::{Disk, DiskConfig};
+use crate::heal::{HealConfig, HealProgress, Healer};
 use crate::host::{Host, Route};
 use crate::messages::{DiskReply, DiskRequest, Envelope, Message as Wire, VolumeReply};
 use crate::segment::{SegmentConfig, Segments};
@@ -52,6 +56,10 @@ pub struct SwitchboardConfig {
     pub segment: SegmentConfig,
     /// The disks'.
     pub disk: DiskConfig,
+    /// The Healer's.
+    pub heal: HealConfig,
+    /// Told which moves of slots are done.
+    pub healed: HealedPort,
     /// The clients'.
     pub client: ClientConfig,
 }
@@ -77,6 +85,7 @@ pub struct Switchboard {
     host: Host,
     volumes: BTreeMap<VolumeId, Running>,
     disks: BTreeMap<DiskId, Addr<DiskActor>>,
+    healer: Option<Addr<HealActor>>,
     clients: BTreeMap<ClientId, Addr<ClientActor>>,
     asked: BTreeMap<MetaToken, (ActorId, MetaToken)>,
     next_token: u64,
@@ -162,6 +171,8 @@ pub struct AttachDisk {
     pub scan: Vec<ScannedEntry>,
     /// How many entries come before the last damaged place, if there is one (R8).
     pub damage_before: Option<usize>,
+    /// What the disk knows of rows' moves (R20).
+    pub moves: BTreeMap<(Pool, Row), RowStamp>,
 }
 
 /// Open a client of a volume, by name. Answered once its session is open.
@@ -210,6 +221,7 @@ impl Switchboard {
             host,
             volumes: BTreeMap::new(),
             disks: BTreeMap::new(),
+            healer: None,
             clients: BTreeMap::new(),
             asked: BTreeMap::new(),
             next_token: 0,
@@ -263,7 +275,11 @@ impl Switchboard {
 
     fn send(&mut self, envelope: Envelope, payload: Payload) {
         let to = envelope.to.node;
-        let class = class_of(&envelope.message, payload.len());
+        let heals = [envelope.from.actor, envelope.to.actor].contains(&ActorId::Healer);
+        let class = match heals {
+            true => Class::Bulk,
+            false => class_of(&envelope.message, payload.len()),
+        };
         // What the network can't take now is lost: whoever asked asks again.
         if let Err(error) = self
             .config
@@ -311,6 +327,19 @@ impl Switchboard {
                 };
                 if let Some(running) = self.volumes.get(&volume) {
                     running.segments.do_send(ToSegment::Disk {
+                        disk,
+                        id,
+                        reply,
+                        payload,
+                    });
+                }
+            }
+            (Wire::DiskReply(reply), ActorId::Healer) => {
+                let ActorId::Disk(disk) = from.actor else {
+                    return;
+                };
+                if let Some(healer) = &self.healer {
+                    healer.do_send(ToHealer::Disk {
                         disk,
                         id,
                         reply,
@@ -376,7 +405,10 @@ impl Switchboard {
 fn class_of(message: &Wire, payload_len: usize) -> Class {
     match message {
         Wire::DiskRequest(
-            DiskRequest::Put(_) | DiskRequest::Delete { .. } | DiskRequest::List { .. },
+            DiskRequest::Put(_)
+            | DiskRequest::Delete { .. }
+            | DiskRequest::List { .. }
+            | DiskRequest::ListRow { .. },
         ) => Class::Bulk,
         Wire::DiskRequest(DiskRequest::Get { .. }) => Class::Client,
         Wire::DiskRequest(_) => Class::Journal,
@@ -390,6 +422,14 @@ fn class_of(message: &Wire, payload_len: usize) -> Class {
 
 impl Actor for Switchboard {
     type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let node = self.config.node;
+        let first = RequestId(self.first_request());
+        let healer = Healer::new(node, self.config.heal, first);
+        let healed = Arc::clone(&self.config.healed);
+        self.healer = Some(HealActor::new(node, healer, ctx.address(), healed).start());
+    }
 }
 
 impl Handler<Post> for Switchboard {
@@ -463,7 +503,7 @@ impl Handler<MetaAnswer> for Switchboard {
                     disk.do_send(ToDisk::Meta { token, reply });
                 }
             }
-            ActorId::Segment(_) | ActorId::Client(_) => {}
+            ActorId::Segment(_) | ActorId::Client(_) | ActorId::Healer => {}
         }
     }
 }
@@ -482,6 +522,9 @@ impl Handler<ViewChanged> for Switchboard {
         for client in self.clients.values() {
             client.do_send(ToClient::View(Arc::clone(&view)));
         }
+        if let Some(healer) = &self.healer {
+            healer.do_send(ToHealer::View(Arc::clone(&view)));
+        }
         let mut start = Vec::new();
         self.host.view(boottime(), view, &mut start);
         self.start_all(start, ctx);
@@ -497,10 +540,12 @@ impl Handler<AttachDisk> for Switchboard {
             stores,
             scan,
             damage_before,
+            moves,
         } = attach;
         let node = self.config.node;
         let machine =
-            Disk::recover_from(self.config.disk, at, node, boottime(), scan, damage_before);
+            Disk::recover_from(self.config.disk, at, node, boottime(), scan, damage_before)
+                .knowing(moves);
         let disk = DiskActor::new(at.disk, node, machine, stores, ctx.address()).start();
         disk.do_send(ToDisk::View(Arc::clone(self.host.current_view())));
         self.disks.insert(at.disk, disk);
@@ -610,6 +655,20 @@ impl Handler<GetStats> for Switchboard {
                 }
             }
             (of_volumes, of_disks)
+        })
+    }
+}
+
+impl Handler<GetHealing> for Switchboard {
+    type Result = ResponseFuture<Vec<(SlotMove, HealProgress)>>;
+
+    fn handle(&mut self, ask: GetHealing, _ctx: &mut Self::Context) -> Self::Result {
+        let asked = self.healer.as_ref().map(|healer| healer.send(ask));
+        Box::pin(async move {
+            match asked {
+                Some(asked) => asked.await.unwrap_or_default(),
+                None => Vec::new(),
+            }
         })
     }
 }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use coding::{Codec, CodingError};
 use model::geometry::{Code, Pool};
-use model::ids::{DiskId, DiskRef, NodeId, RequestId, SegmentId, SiteId, Slot};
+use model::ids::{DiskId, DiskRef, NodeId, RequestId, Row, SegmentId, SiteId, Slot};
 use model::payload::Payload;
 use model::placement::{Presence, View};
+use model::spread::{RowStamp, SpreadTable};
 use model::time::Time;
 
 use super::{Effect, SegmentConfig};
@@ -100,15 +101,40 @@ impl Core {
         Ok(codec)
     }
 
+    fn table(&self, pool: Pool) -> Option<&SpreadTable> {
+        let table = self.view.pools.get(&pool);
+        table.filter(|t| t.slots == pool.code.slots())
+    }
+
+    /// Where a slot of a segment is written, and read first.
     pub(super) fn place(&self, pool: Pool, segment: SegmentId, slot: Slot) -> Place {
+        let at = self.table(pool).and_then(|t| t.disk(t.row(segment), slot));
+        at.map_or(Place::Unassigned, |at| self.place_of(at))
+    }
+
+    /// Where a slot that is being moved lay before, unless that is lost.
+    pub(super) fn former(&self, pool: Pool, segment: SegmentId, slot: Slot) -> Option<OnDisk> {
+        let table = self.table(pool)?;
+        let at = table.former(table.row(segment), slot)?;
+        self.place_of(at).disk()
+    }
+
+    /// Whether a slot of a segment is being moved.
+    pub(super) fn is_moving(&self, pool: Pool, segment: SegmentId, slot: Slot) -> bool {
+        let place = self.table(pool).map(|t| t.place(t.row(segment), slot));
+        place.is_some_and(|place| place.to.is_some())
+    }
+
+    /// A segment's row, and what is known of its moves (R20).
+    pub(super) fn row(&self, pool: Pool, segment: SegmentId) -> (Row, RowStamp) {
+        let row = self
+            .table(pool)
+            .map(|t| (t.row(segment), t.stamp(t.row(segment))));
+        row.unwrap_or_default()
+    }
+
+    fn place_of(&self, at: DiskRef) -> Place {
         let view = &self.view;
-        let table = view
-            .pools
-            .get(&pool)
-            .filter(|t| t.slots == pool.code.slots());
-        let Some(at) = table.and_then(|t| t.disk(t.row(segment), slot)) else {
-            return Place::Unassigned;
-        };
         let Some(disk) = view.disks.get(&at.disk) else {
             return Place::Unassigned;
         };

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use coding::{Codec, SlotSet, layout};
 use model::BLOCK_BYTES;
+use model::geometry::Pool;
 use model::ids::{DiskRef, FragmentKey, NodeId, RequestId, SiteId, Slot};
 use model::payload::Payload;
 use model::sometimes::{Sometimes, reached};
@@ -44,6 +45,9 @@ pub(super) struct Job {
     pub(super) stirred: BTreeSet<u32>,
     /// Slots whose disk said that it has no such fragment.
     pub(super) absent: SlotSet,
+    /// Slots in motion whose new disk has no such fragment (yet): they are read where they lay
+    /// before. Which new disk said so.
+    fallen: BTreeMap<Slot, DiskRef>,
     /// Slots that are asked block by block: one of their longer ranges was damaged.
     pub(super) fine: SlotSet,
     /// Which disk each definite answer in `absent` and `Row::bad` came from.
@@ -209,11 +213,12 @@ impl Asker<'_, '_> {
         self.turn.counters
     }
 
-    fn transmit(&mut self, id: RequestId, key: FragmentKey, get: &Get) {
+    fn transmit(&mut self, id: RequestId, pool: Pool, key: FragmentKey, get: &Get) {
         let incarnation = get.at.incarnation;
         let request = DiskRequest::Get {
             incarnation,
             key,
+            pool,
             ranges: get.ranges.clone(),
         };
         send(
@@ -250,6 +255,7 @@ impl Job {
             rows: BTreeMap::new(),
             stirred: BTreeSet::new(),
             absent: SlotSet::EMPTY,
+            fallen: BTreeMap::new(),
             fine: SlotSet::EMPTY,
             verdicts: BTreeMap::new(),
             degraded: false,
@@ -258,7 +264,37 @@ impl Job {
     }
 
     pub(super) fn place(&self, core: &Core, slot: Slot) -> Place {
-        core.place(self.segment.pool, self.segment.id, slot)
+        let (pool, id) = (self.segment.pool, self.segment.id);
+        if self.fallen.contains_key(&slot) {
+            return core.former(pool, id, slot).map_or(Place::Lost, Place::Disk);
+        }
+        core.place(pool, id, slot)
+    }
+
+    /// The new disk of a slot in motion has nothing: the old one is asked. Whether there is one.
+    fn fall_back(&mut self, asker: &mut Asker<'_, '_>, get: &Get) -> bool {
+        let former = asker
+            .core()
+            .former(self.segment.pool, self.segment.id, get.slot);
+        let Some(former) = former.filter(|on| on.at != get.at) else {
+            return false;
+        };
+        self.fallen.insert(get.slot, get.at);
+        if former.up {
+            self.ask(asker, get.slot, former, get.ranges.clone());
+        } else {
+            self.want_all(get);
+        }
+        true
+    }
+
+    /// Slots that the new view has elsewhere are read there first again.
+    fn rise(&mut self, core: &Core) {
+        let (pool, id) = (self.segment.pool, self.segment.id);
+        self.fallen.retain(|slot, to| {
+            let place = core.place(pool, id, *slot).disk();
+            core.former(pool, id, *slot).is_some() && place.is_some_and(|on| on.at == *to)
+        });
     }
 
     fn has_unassigned(&self, core: &Core) -> bool {
@@ -330,6 +366,7 @@ impl Job {
             let id = asker.turn.core.ask(on.at.disk, purpose);
             asker.transmit(
                 id,
+                self.segment.pool,
                 FragmentKey {
                     segment: self.segment.id,
                     slot,
@@ -352,11 +389,15 @@ impl Job {
             DiskReply::Data { meta, good } => (good, self.is_mine(meta)),
             DiskReply::NotFound | DiskReply::WrongIncarnation => {
                 let get = self.take_get(asker, id);
+                if self.fall_back(asker, &get) {
+                    return;
+                }
                 self.absent.insert(get.slot);
                 self.verdicts.insert(get.slot, get.at);
                 return self.want_all(&get);
             }
-            // `Busy`, or an answer that makes no sense: later again, and others meanwhile.
+            // `Busy`, or `NotMine`, which says nothing of the fragment (R20), or an answer that
+            // makes no sense: later again, and others meanwhile.
             _ => {
                 let get = self.gets.get_mut(&id).expect("an open request");
                 get.slow = true;
@@ -460,7 +501,7 @@ impl Job {
                     segment: self.segment.id,
                     slot: get.slot,
                 };
-                asker.transmit(*id, key, get);
+                asker.transmit(*id, self.segment.pool, key, get);
             }
         }
         late.into_iter()
@@ -470,6 +511,7 @@ impl Job {
     /// Requests to disks that the view no longer names are dropped, verdicts of such disks
     /// are void, and those that are down now are not waited for.
     fn placement_changed(&mut self, asker: &mut Asker<'_, '_>) {
+        self.rise(asker.core());
         let moved = |job: &Self, core: &Core, slot, at| {
             job.place(core, slot).disk().is_none_or(|on| on.at != at)
         };

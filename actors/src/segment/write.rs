@@ -177,7 +177,8 @@ impl Writes {
                 }
                 slot.state = again;
             }
-            // `Busy`, or an answer that makes no sense: the same again later.
+            // `Busy`, or `NotMine` until the view knows as much as the disk (R20), or an answer
+            // that makes no sense: the same again later.
             _ => slot.state = again,
         }
         self.drive(turn, deletes, id);
@@ -349,6 +350,7 @@ impl Write {
             meta,
             slots,
         } = self;
+        let (row, stamp) = turn.core.row(segment.pool, segment.id);
         for (slot, job) in (0..).map(Slot).zip(slots) {
             let place = turn.core.place(segment.pool, segment.id, slot);
             let on = place.disk().expect("checked: every slot has a disk");
@@ -381,6 +383,8 @@ impl Write {
                 },
                 meta: *meta,
                 sums: job.sums.clone(),
+                row,
+                stamp: stamp.clone(),
             });
             send(
                 turn.out,

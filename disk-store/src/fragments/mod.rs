@@ -4,8 +4,10 @@
 //! catalog is written after that, and not synced: the extents' headers are the truth, and the
 //! ledger says which of them to read again after a crash. See `docs/disk-format.md`.
 
+mod adopted;
 pub mod header;
 mod ledger;
+mod list;
 mod open;
 mod put;
 mod scan;
@@ -14,7 +16,7 @@ pub mod space;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use model::ids::{FragmentKey, VolumeId};
+use model::ids::FragmentKey;
 use model::store::{DeviceError, FragmentDone, FragmentOp};
 
 use crate::BLOCK;
@@ -24,6 +26,7 @@ use header::Header;
 use ledger::Ledger;
 use space::FreeMap;
 
+pub use adopted::{Adopted, ROWS_MAX};
 pub use header::FRAGMENT_BYTES_MAX;
 pub use ledger::EXTENTS_MAX;
 pub use open::Recovery;
@@ -101,6 +104,7 @@ pub struct Fragments<L: FileLayer, C: Catalog> {
     staged: Staged,
     next_put: u64,
     stats: FragmentsStats,
+    adopted: Adopted,
     failed: Option<DeviceError>,
 }
 
@@ -169,6 +173,12 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
         }
     }
 
+    /// What is known of rows' moves, durably.
+    #[must_use]
+    pub fn adopted(&self) -> &Adopted {
+        &self.adopted
+    }
+
     /// Whether a device error made it refuse everything.
     #[must_use]
     pub fn has_failed(&self) -> bool {
@@ -192,6 +202,8 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
                     after,
                     limit,
                 } => self.list(volume, after, limit)?,
+                FragmentOp::Adopt { pool, row, stamp } => self.adopt(pool, row, &stamp)?,
+                FragmentOp::Scan { of, after, limit } => self.scan(of, after, limit)?,
             });
         }
         self.commit()?;
@@ -327,70 +339,12 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
             ranges: out,
         })
     }
-
-    fn list(
-        &mut self,
-        volume: VolumeId,
-        after: Option<FragmentKey>,
-        limit: u32,
-    ) -> Result<FragmentDone, DeviceError> {
-        self.commit()?;
-        let first = first_key(volume);
-        let limit = limit.min(LIST_KEYS_MAX) as usize;
-        let after = after.filter(|after| *after >= first);
-        let rows = match self.rows_of(first, after, limit) {
-            Ok(rows) => rows,
-            Err(error) => {
-                self.rebuild(&error)?;
-                self.rows_of(first, after, limit).map_err(catalog_failed)?
-            }
-        };
-        let of_volume = rows
-            .into_iter()
-            .take_while(|(key, _)| key.segment.volume == volume);
-        Ok(FragmentDone::Keys(
-            of_volume.map(|(key, row)| (key, row.meta)).collect(),
-        ))
-    }
-
-    fn rows_of(
-        &self,
-        first: FragmentKey,
-        after: Option<FragmentKey>,
-        limit: usize,
-    ) -> Result<Vec<(FragmentKey, Row)>, CatalogError> {
-        if after.is_some() || limit == 0 {
-            return self.catalog.scan(after, limit);
-        }
-        // The scan's start is exclusive.
-        let mut rows: Vec<_> = self
-            .catalog
-            .get(first)?
-            .map(|row| (first, row))
-            .into_iter()
-            .collect();
-        rows.extend(self.catalog.scan(Some(first), limit - rows.len())?);
-        Ok(rows)
-    }
 }
 
 fn catalog_failed(error: CatalogError) -> DeviceError {
     DeviceError {
         what: "catalog",
         detail: error.to_string(),
-    }
-}
-
-/// The lowest key of a volume.
-fn first_key(volume: VolumeId) -> FragmentKey {
-    use model::ids::{Epoch, SegmentId, Slot};
-    FragmentKey {
-        segment: SegmentId {
-            volume,
-            epoch: Epoch(0),
-            counter: 0,
-        },
-        slot: Slot(0),
     }
 }
 

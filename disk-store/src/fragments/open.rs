@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use model::ids::FragmentKey;
 use model::store::DeviceError;
 
+use super::adopted;
 use super::ledger::{self, EXTENTS_MAX, Ledger};
 use super::scan::{self, Found};
 use super::space::FreeMap;
@@ -55,6 +56,7 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
         }
         layer.sync_dir("extents").map_err(during)?;
         let (ledger, state) = Ledger::open(layer, config.id).map_err(during)?;
+        let adopted = adopted::load(layer, config.id)?;
         let distrust = distrust(&catalog, state.as_ref(), config.id);
         let mut store = Self {
             layer: layer.clone(),
@@ -67,6 +69,7 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
             state: state.unwrap_or_default(),
             staged: Staged::default(),
             stats: FragmentsStats::default(),
+            adopted,
             failed: None,
         };
         let recovery = store.recover(distrust)?;

@@ -185,6 +185,10 @@ pub struct RunArgs {
     /// End with the parent process (used by `atoll dev`).
     #[arg(long, hide = true)]
     pub supervised: bool,
+    /// After how many seconds without a disk its data is made again elsewhere, over what the
+    /// node's configuration says.
+    #[arg(long, value_name = "SECONDS")]
+    pub heal_after: Option<u64>,
     /// NBD's encryption, over what the node's configuration says.
     #[command(flatten)]
     pub tls: TlsArgs,
@@ -211,6 +215,10 @@ pub struct DevArgs {
     /// Round trip between sites; implies --wan.
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub wan_rtt: Option<Duration>,
+    /// After how many seconds without a disk its data is made again elsewhere [default: as the
+    /// nodes' node.json say, or 600].
+    #[arg(long, value_name = "SECONDS")]
+    pub heal_after: Option<u64>,
     /// NBD's encryption, while this runs.
     #[command(flatten)]
     pub tls: TlsArgs,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::ValueEnum;
 
-use super::args::{DevArgs, TlsArgs};
+use super::args::DevArgs;
 use super::print;
 use super::render::table;
 use super::style::{Style, Tone};
@@ -26,7 +26,7 @@ pub(super) fn run(directory: &Path, args: &DevArgs, as_json: bool) -> anyhow::Re
     }
     let program = Program {
         path: program,
-        run: run_arguments(args.tls),
+        run: run_arguments(args),
     };
     let layout = |found: Option<Layout>| -> Result<Layout, LayoutError> {
         match found {
@@ -53,12 +53,16 @@ pub(super) fn run(directory: &Path, args: &DevArgs, as_json: bool) -> anyhow::Re
 }
 
 /// What every node's process is started with, so that the fabric is as this command says.
-fn run_arguments(tls: TlsArgs) -> Vec<String> {
+fn run_arguments(args: &DevArgs) -> Vec<String> {
+    let tls = args.tls;
     let mode = tls.nbd_tls.unwrap_or_default().to_possible_value();
     let mode = mode.map_or_else(String::new, |v| v.get_name().to_owned());
     let mut arguments = vec!["--nbd-tls".to_owned(), mode];
     if tls.nbd_tls_verify_peer {
         arguments.push("--nbd-tls-verify-peer".to_owned());
+    }
+    if let Some(seconds) = args.heal_after {
+        arguments.extend(["--heal-after".to_owned(), seconds.to_string()]);
     }
     arguments
 }

@@ -28,6 +28,7 @@ fn config(make: &MakeArgs) -> NodeConfig {
         nbd_tls: make.tls.nbd_tls.unwrap_or_default(),
         nbd_tls_verify_peer: make.tls.nbd_tls_verify_peer,
         nbd_names: make.nbd_names.clone(),
+        heal_after_s: None,
     }
 }
 
@@ -88,6 +89,7 @@ pub(super) fn run(directory: &Path, args: &RunArgs) -> anyhow::Result<()> {
     let overrides = Overrides {
         nbd_tls: args.tls.nbd_tls,
         nbd_tls_verify_peer: args.tls.nbd_tls_verify_peer,
+        heal_after_s: args.heal_after,
     };
     run::run(directory, &overrides)
 }

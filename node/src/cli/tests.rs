@@ -40,6 +40,7 @@ fn dev_is_the_contracts() {
         disk_size: Some(ByteSize(2 << 30)),
         wan: false,
         wan_rtt: Some(std::time::Duration::from_millis(20)),
+        heal_after: None,
         tls: TlsArgs::default(),
     };
     assert_eq!(cli.command, Command::Dev(expected));

@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -47,7 +48,14 @@ pub struct NodeConfig {
     /// they stand in its certificate.
     #[serde(default)]
     pub nbd_names: Vec<String>,
+    /// After how many seconds without a disk its data is made again elsewhere, when this node
+    /// leads its site; 600 if it does not say. All nodes of a site should say the same.
+    #[serde(default)]
+    pub heal_after_s: Option<u64>,
 }
+
+/// A disk that is away for so long is not waited for any more.
+const HEAL_AFTER: Duration = Duration::from_secs(600);
 
 /// Whether NBD clients may, or must, encrypt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -127,6 +135,12 @@ pub fn check_name(name: &str) -> Result<(), ConfigError> {
 }
 
 impl NodeConfig {
+    /// After how long without a disk its data is made again elsewhere.
+    #[must_use]
+    pub fn heal_after(&self) -> Duration {
+        self.heal_after_s.map_or(HEAL_AFTER, Duration::from_secs)
+    }
+
     /// Reads the configuration of the node in `directory`.
     ///
     /// # Errors
@@ -257,6 +271,7 @@ mod tests {
             nbd_tls: NbdTls::Require,
             nbd_tls_verify_peer: true,
             nbd_names: vec!["nbd.example.org".into()],
+            heal_after_s: Some(30),
         }
     }
 

@@ -8,7 +8,7 @@ use actors::runtime::{DiskFigures, DiskStores, FragmentStore, JournalStore};
 use anyhow::{Context, Result, bail};
 use disk_store::catalog::RocksCatalog;
 use disk_store::file::real::RealFiles;
-use disk_store::fragments::{Fragments, FragmentsConfig};
+use disk_store::fragments::{Adopted, Fragments, FragmentsConfig};
 use disk_store::journal::{Journal, JournalConfig};
 use disk_store::superblock::{self, FabricId, Superblock, SuperblockError};
 use model::ids::{DiskRef, Incarnation, NodeId};
@@ -32,6 +32,8 @@ pub struct OpenedDisk {
     pub scan: Vec<ScannedEntry>,
     /// How many of those come before the last damaged place, if there is one (R8).
     pub damage_before: Option<usize>,
+    /// What it knows of rows' moves (R20).
+    pub moves: Adopted,
 }
 
 struct RealJournal {
@@ -136,6 +138,7 @@ pub fn open(
     let fragments = FragmentsConfig::new(id, identity.capacity_bytes);
     let (fragments, recovery) = Fragments::open(&layer, catalog, fragments)?;
     tracing::info!(disk = %config.name, entries = scan.len(), ?verdict, ?recovery, "disk opened");
+    let moves = fragments.adopted().clone();
     let stores = DiskStores {
         journal: Box::new(RealJournal {
             journal,
@@ -153,6 +156,7 @@ pub fn open(
         stores,
         scan,
         damage_before,
+        moves,
     })
 }
 

@@ -13,6 +13,7 @@ use model::machine::Machine;
 use model::meta::{MetaReply, MetaRequest, MetaToken};
 use model::payload::Payload;
 use model::placement::View;
+use model::spread::SlotMove;
 use model::time::Time;
 use model::wire;
 use raft_meta::log::{LogWrite, RaftLog};
@@ -56,6 +57,7 @@ enum Command {
         answer: oneshot::Sender<AdminReply>,
     },
     Disks(Vec<LocalDisk>),
+    Healed(Vec<SlotMove>),
     Listen(Box<dyn Listener>),
 }
 
@@ -97,6 +99,11 @@ impl MetaHandle {
     /// The disks that this node serves now.
     pub fn disks(&self, disks: Vec<LocalDisk>) {
         self.send(Command::Disks(disks));
+    }
+
+    /// Which moves to this node's disks are done but for the entry that ends them (R20).
+    pub fn healed(&self, moves: Vec<SlotMove>) {
+        self.send(Command::Healed(moves));
     }
 
     /// From now on actors are told.
@@ -242,6 +249,7 @@ impl<L: RaftLog> Shell<L> {
                 Input::Admin { token, command }
             }
             Command::Disks(disks) => Input::LocalDisks(disks),
+            Command::Healed(moves) => Input::Healed(moves),
             Command::Listen(listener) => {
                 let view = self
                     .view

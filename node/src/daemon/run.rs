@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use actix::{Actor, Addr};
 use actors::client::ClientConfig;
 use actors::disk::DiskConfig;
+use actors::heal::HealConfig;
 use actors::runtime::{
     AttachDisk, Inbound, MetaAnswer, ShutDown, Switchboard, SwitchboardConfig, ViewChanged,
     boottime,
@@ -61,10 +62,13 @@ pub struct Overrides {
     pub nbd_tls: Option<NbdTls>,
     /// Whether NBD's clients must show a certificate; `false` changes nothing.
     pub nbd_tls_verify_peer: bool,
+    /// After how many seconds without a disk its data is made again elsewhere.
+    pub heal_after_s: Option<u64>,
 }
 
 impl Overrides {
     fn apply(self, config: &mut NodeConfig) {
+        config.heal_after_s = self.heal_after_s.or(config.heal_after_s);
         if let Some(tls) = self.nbd_tls {
             config.nbd_tls = tls;
             // Said without a word on clients, `off` means off.
@@ -192,7 +196,10 @@ fn metadata_machine(
 ) -> Result<MetaNode> {
     use raft_meta::log::RaftLog;
     let me = identity.for_life(config, boot);
-    let terms = raft_meta::node::Config::default();
+    let terms = raft_meta::node::Config {
+        heal_after: config.heal_after(),
+        ..raft_meta::node::Config::default()
+    };
     let mut loaded = log.load()?;
     if identity.founder && loaded.is_empty() {
         let writes = MetaNode::found(&me, &config.site, &terms);
@@ -277,6 +284,7 @@ fn start_actors(
         })
         .collect();
     meta.disks(served.clone());
+    let to_site = meta.clone();
     let (to_group, served) = (meta.clone(), Mutex::new(served));
     let retired = move |disk| {
         let mut served = served
@@ -294,6 +302,8 @@ fn start_actors(
         volume: VolumeConfig::default(),
         segment: SegmentConfig::default(),
         disk: DiskConfig::default(),
+        heal: HealConfig::default(),
+        healed: Arc::new(move |moves| to_site.healed(moves)),
         client: ClientConfig::default(),
     })
     .start();
@@ -307,6 +317,7 @@ fn start_actors(
             stores,
             scan,
             damage_before,
+            moves,
             ..
         } = disk;
         let path = config
@@ -321,6 +332,7 @@ fn start_actors(
             stores,
             scan,
             damage_before,
+            moves,
         });
     }
     drop(names);

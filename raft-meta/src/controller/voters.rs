@@ -67,7 +67,12 @@ pub(crate) fn of_site(nodes: &[Eligible], voters: &[MemberId], leader: MemberId)
         3..=4 => 3,
         _ => SITE_VOTERS_MAX,
     };
-    pick(nodes, voters, leader, count)
+    let mut picked = pick(nodes, voters, leader, count);
+    // Of two, both are needed: one more, and nothing is gained by it.
+    if picked.len().is_multiple_of(2) {
+        picked.pop();
+    }
+    picked
 }
 
 /// The voters of the global placement group (R21): one a site over three (or five) sites; two
@@ -356,6 +361,8 @@ mod tests {
         assert_eq!(of(&site(3, &[]), &[12]), members(&[11, 12, 13]));
         assert_eq!(of(&site(4, &[12]), &[11, 12, 13]), members(&[11, 13, 14]));
         assert_eq!(of(&site(3, &[12]), &[11, 12, 13]), members(&[11, 12, 13]));
+        // A third one that is not there yet is waited for.
+        assert_eq!(of(&site(3, &[12]), &[11]), members(&[11]));
         assert_eq!(of(&site(9, &[]), &[11, 12, 13]).len(), 5);
     }
 }

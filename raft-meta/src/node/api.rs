@@ -8,6 +8,7 @@ use model::geometry::Code;
 use model::ids::{Boot, DiskRef, Incarnation, NodeId, SiteId};
 use model::meta::{MetaReply, MetaRequest, MetaToken};
 use model::placement::View;
+use model::spread::SlotMove;
 use thiserror::Error;
 
 use crate::log::{LogDamage, LogWrite};
@@ -53,6 +54,9 @@ pub struct Config {
     pub pool_rows: u16,
     /// At least this long between two [`Effect::View`].
     pub view_every: Duration,
+    /// A disk that nobody served for so long is not waited for any more: its slots are moved
+    /// (R20).
+    pub heal_after: Duration,
 }
 
 impl Default for Config {
@@ -66,6 +70,7 @@ impl Default for Config {
             snapshot_every: 4096,
             pool_rows: 64,
             view_every: Duration::from_millis(10),
+            heal_after: Duration::from_secs(600),
         }
     }
 }
@@ -116,6 +121,9 @@ pub enum Input {
     },
     /// The disks that this node serves now; replaces what it said before.
     LocalDisks(Vec<LocalDisk>),
+    /// The moves to this node's disks that are done but for the entry that ends them (R20);
+    /// replaces what it said before.
+    Healed(Vec<SlotMove>),
 }
 
 /// What the machine asks its shell to do.

@@ -21,6 +21,9 @@ use crate::site::SiteState;
 /// Duties are done every so many ticks.
 const DUTIES_EVERY: u64 = 2;
 
+/// Moves of slots are looked after every so many ticks.
+const MOVES_EVERY: u64 = 4;
+
 /// A pause of this process of so many ticks is no silence of the others.
 const PAUSE_TICKS: u32 = 8;
 
@@ -77,6 +80,7 @@ impl MetaNode {
             site_quorum: self.own().is_some_and(|s| s.leader(now).is_some()),
             global_quorum: self.global.leader(now).is_some(),
             disks: self.disks.clone(),
+            healed: self.healed.clone(),
         };
         let of_site = self.own().and_then(Seat::members).map(Members::nodes);
         let of_site = of_site.unwrap_or_else(|| self.hints(self.identity.site));
@@ -147,7 +151,12 @@ impl MetaNode {
             return;
         }
         let Some(state) = own.state() else { return };
-        for command in controller::site::decide(now, state, global, &self.detector) {
+        let mut commands = controller::site::decide(now, state, global, &self.detector);
+        if self.ticks.is_multiple_of(MOVES_EVERY) {
+            let after = self.config.heal_after;
+            commands.extend(controller::moves::decide(now, state, &self.detector, after));
+        }
+        for command in commands {
             if self.lately.admit(now, &command) {
                 own.decide(&command);
             }

@@ -2,6 +2,7 @@
 //! what is missing; a run waits for all of them, within a bound.
 
 mod orphans;
+mod redundancy;
 mod replicas;
 mod trimmed;
 
@@ -20,6 +21,7 @@ pub fn unhealed(world: &mut World, volume: VolumeId) -> Option<String> {
     replicas::check(world, volume, &served)
         .or_else(|| trimmed::check(&served))
         .or_else(|| orphans::check(world, volume, &served))
+        .or_else(|| redundancy::check(world, volume, &served))
 }
 
 /// A volume's owner and how its machine is.

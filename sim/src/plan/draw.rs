@@ -66,6 +66,10 @@ fn machines(rng: &mut Rng) -> Machines {
         audit_every: rng.duration(Duration::from_millis(200), Duration::from_secs(2)),
         index_cache: if small { 64 << 10 } else { 1 << 20 },
         journal_file: if small { 256 << 10 } else { 1 << 20 },
+        // Disks are given up after seconds, so that many runs see slots moved (R20).
+        heal_after: rng.duration(Duration::from_secs(3), Duration::from_secs(9)),
+        heal_moves: rng.within(1, 4) as usize,
+        heal_page: if small { 2 } else { 64 },
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use actors::client::ClientConfig;
 use actors::disk::DiskConfig;
+use actors::heal::HealConfig;
 use actors::volume::VolumeConfig;
 use model::geometry::Code;
 use raft_meta::node::Config as MetaConfig;
@@ -202,6 +203,13 @@ pub struct Machines {
     /// Size of a journal file.
     #[serde(with = "as_size")]
     pub journal_file: u64,
+    /// A disk that is silent for so long has its slots moved.
+    #[serde(with = "as_duration")]
+    pub heal_after: Duration,
+    /// So many slots are filled at a time by one node.
+    pub heal_moves: usize,
+    /// So many fragments are listed at a time.
+    pub heal_page: u32,
 }
 
 impl Default for Machines {
@@ -217,6 +225,9 @@ impl Default for Machines {
             replace_after: Duration::from_secs(5),
             audit_every: Duration::from_secs(2),
             journal_file: 1 << 20,
+            heal_after: Duration::from_secs(6),
+            heal_moves: 2,
+            heal_page: 64,
         }
     }
 }
@@ -241,8 +252,16 @@ impl Machines {
             volume,
             client: ClientConfig::default(),
             disk: DiskConfig::default(),
+            heal: HealConfig {
+                moves_max: self.heal_moves,
+                page_keys: self.heal_page,
+                ask_timeout: Duration::from_millis(500),
+                pass_pause: Duration::from_millis(200),
+                ..HealConfig::default()
+            },
             meta: MetaConfig {
                 pool_rows: 8,
+                heal_after: self.heal_after,
                 ..MetaConfig::default()
             },
             journal_file_bytes: self.journal_file,

@@ -157,9 +157,11 @@ impl Run {
         let (gone, cut): (&[NodeId], &[(SiteId, SiteId)]) = match fault {
             Fault::Killed { nodes, .. } => (nodes, &[]),
             Fault::Cut(links) => (&[], links),
-            Fault::Slow(_) | Fault::CutNode(_) | Fault::Paused(_) | Fault::SlowDisks(_) => {
-                (&[], &[])
-            }
+            Fault::Slow(_)
+            | Fault::CutNode(_)
+            | Fault::Paused(_)
+            | Fault::SlowDisks(_)
+            | Fault::LostDisk(..) => (&[], &[]),
         };
         left_alone(&self.world.sites(), gone, cut)
     }
@@ -176,6 +178,6 @@ fn is_gone(fault: &Fault, node: NodeId) -> bool {
     match fault {
         Fault::Killed { nodes, .. } => nodes.contains(&node),
         Fault::CutNode(n) | Fault::Paused(n) => *n == node,
-        Fault::Cut(_) | Fault::Slow(_) | Fault::SlowDisks(_) => false,
+        Fault::Cut(_) | Fault::Slow(_) | Fault::SlowDisks(_) | Fault::LostDisk(..) => false,
     }
 }

@@ -44,7 +44,7 @@ impl Run {
     pub(super) fn faults_are_over(&self) -> bool {
         self.faults.iter().all(|(plan, stage)| match stage {
             Stage::Planned => false,
-            Stage::Struck(_) => plan.kind == Kind::LoseSite,
+            Stage::Struck(_) => plan.kind.is_for_good(),
             Stage::Mended => true,
         })
     }
@@ -93,6 +93,7 @@ impl Run {
                 .for_each(|(a, b)| self.world.network.slow(*a, *b)),
             Fault::CutNode(node) => self.world.network.cut_node(*node),
             Fault::Paused(node) => self.world.pause(*node, until),
+            Fault::LostDisk(node, disk) => self.world.lose_disk(*node, *disk),
             Fault::SlowDisks(nodes) => nodes
                 .iter()
                 .for_each(|node| self.world.slow_disks(*node, true)),
@@ -185,6 +186,16 @@ impl Run {
             Kind::Pause => Fault::Paused(node),
             Kind::SlowLink => Fault::Slow(link()),
             Kind::SlowDisks => Fault::SlowDisks(vec![node]),
+            Kind::LoseNode => Fault::Killed {
+                nodes: vec![node],
+                power: true,
+                for_good: true,
+            },
+            Kind::LoseDisk => {
+                let mut disks = self.world.nodes[&node].disks.keys().copied();
+                let disk = disks.nth(plan.other as usize - 1);
+                Fault::LostDisk(node, disk.expect("a node has two disks until it loses one"))
+            }
             Kind::SlowSite => Fault::SlowDisks(sites[&site].clone()),
         }
     }
@@ -200,7 +211,7 @@ impl Run {
             self.tell(format!("fault {} is over", entry + 1));
         }
         match self.struck[entry].fault.clone() {
-            Fault::Killed { for_good: true, .. } => return,
+            Fault::Killed { for_good: true, .. } | Fault::LostDisk(..) => return,
             Fault::Killed { nodes, .. } => {
                 for node in nodes {
                     if self.dead.remove(&node) {
@@ -254,6 +265,9 @@ impl Run {
             Fault::CutNode(node) => format!("{} is cut from all others", self.name(*node)),
             Fault::Paused(node) => format!("{} stands still", self.name(*node)),
             Fault::SlowDisks(of) => format!("disks of {} are slow", nodes(of)),
+            Fault::LostDisk(node, disk) => {
+                format!("{disk} of {} is lost for good", self.name(*node))
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actors::disk::DiskInput;
-use actors::{client, segment, volume};
+use actors::{client, heal, segment, volume};
 use model::ids::{Actor, ClientId, DiskId, NodeId, VolumeId};
 use model::machine::Machine;
 use model::meta::{MetaReply, MetaRequest, MetaToken};
@@ -114,7 +114,7 @@ impl World {
         match actor {
             Actor::Volume(id) => self.drive_volume(node, id, volume::Input::Meta { token, reply }),
             Actor::Disk(id) => self.drive_disk(node, id, DiskInput::Volume { token, reply }),
-            Actor::Segment(_) | Actor::Client(_) => {}
+            Actor::Segment(_) | Actor::Client(_) | Actor::Healer => {}
         }
     }
 
@@ -163,6 +163,7 @@ impl World {
         for id in disks {
             self.drive_disk(node, id, DiskInput::View(Arc::clone(view)));
         }
+        self.drive_healer(node, heal::Input::View(Arc::clone(view)));
         self.start_volumes(node, start);
     }
 }

@@ -2,6 +2,7 @@
 //! that the actix shells drive.
 
 mod disk;
+mod heal;
 mod machines;
 mod meta;
 mod paths;
@@ -49,6 +50,8 @@ pub enum Who {
     Disk(DiskId),
     /// A client.
     Client(ClientId),
+    /// The Healer.
+    Healer,
 }
 
 /// What is to happen.
@@ -247,7 +250,7 @@ impl World {
                 }
                 self.paused.remove(&node);
             }
-            if !self.lives(node, life) {
+            if !self.lives(node, life) || self.is_of_lost_disk(&event) {
                 return true;
             }
             if let Event::Timer { node, who, at, .. } = &event {
@@ -314,6 +317,16 @@ impl World {
         });
     }
 
+    /// Whether a store of a disk that was lost meanwhile would be at work.
+    fn is_of_lost_disk(&self, event: &Event) -> bool {
+        match event {
+            Event::Stored { node, disk, .. } | Event::Settle { node, disk, .. } => {
+                !self.nodes[node].disks.contains_key(disk)
+            }
+            _ => false,
+        }
+    }
+
     fn lives(&self, node: NodeId, life: u64) -> bool {
         self.nodes
             .get(&node)
@@ -328,7 +341,8 @@ impl World {
         for disk in n.disks.values_mut() {
             open_disk(disk, node, &self.terms, clock);
         }
-        n.boot(meta);
+        let config = self.terms.heal;
+        n.boot(meta, config);
         let disks: Vec<DiskId> = n.disks.keys().copied().collect();
         self.announce_disks(node);
         self.tick(node, Who::Meta);
@@ -428,6 +442,11 @@ impl World {
                     segments.tick(clock, &mut out);
                 }
                 self.after_segments(node, id, out);
+            }
+            Who::Healer => {
+                let mut out = Vec::new();
+                process.healer.tick(clock, &mut out);
+                self.after_healer(node, out);
             }
             Who::Client(id) => {
                 let mut out = Vec::new();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use actors::disk::DiskInput;
 use actors::host::Route;
 use actors::messages::{DiskRequest, Envelope, Message, VolumeReply};
-use actors::{client, segment, volume};
+use actors::{client, heal, segment, volume};
 use bytes::Bytes;
 use model::ids::{Actor, NodeId};
 use model::journal::RecordBody;
@@ -283,6 +283,20 @@ impl World {
                     node,
                     volume,
                     segment::Input::Disk {
+                        disk,
+                        id,
+                        reply,
+                        payload,
+                    },
+                );
+            }
+            (Message::DiskReply(reply), Actor::Healer) => {
+                let Actor::Disk(disk) = from.actor else {
+                    return;
+                };
+                self.drive_healer(
+                    node,
+                    heal::Input::Disk {
                         disk,
                         id,
                         reply,

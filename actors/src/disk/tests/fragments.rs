@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use model::geometry::{Code, Pool};
-use model::ids::{Epoch, FragmentKey, Position, SegmentId, Slot};
+use model::ids::{Epoch, FragmentKey, Position, Row, SegmentId, Slot};
+use model::spread::RowStamp;
 use model::store::{FragmentDone, FragmentMeta, FragmentOp, SegmentKind};
 
 use super::bench::{Append, Bench, INCARNATION, VOLUME, at, plain, seal};
@@ -34,6 +35,8 @@ fn put() -> PutFragment {
         key: KEY,
         meta: META,
         sums: vec![1, 2],
+        row: Row(0),
+        stamp: RowStamp::default(),
     }
 }
 
@@ -41,6 +44,7 @@ fn get(ranges: Vec<(u32, u32)>) -> DiskRequest {
     DiskRequest::Get {
         incarnation: INCARNATION,
         key: KEY,
+        pool: META.pool,
         ranges,
     }
 }
@@ -68,6 +72,7 @@ fn puts_gets_deletes_and_lists_pass_through() {
     let delete = DiskRequest::Delete {
         incarnation: INCARNATION,
         keys: vec![KEY],
+        rows: Vec::new(),
     };
     let id = b.send(delete, &[]);
     b.fragment_done(FragmentDone::Deleted);
@@ -140,6 +145,7 @@ fn malformed_requests_reach_no_store() {
     let delete = DiskRequest::Delete {
         incarnation: INCARNATION,
         keys,
+        rows: Vec::new(),
     };
     assert_eq!(b.ask(delete, &[]), DiskReply::Busy);
     assert!(b.fragment_ops.is_empty());

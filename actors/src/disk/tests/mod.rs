@@ -5,6 +5,7 @@ mod files;
 mod fragments;
 mod leases;
 mod log;
+mod moves;
 mod recovery;
 mod truth;
 mod world;

@@ -414,7 +414,7 @@ fn moved_slots_are_followed_and_old_verdicts_void() {
     world.change_view(|view| {
         let table = view.pools.get_mut(&pool).unwrap();
         let row = usize::from(table.row(segment.id).0);
-        table.disks[row * 6] = Some(new);
+        table.places[row * 6].disk = Some(new);
     });
     let mut fragment = world.fragment(segment, 2).clone();
     fragment.data = data[..4 * BLOCK_BYTES].to_vec();

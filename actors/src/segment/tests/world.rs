@@ -13,7 +13,7 @@ use model::ids::{
 };
 use model::machine::Machine;
 use model::payload::Payload;
-use model::placement::{Disk, Node, Presence, Site, SpreadTable, View};
+use model::placement::{Disk, Node, Presence, Site, SlotPlace, SpreadTable, View};
 use model::store::{FragmentMeta, SegmentKind, block_sum};
 use model::time::Time;
 
@@ -573,22 +573,25 @@ pub(super) fn assert_right(data: &Bytes, runs: &[(u32, u32)], got: &[Bytes]) {
 fn table(code: Code, per_site: u8) -> SpreadTable {
     let rows = 16_u16;
     let per = code.slots().div_ceil(3);
-    let mut disks = Vec::new();
+    let mut places = Vec::new();
     for row in 0..rows {
         for slot in 0..code.slots() {
             let (site, place) = (slot / per, slot % per);
             assert!(place < per_site, "distinct disks");
             let n = u32::from(site * per_site)
                 + (u32::from(place) + u32::from(row)) % u32::from(per_site);
-            disks.push(Some(DiskRef {
-                disk: DiskId(n),
-                incarnation: Incarnation(n.into()),
-            }));
+            places.push(SlotPlace {
+                disk: Some(DiskRef {
+                    disk: DiskId(n),
+                    incarnation: Incarnation(n.into()),
+                }),
+                ..SlotPlace::default()
+            });
         }
     }
     SpreadTable {
         rows,
-        disks,
+        places,
         slots: code.slots(),
     }
 }

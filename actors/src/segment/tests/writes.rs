@@ -118,8 +118,8 @@ fn another_pool_for_the_sites_left_abandons_at_once() {
     world.change_view(|view| {
         let mut table = view.pools[&POOL].clone();
         table.slots = 4;
-        table.disks = (0..16)
-            .flat_map(|r| table.disks[r * 6..r * 6 + 4].to_vec())
+        table.places = (0..16)
+            .flat_map(|r| table.places[r * 6..r * 6 + 4].to_vec())
             .collect();
         view.pools.insert(two, table);
     });
@@ -181,7 +181,7 @@ fn a_slot_without_a_disk_abandons_before_anything_is_sent() {
     let mut world = world(&[RS_4_2]);
     world.change_view(|view| {
         let table = view.pools.get_mut(&POOL).unwrap();
-        (0..16).for_each(|row| table.disks[row * 6 + 3] = None);
+        (0..16).for_each(|row| table.places[row * 6 + 3].disk = None);
     });
     let (id, segment, _) = world.write(POOL, 8);
     assert_eq!(
@@ -215,7 +215,7 @@ fn a_slot_that_moves_is_stored_at_its_new_disk_before_written() {
     world.change_view(|view| {
         let table = view.pools.get_mut(&POOL).unwrap();
         let row = usize::from(table.row(segment.id).0);
-        table.disks[row * 6] = Some(new);
+        table.places[row * 6].disk = Some(new);
     });
     world.mood_of_site(2, Mood::Well);
     assert_eq!(

@@ -185,6 +185,7 @@ impl Serving {
                 Step::Delete(keys) => DiskRequest::Delete {
                     incarnation,
                     keys: keys.clone(),
+                    rows: Vec::new(),
                 },
             };
             visit.attempts += 1;

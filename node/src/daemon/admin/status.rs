@@ -16,6 +16,7 @@ pub(super) fn status(view: &View, heard: &Heard, seen_by: &str) -> Status {
     sites(view, heard, &mut degraded);
     nodes(view, heard, &mut degraded);
     let replaced = disks(view, &mut degraded);
+    moves(view, &mut degraded);
     volumes(view, heard, &mut degraded);
     let live = || view.volumes.values().filter(|v| !v.deleted);
     let served = live().filter(|v| v.clean || v.owner.is_some_and(|o| o.boot.is_some()));
@@ -175,7 +176,8 @@ fn nodes(view: &View, heard: &Heard, degraded: &mut Vec<Degraded>) {
 /// How many slots of spreads and how many journals count on a disk.
 fn references(view: &View) -> BTreeMap<DiskId, (usize, usize)> {
     let mut references: BTreeMap<DiskId, (usize, usize)> = BTreeMap::new();
-    for at in view.pools.values().flat_map(|table| &table.disks).flatten() {
+    let places = view.pools.values().flat_map(|table| &table.places);
+    for at in places.flat_map(|place| [place.disk, place.to]).flatten() {
         references.entry(at.disk).or_default().0 += 1;
     }
     for volume in view.volumes.values().filter(|v| !v.deleted) {
@@ -228,6 +230,31 @@ fn disks(view: &View, degraded: &mut Vec<Degraded>) -> BTreeSet<DiskId> {
         );
     }
     replaced
+}
+
+/// Slots in motion, by the disk that they leave (R20).
+fn moves(view: &View, degraded: &mut Vec<Degraded>) {
+    let mut leaving: BTreeMap<DiskId, (usize, BTreeSet<DiskId>)> = BTreeMap::new();
+    for place in view.pools.values().flat_map(|table| &table.places) {
+        if let (Some(from), Some(to)) = (place.disk, place.to) {
+            let (slots, targets) = leaving.entry(from.disk).or_default();
+            *slots += 1;
+            targets.insert(to.disk);
+        }
+    }
+    for (from, (slots, targets)) in leaving {
+        let targets: Vec<String> = targets.iter().map(|to| disk_name(view, *to)).collect();
+        let s = if slots == 1 { "" } else { "s" };
+        add(
+            degraded,
+            format!("move off disk {}", disk_name(view, from)),
+            format!("{slots} slot{s} of spreads that it held are being moved"),
+            format!(
+                "their fragments are copied or rebuilt on {}; until then they are read around",
+                targets.join(", ")
+            ),
+        );
+    }
 }
 
 /// What clients of a volume feel or soon may: nobody serves it, or its journal counts on fewer

@@ -21,6 +21,7 @@ fn config() -> NodeConfig {
         nbd_tls: NbdTls::Require,
         nbd_tls_verify_peer: true,
         nbd_names: vec!["nbd.example.org".into()],
+        heal_after_s: None,
     }
 }
 

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use model::geometry::{Code, Pool};
 use model::ids::{Boot, DiskId, DiskRef, Epoch, Incarnation, NodeId, SiteId, Version, VolumeId};
 use model::placement::{
-    Disk, JournalConfig, Node, Owner, Presence, Site, SpreadTable, View, VolumeRecord,
+    Disk, JournalConfig, Node, Owner, Presence, Site, SlotPlace, SpreadTable, View, VolumeRecord,
 };
 
 use super::status;
@@ -42,10 +42,13 @@ fn view() -> View {
         code: "rs:4+2".parse::<Code>().expect("a code"),
         without: None,
     };
-    let disks = [11, 12, 21, 22, 31, 32].map(|disk| Some(at(disk)));
+    let places = [11, 12, 21, 22, 31, 32].map(|disk| SlotPlace {
+        disk: Some(at(disk)),
+        ..SlotPlace::default()
+    });
     let table = SpreadTable {
         rows: 1,
-        disks: disks.to_vec(),
+        places: places.to_vec(),
         slots: 6,
     };
     view.pools.insert(pool, table);
@@ -210,14 +213,21 @@ fn a_lost_disk_stays_until_nothing_counts_on_it_and_another_took_its_place() {
             .contains("disk c2/40 took its place")
     );
 
+    let new = view.disks[&DiskId(40)].at;
     for table in view.pools.values_mut() {
-        for slot in table
-            .disks
-            .iter_mut()
-            .flatten()
-            .filter(|at| at.disk == lost)
-        {
-            slot.disk = DiskId(40);
+        for place in &mut table.places {
+            if place.disk.is_some_and(|at| at.disk == lost) {
+                place.to = Some(new);
+            }
+        }
+    }
+    let moving = why(&view);
+    assert_eq!(whats(&moving), ["disk c2/32", "move off disk c2/32"]);
+    assert!(moving.degraded[1].doing.contains("rebuilt on c2/40"));
+
+    for table in view.pools.values_mut() {
+        for place in &mut table.places {
+            place.disk = place.to.take().or(place.disk);
         }
     }
     let healed = why(&view);

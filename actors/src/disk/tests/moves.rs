@@ -1,0 +1,165 @@
+//! What a disk knows of rows' moves, scripted (R20).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use model::geometry::{Code, Pool};
+use model::ids::{DiskId, DiskRef, Epoch, FragmentKey, Incarnation, Row, SegmentId, Slot, Version};
+use model::placement::View;
+use model::spread::{RowStamp, SlotPlace, SpreadTable};
+use model::store::{FragmentDone, FragmentMeta, FragmentOp, SegmentKind};
+
+use super::bench::{AT, Bench, INCARNATION, VOLUME};
+use crate::disk::{DiskConfig, DiskInput};
+use crate::messages::{DiskReply, DiskRequest, PutFragment};
+
+const POOL: Pool = Pool {
+    code: Code::Rs { k: 4, m: 2 },
+    without: None,
+};
+
+const KEY: FragmentKey = FragmentKey {
+    segment: SegmentId {
+        volume: VOLUME,
+        epoch: Epoch(1),
+        counter: 3,
+    },
+    slot: Slot(2),
+};
+
+const META: FragmentMeta = FragmentMeta {
+    pool: POOL,
+    segment_bytes: 4 * 4096,
+    fragment_bytes: 4096,
+    kind: SegmentKind::Data,
+};
+
+const OTHER: DiskRef = DiskRef {
+    disk: DiskId(9),
+    incarnation: Incarnation(9),
+};
+
+fn stamp(versions: &[u64]) -> RowStamp {
+    RowStamp::of(versions.iter().map(|v| Version(*v)))
+}
+
+fn put(stamp: RowStamp) -> DiskRequest {
+    DiskRequest::Put(PutFragment {
+        incarnation: INCARNATION,
+        key: KEY,
+        meta: META,
+        sums: vec![1],
+        row: Row(0),
+        stamp,
+    })
+}
+
+fn list_row(stamp: RowStamp) -> DiskRequest {
+    DiskRequest::ListRow {
+        incarnation: INCARNATION,
+        pool: POOL,
+        rows: 1,
+        row: Row(0),
+        stamp,
+        after: None,
+        limit: 10,
+    }
+}
+
+fn bench() -> Bench {
+    Bench::new(DiskConfig::default(), 1000)
+}
+
+/// A table of one row, with slot 2 there.
+fn view(version: u64, place: SlotPlace) -> DiskInput {
+    let mut places = vec![SlotPlace::default(); 6];
+    places[2] = place;
+    let table = SpreadTable {
+        rows: 1,
+        places,
+        slots: 6,
+    };
+    let view = View {
+        version: Version(version),
+        pools: BTreeMap::from([(POOL, table)]),
+        ..View::default()
+    };
+    DiskInput::View(Arc::new(view))
+}
+
+fn place(disk: DiskRef, to: Option<DiskRef>, version: u64) -> SlotPlace {
+    SlotPlace {
+        disk: Some(disk),
+        to,
+        version: Version(version),
+    }
+}
+
+#[test]
+fn a_listing_is_taken_after_a_durable_note_and_older_puts_are_refused_from_then_on() {
+    let mut b = bench();
+    let moved = stamp(&[0, 0, 1]);
+    let listed = b.send(list_row(moved.clone()), &[]);
+    assert!(matches!(&b.fragment_ops[0].1, FragmentOp::Adopt { stamp, .. } if *stamp == moved));
+    assert!(matches!(&b.fragment_ops[1].1, FragmentOp::Scan { .. }));
+    // Not even while the note is on its way to the disk.
+    let known = moved.clone();
+    let refused = b.ask(put(stamp(&[])), &[7; 4096]);
+    assert_eq!(refused, DiskReply::NotMine { stamp: known });
+    b.fragment_done(FragmentDone::Adopted);
+    assert!(b.answer(listed).is_none());
+    b.fragment_done(FragmentDone::Scanned {
+        keys: vec![(KEY, META)],
+        next: None,
+    });
+    let (reply, _) = b.answer(listed).expect("answered");
+    assert!(matches!(reply, DiskReply::Row { keys, next: None } if keys.len() == 1));
+    // What is placed by as much is taken, and what is placed by more is noted first.
+    b.send(put(moved), &[7; 4096]);
+    assert!(matches!(&b.fragment_ops[0].1, FragmentOp::Put { .. }));
+    b.send(put(stamp(&[1, 0, 1])), &[7; 4096]);
+    assert!(matches!(&b.fragment_ops[1].1, FragmentOp::Adopt { .. }));
+    // A deletion by less would be forgotten too early.
+    let delete = DiskRequest::Delete {
+        incarnation: INCARNATION,
+        keys: vec![KEY],
+        rows: vec![(POOL, Row(0), stamp(&[]))],
+    };
+    assert!(matches!(b.ask(delete, &[]), DiskReply::NotMine { .. }));
+}
+
+#[test]
+fn what_lies_elsewhere_for_good_is_dropped_but_not_by_a_table_that_knows_less() {
+    let mut b = bench();
+    b.send(put(stamp(&[0, 0, 2])), &[7; 4096]);
+    b.fragment_done(FragmentDone::Adopted);
+    b.fragment_done(FragmentDone::Stored);
+    // A table of before the last move: it left this disk, and came back since.
+    let scanned = || FragmentDone::Scanned {
+        keys: vec![(KEY, META)],
+        next: None,
+    };
+    b.input(view(1, place(OTHER, None, 1)));
+    b.fragment_done(scanned());
+    assert!(b.fragment_ops.is_empty(), "nothing is dropped");
+    // On its way elsewhere; then it is there.
+    b.input(view(2, place(AT, Some(OTHER), 3)));
+    b.fragment_done(scanned());
+    assert!(b.fragment_ops.is_empty());
+    b.input(view(3, place(OTHER, None, 3)));
+    b.fragment_done(scanned());
+    assert!(matches!(&b.fragment_ops[0].1, FragmentOp::Delete { keys } if *keys == [KEY]));
+    b.fragment_done(FragmentDone::Deleted);
+    assert!(b.fragment_ops.is_empty());
+    // A reader with an older view is not told that there is no such fragment.
+    let get = DiskRequest::Get {
+        incarnation: INCARNATION,
+        key: KEY,
+        pool: POOL,
+        ranges: vec![(0, 4096)],
+    };
+    let id = b.send(get, &[]);
+    b.fragment_done(FragmentDone::NotFound);
+    let (reply, _) = b.answer(id).expect("answered");
+    assert!(matches!(reply, DiskReply::NotMine { .. }), "{reply:?}");
+}

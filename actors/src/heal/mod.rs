@@ -1,0 +1,538 @@
+//! The Healer: one a node. It fills the slots that are moved to the node's disks (R20), from the
+//! catalogs of the row's other disks: no list of segments is kept anywhere else.
+//!
+//! A move is worked on in passes. In each, every disk of the row that serves takes note of the
+//! move, durably, and from then on refuses what is placed by less; *then* it lists what it has.
+//! What the new disk lacks of that is read from where the slot lay, or rebuilt from the cheapest
+//! others. A pass that brought everything ends the move; else there is another one.
+//!
+//! Nothing is kept over a restart: the move is committed, and what was brought is listed by the
+//! new disk like everything else.
+//!
+//! Reading order: `sources` (who may have what), `listing` (who has what), `copy` (one fragment),
+//! `job` (one move), [`Healer`], `answers`.
+
+mod answers;
+mod bucket;
+mod config;
+mod copy;
+mod job;
+mod listing;
+mod sources;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use coding::Codec;
+use model::geometry::{Code, Pool};
+use model::ids::{DiskId, DiskRef, FragmentKey, NodeId, RequestId, Row as RowNo, SegmentId, Slot};
+use model::machine::Machine;
+use model::payload::Payload;
+use model::placement::View;
+use model::spread::SlotMove;
+use model::time::Time;
+
+use self::bucket::Bucket;
+use self::copy::{Copy, Next};
+use self::job::{Copying, Job, State};
+use self::listing::Out;
+use self::sources::Row;
+use crate::messages::{DiskReply, DiskRequest, PutFragment};
+use crate::planted::{Bug, planted};
+
+pub use config::HealConfig;
+pub use job::HealProgress;
+
+/// What may happen to a [`Healer`].
+#[allow(
+    clippy::large_enum_variant,
+    reason = "made and taken apart at once: a box would cost an allocation"
+)]
+#[derive(Debug)]
+pub enum Input {
+    /// The placement as it is now. Older ones than the current are ignored.
+    View(Arc<View>),
+    /// A disk answered.
+    Disk {
+        /// The disk.
+        disk: DiskId,
+        /// The request's id.
+        id: RequestId,
+        /// The answer.
+        reply: DiskReply,
+        /// The bytes beside it.
+        payload: Bytes,
+    },
+}
+
+/// What a [`Healer`] asks of its shell.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "made and taken apart at once: a box would cost an allocation"
+)]
+#[derive(Debug)]
+pub enum Effect {
+    /// Send to a disk; the answer comes back as [`Input::Disk`] with the same id. It may get
+    /// lost: the machine asks again, with the same id.
+    ToDisk {
+        /// Where the disk is.
+        node: NodeId,
+        /// The disk.
+        disk: DiskId,
+        /// Correlates the answer.
+        id: RequestId,
+        /// The request.
+        request: DiskRequest,
+        /// The bytes beside it.
+        payload: Payload,
+    },
+    /// All moves that are over but for the entry that ends them; replaces what was said before.
+    Healed(Vec<SlotMove>),
+}
+
+type Key = (Pool, RowNo, Slot);
+
+/// A question that is out, for a move.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    key: Key,
+    at: DiskRef,
+    about: About,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum About {
+    Page,
+    Fetch(SegmentId),
+    Put(SegmentId),
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Healer {
+    node: NodeId,
+    config: HealConfig,
+    view: Arc<View>,
+    jobs: BTreeMap<Key, Job>,
+    asked: BTreeMap<RequestId, Asked>,
+    next_id: RequestId,
+    bucket: Bucket,
+    codecs: BTreeMap<Code, Codec>,
+    /// Whether the list of moves that are over is another one than was said.
+    news: bool,
+}
+
+impl Healer {
+    /// A Healer on `node` that numbers its requests from `start` on; see
+    /// [`crate::segment::Segments::new`].
+    #[must_use]
+    pub fn new(node: NodeId, config: HealConfig, start: RequestId) -> Self {
+        Self {
+            node,
+            config,
+            view: Arc::default(),
+            jobs: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            next_id: start,
+            bucket: Bucket::new(config.bytes_per_s),
+            codecs: BTreeMap::new(),
+            news: false,
+        }
+    }
+
+    /// The moves to this node's disks, and what was done for each.
+    pub fn progress(&self) -> impl Iterator<Item = (SlotMove, HealProgress)> + '_ {
+        self.jobs.values().map(|job| (job.healing, job.progress))
+    }
+
+    fn view(&mut self, now: Time, view: Arc<View>) {
+        if view.version < self.view.version {
+            return;
+        }
+        self.view = view;
+        let view = Arc::clone(&self.view);
+        let node = self.node;
+        let is_here = |to: DiskRef| {
+            let disk = view.disks.get(&to.disk);
+            disk.is_some_and(|d| d.at == to && d.node == node)
+        };
+        let mut seen = BTreeSet::new();
+        for (pool, table) in &view.pools {
+            for (row, slot, place) in table.iter() {
+                let Some(to) = place.to.filter(|to| is_here(*to)) else {
+                    continue;
+                };
+                let (pool, version) = (*pool, place.version);
+                let healing = SlotMove {
+                    pool,
+                    row,
+                    slot,
+                    version,
+                    to,
+                };
+                seen.insert((pool, row, slot));
+                self.see(now, healing);
+            }
+        }
+        let ended: Vec<Key> = self
+            .jobs
+            .keys()
+            .filter(|k| !seen.contains(k))
+            .copied()
+            .collect();
+        for key in ended {
+            self.drop_job(&key);
+        }
+    }
+
+    /// A move to a disk of this node, as the view has it.
+    fn see(&mut self, now: Time, healing: SlotMove) {
+        let key = (healing.pool, healing.row, healing.slot);
+        if self
+            .jobs
+            .get(&key)
+            .is_some_and(|job| job.healing != healing)
+        {
+            self.drop_job(&key);
+        }
+        let Some(row) = Row::of(&self.view, &healing) else {
+            return;
+        };
+        match self.jobs.get_mut(&key) {
+            Some(job) if job.row == row => {}
+            Some(job) => {
+                if job.row_changed(row) {
+                    self.asked.retain(|_, asked| asked.key != key);
+                }
+            }
+            None => {
+                self.jobs.insert(key, Job::new(healing, row, now));
+            }
+        }
+    }
+
+    fn drop_job(&mut self, key: &Key) {
+        let job = self.jobs.remove(key).expect("it is there");
+        self.news |= matches!(job.state, State::Done);
+        self.asked.retain(|_, asked| asked.key != *key);
+    }
+
+    fn codec(&mut self, code: Code) -> Codec {
+        let codec = self.codecs.entry(code).or_insert_with(|| {
+            Codec::new(code).expect("the groups make pools of sound codes alone")
+        });
+        codec.clone()
+    }
+
+    /// Begins what may begin, asks what is to be asked.
+    fn go_on(&mut self, now: Time, out: &mut Vec<Effect>) {
+        self.begin_jobs(now);
+        let active: Vec<Key> = self
+            .jobs
+            .iter()
+            .filter(|(_, job)| job.is_active())
+            .map(|(key, _)| *key)
+            .collect();
+        for key in active {
+            self.drive(now, key, out);
+        }
+        if std::mem::take(&mut self.news) {
+            let done = self
+                .jobs
+                .values()
+                .filter(|j| matches!(j.state, State::Done));
+            out.push(Effect::Healed(done.map(|job| job.healing).collect()));
+        }
+    }
+
+    /// The weakest rows first.
+    fn begin_jobs(&mut self, now: Time) {
+        let active = self.jobs.values().filter(|job| job.is_active()).count();
+        let room = self.config.moves_max.saturating_sub(active);
+        if room == 0 {
+            return;
+        }
+        let is_ready = |job: &Job| matches!(job.state, State::Waiting(until) if until <= now);
+        let mut ready: Vec<(usize, Key)> = self
+            .jobs
+            .iter()
+            .filter(|(_, job)| is_ready(job))
+            .map(|(key, job)| (job.row.weakness(key.0.code.slots()), *key))
+            .collect();
+        ready.sort_by_key(|(weakness, key)| (std::cmp::Reverse(*weakness), *key));
+        for (_, key) in ready.into_iter().take(room) {
+            let job = self.jobs.get_mut(&key).expect("it is there");
+            if planted(Bug::FinishEarly) {
+                job.state = State::Done;
+                self.news = true;
+            } else {
+                job.begin();
+            }
+        }
+    }
+
+    fn drive(&mut self, now: Time, key: Key, out: &mut Vec<Effect>) {
+        loop {
+            let job = self.jobs.get_mut(&key).expect("it is there");
+            match &job.state {
+                State::Listing(listing) if listing.is_complete() => self.listed(now, key),
+                State::Listing(_) => return self.ask_pages(now, key, out),
+                State::Copying(copying)
+                    if copying.queue.is_empty() && copying.running.is_empty() =>
+                {
+                    self.window_filled(now, key);
+                }
+                State::Copying(_) => {
+                    self.start_copies(now, key);
+                    if !self.drive_copies(now, key, out) {
+                        return;
+                    }
+                }
+                State::Waiting(_) | State::Done => return,
+            }
+        }
+    }
+
+    /// A window is listed: what lacks is to be brought.
+    fn listed(&mut self, now: Time, key: Key) {
+        let deleted = |volume| self.view.volumes.get(&volume).is_some_and(|v| v.deleted);
+        let job = self.jobs.get_mut(&key).expect("it is there");
+        let State::Listing(listing) = std::mem::replace(&mut job.state, State::Waiting(now)) else {
+            unreachable!("it was listed");
+        };
+        job.noted.extend(listing.pages.keys());
+        let (mut queue, end) = listing.missing(&job.healing);
+        // R16: nothing of a deleted volume comes back.
+        queue.retain(|missing| !deleted(missing.segment.volume));
+        job.state = State::Copying(Copying {
+            queue,
+            running: BTreeMap::new(),
+            end,
+        });
+    }
+
+    /// On to the next window; after the last one, the pass is judged.
+    fn window_filled(&mut self, now: Time, key: Key) {
+        let job = self.jobs.get_mut(&key).expect("it is there");
+        let State::Copying(copying) = &job.state else {
+            unreachable!("it was filled");
+        };
+        if let Some(end) = copying.end {
+            job.cursor = Some(end);
+            return job.list();
+        }
+        job.progress.waiting = job.left;
+        if job.may_end() {
+            job.state = State::Done;
+            self.news = true;
+        } else {
+            job.pause(now, self.config.pass_pause);
+        }
+    }
+
+    fn copies_running(&self) -> usize {
+        let states = self.jobs.values().map(|job| match &job.state {
+            State::Copying(copying) => copying.running.len(),
+            _ => 0,
+        });
+        states.sum()
+    }
+
+    /// Takes segments from the window's queue as the pace allows.
+    fn start_copies(&mut self, now: Time, key: Key) {
+        let mut room = self.config.copies_max.saturating_sub(self.copies_running());
+        let job = self.jobs.get_mut(&key).expect("it is there");
+        let State::Copying(copying) = &mut job.state else {
+            return;
+        };
+        while room > 0
+            && let Some(missing) = copying.queue.front()
+        {
+            let bytes = u64::from(missing.meta.fragment_bytes);
+            let reads = match missing.holders.contains_key(&key.2) {
+                true => 1,
+                false => u64::from(key.0.code.data_fragments()),
+            };
+            if !self.bucket.take(now, bytes * reads) {
+                return;
+            }
+            let missing = copying.queue.pop_front().expect("just seen");
+            copying.running.insert(missing.segment, Copy::new(missing));
+            room -= 1;
+        }
+    }
+
+    /// Lets each fragment that is being brought go on; whether one of them ended.
+    fn drive_copies(&mut self, now: Time, key: Key, out: &mut Vec<Effect>) -> bool {
+        let codec = self.codec(key.0.code);
+        let timeout = self.config.ask_timeout;
+        let job = self.jobs.get_mut(&key).expect("it is there");
+        let own = job.row.disks[&job.healing.to];
+        let State::Copying(copying) = &mut job.state else {
+            return false;
+        };
+        let mut ended = Vec::new();
+        let mut sends = Vec::new();
+        for (segment, copy) in &mut copying.running {
+            let silent = self.config.attempts_max;
+            let late = copy
+                .fetches
+                .iter()
+                .filter(|(_, o)| o.due <= now && o.attempts >= silent);
+            let late: Vec<Slot> = late.map(|(slot, _)| *slot).collect();
+            late.into_iter().for_each(|slot| copy.gave_up(slot));
+            match copy.next(&codec, key.2, own.site) {
+                Next::Fetch(slots) => {
+                    for slot in slots {
+                        let id = self.next_id;
+                        self.next_id = RequestId(id.0 + 1);
+                        let (at, _) = copy.missing.holders[&slot];
+                        let about = About::Fetch(*segment);
+                        self.asked.insert(id, Asked { key, at, about });
+                        let fresh = Out {
+                            id,
+                            due: now,
+                            attempts: 0,
+                        };
+                        copy.fetches.insert(slot, fresh);
+                    }
+                }
+                Next::Put => {
+                    let put = copy.put.as_mut().expect("it is ready");
+                    if put.out.is_none() {
+                        let id = self.next_id;
+                        self.next_id = RequestId(id.0 + 1);
+                        let about = About::Put(*segment);
+                        let at = job.healing.to;
+                        self.asked.insert(id, Asked { key, at, about });
+                        put.out = Some(Out {
+                            id,
+                            due: now,
+                            attempts: 0,
+                        });
+                    }
+                }
+                Next::Wait => {}
+                Next::Stuck => {
+                    let may_come = copy.may_come(job.row.unsure);
+                    job.left += u64::from(may_come);
+                    job.progress.lost += u64::from(!may_come);
+                    ended.push(*segment);
+                    continue;
+                }
+            }
+            send_due(now, timeout, &job.healing, &job.row, copy, &mut sends);
+        }
+        for segment in &ended {
+            copying.running.remove(segment);
+        }
+        out.append(&mut sends);
+        !ended.is_empty()
+    }
+}
+
+/// Sends the questions for one fragment that are due.
+fn send_due(
+    now: Time,
+    timeout: std::time::Duration,
+    healing: &SlotMove,
+    row: &Row,
+    copy: &mut Copy,
+    out: &mut Vec<Effect>,
+) {
+    let segment = copy.missing.segment;
+    let bytes = copy.missing.meta.fragment_bytes;
+    for (slot, question) in &mut copy.fetches {
+        if question.due > now {
+            continue;
+        }
+        (question.due, question.attempts) = (now + timeout, question.attempts + 1);
+        let (at, source) = copy.missing.holders[slot];
+        let slot = *slot;
+        out.push(Effect::ToDisk {
+            node: source.node,
+            disk: at.disk,
+            id: question.id,
+            request: DiskRequest::Get {
+                incarnation: at.incarnation,
+                key: FragmentKey { segment, slot },
+                pool: healing.pool,
+                ranges: vec![(0, bytes)],
+            },
+            payload: Payload::empty(),
+        });
+    }
+    let payload = copy.put.as_ref().map(|_| copy.payload());
+    let Some(put) = &mut copy.put else { return };
+    let Some(question) = put.out.as_mut().filter(|o| o.due <= now) else {
+        return;
+    };
+    (question.due, question.attempts) = (now + timeout, question.attempts + 1);
+    let key = FragmentKey {
+        segment,
+        slot: healing.slot,
+    };
+    out.push(Effect::ToDisk {
+        node: row.disks[&healing.to].node,
+        disk: healing.to.disk,
+        id: question.id,
+        request: DiskRequest::Put(PutFragment {
+            incarnation: healing.to.incarnation,
+            key,
+            meta: copy.missing.meta,
+            sums: put.sums.clone(),
+            row: healing.row,
+            stamp: row.stamp.clone(),
+        }),
+        payload: payload.expect("it is ready"),
+    });
+}
+
+impl Machine for Healer {
+    type Input = Input;
+    type Effect = Effect;
+
+    fn handle(&mut self, now: Time, input: Input, out: &mut Vec<Effect>) {
+        match input {
+            Input::View(view) => self.view(now, view),
+            Input::Disk {
+                disk,
+                id,
+                reply,
+                payload,
+            } => self.answered(now, disk, id, reply, &payload),
+        }
+        self.go_on(now, out);
+    }
+
+    fn next_deadline(&self) -> Option<Time> {
+        let room = self.copies_running() < self.config.copies_max;
+        let active = self.jobs.values().filter(|job| job.is_active()).count();
+        let may_begin = active < self.config.moves_max;
+        let due = self.jobs.values().filter_map(|job| match &job.state {
+            State::Waiting(until) => may_begin.then_some(*until),
+            State::Listing(listing) => {
+                let out = listing.pages.values().filter_map(|page| page.out);
+                out.map(|out| out.due).min()
+            }
+            State::Copying(copying) => {
+                let paced = !copying.queue.is_empty() && room;
+                let questions = copying.running.values().flat_map(|copy| {
+                    let put = copy.put.as_ref().and_then(|put| put.out);
+                    copy.fetches.values().copied().chain(put)
+                });
+                let ready = paced.then(|| self.bucket.ready_at());
+                questions.map(|out| out.due).chain(ready).min()
+            }
+            State::Done => None,
+        });
+        due.min()
+    }
+
+    fn tick(&mut self, now: Time, out: &mut Vec<Effect>) {
+        self.go_on(now, out);
+    }
+}

@@ -1,0 +1,143 @@
+//! The shell of a node's Healer.
+
+use std::sync::Arc;
+
+use actix::{Actor, Addr, Context, Handler, Message};
+use bytes::Bytes;
+use model::ids::{Actor as ActorId, DiskId, Endpoint, NodeId, RequestId};
+use model::placement::View;
+use model::spread::SlotMove;
+
+use super::driver::{Driver, Shell};
+use super::switchboard::{Post, Switchboard};
+use crate::heal::{Effect, HealProgress, Healer, Input};
+use crate::messages::{DiskReply, Message as Wire};
+
+/// The way to the node's metadata machine: the moves that are over but for the entry that ends
+/// them (R20).
+pub type HealedPort = Arc<dyn Fn(Vec<SlotMove>) + Send + Sync>;
+
+/// Any input for a Healer.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "made and taken apart at once: a box would cost an allocation"
+)]
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) enum ToHealer {
+    Disk {
+        disk: DiskId,
+        id: RequestId,
+        reply: DiskReply,
+        payload: Bytes,
+    },
+    View(Arc<View>),
+}
+
+/// Asks what is moved to the node's disks, and how far that is.
+#[derive(Debug, Message)]
+#[rtype(result = "Vec<(SlotMove, HealProgress)>")]
+pub struct GetHealing;
+
+pub(super) struct HealActor {
+    node: NodeId,
+    driver: Driver<Healer>,
+    switchboard: Addr<Switchboard>,
+    healed: HealedPort,
+}
+
+impl HealActor {
+    pub(super) fn new(
+        node: NodeId,
+        machine: Healer,
+        switchboard: Addr<Switchboard>,
+        healed: HealedPort,
+    ) -> Self {
+        Self {
+            node,
+            driver: Driver::new(machine),
+            switchboard,
+            healed,
+        }
+    }
+}
+
+impl std::fmt::Debug for HealActor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HealActor")
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Actor for HealActor {
+    type Context = Context<Self>;
+}
+
+impl Handler<ToHealer> for HealActor {
+    type Result = ();
+
+    fn handle(&mut self, message: ToHealer, ctx: &mut Self::Context) {
+        let input = match message {
+            ToHealer::Disk {
+                disk,
+                id,
+                reply,
+                payload,
+            } => Input::Disk {
+                disk,
+                id,
+                reply,
+                payload,
+            },
+            ToHealer::View(view) => Input::View(view),
+        };
+        self.drive(input, ctx);
+    }
+}
+
+impl Handler<GetHealing> for HealActor {
+    type Result = Vec<(SlotMove, HealProgress)>;
+
+    fn handle(&mut self, _: GetHealing, _: &mut Self::Context) -> Self::Result {
+        self.driver.machine.progress().collect()
+    }
+}
+
+impl Shell for HealActor {
+    type Machine = Healer;
+
+    fn driver(&mut self) -> &mut Driver<Healer> {
+        &mut self.driver
+    }
+
+    fn carry_out(&mut self, effect: Effect, _ctx: &mut Context<Self>) {
+        match effect {
+            Effect::ToDisk {
+                node,
+                disk,
+                id,
+                request,
+                payload,
+            } => {
+                let from = Endpoint {
+                    node: self.node,
+                    actor: ActorId::Healer,
+                };
+                let to = Endpoint {
+                    node,
+                    actor: ActorId::Disk(disk),
+                };
+                let message = Wire::DiskRequest(request);
+                self.switchboard.do_send(Post {
+                    from,
+                    to,
+                    id,
+                    message,
+                    payload,
+                });
+            }
+            Effect::Healed(moves) => (self.healed)(moves),
+        }
+    }
+}

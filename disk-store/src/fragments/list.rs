@@ -1,0 +1,139 @@
+//! Listing what is stored: a volume's fragments, or those of a row (R20).
+
+use model::geometry::Pool;
+use model::ids::{Epoch, FragmentKey, Row as RowNo, SegmentId, Slot, VolumeId};
+use model::spread::{RowStamp, row_of};
+use model::store::{DeviceError, FragmentDone};
+
+use super::{Fragments, LIST_KEYS_MAX, adopted, catalog_failed};
+use crate::catalog::{Catalog, CatalogError, Row};
+use crate::file::FileLayer;
+
+/// Rows of the catalog that one `Scan` looks at, about.
+const SCAN_ROWS_MAX: usize = 1 << 16;
+
+/// Rows of the catalog that are read at once.
+const ROWS_AT_ONCE: usize = 1024;
+
+impl<L: FileLayer, C: Catalog> Fragments<L, C> {
+    pub(super) fn list(
+        &mut self,
+        volume: VolumeId,
+        after: Option<FragmentKey>,
+        limit: u32,
+    ) -> Result<FragmentDone, DeviceError> {
+        self.commit()?;
+        let first = first_key(volume);
+        let limit = limit.min(LIST_KEYS_MAX) as usize;
+        let after = after.filter(|after| *after >= first);
+        let rows = match self.rows_of(first, after, limit) {
+            Ok(rows) => rows,
+            Err(error) => {
+                self.rebuild(&error)?;
+                self.rows_of(first, after, limit).map_err(catalog_failed)?
+            }
+        };
+        let of_volume = rows
+            .into_iter()
+            .take_while(|(key, _)| key.segment.volume == volume);
+        Ok(FragmentDone::Keys(
+            of_volume.map(|(key, row)| (key, row.meta)).collect(),
+        ))
+    }
+
+    fn rows_of(
+        &self,
+        first: FragmentKey,
+        after: Option<FragmentKey>,
+        limit: usize,
+    ) -> Result<Vec<(FragmentKey, Row)>, CatalogError> {
+        if after.is_some() || limit == 0 {
+            return self.catalog.scan(after, limit);
+        }
+        // The scan's start is exclusive.
+        let mut rows: Vec<_> = self
+            .catalog
+            .get(first)?
+            .map(|row| (first, row))
+            .into_iter()
+            .collect();
+        rows.extend(self.catalog.scan(Some(first), limit - rows.len())?);
+        Ok(rows)
+    }
+
+    /// Fragments of whole segments: a listing ends between two of them.
+    pub(super) fn scan(
+        &mut self,
+        of: Option<(Pool, u16, RowNo)>,
+        after: Option<SegmentId>,
+        limit: u32,
+    ) -> Result<FragmentDone, DeviceError> {
+        self.commit()?;
+        let limit = limit.clamp(1, LIST_KEYS_MAX) as usize;
+        let mut at = after.map(|segment| FragmentKey {
+            segment,
+            slot: Slot(u8::MAX),
+        });
+        let (mut keys, mut seen, mut next) = (Vec::new(), 0, None::<SegmentId>);
+        loop {
+            let rows = match self.catalog.scan(at, ROWS_AT_ONCE) {
+                Ok(rows) => rows,
+                Err(error) => {
+                    self.rebuild(&error)?;
+                    self.catalog
+                        .scan(at, ROWS_AT_ONCE)
+                        .map_err(catalog_failed)?
+                }
+            };
+            let is_last = rows.len() < ROWS_AT_ONCE;
+            for (key, row) in rows {
+                let is_full = keys.len() >= limit || seen >= SCAN_ROWS_MAX;
+                if is_full && next.is_some_and(|segment| segment != key.segment) {
+                    return Ok(FragmentDone::Scanned { keys, next });
+                }
+                (at, next) = (Some(key), Some(key.segment));
+                seen += 1;
+                let is_of = of.is_none_or(|(pool, rows, number)| {
+                    row.meta.pool == pool && row_of(key.segment, rows) == number
+                });
+                if is_of {
+                    keys.push((key, row.meta));
+                }
+            }
+            if is_last {
+                return Ok(FragmentDone::Scanned { keys, next: None });
+            }
+        }
+    }
+
+    /// R20: remembers a row's moves before anything is answered that rests on it.
+    pub(super) fn adopt(
+        &mut self,
+        pool: Pool,
+        row: RowNo,
+        stamp: &RowStamp,
+    ) -> Result<FragmentDone, DeviceError> {
+        let known = self.adopted.entry((pool, row)).or_default();
+        if !known.covers(stamp) {
+            known.merge(stamp);
+            assert!(
+                self.adopted.len() <= adopted::ROWS_MAX,
+                "the machine minds the bound"
+            );
+            adopted::store(&self.layer, self.config.id, &self.adopted)?;
+        }
+        Ok(FragmentDone::Adopted)
+    }
+}
+
+/// The lowest key of a volume.
+fn first_key(volume: VolumeId) -> FragmentKey {
+    FragmentKey {
+        segment: SegmentId {
+            volume,
+            epoch: Epoch(0),
+            counter: 0,
+        },
+        slot: Slot(0),
+    }
+}

@@ -1,0 +1,220 @@
+//! Which slots a site group's leader has moved, and which moves are over (R20). Slots leave a
+//! disk that is lost: gone by somebody's word, in another life, or found dead for longer than a
+//! restart takes. Slots of one row that share a node or a disk part once there is another one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use model::geometry::Pool;
+use model::ids::{DiskRef, Row, Slot};
+use model::placement::Presence;
+use model::spread::SlotMove;
+use model::time::Time;
+
+use crate::detector::Detector;
+use crate::rendezvous::{Candidate, RowUse};
+use crate::site::{MOVES_PER_COMMAND_MAX, MoveBegin, SiteCommand, SiteState, SlotAt};
+
+/// Slots that are being moved to one disk at a time.
+const MOVES_PER_DISK_MAX: usize = 16;
+
+/// What is to be proposed about moves now.
+pub(crate) fn decide(
+    now: Time,
+    state: &SiteState,
+    detector: &Detector,
+    heal_after: Duration,
+) -> Vec<SiteCommand> {
+    let mut out = Vec::new();
+    let ended = ended(now, state, detector);
+    if !ended.is_empty() {
+        out.push(SiteCommand::EndMoves(ended));
+    }
+    let lost = lost(now, state, detector, heal_after);
+    let begun = Planner::new(state, lost).plan();
+    if !begun.is_empty() {
+        out.push(SiteCommand::BeginMoves(begun));
+    }
+    out
+}
+
+/// The moves under way whose new disk's node says that all is there.
+fn ended(now: Time, state: &SiteState, detector: &Detector) -> Vec<SlotMove> {
+    let beats = state
+        .nodes
+        .keys()
+        .filter_map(|n| Some((n, detector.beat(now, *n)?)));
+    let is_over = |node: &model::ids::NodeId, end: &SlotMove| {
+        let is_its_own = state
+            .disks
+            .get(&end.to.disk)
+            .is_some_and(|d| d.node == *node);
+        let slot = state.slot(end.pool, end.row, end.slot);
+        is_its_own && slot.is_some_and(|at| at.to == Some(end.to) && at.version == end.version)
+    };
+    let ended = beats.flat_map(|(n, beat)| beat.healed.iter().filter(move |m| is_over(n, m)));
+    ended.copied().take(MOVES_PER_COMMAND_MAX).collect()
+}
+
+/// The disks, in the lives that slots may name, that are not waited for.
+fn lost(
+    now: Time,
+    state: &SiteState,
+    detector: &Detector,
+    heal_after: Duration,
+) -> BTreeSet<DiskRef> {
+    let named = state.slots.values().flatten().flat_map(BTreeMap::values);
+    let named: BTreeSet<DiskRef> = named
+        .flat_map(|at| [Some(at.disk), at.to])
+        .flatten()
+        .collect();
+    let is_lost = |at: &DiskRef| {
+        let Some(disk) = state.disks.get(&at.disk).filter(|d| d.at == *at) else {
+            return true;
+        };
+        let node = state
+            .nodes
+            .get(&disk.node)
+            .map_or(Presence::Gone, |n| n.presence);
+        let presences = [disk.presence, node];
+        if presences.contains(&Presence::Gone) {
+            return true;
+        }
+        let silent = detector.disk_silence(now, disk.node, *at);
+        presences.contains(&Presence::Down) && silent.is_some_and(|s| s >= heal_after)
+    };
+    named.into_iter().filter(is_lost).collect()
+}
+
+struct Planner<'a> {
+    state: &'a SiteState,
+    lost: BTreeSet<DiskRef>,
+    candidates: Vec<Candidate>,
+    /// Slots under way to each disk.
+    coming: BTreeMap<DiskRef, usize>,
+}
+
+impl<'a> Planner<'a> {
+    fn new(state: &'a SiteState, lost: BTreeSet<DiskRef>) -> Self {
+        let mut coming = BTreeMap::new();
+        for at in state.slots.values().flatten().flat_map(BTreeMap::values) {
+            if let Some(to) = at.to {
+                *coming.entry(to).or_default() += 1;
+            }
+        }
+        let candidates = state.candidates();
+        Self {
+            state,
+            lost,
+            candidates,
+            coming,
+        }
+    }
+
+    fn plan(&mut self) -> Vec<MoveBegin> {
+        if self.candidates.is_empty() {
+            return Vec::new();
+        }
+        let mut rows: Vec<(usize, Pool, Row, &BTreeMap<Slot, SlotAt>)> = Vec::new();
+        for (pool, table) in &self.state.slots {
+            for (number, slots) in (0..).zip(table) {
+                let lost = slots.values().filter(|at| self.lost.contains(&at.target()));
+                rows.push((lost.count(), *pool, Row(number), slots));
+            }
+        }
+        // What has lost most comes first.
+        rows.sort_by_key(|(lost, pool, row, _)| (std::cmp::Reverse(*lost), *pool, *row));
+        let mut moves = Vec::new();
+        for (lost, pool, row, slots) in rows {
+            if moves.len() >= MOVES_PER_COMMAND_MAX {
+                break;
+            }
+            if lost > 0 {
+                self.rescue(pool, row, slots, &mut moves);
+            } else if slots.values().all(|at| at.to.is_none()) {
+                moves.extend(self.part(pool, row, slots));
+            }
+        }
+        moves.truncate(MOVES_PER_COMMAND_MAX);
+        moves
+    }
+
+    fn used(&self, slots: &BTreeMap<Slot, SlotAt>, without: Option<Slot>) -> RowUse {
+        let mut used = RowUse::default();
+        for (slot, at) in slots {
+            let target = at.target();
+            if Some(*slot) == without || self.lost.contains(&target) {
+                continue;
+            }
+            if let Some(disk) = self.state.disks.get(&target.disk) {
+                used.add(target, disk.node);
+            }
+        }
+        used
+    }
+
+    /// Slots whose disk is lost get another one.
+    fn rescue(
+        &mut self,
+        pool: Pool,
+        row: Row,
+        slots: &BTreeMap<Slot, SlotAt>,
+        moves: &mut Vec<MoveBegin>,
+    ) {
+        let mut used = self.used(slots, None);
+        for (slot, at) in slots {
+            if !self.lost.contains(&at.target()) {
+                continue;
+            }
+            // Where it lay before is the best place, if that is back.
+            let before = self.candidates.iter().find(|c| c.at == at.disk);
+            let chosen = before.copied();
+            let chosen = chosen.or_else(|| used.choose(pool, row, *slot, &self.candidates));
+            let chosen = chosen.expect("there are candidates");
+            used.add(chosen.at, chosen.node);
+            moves.extend(self.begin((pool, row, *slot), at, chosen.at));
+        }
+    }
+
+    /// One slot that shares its disk or node with another one of the row, if it need not.
+    fn part(&mut self, pool: Pool, row: Row, slots: &BTreeMap<Slot, SlotAt>) -> Option<MoveBegin> {
+        for (slot, at) in slots {
+            let node = self.state.disks.get(&at.disk.disk)?.node;
+            let used = self.used(slots, Some(*slot));
+            let now = used.of(at.disk, node);
+            if now == (0, 0) {
+                continue;
+            }
+            let chosen = used.choose(pool, row, *slot, &self.candidates)?;
+            if used.of(chosen.at, chosen.node) < now {
+                return self.begin((pool, row, *slot), at, chosen.at);
+            }
+        }
+        None
+    }
+
+    /// Begins a move, unless as many are under way to that disk as may be.
+    fn begin(
+        &mut self,
+        (pool, row, slot): (Pool, Row, Slot),
+        at: &SlotAt,
+        to: DiskRef,
+    ) -> Option<MoveBegin> {
+        let coming = self.coming.entry(to).or_default();
+        if *coming >= MOVES_PER_DISK_MAX {
+            return None;
+        }
+        *coming += 1;
+        let version = at.version;
+        Some(MoveBegin {
+            pool,
+            row,
+            slot,
+            version,
+            to,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
