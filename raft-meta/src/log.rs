@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 use bincode::{Decode, Encode};
+use model::planted::{Bug, planted};
 use thiserror::Error;
 
 use crate::message::{GroupId, LogEntry, LogIndex, MemberId, Snapshot, Term};
@@ -84,6 +85,9 @@ impl LoadedLog {
         }
         if let Some(hard) = write.hard {
             self.hard = hard;
+            if planted(Bug::ForgottenVote) {
+                self.hard.vote = None;
+            }
         }
     }
 
@@ -146,6 +150,14 @@ pub trait RaftLog {
 #[derive(Clone, Debug, Default)]
 pub struct MemoryLog {
     groups: BTreeMap<GroupId, LoadedLog>,
+}
+
+impl MemoryLog {
+    /// A group's log as it is durable now.
+    #[must_use]
+    pub fn group(&self, group: GroupId) -> Option<&LoadedLog> {
+        self.groups.get(&group)
+    }
 }
 
 impl RaftLog for MemoryLog {

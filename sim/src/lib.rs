@@ -6,6 +6,7 @@
 //! phase under faults, then a liveness phase without them, in which everything must be
 //! served again.
 
+pub mod allocation;
 pub mod faults;
 pub mod invariants;
 pub mod network;

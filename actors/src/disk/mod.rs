@@ -36,7 +36,9 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use model::ids::{Actor, DiskRef, Endpoint, Epoch, Incarnation, NodeId, RequestId, Seq, VolumeId};
+use model::ids::{
+    Actor, DiskRef, Endpoint, Epoch, Incarnation, NodeId, Position, RequestId, Seq, VolumeId,
+};
 use model::machine::Machine;
 use model::meta::MetaToken;
 use model::payload::Payload;
@@ -44,8 +46,9 @@ use model::store::{DeviceError, FileNo, OpId, ScanVerdict, ScannedEntry};
 use model::time::Time;
 
 use crate::messages::{DiskReply, DiskRequest, PutFragment};
+use crate::planted::{Bug, planted};
 use batch::{Batcher, Subject};
-use entry::{DISK_MARK, Entry};
+use entry::{DISK_MARK, Entry, Health};
 use files::Files;
 use fragments::Fragments;
 use gone::Gone;
@@ -211,7 +214,11 @@ impl Disk {
         let mut batcher = Batcher::new(config.batch_bytes_max, config.batch_entries_max);
         let mut files = Files::new(oldest.unwrap_or(FileNo(0)), newest, credit);
         // R7: it forgot what leases it granted; each has run out after one term from now.
-        let wait_until = now + config.lease_term + config.lease_margin;
+        let wait_until = if planted(Bug::ForgottenLease) {
+            now
+        } else {
+            now + config.lease_term + config.lease_margin
+        };
         let mut replicas = BTreeMap::new();
         for (volume, found) in recovered.replicas {
             let replica = Replica::found(volume, found, wait_until, &mut batcher);
@@ -298,7 +305,10 @@ impl Disk {
             let stats = ReplicaStats {
                 untrimmed_bytes: replica.log().bytes(),
                 records: replica.log().len() as u64,
-                whole: replica.health() == entry::Health::Whole,
+                whole: replica.health() == Health::Whole,
+                promised: replica.promised(),
+                base: replica.log().base(),
+                covers: replica.known().map(|k| k.checkpoint.covers),
             };
             (*volume, stats)
         });
@@ -309,6 +319,31 @@ impl Disk {
             moved_bytes: self.moved_bytes,
             retired: self.retired,
         }
+    }
+
+    /// The epoch that a volume's replica promised, if the promise is durable.
+    #[must_use]
+    pub fn promised(&self, volume: VolumeId) -> Option<Epoch> {
+        let replica = self.replicas.get(&volume)?;
+        self.batcher
+            .is_durable(replica.ticket())
+            .then_some(replica.promised())
+    }
+
+    /// Whether a volume's replica holds the log up to a position, durably. One that is damaged
+    /// held what it acknowledged (R8), and may do so.
+    #[must_use]
+    pub fn holds(&self, volume: VolumeId, position: Position) -> bool {
+        let Some(replica) = self.replicas.get(&volume) else {
+            return false;
+        };
+        let log = replica.log();
+        // What was trimmed was committed.
+        let below = position.seq < log.base().seq;
+        let at = log.position_at(position.seq) == Some(position);
+        let durable = |held: &log::Held| held.slot.at.is_some();
+        let written = below || log.held(position.seq).is_none_or(durable);
+        replica.health() != Health::Whole || ((below || at) && written)
     }
 
     fn op(&mut self) -> OpId {
@@ -413,6 +448,9 @@ impl Disk {
         reply: DiskReply,
         out: &mut Vec<DiskEffect>,
     ) {
+        if planted(Bug::AckBeforeSync) {
+            return self.answer(asker, reply, out);
+        }
         let after = After::Reply { asker, reply };
         if let Some(After::Reply { asker, reply }) = self.batcher.after(ticket, after) {
             self.answer(asker, reply, out);

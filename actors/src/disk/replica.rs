@@ -14,6 +14,7 @@ use super::batch::{BatchNo, Batcher, Queued, Serial, Subject};
 use super::entry::{Entry, Health, StateEntry};
 use super::lease::Leases;
 use super::log::{Held, Log, Slot};
+use crate::planted::{Bug, planted};
 
 /// The latest committed checkpoint that a replica knows (R3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -218,6 +219,9 @@ impl Replica {
     pub(super) fn queue_promise(&mut self, epoch: Epoch, batcher: &mut Batcher) {
         assert!(epoch > self.promised, "a promise only rises");
         self.promised = epoch;
+        if planted(Bug::LostPromise) {
+            return;
+        }
         let header = Entry::Promise { epoch }.into_header();
         let serial = self.push(Subject::Promise, header, Payload::empty(), batcher);
         self.promise.pending = Some(serial);
@@ -348,6 +352,10 @@ impl Replica {
         self.known = None;
         self.refilled = false;
         self.lineage = batcher.serial();
+        if planted(Bug::ForgottenDamage) {
+            self.health = Health::Damaged;
+            return;
+        }
         let base = self.log.base();
         self.queue_state(base, Health::Damaged, None, Payload::empty(), batcher);
     }
@@ -394,6 +402,7 @@ impl Replica {
     ) {
         let health = match self.health {
             Health::Whole => Health::Whole,
+            _ if planted(Bug::UnrefilledCounts) => Health::Whole,
             Health::Refilling { .. } | Health::Damaged => Health::Refilling { epoch, by },
         };
         self.start_over(base, health, Some((at, checkpoint)), table, batcher);
@@ -419,7 +428,7 @@ impl Replica {
             base,
             committed: base,
             health,
-            checkpoint,
+            checkpoint: checkpoint.filter(|_| !planted(Bug::ResetWithoutCheckpoint)),
         });
         let serial = self.push(Subject::State, header.into_header(), table, batcher);
         self.superseded_by(serial, checkpoint.map(|(p, _)| p));

@@ -11,6 +11,7 @@ use super::journal::Reset;
 use super::replica::Replica;
 use super::{After, Asker, Disk, DiskEffect, Report, Timer};
 use crate::messages::{DiskReply, DiskRequest};
+use crate::planted::{Bug, planted};
 
 /// A request that waits for the volume's record.
 #[derive(Debug)]
@@ -130,7 +131,7 @@ impl Disk {
             return self.answer_damaged(asker, volume, epoch, out);
         }
         let may = replica.seal_after(epoch);
-        if now < may {
+        if now < may && !planted(Bug::HastySeal) {
             self.timer(may, Timer::Lease(report));
             return;
         }
@@ -259,11 +260,8 @@ impl Disk {
             Verdict::Go { founding } => {
                 // R8: on a disk that lost synced bytes, a replica that the configuration
                 // already counts on may be one that was lost. It counts once refilled.
-                let health = if founding && self.damaged {
-                    Health::Damaged
-                } else {
-                    Health::Whole
-                };
+                let lost = founding && self.damaged && !planted(Bug::JoinedAsWhole);
+                let health = if lost { Health::Damaged } else { Health::Whole };
                 let replica = Replica::join(volume, epoch, health, &mut self.batcher);
                 self.replicas.insert(volume, replica);
                 let join = true;

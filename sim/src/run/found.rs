@@ -1,6 +1,6 @@
 //! The founding: sites, nodes, disks and the volume, by the commands that an operator gives.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -13,17 +13,21 @@ use disk_store::file::sim::{Fault as SimFault, SimFiles};
 use model::geometry::Code;
 use model::ids::{Boot, DiskRef, Incarnation, NodeId, SiteId, VolumeId};
 use model::meta::{MetaReply, MetaRequest, MetaToken};
+use model::time::Time;
 use raft_meta::log::{MemoryLog, RaftLog};
 use raft_meta::node::{
     AdminCommand, AdminReply, AdminToken, Config as MetaConfig, Identity, MetaNode,
 };
 
 use super::{Failure, Own, Run, RunConfig};
+use crate::allocation::AllocationModel;
+use crate::faults::Atlas;
+use crate::invariants::Guard;
 use crate::network::{Network, NetworkTerms};
-use crate::node::{MachineTerms, SimDisk, SimNode};
+use crate::node::{Clock, MachineTerms, SimDisk, SimNode};
 use crate::oracle::{Oracle, SECTOR};
 use crate::rng::Rng;
-use crate::workload::Workload;
+use crate::workload::{Layout, Workload};
 use crate::world::{Happening, RUN_TOKENS, World};
 
 const SITES: u64 = 3;
@@ -43,6 +47,8 @@ fn terms(rng: &mut Rng) -> MachineTerms {
         replace_after: rng.duration(Duration::from_millis(500), Duration::from_secs(5)),
         audit_every: rng.duration(Duration::from_millis(200), Duration::from_secs(2)),
         index_cache_bytes: if small { 64 << 10 } else { 1 << 20 },
+        index_pending_bytes: if small { 1 << 10 } else { 1 << 20 },
+        publish_every: *rng.pick(&[Duration::from_millis(20), Duration::from_secs(1)]),
         ..VolumeConfig::default()
     };
     MachineTerms {
@@ -77,19 +83,20 @@ impl Run {
         let mut rng = Rng::new(seed, 1);
         let terms = terms(&mut rng);
         let network = network(&mut rng, seed);
-        let hot = rng.one_in(2);
-        let blocks = if hot {
-            rng.within(1, 4)
-        } else {
-            rng.within(4, 64)
+        let layout = match rng.below(8) {
+            0..=3 => Layout::small(rng.within(1, 4)),
+            4..=5 => Layout::small(rng.within(4, 64)),
+            _ => Layout::wide(),
         };
-        let sectors = blocks * 8;
+        let sectors = layout.sectors();
         let think_max = rng.duration(Duration::from_millis(20), Duration::from_millis(300));
         Self {
             world: World::new(network, terms, Rng::new(seed, 2), config.keep),
-            workload: Workload::new(Rng::new(seed, 4), sectors),
+            workload: Workload::new(Rng::new(seed, 4), layout),
             rng,
             oracle: Oracle::default(),
+            allocation: AllocationModel::default(),
+            guard: Guard::default(),
             volume: VolumeId(0),
             sectors,
             slots: Vec::new(),
@@ -98,6 +105,7 @@ impl Run {
             next_tag: 0,
             closing: false,
             leaving: false,
+            left: BTreeSet::new(),
             think_max,
             flurries: Vec::new(),
             answered: 0,
@@ -108,6 +116,9 @@ impl Run {
             resumed: BTreeMap::new(),
             waited: Duration::ZERO,
             pins: Vec::new(),
+            atlas: Atlas::default(),
+            adding: BTreeMap::new(),
+            stale_until: Time::ZERO,
             dead: BTreeSet::new(),
             lost: BTreeSet::new(),
             deaf: config.bug == Some(Bug::LostFsync),
@@ -163,9 +174,12 @@ impl Run {
             id,
             site,
             life: 0,
-            clock_ahead: self.rng.below(1_000_000_000_000),
+            clock: Clock::ahead(self.rng.below(1_000_000_000_000)),
             disks: BTreeMap::new(),
             meta_log: MemoryLog::default(),
+            meta_writes: VecDeque::new(),
+            meta_busy: Time::ZERO,
+            leads: BTreeMap::new(),
             process: None,
             identity,
             armed: BTreeMap::new(),
@@ -239,7 +253,7 @@ impl Run {
         Ok(())
     }
 
-    fn add_disk(&mut self, node: NodeId, at: DiskRef) {
+    pub(super) fn add_disk(&mut self, node: NodeId, at: DiskRef) {
         let files = SimFiles::default();
         if self.deaf {
             files.inject(SimFault::LoseSyncs("journal/".to_owned()));
@@ -251,10 +265,13 @@ impl Run {
             open: None,
             formatted: false,
             slowed: 0,
+            pulled: false,
         };
         let n = self.world.nodes.get_mut(&node).expect("the node exists");
         n.disks.insert(at.disk, disk);
-        self.world.open_disk(node, at.disk);
+        if n.process.is_some() {
+            self.world.open_disk(node, at.disk);
+        }
     }
 
     pub(super) fn create_volume(&mut self) -> Result<(), Failure> {

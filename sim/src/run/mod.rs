@@ -4,6 +4,7 @@
 mod clients;
 mod ending;
 mod found;
+mod operator;
 mod outage;
 mod strike;
 
@@ -14,8 +15,11 @@ use actors::client::Tag;
 use actors::planted::{self, Bug};
 use model::ids::{ClientId, NodeId, VolumeId};
 use model::time::Time;
+use raft_meta::node::AdminToken;
 
-use crate::faults::{Plan, Struck};
+use crate::allocation::{AllocationModel, WrongAllocation};
+use crate::faults::{Atlas, Plan, Struck};
+use crate::invariants::{Broken, Guard};
 use crate::oracle::{Oracle, Violation};
 use crate::rng::Rng;
 use crate::workload::{Op, Workload};
@@ -44,6 +48,9 @@ pub enum Failure {
     /// A promise was broken.
     #[error("{0}")]
     Wrong(#[from] Violation),
+    /// `base:allocation` was answered wrongly.
+    #[error("{0}")]
+    Misallocated(#[from] WrongAllocation),
     /// A sector came back torn.
     #[error("sector {0} came back torn")]
     Torn(u64),
@@ -56,6 +63,12 @@ pub enum Failure {
     /// So much happened that machines must be storming each other with messages.
     #[error("a storm: {0} events")]
     Storm(u64),
+    /// A session ended that its client did not close (R10).
+    #[error("the open session of {0:?} was lost")]
+    SessionLost(ClientId),
+    /// An invariant does not hold.
+    #[error("{0}")]
+    Broken(#[from] Broken),
     /// A machine's assertion failed.
     #[error("a machine panicked: {0}")]
     Panicked(String),
@@ -102,6 +115,8 @@ enum Own {
     Open(usize),
     /// A lane of a slot asks again.
     Lane(usize),
+    /// The operator adds a disk to a node, in place of a lost one.
+    AddDisk(usize),
 }
 
 impl Own {
@@ -113,6 +128,7 @@ impl Own {
             Self::Mend(i) => (3, i),
             Self::Open(i) => (4, i),
             Self::Lane(i) => (5, i),
+            Self::AddDisk(i) => (6, i),
         };
         kind << 32 | i as u64
     }
@@ -125,6 +141,7 @@ impl Own {
             3 => Self::Mend(i),
             4 => Self::Open(i),
             5 => Self::Lane(i),
+            6 => Self::AddDisk(i),
             _ => Self::Tick,
         }
     }
@@ -134,6 +151,8 @@ struct Run {
     world: World,
     rng: Rng,
     oracle: Oracle,
+    allocation: AllocationModel,
+    guard: Guard,
     workload: Workload,
     volume: VolumeId,
     sectors: u64,
@@ -145,6 +164,8 @@ struct Run {
     closing: bool,
     /// No client comes back.
     leaving: bool,
+    /// Clients that were asked to leave.
+    left: BTreeSet<ClientId>,
     /// The longest pause of a lane when nothing is about to happen.
     think_max: Duration,
     /// Lanes are busy from the first to the second.
@@ -158,6 +179,12 @@ struct Run {
     waited: Duration,
     /// Where the clients of an outage's run are.
     pins: Vec<NodeId>,
+    /// What may still be hurt.
+    atlas: Atlas,
+    /// Disks that are being added, by the command's token.
+    adding: BTreeMap<AdminToken, NodeId>,
+    /// Until then reads may be stale: a clock runs wrong beyond the lease's margin.
+    stale_until: Time,
     dead: BTreeSet<NodeId>,
     lost: BTreeSet<NodeId>,
     deaf: bool,
@@ -249,6 +276,9 @@ impl Run {
                 return Err(Failure::Storm(EVENTS_MAX));
             }
             self.look_around()?;
+            if self.world.has_notes() {
+                self.guard.look(&mut self.world)?;
+            }
         }
         Ok(())
     }
@@ -278,12 +308,14 @@ impl Run {
                 Own::Mend(i) => self.mend(i),
                 Own::Open(slot) => self.open(slot),
                 Own::Lane(lane) => self.lane_due(lane),
+                Own::AddDisk(node) => self.replace_disk(node),
             },
-            Happening::Meta { .. } | Happening::Admin { .. } => {}
+            Happening::Meta { .. } => {}
+            Happening::Admin { token, reply, .. } => self.admin_replied(token, &reply),
             Happening::Complete {
                 client, tag, reply, ..
             } => self.complete(client, tag, reply)?,
-            Happening::ClientEnded { client, .. } => self.client_ended(client),
+            Happening::ClientEnded { client, killed, .. } => self.client_ended(client, killed)?,
         }
         Ok(())
     }
@@ -323,6 +355,7 @@ mod tests {
             Own::Mend(7),
             Own::Open(2),
             Own::Lane(9),
+            Own::AddDisk(4),
         ];
         for own in all {
             assert_eq!(Own::of(own.number()), own);

@@ -6,22 +6,23 @@ mod machines;
 mod meta;
 mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use actors::client::Tag;
 use actors::disk::DiskEffect;
 use model::block::Reply;
-use model::ids::{ClientId, DiskId, NodeId, SiteId, VolumeId};
+use model::ids::{ClientId, DiskId, DiskRef, Epoch, NodeId, SiteId, VolumeId};
 use model::machine::Machine;
 use model::meta::{MetaReply, MetaToken};
+use model::placement::VolumeRecord;
 use model::store::OpId;
 use model::time::Time;
-use raft_meta::message::GroupId;
+use raft_meta::message::{GroupId, Term};
 use raft_meta::node as raft;
 
 use crate::network::Network;
-use crate::node::{MachineTerms, SimNode, open_disk};
+use crate::node::{MachineTerms, OpenDisk, Process, SimDisk, SimNode, open_disk};
 use crate::queue::Queue;
 use crate::rng::Rng;
 use crate::trace::Trace;
@@ -122,6 +123,8 @@ pub enum Happening {
         client: ClientId,
         /// Its node.
         node: NodeId,
+        /// Whether its process was killed.
+        killed: bool,
     },
     /// An answer to the run's own question to the metadata.
     Meta {
@@ -143,6 +146,23 @@ pub enum Happening {
     },
 }
 
+/// Something that an invariant looks at when it happened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Note {
+    /// A node's machine of a volume began to serve.
+    Serving(NodeId, VolumeId, Epoch),
+    /// It acknowledged a write.
+    Acked(NodeId, VolumeId),
+    /// It sent a checkpoint's record to a replica.
+    Checkpoint(NodeId, VolumeId),
+    /// A node's process began, and opened its disks.
+    Booted(NodeId),
+    /// A node's placement changed.
+    View(NodeId),
+    /// A node leads a metadata group in a term.
+    Leads(NodeId, GroupId, Term),
+}
+
 /// The run's own questions have tokens from here on.
 pub const RUN_TOKENS: u64 = 1 << 32;
 
@@ -162,6 +182,11 @@ pub struct World {
     queue: Queue<Event>,
     paused: BTreeMap<NodeId, Time>,
     happenings: Vec<Happening>,
+    notes: Vec<Note>,
+    /// Whether something is lost or damaged for good.
+    pub damaged: bool,
+    /// Disks that lost their journal once: they may not know what they acknowledged.
+    pub bereft: BTreeSet<DiskId>,
     watches: Vec<Watch>,
     rng: Rng,
     /// Reused: an outbox is emptied before the next machine writes to it.
@@ -189,6 +214,9 @@ impl World {
             queue: Queue::default(),
             paused: BTreeMap::new(),
             happenings: Vec::new(),
+            notes: Vec::new(),
+            damaged: false,
+            bereft: BTreeSet::new(),
             watches: Vec::new(),
             rng,
             disk_out: Vec::new(),
@@ -216,6 +244,17 @@ impl World {
     /// What the run must look at since it last did.
     pub fn take_happenings(&mut self) -> Vec<Happening> {
         std::mem::take(&mut self.happenings)
+    }
+
+    /// What invariants must look at since they last did.
+    pub fn take_notes(&mut self) -> Vec<Note> {
+        std::mem::take(&mut self.notes)
+    }
+
+    /// Whether an invariant must look at something.
+    #[must_use]
+    pub fn has_notes(&self) -> bool {
+        !self.notes.is_empty()
     }
 
     /// Carries out the next event; false if there is none.
@@ -262,6 +301,8 @@ impl World {
                 ticket,
                 ..
             } => {
+                let n = self.nodes.get_mut(&node).expect("it lives");
+                n.persist_next();
                 self.drive_meta(node, raft::Input::Persisted { group, ticket });
             }
             Event::Run(number) => self.happenings.push(Happening::Run(number)),
@@ -310,6 +351,7 @@ impl World {
             open_disk(disk, node, &self.terms, clock);
         }
         n.boot(meta);
+        self.notes.push(Note::Booted(node));
         let disks: Vec<DiskId> = n.disks.keys().copied().collect();
         self.announce_disks(node);
         self.tick(node, Who::Meta);
@@ -343,11 +385,14 @@ impl World {
             .iter()
             .flat_map(|p| p.clients.keys().copied())
             .collect();
-        n.kill(power.then_some(seed));
+        n.kill(seed, power);
         self.paused.remove(&node);
         for client in clients {
-            self.happenings
-                .push(Happening::ClientEnded { client, node });
+            self.happenings.push(Happening::ClientEnded {
+                client,
+                node,
+                killed: true,
+            });
         }
     }
 
@@ -433,6 +478,11 @@ impl World {
         sites
     }
 
+    /// The processes that run.
+    pub fn running(&self) -> impl Iterator<Item = &Process> {
+        self.nodes.values().filter_map(|n| n.process.as_ref())
+    }
+
     /// Who owns a volume, by the latest word that any running node has.
     #[must_use]
     pub fn owner(&self, volume: VolumeId) -> Option<NodeId> {
@@ -456,6 +506,33 @@ impl World {
         of_site.find(has).map(|n| n.id)
     }
 
+    /// A volume's record in the newest state of the global group that any running node has.
+    #[must_use]
+    pub fn record(&self, volume: VolumeId) -> Option<&VolumeRecord> {
+        let processes = self.nodes.values().filter_map(|n| n.process.as_ref());
+        let newest = processes.max_by_key(|p| p.meta.applied(GroupId::Global))?;
+        newest.meta.global()?.volumes.get(&volume)
+    }
+
+    /// A disk in that life, if a process has it open.
+    #[must_use]
+    pub fn open_of(&self, at: DiskRef) -> Option<&OpenDisk> {
+        self.sim_disk(at)?.open.as_ref()
+    }
+
+    /// A disk in that life.
+    #[must_use]
+    pub fn sim_disk(&self, at: DiskRef) -> Option<&SimDisk> {
+        let mut disks = self.nodes.values().filter_map(|n| n.disks.get(&at.disk));
+        disks.find(|d| d.at == at)
+    }
+
+    /// Whether something is lost or damaged for good.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.damaged
+    }
+
     /// How a volume fares, in words, for a failure's report.
     #[must_use]
     pub fn describe(&self, volume: VolumeId) -> String {
@@ -468,7 +545,11 @@ impl World {
         let view = process.host.current_view();
         let away = view.away();
         match process.volumes.get(&volume) {
-            Some(machine) => format!("{owner} has {:?}, away: {away:?}", machine.stats()),
+            Some(machine) => {
+                let pools: Vec<String> = view.pools.keys().map(ToString::to_string).collect();
+                let stats = machine.stats();
+                format!("{owner} has {stats:?}, away: {away:?}, pools: {pools:?}")
+            }
             None => format!("{owner} owns {volume} but does not serve it, away: {away:?}"),
         }
     }

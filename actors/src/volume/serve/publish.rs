@@ -5,6 +5,7 @@ use model::meta::{MetaReply, MetaRequest, MetaToken};
 use model::time::Time;
 
 use super::{Serving, Stage};
+use crate::planted::{Bug, planted};
 use crate::volume::StopReason;
 use crate::volume::drain::Drain;
 
@@ -59,7 +60,8 @@ impl Serving {
                 self.published = checkpoint;
                 self.published_at = now;
                 self.dropped.published(at);
-                if self.stopping && self.release_done(checkpoint) {
+                let is_last = self.release_done(checkpoint) || planted(Bug::AckWhileStopping);
+                if self.stopping && is_last {
                     self.fail(StopReason::Clean);
                 }
             }
@@ -73,7 +75,8 @@ impl Serving {
     }
 
     pub(super) fn release_done(&self, checkpoint: Checkpoint) -> bool {
-        self.covered() && checkpoint == self.journal.checkpoint().checkpoint
+        (self.covered() || planted(Bug::UncoveredClean))
+            && checkpoint == self.journal.checkpoint().checkpoint
     }
 
     /// Whether the committed checkpoint covers every write.
@@ -87,7 +90,8 @@ impl Serving {
     /// A passivating owner: all is covered and committed; it gives up its lease, then commits
     /// the clean end (R3), and never acknowledges in this epoch again.
     pub(super) fn finish_stop(&mut self, now: Time) {
-        if !self.stopping || self.publishing.is_some() || !self.covered() {
+        let covered = self.covered() || planted(Bug::UncoveredClean);
+        if !self.stopping || self.publishing.is_some() || !covered {
             return;
         }
         if !matches!(self.drain, Drain::Idle) {
