@@ -80,10 +80,6 @@ bugs! {
     AckBeforeSync = "R8" "ack-before-sync",
     /// What is wrong in the journal is always taken for a torn tail, and cut.
     DamageIsTorn = "R8" "damage-is-torn",
-    /// A replica that can't read its records says so, but forgets it when it restarts.
-    ForgottenDamage = "R8" "forgotten-damage",
-    /// A damaged replica counts as soon as it was reset.
-    UnrefilledCounts = "R8" "unrefilled-counts",
     /// A replica that joins a disk which lost its journal counts at once, though the
     /// configuration already counts on it.
     JoinedAsWhole = "R8" "joined-as-whole",
@@ -94,8 +90,6 @@ bugs! {
     SilentLedger = "R8" "silent-ledger",
     /// A reset keeps the checkpoint in memory, but writes none.
     ResetWithoutCheckpoint = "R9" "reset-without-checkpoint",
-    /// A late reset takes away what was appended since.
-    LateReset = "R9" "late-reset",
     /// A retried write is applied again.
     ForgetSession = "R10" "forget-session",
     /// Checkpoints hold no sessions.
@@ -124,6 +118,8 @@ bugs! {
     CondemnOwn = "R16" "condemn-own",
     /// A segment that was given up is written again under its old id.
     ReusedId = "R18" "reused-id",
+    /// One full disk is taken for a full fabric.
+    FullDisk = "R18" "full-disk",
     /// Neither the disk nor the reader checks a fragment's bytes.
     UncheckedFragment = "R19" "unchecked-fragment",
     /// Nobody checks what a journal's record says.
@@ -140,12 +136,8 @@ bugs! {
     CrowdedNode = "S5" "crowded-node",
     /// A site holds more fragments of a segment than may be lost.
     CrowdedSite = "S5" "crowded-site",
-    /// A voter forgets whom it voted for.
-    ForgottenVote = "S9" "forgotten-vote",
     /// A member of a Raft group answers before its log is durable.
     HastyMember = "S9" "hasty-member",
-    /// A command of the metadata is applied again when it is proposed again.
-    AppliedTwice = "S9" "applied-twice",
     /// `base:allocation` calls data that a checkpoint holds a hole.
     WrongStatus = "S4" "wrong-status",
 }

@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 use bincode::{Decode, Encode};
-use model::planted::{Bug, planted};
 use thiserror::Error;
 
 use crate::message::{GroupId, LogEntry, LogIndex, MemberId, Snapshot, Term};
@@ -85,9 +84,6 @@ impl LoadedLog {
         }
         if let Some(hard) = write.hard {
             self.hard = hard;
-            if planted(Bug::ForgottenVote) {
-                self.hard.vote = None;
-            }
         }
     }
 

@@ -7,7 +7,6 @@ use std::fmt::Debug;
 
 use bincode::{Decode, Encode};
 use model::ids::{Boot, NodeId};
-use model::planted::{Bug, planted};
 use model::wire::{self, WireError};
 
 use crate::message::{
@@ -297,9 +296,7 @@ impl<S: StateMachine> Replica<S> {
         if number < session.low || number - session.low >= IN_FLIGHT_MAX {
             return Verdict::Superseded;
         }
-        if let Some(reply) = session.answered.get(&number)
-            && !planted(Bug::AppliedTwice)
-        {
+        if let Some(reply) = session.answered.get(&number) {
             return Verdict::Applied(reply.clone());
         }
         let Ok(command) = wire::decode(command) else {

@@ -234,7 +234,7 @@ impl Disk {
             // What was trimmed was committed, and so is the base: it is the same log.
             let held = base.seq < log.base().seq || log.position_at(base.seq) == Some(base);
             let is_newer = replica.known().is_none_or(|k| k.position.seq < at.seq);
-            if held && !(log.last() == base && is_newer) && !planted(Bug::LateReset) {
+            if held && !(log.last() == base && is_newer) {
                 // A late duplicate: what was appended since must not go.
                 let ticket = replica.ticket();
                 let (last, leased) = (base, false);

@@ -256,19 +256,35 @@ impl Disk {
             disk.files.need(mark.file, DISK_MARK);
             disk.damaged_mark.at = Some(mark);
         }
-        disk.note_damage(is_new_damage, &recovered.broken);
+        if is_new_damage {
+            // What a replica lost before its last reset, it was refilled with since: damage
+            // that was found while the disk ran, and healed, is not new after a restart.
+            let resets = &recovered.reset_at;
+            let is_healed = |id: &VolumeId| resets.get(id).copied() >= damage_before;
+            let hit = disk.replicas.keys().copied();
+            let hit: Vec<VolumeId> = hit.filter(|id| !is_healed(id)).collect();
+            disk.note_new_damage(&hit);
+        }
+        disk.note_broken(&recovered.broken);
         disk
     }
 
     /// R8: makes damage durable first of all, whatever a later scan makes of the same files.
-    fn note_damage(&mut self, is_new: bool, broken: &[VolumeId]) {
-        if is_new {
-            self.damaged = true;
+    fn note_new_damage(&mut self, hit: &[VolumeId]) {
+        self.damaged = true;
+        if hit.len() == self.replicas.len() {
             for replica in self.replicas.values_mut() {
                 replica.mark_damaged();
             }
             self.mark_damaged_disk(Entry::DiskDamaged);
+            return;
         }
+        // Each says it for itself; the mark comes last, so that it never stands alone.
+        self.note_broken(hit);
+        self.mark_damaged_disk(Entry::DiskWasDamaged);
+    }
+
+    fn note_broken(&mut self, broken: &[VolumeId]) {
         for volume in broken {
             let replica = self.replicas.get_mut(volume).expect("found at replay");
             replica.queue_damage(&mut self.batcher);

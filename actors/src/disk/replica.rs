@@ -352,10 +352,6 @@ impl Replica {
         self.known = None;
         self.refilled = false;
         self.lineage = batcher.serial();
-        if planted(Bug::ForgottenDamage) {
-            self.health = Health::Damaged;
-            return;
-        }
         let base = self.log.base();
         self.queue_state(base, Health::Damaged, None, Payload::empty(), batcher);
     }
@@ -402,7 +398,6 @@ impl Replica {
     ) {
         let health = match self.health {
             Health::Whole => Health::Whole,
-            _ if planted(Bug::UnrefilledCounts) => Health::Whole,
             Health::Refilling { .. } | Health::Damaged => Health::Refilling { epoch, by },
         };
         self.start_over(base, health, Some((at, checkpoint)), table, batcher);

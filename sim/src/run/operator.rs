@@ -115,9 +115,15 @@ impl Run {
     fn rot_fragments(&mut self, node: NodeId, disk: DiskId) {
         let d = &self.world.nodes[&node].disks[&disk];
         let rows = d.catalog.scan(None, usize::MAX).unwrap_or_default();
-        for _ in 0..self.rng.within(1, 4).min(rows.len() as u64) {
-            let (_, row) = self.rng.pick(&rows);
-            let at = row.offset + self.rng.below(row.bytes());
+        // The budget is the disk's: each of its fragments may be hit.
+        let one_in = self.rng.within(1, 3);
+        for (_, row) in rows {
+            if !self.rng.one_in(one_in) {
+                continue;
+            }
+            let header = u64::from(row.header_bytes) * u64::from(self.rng.one_in(4));
+            let at = row.data_offset() - header
+                + self.rng.below(row.bytes() - u64::from(row.header_bytes));
             let path = format!("extents/{:08}", row.extent);
             d.files.flip_bit(&path, at, self.rng.below(8) as u8);
         }
@@ -137,6 +143,10 @@ impl Run {
                 .filter(|f| f.file == Some(current))
                 .map(|f| f.path)
                 .collect();
+        }
+        if paths.is_empty() {
+            // All of it is lost already.
+            return;
         }
         for _ in 0..self.rng.within(1, 8) {
             for _ in 0..LOOKS {

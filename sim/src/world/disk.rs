@@ -42,7 +42,7 @@ impl Store {
 }
 
 /// An operation of a slow disk takes so many times as long.
-const SLOWDOWN: u32 = 40;
+pub(super) const SLOWDOWN: u32 = 40;
 
 impl World {
     /// Opens a disk that a running node got.

@@ -12,6 +12,7 @@ use model::placement::View;
 use raft_meta::message::GroupId;
 use raft_meta::node as meta;
 
+use super::disk::SLOWDOWN;
 use super::wire::Packet;
 use super::{Event, Happening, Note, RUN_TOKENS, Who, World};
 
@@ -69,6 +70,8 @@ impl World {
                     let sync = self
                         .rng
                         .duration(Duration::from_micros(50), Duration::from_millis(2));
+                    let slow = n.disks.values().any(|d| d.slowed > 0);
+                    let sync = if slow { sync * SLOWDOWN } else { sync };
                     // One after the other, as one thread writes them.
                     let at = (now + sync).max(n.meta_busy);
                     n.meta_busy = at;

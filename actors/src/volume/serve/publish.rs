@@ -94,7 +94,7 @@ impl Serving {
         if !self.stopping || self.publishing.is_some() || !covered {
             return;
         }
-        if !matches!(self.drain, Drain::Idle) {
+        if !matches!(self.drain, Drain::Idle) && !planted(Bug::UncoveredClean) {
             return;
         }
         let current = self.journal.checkpoint();
