@@ -306,15 +306,11 @@ impl Volume {
         }
     }
 
-    /// The sets of replicas that its acknowledgements need a quorum of (R5).
+    /// The sets of replicas of which a quorum holds what it committed last (R5).
     #[must_use]
     pub fn replica_sets(&self) -> Vec<Vec<DiskRef>> {
         match &self.phase {
-            Phase::Leading(serving) => {
-                let members = serving.journal.members().to_vec();
-                let next = serving.journal.next_members().map(<[DiskRef]>::to_vec);
-                std::iter::once(members).chain(next).collect()
-            }
+            Phase::Leading(serving) => serving.journal.counted_sets(),
             Phase::Claiming { .. } | Phase::Recovering { .. } | Phase::Stopped => Vec::new(),
         }
     }
