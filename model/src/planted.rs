@@ -34,10 +34,6 @@ bugs! {
     /// A checkpoint is recorded, and the journal trimmed behind it, while its data segments are
     /// still being written.
     EarlyTrim = "R3" "early-trim",
-    /// An owner that stops calls the volume clean though its last checkpoint lacks writes.
-    UncoveredClean = "R3" "uncovered-clean",
-    /// An owner that is about to be clean goes on acknowledging.
-    AckWhileStopping = "R3" "ack-while-stopping",
     /// Of the logs that a seal finds, the oldest is adopted.
     AdoptShortest = "R3" "adopt-shortest",
     /// Of the logs that a seal finds, the longest is adopted, whatever its last epoch.
@@ -57,8 +53,6 @@ bugs! {
     OldSetAlone = "R5" "old-set-alone",
     /// A new set of replicas is adopted before it holds what was acknowledged.
     AdoptBehind = "R5" "adopt-behind",
-    /// A change of the replicas that was cancelled counts as adopted.
-    CancelledCounts = "R5" "cancelled-counts",
     /// The lost replica of a site is replaced in the site of another one.
     TwoInOneSite = "R6" "two-in-one-site",
     /// Reads are answered whether or not the lease runs.
@@ -80,16 +74,11 @@ bugs! {
     AckBeforeSync = "R8" "ack-before-sync",
     /// What is wrong in the journal is always taken for a torn tail, and cut.
     DamageIsTorn = "R8" "damage-is-torn",
-    /// A replica that joins a disk which lost its journal counts at once, though the
-    /// configuration already counts on it.
-    JoinedAsWhole = "R8" "joined-as-whole",
     /// Fragments are answered before their extent is synced.
     UnsyncedExtent = "R8" "unsynced-extent",
     /// The ledger does not tell which extents changed, so that the catalog's lost rows stay
     /// lost.
     SilentLedger = "R8" "silent-ledger",
-    /// A reset keeps the checkpoint in memory, but writes none.
-    ResetWithoutCheckpoint = "R9" "reset-without-checkpoint",
     /// A retried write is applied again.
     ForgetSession = "R10" "forget-session",
     /// Checkpoints hold no sessions.
@@ -112,8 +101,6 @@ bugs! {
     ForgottenLeaf = "R13" "forgotten-leaf",
     /// What a checkpoint drops is deleted when it is planned.
     EarlyDelete = "R15" "early-delete",
-    /// What a checkpoint dropped is deleted while reads of it run.
-    DeleteUnderReads = "R15" "delete-under-reads",
     /// The audit condemns what is not in the index, of its own epoch too.
     CondemnOwn = "R16" "condemn-own",
     /// A segment that was given up is written again under its old id.
@@ -122,8 +109,6 @@ bugs! {
     FullDisk = "R18" "full-disk",
     /// Neither the disk nor the reader checks a fragment's bytes.
     UncheckedFragment = "R19" "unchecked-fragment",
-    /// Nobody checks what a journal's record says.
-    UncheckedRecord = "R19" "unchecked-record",
 
     // Placement and metadata.
     /// One site votes with a majority of the global group.

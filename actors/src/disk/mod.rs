@@ -261,8 +261,11 @@ impl Disk {
             // that was found while the disk ran, and healed, is not new after a restart.
             let resets = &recovered.reset_at;
             let is_healed = |id: &VolumeId| resets.get(id).copied() >= damage_before;
-            let hit = disk.replicas.keys().copied();
-            let hit: Vec<VolumeId> = hit.filter(|id| !is_healed(id)).collect();
+            let is_hit = |(id, replica): &(&VolumeId, &Replica)| {
+                // An older mark may be all that says so, and the new one takes its place.
+                replica.health() == Health::Damaged || !is_healed(id)
+            };
+            let hit: Vec<VolumeId> = disk.replicas.iter().filter(is_hit).map(|r| *r.0).collect();
             disk.note_new_damage(&hit);
         }
         disk.note_broken(&recovered.broken);

@@ -423,7 +423,7 @@ impl Replica {
             base,
             committed: base,
             health,
-            checkpoint: checkpoint.filter(|_| !planted(Bug::ResetWithoutCheckpoint)),
+            checkpoint,
         });
         let serial = self.push(Subject::State, header.into_header(), table, batcher);
         self.superseded_by(serial, checkpoint.map(|(p, _)| p));

@@ -260,8 +260,11 @@ impl Disk {
             Verdict::Go { founding } => {
                 // R8: on a disk that lost synced bytes, a replica that the configuration
                 // already counts on may be one that was lost. It counts once refilled.
-                let lost = founding && self.damaged && !planted(Bug::JoinedAsWhole);
-                let health = if lost { Health::Damaged } else { Health::Whole };
+                let health = if founding && self.damaged {
+                    Health::Damaged
+                } else {
+                    Health::Whole
+                };
                 let replica = Replica::join(volume, epoch, health, &mut self.batcher);
                 self.replicas.insert(volume, replica);
                 let join = true;

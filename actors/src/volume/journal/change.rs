@@ -97,7 +97,6 @@ impl Journal {
         let joint = self.joint.take();
         match joint {
             Some(joint) if config.replicas == joint.next => self.members = joint.next,
-            Some(joint) if planted(Bug::CancelledCounts) => self.members = joint.next,
             _ if config.replicas == self.members => {}
             other => {
                 self.joint = other;

@@ -35,7 +35,7 @@ impl Serving {
     ) -> Option<Waiting> {
         assert_eq!(self.stage, Stage::Serving);
         let (from, id) = (waiting.from, waiting.id);
-        if self.stopping && !planted(Bug::AckWhileStopping) {
+        if self.stopping {
             return Some(waiting);
         }
         match &waiting.request {

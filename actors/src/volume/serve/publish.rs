@@ -5,7 +5,6 @@ use model::meta::{MetaReply, MetaRequest, MetaToken};
 use model::time::Time;
 
 use super::{Serving, Stage};
-use crate::planted::{Bug, planted};
 use crate::volume::StopReason;
 use crate::volume::drain::Drain;
 
@@ -60,8 +59,7 @@ impl Serving {
                 self.published = checkpoint;
                 self.published_at = now;
                 self.dropped.published(at);
-                let is_last = self.release_done(checkpoint) || planted(Bug::AckWhileStopping);
-                if self.stopping && is_last {
+                if self.stopping && self.release_done(checkpoint) {
                     self.fail(StopReason::Clean);
                 }
             }
@@ -75,8 +73,7 @@ impl Serving {
     }
 
     pub(super) fn release_done(&self, checkpoint: Checkpoint) -> bool {
-        (self.covered() || planted(Bug::UncoveredClean))
-            && checkpoint == self.journal.checkpoint().checkpoint
+        self.covered() && checkpoint == self.journal.checkpoint().checkpoint
     }
 
     /// Whether the committed checkpoint covers every write.
@@ -90,11 +87,10 @@ impl Serving {
     /// A passivating owner: all is covered and committed; it gives up its lease, then commits
     /// the clean end (R3), and never acknowledges in this epoch again.
     pub(super) fn finish_stop(&mut self, now: Time) {
-        let covered = self.covered() || planted(Bug::UncoveredClean);
-        if !self.stopping || self.publishing.is_some() || !covered {
+        if !self.stopping || self.publishing.is_some() || !self.covered() {
             return;
         }
-        if !matches!(self.drain, Drain::Idle) && !planted(Bug::UncoveredClean) {
+        if !matches!(self.drain, Drain::Idle) {
             return;
         }
         let current = self.journal.checkpoint();
