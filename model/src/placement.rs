@@ -11,6 +11,7 @@ use crate::ids::{
     Boot, DiskId, DiskRef, Epoch, NodeId, Row, SegmentId, SiteId, Slot, Version, VolumeId,
 };
 use crate::journal::Checkpoint;
+use crate::planted::{Bug, planted};
 
 /// Which disks hold a volume's journal: one in each of 3 sites (R6).
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
@@ -209,7 +210,7 @@ impl View {
     /// that are left (R26), once it has a table.
     #[must_use]
     pub fn pool_for(&self, code: Code) -> Option<Pool> {
-        if let Some(away) = self.away() {
+        if let Some(away) = self.away().filter(|_| !planted(Bug::NoPoolOfLeft)) {
             let of_left = |p: &&Pool| p.without == Some(away);
             if let Some(pool) = self.pools.keys().find(of_left) {
                 return Some(*pool);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use model::geometry::{Code, Pool};
 use model::ids::{DiskRef, NodeId, Row, Slot};
+use model::planted::{Bug, planted};
 
 use crate::jitter::mix;
 
@@ -75,6 +76,10 @@ impl RowUse {
         candidates: &[Candidate],
     ) -> Option<Candidate> {
         let used = |c: &Candidate| {
+            if planted(Bug::CrowdedNode) {
+                let others = self.nodes.keys().any(|node| *node != c.node);
+                return (u32::from(others), 0);
+            }
             let disk = self.disks.get(&c.at).copied().unwrap_or(0);
             (disk, self.nodes.get(&c.node).copied().unwrap_or(0))
         };

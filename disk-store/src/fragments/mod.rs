@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use model::ids::{FragmentKey, VolumeId};
+use model::planted::{Bug, planted};
 use model::store::{DeviceError, FragmentDone, FragmentOp};
 
 use crate::BLOCK;
@@ -232,6 +233,9 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
             self.settle_catalog()?;
         }
         self.state.changed.insert(extent);
+        if planted(Bug::SilentLedger) {
+            return Ok(());
+        }
         self.write_ledger()
     }
 
@@ -261,7 +265,11 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
     /// space of what was deleted.
     fn commit(&mut self) -> Result<(), DeviceError> {
         let staged = std::mem::take(&mut self.staged);
-        for extent in &staged.touched {
+        for extent in staged
+            .touched
+            .iter()
+            .filter(|_| !planted(Bug::UnsyncedExtent))
+        {
             self.extents[extent]
                 .sync_data()
                 .map_err(|error| error.during("fdatasync of an extent"))?;
