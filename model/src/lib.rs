@@ -12,6 +12,7 @@ pub mod machine;
 pub mod meta;
 pub mod payload;
 pub mod placement;
+pub mod planted;
 pub mod sometimes;
 pub mod spread;
 pub mod store;

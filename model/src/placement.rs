@@ -9,6 +9,7 @@ use bincode::{Decode, Encode};
 use crate::geometry::{Code, Pool};
 use crate::ids::{Boot, DiskId, DiskRef, Epoch, NodeId, SiteId, Version, VolumeId};
 use crate::journal::Checkpoint;
+use crate::planted::{Bug, planted};
 
 pub use crate::spread::{RowStamp, SlotMove, SlotPlace, SpreadTable};
 
@@ -176,7 +177,7 @@ impl View {
     /// that are left (R26), once it has a table.
     #[must_use]
     pub fn pool_for(&self, code: Code) -> Option<Pool> {
-        if let Some(away) = self.away() {
+        if let Some(away) = self.away().filter(|_| !planted(Bug::NoPoolOfLeft)) {
             let of_left = |p: &&Pool| p.without == Some(away);
             if let Some(pool) = self.pools.keys().find(of_left) {
                 return Some(*pool);

@@ -148,6 +148,14 @@ pub struct MemoryLog {
     groups: BTreeMap<GroupId, LoadedLog>,
 }
 
+impl MemoryLog {
+    /// A group's log as it is durable now.
+    #[must_use]
+    pub fn group(&self, group: GroupId) -> Option<&LoadedLog> {
+        self.groups.get(&group)
+    }
+}
+
 impl RaftLog for MemoryLog {
     type Error = Infallible;
 

@@ -23,7 +23,7 @@ use crate::jitter::{Jitter, mix};
 use crate::log::{LoadedLog, LogWrite};
 use crate::message::{
     DISKS_PER_NODE_MAX, Feed, GroupId, HEALED_MAX, LocalDisk, LogIndex, MemberId, Members,
-    MetaMessage,
+    MetaMessage, Term,
 };
 use crate::replica::StateMachine;
 use crate::seat::{Post, Seat, SeatOut};
@@ -207,6 +207,15 @@ impl MetaNode {
         match group {
             GroupId::Global => self.global.is_leader(),
             GroupId::Site(site) => self.sites.get(&site).is_some_and(Seat::is_leader),
+        }
+    }
+
+    /// A group's term at this node, if it is a member.
+    #[must_use]
+    pub fn term(&self, group: GroupId) -> Option<Term> {
+        match group {
+            GroupId::Global => self.global.term(),
+            GroupId::Site(site) => self.sites.get(&site)?.term(),
         }
     }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use model::geometry::{Code, Pool};
 use model::ids::{DiskRef, NodeId, Row, Slot};
+use model::planted::{Bug, planted};
 
 use crate::jitter::mix;
 
@@ -80,7 +81,13 @@ impl RowUse {
         slot: Slot,
         candidates: &[Candidate],
     ) -> Option<Candidate> {
-        let used = |c: &Candidate| self.of(c.at, c.node);
+        let used = |c: &Candidate| {
+            if planted(Bug::CrowdedNode) {
+                let others = self.nodes.keys().any(|node| *node != c.node);
+                return (u32::from(others), 0);
+            }
+            self.of(c.at, c.node)
+        };
         let least = candidates.iter().map(used).min()?;
         let eligible = candidates.iter().filter(|c| used(c) == least);
         eligible

@@ -125,6 +125,10 @@ impl<S: StateMachine> Seat<S> {
         self.group.as_ref().is_some_and(MetaGroup::is_leader)
     }
 
+    pub(crate) fn term(&self) -> Option<Term> {
+        self.group.as_ref().map(MetaGroup::term)
+    }
+
     /// Whether a group instance exists here, be it empty.
     pub(crate) fn has_group(&self) -> bool {
         self.group.is_some()

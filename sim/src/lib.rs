@@ -6,6 +6,7 @@
 //! phase under faults, then a liveness phase without them, in which everything must be
 //! served again.
 
+pub mod allocation;
 pub mod campaign;
 #[cfg(feature = "cli")]
 pub mod cli;

@@ -52,6 +52,8 @@ struct Link {
     cuts: u32,
     /// So many faults slow it now.
     slowed: u32,
+    /// What it carries waits until then.
+    clogged: Time,
 }
 
 /// So much longer a message takes on a slow link, at most.
@@ -107,6 +109,12 @@ impl Network {
         link.slowed = link.slowed.saturating_sub(1);
     }
 
+    /// What passes one direction between two sites waits until then, and comes all at once.
+    pub fn clog(&mut self, from: SiteId, to: SiteId, until: Time) {
+        let link = self.links.entry((from, to)).or_default();
+        link.clogged = link.clogged.max(until);
+    }
+
     /// Cuts a node from all others; mended by [`Network::mend_node`].
     pub fn cut_node(&mut self, node: NodeId) {
         *self.lonely.entry(node).or_default() += 1;
@@ -159,12 +167,11 @@ impl Network {
         let base = self.distance(from.1, to.1);
         let jitter = self.rng.duration(Duration::ZERO, self.terms.jitter);
         let mut at = now + base + jitter;
-        if self
-            .links
-            .get(&(from.1, to.1))
-            .is_some_and(|l| l.slowed > 0)
-        {
-            at += self.rng.duration(SLOW_MAX / 8, SLOW_MAX);
+        if let Some(link) = self.links.get(&(from.1, to.1)) {
+            if link.slowed > 0 {
+                at += self.rng.duration(SLOW_MAX / 8, SLOW_MAX);
+            }
+            at = at.max(link.clogged);
         }
         let last = self.last.entry((from.0, to.0, class)).or_default();
         if !(self.terms.reorder && self.faulty) {

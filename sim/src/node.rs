@@ -18,7 +18,8 @@ use model::ids::{Boot, ClientId, DiskId, DiskRef, NodeId, RequestId, SiteId, Vol
 use model::placement::View;
 use model::store::{DeviceError, FragmentDone, FragmentOp, JournalDone, JournalOp, OpId};
 use model::time::Time;
-use raft_meta::log::MemoryLog;
+use raft_meta::log::{LogWrite, MemoryLog, RaftLog};
+use raft_meta::message::{GroupId, Term};
 use raft_meta::node::{Identity, MetaNode};
 use transport::paths::Paths;
 
@@ -38,6 +39,8 @@ pub struct SimDisk {
     pub open: Option<OpenDisk>,
     /// So many faults make it slow now.
     pub slowed: u32,
+    /// It was taken out.
+    pub pulled: bool,
 }
 
 /// What a store's thread is doing.
@@ -134,6 +137,48 @@ pub struct Process {
     pub next_token: u64,
 }
 
+/// A node's clock: it runs on while the node is down, as CLOCK_BOOTTIME does while a machine
+/// sleeps, and never backward.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// A moment of the world's time, and what the clock said then.
+    base: (Time, Time),
+    /// So many millionths of a second it gains in a second.
+    ppm: i64,
+}
+
+const MILLION: i128 = 1_000_000;
+
+impl Clock {
+    /// A clock that runs right, so much ahead.
+    #[must_use]
+    pub fn ahead(nanos: u64) -> Self {
+        Self {
+            base: (Time::ZERO, Time(nanos)),
+            ppm: 0,
+        }
+    }
+
+    /// From now on it gains (or loses) so much.
+    pub fn drift(&mut self, now: Time, ppm: i64) {
+        assert!(i128::from(ppm) > -MILLION, "a clock never runs backward");
+        self.base = (now, self.at(now));
+        self.ppm = ppm;
+    }
+
+    fn at(&self, now: Time) -> Time {
+        let passed = i128::from(now.0) - i128::from(self.base.0.0);
+        let shown = passed * (MILLION + i128::from(self.ppm)) / MILLION;
+        Time(u64::try_from(i128::from(self.base.1.0) + shown).unwrap_or(0))
+    }
+
+    fn when(&self, clock: Time) -> Time {
+        let shown = i128::from(clock.0) - i128::from(self.base.1.0);
+        let passed = shown * MILLION / (MILLION + i128::from(self.ppm));
+        Time(u64::try_from(i128::from(self.base.0.0) + passed).unwrap_or(0))
+    }
+}
+
 /// A node.
 pub struct SimNode {
     /// Its id.
@@ -142,12 +187,18 @@ pub struct SimNode {
     pub site: SiteId,
     /// Lives so far; events of earlier ones are void.
     pub life: u64,
-    /// Its clock is so much ahead of the world's, in nanoseconds.
-    pub clock_ahead: u64,
+    /// Its clock.
+    pub clock: Clock,
     /// Its disks.
     pub disks: BTreeMap<DiskId, SimDisk>,
     /// The metadata's durable log.
     pub meta_log: MemoryLog,
+    /// What is being written to it.
+    pub meta_writes: VecDeque<(GroupId, LogWrite)>,
+    /// All of that is done then.
+    pub meta_busy: Time,
+    /// The groups that its metadata machine leads, and in which term.
+    pub leads: BTreeMap<GroupId, Term>,
     /// Its process, while it runs.
     pub process: Option<Process>,
     /// Who it is.
@@ -160,13 +211,20 @@ impl SimNode {
     /// The node's own clock.
     #[must_use]
     pub fn clock(&self, now: Time) -> Time {
-        Time(now.0 + self.clock_ahead)
+        self.clock.at(now)
     }
 
     /// The world's time of a moment of the node's clock.
     #[must_use]
     pub fn world_time(&self, clock: Time) -> Time {
-        Time(clock.0.saturating_sub(self.clock_ahead))
+        self.clock.when(clock)
+    }
+
+    /// The oldest write of the metadata's log is durable.
+    pub fn persist_next(&mut self) {
+        if let Some(write) = self.meta_writes.pop_front() {
+            self.meta_log.write(&[write]).expect("memory does not fail");
+        }
     }
 
     /// Begins a process around a metadata machine.
@@ -189,7 +247,13 @@ impl SimNode {
     }
 
     /// The process is killed: machines are gone; with a power loss, unsynced writes too.
-    pub fn kill(&mut self, power: Option<u64>) {
+    pub fn kill(&mut self, seed: u64, power: bool) {
+        // Of the metadata's writes under way, the first few were made.
+        for _ in 0..seed % (self.meta_writes.len() as u64 + 1) {
+            self.persist_next();
+        }
+        self.meta_writes.clear();
+        self.leads.clear();
         self.process = None;
         self.life += 1;
         self.armed.clear();
@@ -197,7 +261,7 @@ impl SimNode {
         for disk in self.disks.values_mut() {
             disk.open = None;
             disk.files.kill();
-            if let Some(seed) = power {
+            if power {
                 disk.files.crash(seed ^ u64::from(disk.at.disk.0));
                 disk.catalog.crash(seed);
             }
@@ -205,11 +269,15 @@ impl SimNode {
     }
 }
 
-/// Opens a disk as a process does at its start; a new one is formatted first.
+/// Opens a disk as a process does at its start; a new one is formatted first. One that fails, or
+/// that is not there, is not opened.
 ///
 /// # Panics
-/// If a simulated device refuses without a fault: a bug of the simulator.
+/// If a new simulated disk can't be formatted.
 pub fn open_disk(disk: &mut SimDisk, node: NodeId, terms: &MachineTerms, clock: Time) {
+    if disk.pulled {
+        return;
+    }
     let config = JournalConfig {
         id: disk.at.incarnation.0,
         file_bytes: terms.journal_file_bytes,
@@ -220,14 +288,17 @@ pub fn open_disk(disk: &mut SimDisk, node: NodeId, terms: &MachineTerms, clock: 
     if !std::mem::replace(&mut disk.formatted, true) {
         Journal::create(&layer, config).expect("a new simulated disk takes a journal");
     }
-    let (journal, scan, _) = Journal::open(&layer, config).expect("a simulated disk opens");
+    let Ok((journal, scan, _)) = Journal::open(&layer, config) else {
+        return;
+    };
     let fragments = FragmentsConfig {
         extent_bytes: 16 << 20,
         ..FragmentsConfig::new(disk.at.incarnation.0, terms.disk_bytes)
     };
     let catalog = disk.catalog.clone();
-    let (fragments, _) =
-        Fragments::open(&layer, catalog, fragments).expect("a simulated disk opens");
+    let Ok((fragments, _)) = Fragments::open(&layer, catalog, fragments) else {
+        return;
+    };
     let machine = Disk::recover_from(
         terms.disk,
         disk.at,

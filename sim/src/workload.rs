@@ -2,7 +2,7 @@
 //! rule; every written sector holds a value that is written once.
 
 use bytes::{Bytes, BytesMut};
-use model::block::{Chunk, Request};
+use model::block::{Allocation, Chunk, Request};
 
 use crate::oracle::{SECTOR, Value};
 use crate::rng::Rng;
@@ -35,6 +35,13 @@ pub enum Op {
         /// How many.
         count: u64,
     },
+    /// Ask how sectors are allocated.
+    Status {
+        /// First sector.
+        first: u64,
+        /// How many.
+        count: u64,
+    },
 }
 
 /// Which operations a lane asks for.
@@ -49,21 +56,68 @@ pub enum Mix {
     Writes,
 }
 
+/// Where operations go: few places, so that they meet.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// Blocks of the volume.
+    pub blocks: u64,
+    /// First block and number of blocks of each place.
+    clusters: Vec<(u64, u64)>,
+}
+
+/// Sectors of a block.
+const BLOCK: u64 = 8;
+
+impl Layout {
+    /// All over a small volume.
+    #[must_use]
+    pub fn small(blocks: u64) -> Self {
+        Self {
+            blocks,
+            clusters: vec![(0, blocks)],
+        }
+    }
+
+    /// Places at the borders of the index's leaves, one of them large enough that a leaf's
+    /// changes are taken in at once.
+    #[must_use]
+    pub fn wide(blocks: u64) -> Self {
+        let all = [(0, 6), (250, 12), (500, 90), (1018, 6)];
+        let inside = all.into_iter().filter(|(start, _)| *start < blocks);
+        Self {
+            // A plan that was made smaller has fewer of them.
+            clusters: inside
+                .map(|(start, of)| (start, of.min(blocks - start)))
+                .collect(),
+            blocks,
+        }
+    }
+
+    /// Blocks of a volume that has all those places.
+    pub const WIDE: u64 = 1024;
+
+    /// The volume's sectors.
+    #[must_use]
+    pub fn sectors(&self) -> u64 {
+        self.blocks * BLOCK
+    }
+}
+
 /// Makes operations.
 #[derive(Debug)]
 pub struct Workload {
     rng: Rng,
-    sectors: u64,
+    layout: Layout,
     next_value: u64,
 }
 
 impl Workload {
-    /// On a volume of so many sectors.
+    /// On a volume of that layout.
     #[must_use]
-    pub fn new(rng: Rng, sectors: u64) -> Self {
+    pub fn new(rng: Rng, layout: Layout) -> Self {
         Self {
             rng,
-            sectors,
+            layout,
             next_value: 1,
         }
     }
@@ -75,28 +129,44 @@ impl Workload {
         value
     }
 
-    /// The next operation.
-    pub fn next(&mut self, mix: Mix) -> Op {
-        let block = 8;
+    /// Some sectors: whole blocks, or any.
+    fn range(&mut self) -> (u64, u64) {
+        let (start, blocks) = *self.rng.pick(&self.layout.clusters);
+        let sectors = blocks * BLOCK;
         let (first, count) = match self.rng.below(10) {
-            // Whole blocks.
             0..=5 => {
-                let count = self.rng.within(1, 4.min(self.sectors / block));
-                (
-                    self.rng.below(self.sectors / block - count + 1) * block,
-                    count * block,
-                )
+                let long = blocks > 64 && self.rng.one_in(4);
+                let most = if long { 32 } else { 4 };
+                let count = self.rng.within(1, most.min(blocks));
+                (self.rng.below(blocks - count + 1) * BLOCK, count * BLOCK)
             }
-            // Any sectors.
             _ => {
-                let count = self.rng.within(1, 12.min(self.sectors));
-                (self.rng.below(self.sectors - count + 1), count)
+                let count = self.rng.within(1, 12.min(sectors));
+                (self.rng.below(sectors - count + 1), count)
             }
         };
+        (start * BLOCK + first, count)
+    }
+
+    /// From one place to another, and all that lies between.
+    fn long_range(&mut self) -> (u64, u64) {
+        let of = |rng: &mut Rng, clusters: &[(u64, u64)]| {
+            let (start, blocks) = *rng.pick(clusters);
+            start + rng.below(blocks)
+        };
+        let a = of(&mut self.rng, &self.layout.clusters);
+        let b = of(&mut self.rng, &self.layout.clusters);
+        let (low, high) = (a.min(b), a.max(b));
+        (low * BLOCK, (high - low + 1) * BLOCK)
+    }
+
+    /// The next operation.
+    pub fn next(&mut self, mix: Mix) -> Op {
+        let (first, count) = self.range();
         let kind = match mix {
             Mix::All => self.rng.below(20),
             Mix::Writes => self.rng.below(12),
-            Mix::Reads => 19,
+            Mix::Reads => self.rng.within(18, 20),
         };
         match kind {
             0..=10 => {
@@ -107,11 +177,22 @@ impl Workload {
                     value,
                 }
             }
-            11 => Op::Clear {
-                first,
-                count,
-                allocate: self.rng.one_in(2),
-            },
+            11 => {
+                let allocate = self.rng.one_in(2);
+                // A zero that stays allocated costs a leaf of the index each MiB.
+                let long = !allocate && self.rng.one_in(4);
+                let (first, count) = if long {
+                    self.long_range()
+                } else {
+                    (first, count)
+                };
+                Op::Clear {
+                    first,
+                    count,
+                    allocate,
+                }
+            }
+            18 => Op::Status { first, count },
             _ => Op::Read { first, count },
         }
     }
@@ -123,7 +204,7 @@ impl Op {
     pub fn written_bytes(self) -> u64 {
         match self {
             Self::Write { count, .. } => count * SECTOR as u64,
-            Self::Clear { .. } | Self::Read { .. } => 0,
+            Self::Clear { .. } | Self::Read { .. } | Self::Status { .. } => 0,
         }
     }
 
@@ -160,6 +241,10 @@ impl Op {
                     length,
                 }
             }
+            Self::Status { first, count } => Request::Status {
+                offset: bytes(first),
+                length: bytes(count),
+            },
         }
     }
 
@@ -168,7 +253,7 @@ impl Op {
     pub fn data(self) -> Bytes {
         match self {
             Self::Write { count, value, .. } => fill(value, count),
-            Self::Clear { .. } | Self::Read { .. } => Bytes::new(),
+            Self::Clear { .. } | Self::Read { .. } | Self::Status { .. } => Bytes::new(),
         }
     }
 
@@ -181,13 +266,43 @@ impl Op {
                 value,
             } => (first, count, Some(value)),
             Self::Clear { first, count, .. } => (first, count, None),
-            Self::Read { .. } => (0, 0, None),
+            Self::Read { .. } | Self::Status { .. } => (0, 0, None),
         };
         (0..count).map(move |i| {
             (
                 first + i,
                 value.map_or(Value::ZERO, |value| Value(value.0 + i)),
             )
+        })
+    }
+
+    /// Whether it changes anything.
+    #[must_use]
+    pub fn mutates(self) -> bool {
+        matches!(self, Self::Write { .. } | Self::Clear { .. })
+    }
+
+    /// The blocks that it touches, and how they are allocated then: a part of a block is
+    /// merged with the rest, and stored.
+    pub fn allocates(self) -> impl Iterator<Item = (u64, Allocation)> {
+        let (first, count, whole) = match self {
+            Self::Write { first, count, .. } => (first, count, Allocation::Data),
+            Self::Clear {
+                first,
+                count,
+                allocate: true,
+            } => (first, count, Allocation::Zero),
+            Self::Clear {
+                first,
+                count,
+                allocate: false,
+            } => (first, count, Allocation::Hole),
+            Self::Read { .. } | Self::Status { .. } => (0, 0, Allocation::Hole),
+        };
+        let end = first + count;
+        (first / BLOCK..end.div_ceil(BLOCK)).map(move |block| {
+            let is_whole = first <= block * BLOCK && (block + 1) * BLOCK <= end;
+            (block, if is_whole { whole } else { Allocation::Data })
         })
     }
 }

@@ -20,6 +20,7 @@ use model::placement::View;
 use model::time::Time;
 
 use crate::messages::{VolumeReply, VolumeRequest};
+use crate::planted::{Bug, planted};
 use parts::{Gathered, Piece, split};
 
 /// Terms of a client.
@@ -287,6 +288,14 @@ impl Client {
             let retry = now + self.config.retry;
             let flight = self.flights.get_mut(&id).expect("just listed");
             flight.due = retry;
+            if planted(Bug::RenumberedRetry)
+                && let Some(n) = flight.n
+            {
+                flight.n = Some(self.next_n);
+                self.unanswered.remove(&n);
+                self.unanswered.insert(self.next_n, id);
+                self.next_n += 1;
+            }
             self.transmit(id, &self.flights[&id], node, session, out);
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use model::ids::{Endpoint, RequestId, VolumeId};
+use model::ids::{Endpoint, Epoch, Position, RequestId, VolumeId};
 use model::meta::{MetaReply, MetaToken};
 use model::payload::Payload;
 use model::placement::View;
@@ -104,6 +104,12 @@ pub struct ReplicaStats {
     pub records: u64,
     /// Whether its log counts in a seal (R8).
     pub whole: bool,
+    /// The highest epoch that it promised (R7).
+    pub promised: Epoch,
+    /// Its log starts after this.
+    pub base: Position,
+    /// What the latest committed checkpoint that it knows covers (R3).
+    pub covers: Option<Position>,
 }
 
 /// How a disk is.

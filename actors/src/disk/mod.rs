@@ -40,7 +40,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use model::geometry::Pool;
 use model::ids::{
-    Actor, DiskRef, Endpoint, Epoch, Incarnation, NodeId, RequestId, Row, Seq, VolumeId,
+    Actor, DiskRef, Endpoint, Epoch, Incarnation, NodeId, Position, RequestId, Row, Seq, VolumeId,
 };
 use model::machine::Machine;
 use model::meta::MetaToken;
@@ -50,8 +50,9 @@ use model::store::{DeviceError, FileNo, OpId, ScanVerdict, ScannedEntry};
 use model::time::Time;
 
 use crate::messages::{DiskReply, DiskRequest, PutFragment};
+use crate::planted::{Bug, planted};
 use batch::{Batcher, Subject};
-use entry::{DISK_MARK, Entry};
+use entry::{DISK_MARK, Entry, Health};
 use files::Files;
 use fragments::Fragments;
 use gone::Gone;
@@ -219,7 +220,11 @@ impl Disk {
         let mut batcher = Batcher::new(config.batch_bytes_max, config.batch_entries_max);
         let mut files = Files::new(oldest.unwrap_or(FileNo(0)), newest, credit);
         // R7: it forgot what leases it granted; each has run out after one term from now.
-        let wait_until = now + config.lease_term + config.lease_margin;
+        let wait_until = if planted(Bug::ForgottenLease) {
+            now
+        } else {
+            now + config.lease_term + config.lease_margin
+        };
         let mut replicas = BTreeMap::new();
         for (volume, found) in recovered.replicas {
             let replica = Replica::found(volume, found, wait_until, &mut batcher);
@@ -258,7 +263,19 @@ impl Disk {
             disk.files.need(mark.file, DISK_MARK);
             disk.damaged_mark.at = Some(mark);
         }
-        disk.note_damage(is_new_damage, &recovered.broken);
+        if is_new_damage {
+            // What a replica lost before its last reset, it was refilled with since: damage
+            // that was found while the disk ran, and healed, is not new after a restart.
+            let resets = &recovered.reset_at;
+            let is_healed = |id: &VolumeId| resets.get(id).copied() >= damage_before;
+            let is_hit = |(id, replica): &(&VolumeId, &Replica)| {
+                // An older mark may be all that says so, and the new one takes its place.
+                replica.health() == Health::Damaged || !is_healed(id)
+            };
+            let hit: Vec<VolumeId> = disk.replicas.iter().filter(is_hit).map(|r| *r.0).collect();
+            disk.note_new_damage(&hit);
+        }
+        disk.note_broken(&recovered.broken);
         disk
     }
 
@@ -270,14 +287,21 @@ impl Disk {
     }
 
     /// R8: makes damage durable first of all, whatever a later scan makes of the same files.
-    fn note_damage(&mut self, is_new: bool, broken: &[VolumeId]) {
-        if is_new {
-            self.damaged = true;
+    fn note_new_damage(&mut self, hit: &[VolumeId]) {
+        self.damaged = true;
+        if hit.len() == self.replicas.len() {
             for replica in self.replicas.values_mut() {
                 replica.mark_damaged();
             }
             self.mark_damaged_disk(Entry::DiskDamaged);
+            return;
         }
+        // Each says it for itself; the mark comes last, so that it never stands alone.
+        self.note_broken(hit);
+        self.mark_damaged_disk(Entry::DiskWasDamaged);
+    }
+
+    fn note_broken(&mut self, broken: &[VolumeId]) {
         for volume in broken {
             let replica = self.replicas.get_mut(volume).expect("found at replay");
             replica.queue_damage(&mut self.batcher);
@@ -314,7 +338,10 @@ impl Disk {
             let stats = ReplicaStats {
                 untrimmed_bytes: replica.log().bytes(),
                 records: replica.log().len() as u64,
-                whole: replica.health() == entry::Health::Whole,
+                whole: replica.health() == Health::Whole,
+                promised: replica.promised(),
+                base: replica.log().base(),
+                covers: replica.known().map(|k| k.checkpoint.covers),
             };
             (*volume, stats)
         });
@@ -325,6 +352,31 @@ impl Disk {
             moved_bytes: self.moved_bytes,
             retired: self.retired,
         }
+    }
+
+    /// The epoch that a volume's replica promised, if the promise is durable.
+    #[must_use]
+    pub fn promised(&self, volume: VolumeId) -> Option<Epoch> {
+        let replica = self.replicas.get(&volume)?;
+        self.batcher
+            .is_durable(replica.ticket())
+            .then_some(replica.promised())
+    }
+
+    /// Whether a volume's replica holds the log up to a position, durably. One that is damaged
+    /// held what it acknowledged (R8), and may do so.
+    #[must_use]
+    pub fn holds(&self, volume: VolumeId, position: Position) -> bool {
+        let Some(replica) = self.replicas.get(&volume) else {
+            return false;
+        };
+        let log = replica.log();
+        // What was trimmed was committed.
+        let below = position.seq < log.base().seq;
+        let at = log.position_at(position.seq) == Some(position);
+        let durable = |held: &log::Held| held.slot.at.is_some();
+        let written = below || log.held(position.seq).is_none_or(durable);
+        replica.health() != Health::Whole || ((below || at) && written)
     }
 
     fn op(&mut self) -> OpId {
@@ -429,6 +481,9 @@ impl Disk {
         reply: DiskReply,
         out: &mut Vec<DiskEffect>,
     ) {
+        if planted(Bug::AckBeforeSync) {
+            return self.answer(asker, reply, out);
+        }
         let after = After::Reply { asker, reply };
         if let Some(After::Reply { asker, reply }) = self.batcher.after(ticket, after) {
             self.answer(asker, reply, out);

@@ -16,6 +16,8 @@ pub(super) struct Recovered {
     /// The replicas; those in `broken` are damaged and no entry says so yet.
     pub(super) replicas: BTreeMap<VolumeId, Found>,
     pub(super) broken: Vec<VolumeId>,
+    /// The index of each replica's last `Reset`: nothing before it is a part of the replica.
+    pub(super) reset_at: BTreeMap<VolumeId, usize>,
     /// The last entry that says that the disk was damaged once: its index and its place.
     pub(super) damaged_mark: Option<(usize, EntryAt)>,
 }
@@ -37,6 +39,7 @@ struct Replay {
 pub(super) fn replay(scan: Vec<ScannedEntry>) -> Recovered {
     let mut volumes: BTreeMap<VolumeId, Replay> = BTreeMap::new();
     let mut damaged_mark = None;
+    let mut reset_at = BTreeMap::new();
     for (index, entry) in scan.into_iter().enumerate() {
         let ScannedEntry { volume, header, at } = entry;
         match Entry::from_header(&header) {
@@ -51,6 +54,9 @@ pub(super) fn replay(scan: Vec<ScannedEntry>) -> Recovered {
                 volumes.remove(&volume);
             }
             Ok(entry) if volume != DISK_MARK => {
+                if matches!(entry, Entry::Reset(_)) {
+                    reset_at.insert(volume, index);
+                }
                 volumes.entry(volume).or_default().apply(entry, at);
             }
             Err(_) if volume != DISK_MARK => volumes.entry(volume).or_default().unreadable = true,
@@ -60,6 +66,7 @@ pub(super) fn replay(scan: Vec<ScannedEntry>) -> Recovered {
     let mut recovered = Recovered {
         replicas: BTreeMap::new(),
         broken: Vec::new(),
+        reset_at,
         damaged_mark,
     };
     for (volume, replay) in volumes {

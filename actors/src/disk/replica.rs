@@ -14,6 +14,7 @@ use super::batch::{BatchNo, Batcher, Queued, Serial, Subject};
 use super::entry::{Entry, Health, StateEntry};
 use super::lease::Leases;
 use super::log::{Held, Log, Slot};
+use crate::planted::{Bug, planted};
 
 /// The latest committed checkpoint that a replica knows (R3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -218,6 +219,9 @@ impl Replica {
     pub(super) fn queue_promise(&mut self, epoch: Epoch, batcher: &mut Batcher) {
         assert!(epoch > self.promised, "a promise only rises");
         self.promised = epoch;
+        if planted(Bug::LostPromise) {
+            return;
+        }
         let header = Entry::Promise { epoch }.into_header();
         let serial = self.push(Subject::Promise, header, Payload::empty(), batcher);
         self.promise.pending = Some(serial);

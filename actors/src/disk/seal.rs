@@ -11,6 +11,7 @@ use super::journal::Reset;
 use super::replica::Replica;
 use super::{After, Asker, Disk, DiskEffect, Report, Timer};
 use crate::messages::{DiskReply, DiskRequest};
+use crate::planted::{Bug, planted};
 
 /// A request that waits for the volume's record.
 #[derive(Debug)]
@@ -130,7 +131,7 @@ impl Disk {
             return self.answer_damaged(asker, volume, epoch, out);
         }
         let may = replica.seal_after(epoch);
-        if now < may {
+        if now < may && !planted(Bug::HastySeal) {
             self.timer(may, Timer::Lease(report));
             return;
         }

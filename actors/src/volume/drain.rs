@@ -91,6 +91,15 @@ impl Serving {
             || (oldest.is_some() && now.since(self.last_write) >= self.config.drain_idle)
     }
 
+    /// The new segments of the checkpoint whose record is on its way to a majority.
+    pub(super) fn recording(&self) -> Option<Vec<SegmentRef>> {
+        let Drain::Recording { plan, .. } = &self.drain else {
+            return None;
+        };
+        let pages = plan.segments().iter().map(|(segment, _)| *segment);
+        Some(pages.chain(self.layers.index.pending_segments()).collect())
+    }
+
     /// When an idle drain looks again.
     pub(super) fn drain_deadline(&self) -> Option<Time> {
         match self.drain {
@@ -327,8 +336,12 @@ impl Serving {
             return;
         };
         let bytes = u32::try_from(packed.data.len()).expect("within a segment");
+        let again = packed.segment.bytes > 0 && planted(Bug::ReusedId);
         packed.segment = SegmentRef {
-            id: self.segment_counter.take(self.id),
+            id: match again {
+                true => packed.segment.id,
+                false => self.segment_counter.take(self.id),
+            },
             pool,
             bytes,
         };
@@ -349,7 +362,7 @@ impl Serving {
 
     /// A segment's write was answered: every slot is durable.
     pub(super) fn segment_written(&mut self, id: RequestId, segment: SegmentId) {
-        self.no_space = false;
+        self.full_in_a_row = 0;
         match &mut self.drain {
             Drain::Writing { writes, written }
             | Drain::Blocked {
@@ -370,7 +383,10 @@ impl Serving {
     /// A segment can't be written where its pool says (R18): the id is abandoned, the data
     /// goes under the next counter to the pool that the view names then.
     pub(super) fn segment_unwritable(&mut self, id: RequestId, full: bool) {
-        self.no_space |= full;
+        self.full_in_a_row = match full {
+            true => self.full_in_a_row + 1,
+            false => self.full_in_a_row,
+        };
         match &mut self.drain {
             Drain::Writing { writes, .. } => {
                 let Some(packed) = writes.remove(&id) else {
@@ -454,7 +470,12 @@ impl Serving {
                 .load(missing, &mut self.segment_ids, &mut self.to_segment);
             return false;
         }
-        let Some(pool) = view.pool_for(Code::INDEX) else {
+        let code = if planted(Bug::WeakIndex) {
+            self.code
+        } else {
+            Code::INDEX
+        };
+        let Some(pool) = view.pool_for(code) else {
             return false;
         };
         let covers = self

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use model::ids::{DiskId, Endpoint, Epoch, NodeId, RequestId, VolumeId};
+use model::ids::{DiskId, DiskRef, Endpoint, Epoch, NodeId, Position, RequestId, VolumeId};
 use model::machine::Machine;
 use model::meta::{MetaReply, MetaRequest, MetaToken};
 use model::payload::Payload;
@@ -31,7 +31,7 @@ use model::sometimes::{Sometimes, reached};
 use model::time::Time;
 
 use crate::messages::{
-    DiskReply, DiskRequest, SegmentReply, SegmentRequest, VolumeReply, VolumeRequest,
+    DiskReply, DiskRequest, SegmentRef, SegmentReply, SegmentRequest, VolumeReply, VolumeRequest,
 };
 use journal::{JournalTerms, Recovery, RequestIds, ToDisk};
 use serve::Serving;
@@ -60,6 +60,8 @@ pub struct VolumeConfig {
     pub cache_blocks: usize,
     /// Bytes of clean index pages kept.
     pub index_cache_bytes: usize,
+    /// Bytes of changes that an index holds before it takes them into its leaves.
+    pub index_pending_bytes: usize,
     /// How long a replica of the journal may be away before it is replaced, as long as the
     /// others are enough.
     pub replace_after: Duration,
@@ -82,6 +84,7 @@ impl Default for VolumeConfig {
             waiting_max: 4096,
             cache_blocks: 16 << 10,
             index_cache_bytes: 16 << 20,
+            index_pending_bytes: 1 << 20,
             replace_after: Duration::from_secs(10),
             audit_every: Duration::from_secs(600),
             meta_retry: Duration::from_millis(300),
@@ -297,6 +300,42 @@ impl Volume {
     fn token(&mut self) -> MetaToken {
         self.tokens += 1;
         MetaToken(self.tokens)
+    }
+
+    /// Its epoch and the last position that it holds for committed, once it leads.
+    #[must_use]
+    pub fn committed(&self) -> Option<(Epoch, Position)> {
+        match &self.phase {
+            Phase::Leading(serving) => Some((serving.epoch(), serving.journal.committed())),
+            Phase::Claiming { .. } | Phase::Recovering { .. } | Phase::Stopped => None,
+        }
+    }
+
+    /// The sets of replicas of which a quorum holds what it committed last (R5).
+    #[must_use]
+    pub fn replica_sets(&self) -> Vec<Vec<DiskRef>> {
+        match &self.phase {
+            Phase::Leading(serving) => serving.journal.counted_sets(),
+            Phase::Claiming { .. } | Phase::Recovering { .. } | Phase::Stopped => Vec::new(),
+        }
+    }
+
+    /// The segments that the checkpoint brings whose record is on its way, if one is.
+    #[must_use]
+    pub fn recording(&self) -> Option<Vec<SegmentRef>> {
+        match &self.phase {
+            Phase::Leading(serving) => serving.recording(),
+            Phase::Claiming { .. } | Phase::Recovering { .. } | Phase::Stopped => None,
+        }
+    }
+
+    /// The segments of index pages that its last committed checkpoint reaches.
+    #[must_use]
+    pub fn index_segments(&self) -> Vec<SegmentRef> {
+        match &self.phase {
+            Phase::Leading(serving) => serving.layers.index.index_segments().collect(),
+            Phase::Claiming { .. } | Phase::Recovering { .. } | Phase::Stopped => Vec::new(),
+        }
     }
 
     /// What it is doing.

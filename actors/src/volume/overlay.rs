@@ -8,6 +8,8 @@ use bytes::{Bytes, BytesMut};
 use model::ids::BlockNo;
 use model::{BLOCK_BYTES, crc32c};
 
+use crate::planted::{Bug, planted};
+
 /// Per-block checksums of a run, shared with the record that brought them.
 #[derive(Clone, Debug)]
 pub struct Sums {
@@ -52,7 +54,14 @@ impl Patch {
     }
 
     fn write(&mut self, at: usize, bytes: &[u8]) {
-        self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
+        if planted(Bug::PatchOrder) {
+            for (i, byte) in (at..).zip(bytes) {
+                let old = self.written[i / 64] >> (i % 64) & 1 == 1;
+                self.bytes[i] = if old { self.bytes[i] } else { *byte };
+            }
+        } else {
+            self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
+        }
         for i in at..at + bytes.len() {
             self.written[i / 64] |= 1 << (i % 64);
         }

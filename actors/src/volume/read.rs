@@ -14,6 +14,7 @@ use super::index::Missing;
 use super::journal::RequestIds;
 use super::layers::{Layers, Slot, Source};
 use crate::messages::{BlockRun, ReadChunk, SegmentRef, SegmentRequest, VolumeReply};
+use crate::planted::{Bug, planted};
 
 /// Bytes of a range that one `Status` describes at most; the front end asks on.
 pub(super) const STATUS_BYTES_MAX: u64 = 256 << 20;
@@ -432,6 +433,7 @@ fn extents(slots: &[Slot], offset: u64, length: u64) -> Vec<Extent> {
         let state = match slot.source {
             Source::Zeros { allocated: false } if slot.patches.is_empty() => Allocation::Hole,
             Source::Zeros { .. } if slot.patches.is_empty() => Allocation::Zero,
+            Source::Stored { .. } if planted(Bug::WrongStatus) => Allocation::Hole,
             _ => Allocation::Data,
         };
         match out.last_mut() {

@@ -122,7 +122,7 @@ impl Sessions {
         let rows: Vec<Row> = self
             .open
             .iter()
-            .filter(|(id, _)| id.0 <= covers)
+            .filter(|(id, _)| id.0 <= covers && !planted(Bug::UntabledSessions))
             .map(|(id, s)| {
                 let journaled = s.journaled.iter().filter(|(_, seq)| **seq <= covers.seq);
                 (*id, s.low, journaled.map(|(n, seq)| (*n, *seq)).collect())

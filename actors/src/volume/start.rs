@@ -11,6 +11,7 @@ use super::journal::{Adopted, CommittedCheckpoint, Fenced, Journal, Recovery, Re
 use super::serve::Serving;
 use super::{Effect, Phase, StopReason, Volume};
 use crate::messages::DiskReply;
+use crate::planted::{Bug, planted};
 
 impl Volume {
     /// Asks for what the start needs next.
@@ -64,7 +65,8 @@ impl Volume {
                 let claimed = record
                     .owner
                     .is_some_and(|o| o.node == self.node && o.boot.is_some());
-                if claimed && self.claimed_epoch == Some(record.epoch) {
+                let is_own = self.claimed_epoch == Some(record.epoch) || planted(Bug::RepeatEpoch);
+                if claimed && is_own {
                     self.lead(now, record, out);
                 } else {
                     self.claim(now, &record, out);

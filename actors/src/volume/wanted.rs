@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use model::ids::{DiskRef, SiteId, VolumeId};
 use model::placement::{Presence, View};
 
+use crate::planted::{Bug, planted};
+
 /// Replicas of a journal, in so many sites (R6).
 const REPLICAS: usize = 3;
 
@@ -41,6 +43,14 @@ pub(super) fn wanted(view: &View, volume: VolumeId, members: &[DiskRef]) -> Opti
             sites_used.insert(site);
             set.push(at);
         }
+    }
+    if planted(Bug::TwoInOneSite) && set.len() == REPLICAS_MIN {
+        let mut spare = view
+            .disks
+            .values()
+            .filter(|d| d.presence == Presence::Up && !set.contains(&d.at));
+        let beside = spare.find(|d| view.site_of(d.at.disk) == view.site_of(set[0].disk));
+        set.extend(beside.map(|d| d.at));
     }
     let home = view.volumes.get(&volume).map(|v| v.home);
     let mut others: Vec<SiteId> = up.difference(&sites_used).copied().collect();

@@ -46,6 +46,8 @@ pub enum Fault {
     },
     /// The next write to a file whose path starts with this reports success, and is lost.
     LoseNextWrite(String),
+    /// Files whose path starts with this take no further space.
+    Full(String),
 }
 
 /// A simulated disk's directory. A clone is the same disk; [`SimFiles::fork`] is another.
@@ -113,6 +115,14 @@ impl SimFiles {
         lock(&self.disk).faults.push(fault);
     }
 
+    /// Switches one fault off.
+    pub fn remove_fault(&self, fault: &Fault) {
+        let mut disk = lock(&self.disk);
+        if let Some(i) = disk.faults.iter().position(|f| f == fault) {
+            disk.faults.remove(i);
+        }
+    }
+
     /// Switches every fault off.
     pub fn clear_faults(&self) {
         lock(&self.disk).faults.clear();
@@ -174,6 +184,15 @@ impl SimFiles {
         let mut disk = lock(&self.disk);
         disk.names.clear();
         disk.durable_names.clear();
+        disk.unsynced_names.clear();
+    }
+
+    /// Files whose path starts with this are gone, durably; those that are open go on working.
+    pub fn lose(&self, path: &str) {
+        let mut disk = lock(&self.disk);
+        let is_kept = |name: &String, _: &mut u64| !name.starts_with(path);
+        disk.names.retain(is_kept);
+        disk.durable_names.retain(is_kept);
         disk.unsynced_names.clear();
     }
 

@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use model::ids::FragmentKey;
+use model::planted::{Bug, planted};
 use model::store::{DeviceError, FragmentDone, FragmentOp};
 
 use crate::BLOCK;
@@ -244,6 +245,9 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
             self.settle_catalog()?;
         }
         self.state.changed.insert(extent);
+        if planted(Bug::SilentLedger) {
+            return Ok(());
+        }
         self.write_ledger()
     }
 
@@ -273,7 +277,11 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
     /// space of what was deleted.
     fn commit(&mut self) -> Result<(), DeviceError> {
         let staged = std::mem::take(&mut self.staged);
-        for extent in &staged.touched {
+        for extent in staged
+            .touched
+            .iter()
+            .filter(|_| !planted(Bug::UnsyncedExtent))
+        {
             self.extents[extent]
                 .sync_data()
                 .map_err(|error| error.during("fdatasync of an extent"))?;

@@ -1,5 +1,6 @@
 //! What a journal's files hold when it is opened, and what that proves (R8).
 
+use model::planted::{Bug, planted};
 use model::sometimes::{Sometimes, reached};
 use model::store::{EntryAt, FileNo, ScannedEntry};
 
@@ -164,7 +165,7 @@ fn walk<F: File>(
                 .all(|entry| read_payload(&file, &entry.at).is_some())
         };
         let is_whole = head.seq == expected && !is_torn();
-        if !is_whole && expected.min(head.seq) > synced {
+        if !is_whole && (expected.min(head.seq) > synced || planted(Bug::DamageIsTorn)) {
             reached(Sometimes::TornTail);
             is_cut = true;
             break;
@@ -179,6 +180,7 @@ fn walk<F: File>(
         accept(scan, slot, batch);
         expected = head.seq + 1;
     }
+    let is_end_lost = is_end_lost && !planted(Bug::DamageIsTorn);
     if is_end_lost || (!is_cut && expected <= synced) {
         scan.damage_before = Some(scan.entries.len());
         scan.is_new_damage = true;

@@ -8,7 +8,7 @@ use model::time::Time;
 use sim::oracle::{Oracle, SECTOR, Value, Violation, WriteId};
 use sim::report::{Entry, Report, seconds};
 use sim::rng::Rng;
-use sim::workload::{Mix, Op, Workload};
+use sim::workload::{Layout, Mix, Op, Workload};
 
 /// An acknowledged write.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -73,7 +73,10 @@ impl History {
     pub(super) fn new(bytes: u64, seed: u64) -> Self {
         let inner = Inner {
             oracle: Oracle::default(),
-            workload: Workload::new(Rng::new(seed, 1), bytes / SECTOR as u64),
+            workload: Workload::new(
+                Rng::new(seed, 1),
+                Layout::small(bytes / model::BLOCK_BYTES as u64),
+            ),
             open: BTreeMap::new(),
             next: 0,
             answered: 0,
@@ -113,7 +116,11 @@ impl History {
     /// The next operation of a mix; it counts as called now.
     pub(super) fn call(&self, mix: Mix) -> Call {
         let mut inner = self.lock();
-        let op = inner.workload.next(mix);
+        let op = match inner.workload.next(mix) {
+            // The client asks no server for `base:allocation`.
+            Op::Status { first, count } => Op::Read { first, count },
+            op => op,
+        };
         self.called(&mut inner, op)
     }
 
@@ -127,8 +134,9 @@ impl History {
         inner.next += 1;
         let number = inner.next;
         inner.open.insert(number, called);
-        let mutates = !matches!(op, Op::Read { .. });
-        let write = mutates.then(|| inner.oracle.write_called(called, op.changes()));
+        let write = op
+            .mutates()
+            .then(|| inner.oracle.write_called(called, op.changes()));
         Call {
             op,
             number,

@@ -288,7 +288,8 @@ impl Worker {
     ) -> Result<(), ClientError> {
         let bytes = |sectors: u64| sectors * SECTOR as u64;
         match call.op {
-            Op::Read { first, count } => {
+            // `History::call` makes a read of what would ask for allocation.
+            Op::Read { first, count } | Op::Status { first, count } => {
                 let data = client.read(bytes(first), length(bytes(count)))?;
                 let values = values(&[Chunk::Data(data.into())]);
                 self.history.read(call, values.into_iter());

@@ -94,7 +94,7 @@ pub(super) fn check(plan: &Plan, field: &Field) -> Result<(), DrillError> {
         if fault.moment.is_some() {
             return impossible("only the simulator knows when a fabric's messages pass");
         }
-        if fault.victim == Victim::Replica {
+        if matches!(fault.victim, Victim::Replica | Victim::OwnReplica) {
             return impossible("only the simulator aims at a journal's replica");
         }
         match fault.kind {
@@ -126,7 +126,9 @@ impl Fault {
         let first = &field.layout.sites[0].nodes[0].name;
         let node = match plan.victim {
             Victim::Node(name) => name.to_string(),
-            Victim::Owner | Victim::Replica => owner.unwrap_or(first).to_owned(),
+            Victim::Owner | Victim::Replica | Victim::OwnReplica => {
+                owner.unwrap_or(first).to_owned()
+            }
         };
         let site = match field.layout.node(&node) {
             Ok((site, _)) => site.name.clone(),

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use model::ids::{NodeId, SiteId};
+use model::planted::{Bug, planted};
 
 use crate::message::{MemberId, MemberStep, Members};
 
@@ -127,7 +128,15 @@ pub(crate) fn of_fabric(
             (keep, if two { 2 } else { 1 })
         }
     };
-    let quota_of = |site: SiteId| if sites[&site] { quota } else { 1 };
+    let crowded = chosen
+        .first()
+        .copied()
+        .filter(|_| planted(Bug::CrowdedVoters));
+    let quota_of = |site: SiteId| match sites[&site] {
+        true if crowded == Some(site) => 3,
+        true => quota,
+        false => 1,
+    };
     let kept = chosen.into_iter().take(keep);
     kept.flat_map(|s| pick(&of(s), voters, leader, quota_of(s)))
         .collect()

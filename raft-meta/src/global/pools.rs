@@ -2,6 +2,7 @@
 
 use model::geometry::{Code, Pool, SLOTS_MAX};
 use model::ids::SiteId;
+use model::planted::{Bug, planted};
 
 use super::{GlobalState, PoolEntry};
 use crate::node::AdminRefusal;
@@ -37,6 +38,7 @@ fn spread(code: Code, rows: u16, sites: &[SiteId]) -> PoolEntry {
     let slots = code.slots();
     let place = |row: u16, slot: u8| {
         let turn = match code {
+            Code::Rs { .. } if planted(Bug::CrowdedSite) => usize::from(slot / 3),
             Code::Rs { .. } => usize::from(slot),
             Code::Geo { k, m, .. } => usize::from(slot / (k + m)),
         };

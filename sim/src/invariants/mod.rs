@@ -1,15 +1,87 @@
-//! What must hold once nothing goes wrong any more, one invariant a file. Each says in words
-//! what is missing; a run waits for all of them, within a bound.
+//! What must hold, one invariant a file. Some are looked at whenever something happens that
+//! could break them ([`Guard`]); others once nothing goes wrong any more ([`unhealed`]): those
+//! say in words what is missing, and a run waits for all of them, within a bound.
 
+mod acked;
 mod orphans;
+mod owner;
+mod raft;
+mod recoverable;
 mod redundancy;
 mod replicas;
+mod space;
+mod spread;
+mod stored;
 mod trimmed;
+mod voters;
+
+use std::fmt;
 
 use actors::volume::VolumeStats;
 use model::ids::{NodeId, VolumeId};
 
-use crate::world::World;
+use crate::world::{Note, World};
+
+/// An invariant that does not hold.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{rule}: {how}")]
+pub struct Broken {
+    /// Which.
+    pub rule: &'static str,
+    /// How.
+    pub how: String,
+}
+
+fn broken(rule: &'static str, how: impl fmt::Display) -> Broken {
+    let how = how.to_string();
+    Broken { rule, how }
+}
+
+/// What the invariants that are looked at as things happen remember.
+#[derive(Debug, Default)]
+pub struct Guard {
+    owners: owner::Owners,
+    spread: spread::Spread,
+    voters: voters::Voters,
+    raft: raft::Groups,
+}
+
+impl Guard {
+    /// Looks at what happened since the last time.
+    ///
+    /// # Errors
+    /// The first invariant that does not hold.
+    pub fn look(&mut self, world: &mut World) -> Result<(), Broken> {
+        for note in world.take_notes() {
+            match note {
+                Note::Serving(node, volume, epoch) => {
+                    self.owners.serves(world, node, volume, epoch)?;
+                }
+                Note::Booted(node) => self.owners.opened(world, node)?,
+                Note::Acked(node, volume) => acked::check(world, node, volume)?,
+                Note::Checkpoint(node, volume) => {
+                    // What an older owner records never counts.
+                    let last = self.owners.last(volume);
+                    stored::check(world, node, volume, last)?;
+                }
+                Note::View(node) => {
+                    self.spread.check(world, node)?;
+                    self.voters.check(world, node)?;
+                }
+                Note::Leads(node, group, term) => self.raft.leads(world, node, group, term)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at what is durable once a run is over.
+    ///
+    /// # Errors
+    /// The first invariant that does not hold.
+    pub fn finish(&mut self, world: &World) -> Result<(), Broken> {
+        self.raft.finish(world)
+    }
+}
 
 /// What is not yet as it must be, of a volume that nobody writes to.
 #[must_use]
@@ -20,8 +92,10 @@ pub fn unhealed(world: &mut World, volume: VolumeId) -> Option<String> {
     };
     replicas::check(world, volume, &served)
         .or_else(|| trimmed::check(&served))
+        .or_else(|| recoverable::check(world, volume))
         .or_else(|| orphans::check(world, volume, &served))
         .or_else(|| redundancy::check(world, volume, &served))
+        .or_else(|| space::check(world, volume, &served))
 }
 
 /// A volume's owner and how its machine is.

@@ -150,6 +150,7 @@ impl<S: FnMut(Size, u64)> Search<S> {
     }
 
     fn smaller_volume(&mut self) {
+        self.change(|plan| plan.workload.wide = false);
         let last = self
             .best
             .workload

@@ -10,7 +10,7 @@ use super::{Ending, Plan};
 use crate::faults;
 use crate::network::NetworkTerms;
 use crate::rng::Rng;
-use crate::workload::Mix;
+use crate::workload::{Layout, Mix};
 
 /// Lanes of a client at most.
 const LANES_MAX: u64 = 4;
@@ -65,6 +65,8 @@ fn machines(rng: &mut Rng) -> Machines {
         replace_after: rng.duration(Duration::from_millis(500), Duration::from_secs(5)),
         audit_every: rng.duration(Duration::from_millis(200), Duration::from_secs(2)),
         index_cache: if small { 64 << 10 } else { 1 << 20 },
+        index_pending: if small { 1 << 10 } else { 1 << 20 },
+        publish_every: *rng.pick(&[Duration::from_millis(20), Duration::from_secs(1)]),
         journal_file: if small { 256 << 10 } else { 1 << 20 },
         // Disks are given up after seconds, so that many runs see slots moved (R20).
         heal_after: rng.duration(Duration::from_secs(3), Duration::from_secs(9)),
@@ -86,11 +88,10 @@ fn network(rng: &mut Rng) -> NetworkTerms {
 }
 
 fn load(rng: &mut Rng) -> Load {
-    let hot = rng.one_in(2);
-    let blocks = if hot {
-        rng.within(1, 4)
-    } else {
-        rng.within(4, 64)
+    let (blocks, wide) = match rng.below(8) {
+        0..=3 => (rng.within(1, 4), false),
+        4..=5 => (rng.within(4, 64), false),
+        _ => (Layout::WIDE, true),
     };
     // Even ones are with the owner or near it, odd ones in other sites, so that whatever parts
     // the owner from the world has clients on both sides.
@@ -103,6 +104,7 @@ fn load(rng: &mut Rng) -> Load {
         .collect();
     Load {
         volume: blocks * model::BLOCK_BYTES as u64,
+        wide,
         span: Duration::from_secs(rng.within(4, 14)),
         think: rng.duration(Duration::from_millis(20), Duration::from_millis(300)),
         operations: Vec::new(),

@@ -11,7 +11,7 @@ use super::PlanError;
 use super::text::{self, as_duration, as_size};
 use super::topology::{NodeName, Topology};
 use crate::oracle::{SECTOR, Value};
-use crate::workload::{Mix, Op};
+use crate::workload::{Layout, Mix, Op};
 
 /// The load.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -20,6 +20,10 @@ pub struct Load {
     /// The volume's size.
     #[serde(with = "as_size")]
     pub volume: u64,
+    /// Whether operations go to few places only, at borders of the index's leaves, instead of
+    /// everywhere.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub wide: bool,
     /// How long clients work, at least; they go on until the last fault is over.
     #[serde(with = "as_duration")]
     pub span: Duration,
@@ -37,6 +41,7 @@ impl Default for Load {
     fn default() -> Self {
         Self {
             volume: 1 << 20,
+            wide: false,
             span: Duration::from_secs(10),
             think: Duration::from_millis(20),
             operations: Vec::new(),
@@ -76,6 +81,17 @@ impl Load {
         match self.operations.iter().find(|s| !fits(s)) {
             Some(wrong) => Err(PlanError::Operation(wrong.to_string())),
             None => Ok(()),
+        }
+    }
+
+    /// Where operations go.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        let blocks = self.volume / model::BLOCK_BYTES as u64;
+        if self.wide {
+            Layout::wide(blocks)
+        } else {
+            Layout::small(blocks)
         }
     }
 
@@ -153,13 +169,16 @@ pub enum Verb {
     Zero,
     /// Read.
     Read,
+    /// Ask how sectors are allocated.
+    Status,
 }
 
-const VERBS: [(Verb, &str); 4] = [
+const VERBS: [(Verb, &str); 5] = [
     (Verb::Write, "write"),
     (Verb::Trim, "trim"),
     (Verb::Zero, "zero"),
     (Verb::Read, "read"),
+    (Verb::Status, "status"),
 ];
 
 /// An operation at its time: `1.203s client 0 write 8+16`, in sectors of 512 bytes.
@@ -190,6 +209,7 @@ impl Scripted {
                 allocate,
             } => (if allocate { Verb::Zero } else { Verb::Trim }, first, count),
             Op::Read { first, count } => (Verb::Read, first, count),
+            Op::Status { first, count } => (Verb::Status, first, count),
         };
         Self {
             at,
@@ -216,6 +236,7 @@ impl Scripted {
                 allocate: self.verb == Verb::Zero,
             },
             Verb::Read => Op::Read { first, count },
+            Verb::Status => Op::Status { first, count },
         }
     }
 }

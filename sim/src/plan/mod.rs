@@ -113,7 +113,7 @@ pub enum PlanError {
     Lanes,
     /// A scripted operation is none.
     #[error(
-        "'{0}' is no operation here: write '1.2s client 0 write 8+16' (or trim, zero, read; in \
+        "'{0}' is no operation here: write '1.2s client 0 write 8+16' (or trim, zero, read, status; in \
          sectors of 512 bytes, within the volume)"
     )]
     Operation(String),

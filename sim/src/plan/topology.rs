@@ -194,6 +194,12 @@ pub struct Machines {
     /// Bytes of clean index pages that an owner keeps.
     #[serde(with = "as_size")]
     pub index_cache: u64,
+    /// Bytes of changes that an index holds before it takes them into its leaves.
+    #[serde(with = "as_size")]
+    pub index_pending: u64,
+    /// At most one publication of a checkpoint in this time.
+    #[serde(with = "as_duration")]
+    pub publish_every: Duration,
     /// A journal replica that is away for so long is replaced.
     #[serde(with = "as_duration")]
     pub replace_after: Duration,
@@ -222,6 +228,8 @@ impl Default for Machines {
             drain_records: 256,
             cache_blocks: 64,
             index_cache: 1 << 20,
+            index_pending: 1 << 20,
+            publish_every: Duration::from_secs(1),
             replace_after: Duration::from_secs(5),
             audit_every: Duration::from_secs(2),
             journal_file: 1 << 20,
@@ -246,6 +254,8 @@ impl Machines {
             replace_after: self.replace_after,
             audit_every: self.audit_every,
             index_cache_bytes: usize::try_from(self.index_cache).unwrap_or(usize::MAX),
+            index_pending_bytes: usize::try_from(self.index_pending).unwrap_or(usize::MAX),
+            publish_every: self.publish_every,
             ..VolumeConfig::default()
         };
         MachineTerms {

@@ -4,11 +4,13 @@
 use std::time::Duration;
 
 use actors::client::Tag;
-use model::block::{BlockError, Reply};
+use model::BLOCK_BYTES;
+use model::block::{Allocation, BlockError, Chunk, Extent, Reply};
 use model::ids::{ClientId, NodeId};
 use model::time::Time;
 
 use super::{Failure, Own, Run};
+use crate::allocation::TouchId;
 use crate::oracle::{SECTOR, Value, WriteId};
 use crate::plan::load::{ClientPlan, Place, Scripted};
 use crate::workload::{Mix, Op, values};
@@ -22,13 +24,6 @@ pub(super) struct Slot {
     pub(super) client: Option<ClientId>,
     node: NodeId,
     lanes: Vec<Lane>,
-}
-
-impl Slot {
-    /// Where its client is, or was.
-    pub(super) fn node(&self) -> NodeId {
-        self.node
-    }
 }
 
 /// One operation after the other.
@@ -45,7 +40,7 @@ struct Lane {
 pub(super) struct Pending {
     op: Op,
     called: Time,
-    write: Option<WriteId>,
+    write: Option<(WriteId, TouchId)>,
     /// The slot and its lane.
     lane: (usize, Option<usize>),
 }
@@ -109,6 +104,9 @@ impl Run {
     }
 
     pub(super) fn open(&mut self, slot: usize) {
+        if self.leaving || self.slots[slot].client.is_some() {
+            return;
+        }
         let again = self.world.now() + Duration::from_millis(200);
         let Some(node) = self.place(slot) else {
             self.world.plan(again, Own::Open(slot).number());
@@ -191,8 +189,12 @@ impl Run {
         self.next_tag += 1;
         let tag = Tag(self.next_tag);
         let called = self.world.now();
-        let mutates = !matches!(op, Op::Read { .. });
-        let write = mutates.then(|| self.oracle.write_called(called, op.changes()));
+        let horizon = self.horizon();
+        let write = op.mutates().then(|| {
+            let write = self.oracle.write_called(called, op.changes());
+            let blocks = op.allocates();
+            (write, self.allocation.called(called, blocks, horizon))
+        });
         self.pending.insert(
             (client, tag),
             Pending {
@@ -218,28 +220,24 @@ impl Run {
         match reply {
             Reply::Done => {
                 self.answered += 1;
-                if let Some(write) = pending.write {
+                if let Some((write, touch)) = pending.write {
                     self.oracle.write_answered(now, write);
+                    self.allocation.answered(now, touch);
                     let node = self.slots[pending.lane.0].node;
                     self.note_resumed(node, pending.called, pending.op.written_bytes());
                 }
             }
             Reply::Data(chunks) => {
                 self.answered += 1;
-                let Op::Read { first, .. } = pending.op else {
-                    return Err(Failure::Refused(pending.op));
-                };
-                let earliest = self.pending.values().map(|p| p.called).min();
-                let times = (
-                    pending.called,
-                    now,
-                    earliest.unwrap_or(now).min(pending.called),
-                );
-                self.judge(times, first, values(&chunks))?;
+                self.check_read(&pending, &chunks)?;
+            }
+            Reply::Status(extents) => {
+                self.answered += 1;
+                self.check_status(&pending, &extents)?;
             }
             // The session is gone with its owner's memory of it: unknown.
             Reply::Error(BlockError::NoSession) => {}
-            Reply::Error(_) | Reply::Status(_) => return Err(Failure::Refused(pending.op)),
+            Reply::Error(_) => return Err(Failure::Refused(pending.op)),
         }
         if let (slot, Some(lane)) = pending.lane {
             self.slots[slot].lanes[lane].busy = false;
@@ -250,11 +248,24 @@ impl Run {
         Ok(())
     }
 
+    /// No operation that is under way, or comes later, was called before this.
+    fn horizon(&self) -> Time {
+        let earliest = self.pending.values().map(|p| p.called).min();
+        earliest.unwrap_or_else(|| self.world.now())
+    }
+
+    fn check_read(&mut self, pending: &Pending, chunks: &[Chunk]) -> Result<(), Failure> {
+        let Op::Read { first, .. } = pending.op else {
+            return Err(Failure::Refused(pending.op));
+        };
+        self.judge(pending, first, values(chunks))
+    }
+
     /// Looks at all that was read, so that all that is lost of it is counted; the first fault
     /// is the one that is told.
     fn judge(
         &mut self,
-        times: (Time, Time, Time),
+        pending: &Pending,
         first: u64,
         read: Vec<Option<Value>>,
     ) -> Result<(), Failure> {
@@ -262,10 +273,7 @@ impl Run {
         for (sector, value) in (first..).zip(read) {
             let wrong = match value {
                 None => Some(Failure::Torn(sector)),
-                Some(value) => {
-                    let read = self.oracle.read(times, sector, value);
-                    read.err().map(Failure::from)
-                }
+                Some(value) => self.check_sector(pending, sector, value).err(),
             };
             if wrong.is_some() {
                 self.bytes_lost += SECTOR as u64;
@@ -275,7 +283,54 @@ impl Run {
         fault.map_or(Ok(()), Err)
     }
 
-    pub(super) fn client_ended(&mut self, client: ClientId) {
+    fn check_sector(
+        &mut self,
+        pending: &Pending,
+        sector: u64,
+        value: Value,
+    ) -> Result<(), Failure> {
+        let now = self.world.now();
+        if pending.called < self.stale_until {
+            return Ok(self.oracle.glance(now, sector, value)?);
+        }
+        let times = (pending.called, now, self.horizon().min(pending.called));
+        Ok(self.oracle.read(times, sector, value)?)
+    }
+
+    /// What is a hole or a zero reads as zeros, and every block's allocation is one that the
+    /// mutations allow.
+    fn check_status(&mut self, pending: &Pending, extents: &[Extent]) -> Result<(), Failure> {
+        let Op::Status { first, .. } = pending.op else {
+            return Err(Failure::Refused(pending.op));
+        };
+        let now = self.world.now();
+        let mut at = first * SECTOR as u64;
+        for extent in extents {
+            let end = at + extent.length;
+            let sectors = at / SECTOR as u64..end / SECTOR as u64;
+            if extent.state != Allocation::Data {
+                for sector in sectors {
+                    self.check_sector(pending, sector, Value::ZERO)?;
+                }
+            }
+            let block = BLOCK_BYTES as u64;
+            if pending.called >= self.stale_until {
+                for block in at / block..end.div_ceil(block) {
+                    let times = (pending.called, now);
+                    self.allocation.said(times, block, extent.state)?;
+                }
+            }
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// A client is at its end: it was asked to, its process died, or its session is gone, which
+    /// must not be (R10).
+    pub(super) fn client_ended(&mut self, client: ClientId, killed: bool) -> Result<(), Failure> {
+        if !killed && !self.left.remove(&client) {
+            return Err(Failure::SessionLost(client));
+        }
         self.pending.retain(|(c, _), _| *c != client);
         let again = self.world.now() + Duration::from_millis(100);
         for (i, slot) in self.slots.iter_mut().enumerate() {
@@ -288,6 +343,36 @@ impl Run {
                     self.world.plan(again, Own::Open(i).number());
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// The owner is asked to stop, and the clients are back while it does.
+    pub(super) fn come_back(&mut self) {
+        if let Some(owner) = self.world.owner(self.volume) {
+            self.world.stop_volume(owner, self.volume);
+        }
+        self.leaving = false;
+        for slot in 0..self.slots.len() {
+            let after = self
+                .rng
+                .duration(Duration::ZERO, Duration::from_millis(250));
+            let at = self.world.now() + after;
+            self.world.plan(at, Own::Open(slot).number());
+        }
+    }
+
+    /// All clients leave; nobody comes until [`Run::leaving`] ends.
+    pub(super) fn leave(&mut self) {
+        self.leaving = true;
+        let clients: Vec<(NodeId, ClientId)> = self
+            .slots
+            .iter()
+            .filter_map(|s| Some((s.node, s.client?)))
+            .collect();
+        for (node, client) in clients {
+            self.left.insert(client);
+            self.world.close_client(node, client);
         }
     }
 }

@@ -25,6 +25,7 @@ impl Run {
             self.read_all()?;
         }
         self.oracle.finish()?;
+        self.guard.finish(&self.world)?;
         self.expect()
     }
 
@@ -82,9 +83,14 @@ impl Run {
         self.until("clients everywhere", Duration::from_secs(60), |run| {
             run.readers().all(|slot| run.slots[slot].client.is_some())
         })?;
+        let status = Op::Status {
+            first: 0,
+            count: self.plan.workload.sectors(),
+        };
         let readers: Vec<usize> = self.readers().collect();
         for slot in &readers {
             self.issue(*slot, None, whole);
+            self.issue(*slot, None, status);
         }
         self.until("the last reads", Duration::from_secs(120), |run| {
             run.pending.is_empty()
@@ -118,15 +124,7 @@ impl Run {
     /// The clients leave, and the owner ends: the checkpoint is all there is of the volume, if
     /// no session is open (R3). Half the time the power goes then, too.
     fn stop_cleanly(&mut self) -> Result<(), Failure> {
-        let clients: Vec<_> = self
-            .slots
-            .iter()
-            .filter_map(|s| Some((s.node(), s.client?)))
-            .collect();
-        self.leaving = true;
-        for (node, client) in clients {
-            self.world.close_client(node, client);
-        }
+        self.leave();
         // The sessions of clients that died stay open: then the end is no clean one, and the
         // next owner goes on with the journal.
         for _ in 0..4 {

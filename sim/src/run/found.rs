@@ -1,6 +1,6 @@
 //! The founding: sites, nodes, disks and the volume, by the commands that an operator gives.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -14,8 +14,11 @@ use raft_meta::log::{MemoryLog, RaftLog};
 use raft_meta::node::{AdminCommand, AdminReply, AdminToken, Identity, MetaNode};
 
 use super::{Failure, Options, Own, Run};
+use crate::allocation::AllocationModel;
+use crate::faults::Atlas;
+use crate::invariants::Guard;
 use crate::network::Network;
-use crate::node::{SimDisk, SimNode};
+use crate::node::{Clock, SimDisk, SimNode};
 use crate::oracle::Oracle;
 use crate::plan::Plan;
 use crate::plan::topology::{NodeName, site_name};
@@ -35,11 +38,13 @@ impl Run {
         world.wan_bytes = options.count_wan.then_some(0);
         Self {
             world,
-            workload: Workload::new(Rng::new(seed, 4), plan.workload.sectors()),
+            workload: Workload::new(Rng::new(seed, 4), plan.workload.layout()),
             rng: Rng::new(seed, 5),
             placing: Rng::new(seed, 6),
             thinking: Rng::new(seed, 7),
             oracle: Oracle::default(),
+            allocation: AllocationModel::default(),
+            guard: Guard::default(),
             volume: VolumeId(0),
             by_name: BTreeMap::new(),
             slots: Vec::new(),
@@ -49,6 +54,7 @@ impl Run {
             begun: Time(0),
             closing: false,
             leaving: false,
+            left: BTreeSet::new(),
             flurries: Vec::new(),
             asked: Vec::new(),
             answered: 0,
@@ -58,6 +64,9 @@ impl Run {
             timeline: Vec::new(),
             bytes_lost: 0,
             healed_after: None,
+            atlas: Atlas::default(),
+            adding: BTreeMap::new(),
+            stale_until: Time::ZERO,
             dead: BTreeSet::new(),
             lost: BTreeSet::new(),
             deaf: options.bug == Some(Bug::LostFsync),
@@ -115,9 +124,12 @@ impl Run {
             id,
             site,
             life: 0,
-            clock_ahead: self.rng.below(1_000_000_000_000),
+            clock: Clock::ahead(self.rng.below(1_000_000_000_000)),
             disks: BTreeMap::new(),
             meta_log: MemoryLog::default(),
+            meta_writes: VecDeque::new(),
+            meta_busy: Time::ZERO,
+            leads: BTreeMap::new(),
             process: None,
             identity,
             armed: BTreeMap::new(),
@@ -185,7 +197,7 @@ impl Run {
         Ok(())
     }
 
-    fn add_disk(&mut self, node: NodeId, at: DiskRef) {
+    pub(super) fn add_disk(&mut self, node: NodeId, at: DiskRef) {
         let files = SimFiles::default();
         if self.deaf {
             files.inject(SimFault::LoseSyncs("journal/".to_owned()));
@@ -197,10 +209,13 @@ impl Run {
             open: None,
             formatted: false,
             slowed: 0,
+            pulled: false,
         };
         let n = self.world.nodes.get_mut(&node).expect("the node exists");
         n.disks.insert(at.disk, disk);
-        self.world.open_disk(node, at.disk);
+        if n.process.is_some() {
+            self.world.open_disk(node, at.disk);
+        }
     }
 
     pub(super) fn create_volume(&mut self) -> Result<(), Failure> {

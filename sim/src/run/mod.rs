@@ -4,6 +4,7 @@
 mod clients;
 mod ending;
 mod found;
+mod operator;
 mod outcome;
 mod resume;
 mod strike;
@@ -15,8 +16,11 @@ use actors::client::Tag;
 use actors::planted::Bug;
 use model::ids::{ClientId, NodeId, VolumeId};
 use model::time::Time;
+use raft_meta::node::AdminToken;
 
-use crate::faults::{self, Struck};
+use crate::allocation::AllocationModel;
+use crate::faults::{self, Atlas, Struck};
+use crate::invariants::Guard;
 use crate::oracle::Oracle;
 use crate::plan::Plan;
 use crate::plan::load::Scripted;
@@ -61,6 +65,8 @@ enum Own {
     Lane(usize),
     /// A scripted operation is due.
     Scripted(usize),
+    /// The operator adds a disk to a node, in place of a lost one.
+    AddDisk(usize),
 }
 
 impl Own {
@@ -73,6 +79,7 @@ impl Own {
             Self::Open(i) => (4, i),
             Self::Lane(i) => (5, i),
             Self::Scripted(i) => (6, i),
+            Self::AddDisk(i) => (7, i),
         };
         kind << 32 | i as u64
     }
@@ -86,6 +93,7 @@ impl Own {
             4 => Self::Open(i),
             5 => Self::Lane(i),
             6 => Self::Scripted(i),
+            7 => Self::AddDisk(i),
             _ => Self::Tick,
         }
     }
@@ -101,6 +109,8 @@ struct Run {
     /// How long lanes pause.
     thinking: Rng,
     oracle: Oracle,
+    allocation: AllocationModel,
+    guard: Guard,
     workload: Workload,
     volume: VolumeId,
     by_name: BTreeMap<NodeName, NodeId>,
@@ -114,6 +124,8 @@ struct Run {
     closing: bool,
     /// No client comes back.
     leaving: bool,
+    /// Clients that were asked to leave.
+    left: BTreeSet<ClientId>,
     /// Lanes are busy from the first to the second.
     flurries: Vec<(Time, Time)>,
     /// What was asked, for a script.
@@ -125,6 +137,12 @@ struct Run {
     timeline: Vec<Entry>,
     bytes_lost: u64,
     healed_after: Option<Duration>,
+    /// What may still be hurt.
+    atlas: Atlas,
+    /// Disks that are being added, by the command's token.
+    adding: BTreeMap<AdminToken, NodeId>,
+    /// Until then reads may be stale: a clock runs wrong beyond the lease's margin.
+    stale_until: Time,
     dead: BTreeSet<NodeId>,
     lost: BTreeSet<NodeId>,
     deaf: bool,
@@ -220,6 +238,9 @@ impl Run {
                 return Err(Failure::Storm(EVENTS_MAX));
             }
             self.look_around()?;
+            if self.world.has_notes() {
+                self.guard.look(&mut self.world)?;
+            }
         }
         Ok(())
     }
@@ -250,12 +271,14 @@ impl Run {
                 Own::Open(slot) => self.open(slot),
                 Own::Lane(lane) => self.lane_due(lane),
                 Own::Scripted(i) => self.scripted(i),
+                Own::AddDisk(node) => self.replace_disk(node),
             },
-            Happening::Meta { .. } | Happening::Admin { .. } => {}
+            Happening::Meta { .. } => {}
+            Happening::Admin { token, reply, .. } => self.admin_replied(token, &reply),
             Happening::Complete {
                 client, tag, reply, ..
             } => self.complete(client, tag, reply)?,
-            Happening::ClientEnded { client, .. } => self.client_ended(client),
+            Happening::ClientEnded { client, killed, .. } => self.client_ended(client, killed)?,
             Happening::Serving { node, epoch } => {
                 let name = self.name(node);
                 self.tell(format!("{name} serves the volume, epoch {}", epoch.0));
@@ -320,6 +343,7 @@ mod tests {
             Own::Open(2),
             Own::Lane(9),
             Own::Scripted(4),
+            Own::AddDisk(4),
         ];
         for own in all {
             assert_eq!(Own::of(own.number()), own);

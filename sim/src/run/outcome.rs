@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use model::ids::ClientId;
 use model::sometimes::{self, Sometimes};
 use model::time::Time;
 
 use super::Run;
+use crate::allocation::WrongAllocation;
 use crate::faults::Struck;
+use crate::invariants::Broken;
 use crate::oracle::Violation;
 use crate::plan::load::Scripted;
 use crate::report::Report;
@@ -18,6 +21,9 @@ pub enum Failure {
     /// A promise was broken.
     #[error("{0}")]
     Wrong(#[from] Violation),
+    /// `base:allocation` was answered wrongly.
+    #[error("{0}")]
+    Misallocated(#[from] WrongAllocation),
     /// A sector came back torn.
     #[error("sector {0} came back torn")]
     Torn(u64),
@@ -33,6 +39,12 @@ pub enum Failure {
     /// So much happened that machines must be storming each other with messages.
     #[error("a storm: {0} events")]
     Storm(u64),
+    /// A session ended that its client did not close (R10).
+    #[error("the open session of {0:?} was lost")]
+    SessionLost(ClientId),
+    /// An invariant does not hold.
+    #[error("{0}")]
+    Broken(#[from] Broken),
     /// A machine's assertion failed.
     #[error("a machine panicked: {0}")]
     Panicked(String),
@@ -52,6 +64,9 @@ impl Failure {
             Self::Wrong(Violation::Invented { .. }) => "a value that nobody wrote".to_owned(),
             Self::Wrong(Violation::Stale { .. }) => "a stale value".to_owned(),
             Self::Wrong(Violation::TookTurns { .. }) => "values took turns".to_owned(),
+            Self::Misallocated(_) => "a wrong allocation".to_owned(),
+            Self::SessionLost(_) => "an open session was lost".to_owned(),
+            Self::Broken(what) => begin(&what.to_string()),
             Self::Torn(_) => "a torn sector".to_owned(),
             Self::Refused(_) => "an error was answered".to_owned(),
             Self::Stuck(what) => begin(what),

@@ -157,11 +157,19 @@ impl Run {
         let (gone, cut): (&[NodeId], &[(SiteId, SiteId)]) = match fault {
             Fault::Killed { nodes, .. } => (nodes, &[]),
             Fault::Cut(links) => (&[], links),
+            // It waits as long as one that is cut, and then arrives.
+            Fault::Clogged(links) => (&[], links),
             Fault::Slow(_)
             | Fault::CutNode(_)
             | Fault::Paused(_)
             | Fault::SlowDisks(_)
-            | Fault::LostDisk(..) => (&[], &[]),
+            | Fault::LostDisk(..)
+            | Fault::Drifted { .. }
+            | Fault::Disk { .. }
+            | Fault::Stopped(_)
+            | Fault::Deserted
+            | Fault::Moved(_)
+            | Fault::Spared => (&[], &[]),
         };
         left_alone(&self.world.sites(), gone, cut)
     }
@@ -178,6 +186,16 @@ fn is_gone(fault: &Fault, node: NodeId) -> bool {
     match fault {
         Fault::Killed { nodes, .. } => nodes.contains(&node),
         Fault::CutNode(n) | Fault::Paused(n) => *n == node,
-        Fault::Cut(_) | Fault::Slow(_) | Fault::SlowDisks(_) | Fault::LostDisk(..) => false,
+        Fault::Cut(_)
+        | Fault::LostDisk(..)
+        | Fault::Slow(_)
+        | Fault::SlowDisks(_)
+        | Fault::Clogged(_)
+        | Fault::Drifted { .. }
+        | Fault::Disk { .. }
+        | Fault::Stopped(_)
+        | Fault::Deserted
+        | Fault::Moved(_)
+        | Fault::Spared => false,
     }
 }

@@ -12,6 +12,20 @@ use crate::report::{between, listed};
 /// Lanes are busy for so long before and after a fault's moment.
 const FLURRY: Duration = Duration::from_millis(60);
 
+/// A fault beyond the budget is tried again, for so long.
+const SPARED_AGAIN: Duration = Duration::from_millis(300);
+const SPARED_MAX: Duration = Duration::from_secs(6);
+
+/// By so many millionths do clocks run wrong within the lease's margin: an owner counts 950 ms
+/// where a replica counts 1020, so that both may be wrong by three hundredths.
+const DRIFT_PPM: i64 = 30_000;
+
+/// And by so many beyond it.
+const DRIFT_FAR_PPM: i64 = 400_000;
+
+/// After a clock runs right again, what it promised while it ran wrong is over.
+const DRIFT_ECHO: Duration = Duration::from_secs(3);
+
 /// How far a fault has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Stage {
@@ -25,7 +39,9 @@ pub(super) enum Stage {
 
 impl Run {
     pub(super) fn plan_faults(&mut self) {
-        for (i, mut plan) in self.plan.faults.clone().into_iter().enumerate() {
+        let plans = self.plan.faults.clone();
+        self.atlas.loses_site = plans.iter().any(|p| p.kind == Kind::LoseSite);
+        for (i, mut plan) in plans.into_iter().enumerate() {
             plan.armed = self.begun + plan.armed.since(Time::ZERO);
             self.world.plan(plan.armed, Own::Arm(i).number());
             self.flurries.push((plan.armed, plan.armed + FLURRY));
@@ -70,6 +86,11 @@ impl Run {
         let plan = self.faults[i].0.clone();
         let fault = self.resolve(&plan);
         let at = self.world.now();
+        if fault == Fault::Spared && at < plan.armed + plan.patience() + SPARED_MAX {
+            // It may be within the budget later.
+            self.world.plan(at + SPARED_AGAIN, Own::Strike(i).number());
+            return;
+        }
         let until = at + plan.lasts;
         match &fault {
             Fault::Killed {
@@ -78,6 +99,10 @@ impl Run {
                 for_good,
             } => {
                 for node in nodes {
+                    if plan.kind == Kind::LoseNode {
+                        let disks: Vec<_> = self.world.nodes[node].disks.keys().copied().collect();
+                        self.note_loss(*node, &disks);
+                    }
                     self.kill(*node, *power);
                     if *for_good {
                         self.lost.insert(*node);
@@ -93,10 +118,27 @@ impl Run {
                 .for_each(|(a, b)| self.world.network.slow(*a, *b)),
             Fault::CutNode(node) => self.world.network.cut_node(*node),
             Fault::Paused(node) => self.world.pause(*node, until),
-            Fault::LostDisk(node, disk) => self.world.lose_disk(*node, *disk),
+            Fault::LostDisk(node, disk) => {
+                self.note_loss(*node, &[*disk]);
+                self.world.lose_disk(*node, *disk);
+            }
             Fault::SlowDisks(nodes) => nodes
                 .iter()
                 .for_each(|node| self.world.slow_disks(*node, true)),
+            Fault::Clogged(links) => links
+                .iter()
+                .for_each(|(a, b)| self.world.network.clog(*a, *b, until)),
+            Fault::Drifted { node, ppm, far } => {
+                self.world.drift(*node, *ppm);
+                if *far {
+                    self.stale_until = self.stale_until.max(until + DRIFT_ECHO);
+                }
+            }
+            Fault::Disk { node, disk, ill } => self.befall(*node, *disk, *ill),
+            Fault::Stopped(node) => self.world.stop_volume(*node, self.volume),
+            Fault::Deserted => self.leave(),
+            Fault::Moved(to) => self.move_volume(*to),
+            Fault::Spared => {}
         }
         self.world.plan(until, Own::Mend(i).number());
         // While others take over, and when the old state is back.
@@ -115,24 +157,29 @@ impl Run {
         });
     }
 
-    /// Whom a fault hits now.
-    fn resolve(&self, plan: &Plan) -> Fault {
-        let owner = self.world.owner(self.volume);
+    /// Whom a plan means now.
+    fn victim(&self, plan: &Plan, owner: NodeId) -> NodeId {
         let sites = self.world.sites();
-        let owner = owner.unwrap_or(NodeId(1));
-        let node = match plan.victim {
-            Victim::Owner => owner,
+        let step = match plan.victim {
+            Victim::Owner => return owner,
             // A plan that was made smaller may name one that is not there.
-            Victim::Node(name) => self.by_name.get(&name).copied().unwrap_or(owner),
-            Victim::Replica => {
-                let names: Vec<SiteId> = sites.keys().copied().collect();
-                let home = self.world.nodes[&owner].site;
-                let own = names.iter().position(|s| *s == home).unwrap_or(0);
-                let site = names[(own + plan.other as usize) % names.len()];
-                let replica = self.world.replica_in(self.volume, site);
-                replica.unwrap_or(sites[&site][0])
-            }
+            Victim::Node(name) => return self.by_name.get(&name).copied().unwrap_or(owner),
+            Victim::OwnReplica => 0,
+            Victim::Replica => plan.other as usize,
         };
+        let names: Vec<SiteId> = sites.keys().copied().collect();
+        let home = self.world.nodes[&owner].site;
+        let own = names.iter().position(|s| *s == home).unwrap_or(0);
+        let site = names[(own + step) % names.len()];
+        let replica = self.world.replica_in(self.volume, site);
+        replica.unwrap_or(sites[&site][0])
+    }
+
+    /// What a plan comes to now.
+    fn resolve(&mut self, plan: &Plan) -> Fault {
+        let owner = self.world.owner(self.volume).unwrap_or(NodeId(1));
+        let sites = self.world.sites();
+        let node = self.victim(plan, owner);
         let site = self.world.nodes[&node].site;
         let names: Vec<SiteId> = sites.keys().copied().collect();
         let own = names
@@ -154,7 +201,9 @@ impl Run {
             Kind::Kill | Kind::Succession | Kind::MidDrain | Kind::Reform => {
                 killed(vec![node], plan.power)
             }
-            Kind::KillSite | Kind::Laggard => killed(sites[&site].clone(), plan.power),
+            Kind::KillSite | Kind::Laggard | Kind::Relapse | Kind::TwoSites | Kind::LongAway => {
+                killed(sites[&site].clone(), plan.power)
+            }
             Kind::PowerLoss => killed(sites.into_values().flatten().collect(), true),
             Kind::LoseSite => Fault::Killed {
                 nodes: sites[&site].clone(),
@@ -186,17 +235,55 @@ impl Run {
             Kind::Pause => Fault::Paused(node),
             Kind::SlowLink => Fault::Slow(link()),
             Kind::SlowDisks => Fault::SlowDisks(vec![node]),
-            Kind::LoseNode => Fault::Killed {
-                nodes: vec![node],
-                power: true,
-                for_good: true,
-            },
+            Kind::LoseNode => {
+                let disks: Vec<_> = self.world.nodes[&node].disks.keys().copied().collect();
+                match self.may_lose(&disks) {
+                    true => Fault::Killed {
+                        nodes: vec![node],
+                        power: true,
+                        for_good: true,
+                    },
+                    false => Fault::Spared,
+                }
+            }
             Kind::LoseDisk => {
                 let mut disks = self.world.nodes[&node].disks.keys().copied();
-                let disk = disks.nth(plan.other as usize - 1);
-                Fault::LostDisk(node, disk.expect("a node has two disks until it loses one"))
+                let nth = plan.other.saturating_sub(1);
+                match disks.nth(usize::try_from(nth).unwrap_or(usize::MAX)) {
+                    Some(disk) if self.may_lose(&[disk]) => Fault::LostDisk(node, disk),
+                    _ => Fault::Spared,
+                }
             }
             Kind::SlowSite => Fault::SlowDisks(sites[&site].clone()),
+            Kind::Clog => Fault::Clogged(link()),
+            Kind::Drift | Kind::DriftFar => {
+                let far = plan.kind == Kind::DriftFar;
+                let most = if far { DRIFT_FAR_PPM } else { DRIFT_PPM };
+                // An owner's slow clock is the one that makes its lease too long.
+                let ppm = if plan.both { -most } else { most };
+                Fault::Drifted { node, ppm, far }
+            }
+            Kind::Stop => Fault::Stopped(owner),
+            Kind::Desert => Fault::Deserted,
+            Kind::Move | Kind::Usurp => match self.elsewhere(owner) {
+                Some(to) => Fault::Moved(to),
+                None => Fault::Spared,
+            },
+            Kind::PullDisk
+            | Kind::WipeDisk
+            | Kind::FailDisk
+            | Kind::Unreadable
+            | Kind::Full
+            | Kind::RotFragments
+            | Kind::RotJournal
+            | Kind::RotRounds
+            | Kind::LoseJournal
+            | Kind::Ruin
+            | Kind::Misdirect
+            | Kind::MisdirectJournal => match self.diagnose(plan, node) {
+                Some((disk, ill)) => Fault::Disk { node, disk, ill },
+                None => Fault::Spared,
+            },
         }
     }
 
@@ -230,6 +317,10 @@ impl Run {
             Fault::SlowDisks(nodes) => nodes
                 .into_iter()
                 .for_each(|node| self.world.slow_disks(node, false)),
+            Fault::Drifted { node, .. } => self.world.drift(node, 0),
+            Fault::Disk { node, disk, ill } => self.cure(node, disk, ill),
+            Fault::Deserted => self.come_back(),
+            Fault::Clogged(_) | Fault::Stopped(_) | Fault::Moved(_) | Fault::Spared => {}
         }
         self.faults[i].1 = Stage::Mended;
     }
@@ -268,6 +359,18 @@ impl Run {
             Fault::LostDisk(node, disk) => {
                 format!("{disk} of {} is lost for good", self.name(*node))
             }
+            Fault::Clogged(of) => format!("what is sent {} is held up", links(of)),
+            Fault::Drifted { node, ppm, .. } => {
+                let name = self.name(*node);
+                format!("the clock of {name} runs {ppm} millionths too fast")
+            }
+            Fault::Disk { node, disk, ill } => {
+                format!("{disk} of {} {ill}", self.name(*node))
+            }
+            Fault::Stopped(node) => format!("{} is asked to stop", self.name(*node)),
+            Fault::Deserted => "all clients leave".to_owned(),
+            Fault::Moved(node) => format!("the volume is given to {}", self.name(*node)),
+            Fault::Spared => "spared: it would be more than may be lost".to_owned(),
         }
     }
 }

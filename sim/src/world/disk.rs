@@ -42,7 +42,7 @@ impl Store {
 }
 
 /// An operation of a slow disk takes so many times as long.
-const SLOWDOWN: u32 = 40;
+pub(super) const SLOWDOWN: u32 = 40;
 
 impl World {
     /// Opens a disk that a running node got.
@@ -77,6 +77,7 @@ impl World {
             node,
             actor: Actor::Disk(id),
         };
+        let mut retired = false;
         for effect in out.drain(..) {
             match effect {
                 DiskEffect::Reply {
@@ -107,10 +108,15 @@ impl World {
                 DiskEffect::ReadVolume { token, volume } => {
                     self.ask(node, from.actor, token, MetaRequest::ReadVolume { volume });
                 }
-                DiskEffect::Retire { .. } => {}
+                DiskEffect::Retire { .. } => retired = true,
             }
         }
         self.disk_out = out;
+        if retired {
+            // As the shells do: it is closed, and no longer announced.
+            self.disk(node, id).open = None;
+            self.announce_disks(node);
+        }
         let disk = self.nodes[&node]
             .disks
             .get(&id)
@@ -122,6 +128,10 @@ impl World {
     fn disk(&mut self, node: NodeId, id: DiskId) -> &mut SimDisk {
         let n = self.nodes.get_mut(&node).expect("the node exists");
         n.disks.get_mut(&id).expect("the disk exists")
+    }
+
+    fn find_open(&mut self, node: NodeId, id: DiskId) -> Option<&mut OpenDisk> {
+        self.nodes.get_mut(&node)?.disks.get_mut(&id)?.open.as_mut()
     }
 
     fn open(&mut self, node: NodeId, id: DiskId) -> &mut OpenDisk {
@@ -155,7 +165,10 @@ impl World {
 
     /// The oldest operation of a store ends.
     pub(super) fn stored(&mut self, node: NodeId, disk: DiskId, store: Store) {
-        let open = self.open(node, disk);
+        // A disk that retired, or was taken out, does nothing more.
+        let Some(open) = self.find_open(node, disk) else {
+            return;
+        };
         let input = match store {
             Store::Journal => open
                 .next_journal_op()
@@ -192,7 +205,9 @@ impl World {
     /// A store settles if it was idle.
     pub(super) fn settle(&mut self, node: NodeId, disk: DiskId, store: Store) {
         let now = self.now();
-        let open = self.open(node, disk);
+        let Some(open) = self.find_open(node, disk) else {
+            return;
+        };
         let pace = open.pace(store);
         let since = pace.used.max(pace.busy);
         if since + store.settles_after() > now {
@@ -204,7 +219,9 @@ impl World {
             Store::Journal => open.journal.settle(),
             Store::Fragments => open.fragments.settle(),
         };
-        settled.expect("a simulated disk settles");
+        if let Err(error) = settled {
+            self.drive_disk(node, disk, DiskInput::Failed(error));
+        }
     }
 
     /// A crash finds a disk at work: its stores' current operations may be done, torn, or not
@@ -227,6 +244,54 @@ impl World {
             if !journal_first {
                 let _ = open.next_journal_op();
             }
+        }
+    }
+
+    /// A disk is taken out of a node: a running process loses it, its state stays.
+    pub fn pull_disk(&mut self, node: NodeId, disk: DiskId) {
+        let d = self.disk(node, disk);
+        d.pulled = true;
+        if d.open.take().is_some() {
+            d.files.kill();
+            self.announce_disks(node);
+        }
+    }
+
+    /// A disk that was taken out is back.
+    pub fn return_disk(&mut self, node: NodeId, disk: DiskId) {
+        self.disk(node, disk).pulled = false;
+        if self.nodes[&node].process.is_some() {
+            self.open_disk(node, disk);
+            self.announce_disks(node);
+        }
+    }
+
+    /// A disk is lost for good.
+    pub fn remove_disk(&mut self, node: NodeId, disk: DiskId) {
+        self.pull_disk(node, disk);
+        let n = self.nodes.get_mut(&node).expect("the node exists");
+        n.disks.remove(&disk);
+        n.armed.remove(&Who::Disk(disk));
+        self.damaged = true;
+    }
+
+    /// A node's clock runs at another rate from now on.
+    pub fn drift(&mut self, node: NodeId, ppm: i64) {
+        let now = self.now();
+        let n = self.nodes.get_mut(&node).expect("the node exists");
+        n.clock.drift(now, ppm);
+        // Timers that were armed by the old rate go off now, and are armed anew.
+        let life = n.life;
+        let armed: Vec<Who> = n.armed.keys().copied().collect();
+        for who in armed {
+            n.armed.insert(who, now);
+            let timer = Event::Timer {
+                node,
+                life,
+                who,
+                at: now,
+            };
+            self.queue.plan(now, timer);
         }
     }
 

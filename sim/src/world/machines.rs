@@ -10,7 +10,7 @@ use model::ids::{Actor, ClientId, Endpoint, NodeId, VolumeId};
 use model::machine::Machine;
 use model::meta::MetaRequest;
 
-use super::{Happening, Moment, Who, World};
+use super::{Happening, Moment, Note, Who, World};
 
 impl World {
     /// Opens a client of a volume on a node that runs.
@@ -139,6 +139,7 @@ impl World {
                     let now = self.now();
                     self.moment(Moment::Serving);
                     self.happenings.push(Happening::Serving { node, epoch });
+                    self.notes.push(Note::Serving(node, id, epoch));
                     self.trace.event(&[8, u64::from(id.0), epoch.0], || {
                         format!("{now} {node} serves {id} in {epoch}")
                     });
@@ -283,8 +284,11 @@ impl World {
                     if let Some(process) = n.process.as_mut() {
                         process.clients.remove(&client);
                     }
-                    self.happenings
-                        .push(Happening::ClientEnded { client, node });
+                    self.happenings.push(Happening::ClientEnded {
+                        client,
+                        node,
+                        killed: false,
+                    });
                     return;
                 }
             }

@@ -9,12 +9,13 @@ use model::ids::{Actor, ClientId, DiskId, NodeId, VolumeId};
 use model::machine::Machine;
 use model::meta::{MetaReply, MetaRequest, MetaToken};
 use model::placement::View;
-use raft_meta::log::RaftLog;
+use raft_meta::message::GroupId;
 use raft_meta::node as meta;
 use transport::paths;
 
+use super::disk::SLOWDOWN;
 use super::wire::Packet;
-use super::{Event, Happening, RUN_TOKENS, Who, World};
+use super::{Event, Happening, Note, RUN_TOKENS, Who, World};
 
 impl World {
     /// Tells the metadata machine which disks the node serves.
@@ -23,6 +24,7 @@ impl World {
         let disks = self.nodes[&node]
             .disks
             .values()
+            .filter(|d| d.open.is_some())
             .map(|d| raft_meta::message::LocalDisk {
                 at: d.at,
                 capacity_bytes,
@@ -61,17 +63,19 @@ impl World {
                     ticket,
                     write,
                 } => {
-                    // Durable at once, told a sync's time later: a crash between loses
-                    // nothing that was told.
+                    // Durable when it is told; a crash between may lose it.
+                    let now = self.now();
                     let n = self.nodes.get_mut(&node).expect("the node exists");
-                    n.meta_log
-                        .write(&[(group, write)])
-                        .expect("memory does not fail");
+                    n.meta_writes.push_back((group, write));
                     let life = n.life;
                     let sync = self
                         .rng
                         .duration(Duration::from_micros(50), Duration::from_millis(2));
-                    let at = self.now() + sync;
+                    let slow = n.disks.values().any(|d| d.slowed > 0);
+                    let sync = if slow { sync * SLOWDOWN } else { sync };
+                    // One after the other, as one thread writes them.
+                    let at = (now + sync).max(n.meta_busy);
+                    n.meta_busy = at;
                     self.queue.plan(
                         at,
                         Event::Persisted {
@@ -91,11 +95,33 @@ impl World {
             }
         }
         self.meta_out = out;
+        self.note_leadership(node);
         let due = self.nodes[&node]
             .process
             .as_ref()
             .and_then(|p| p.meta.next_deadline());
         self.arm(node, Who::Meta, due);
+    }
+
+    /// Notes the terms in which a node begins to lead.
+    fn note_leadership(&mut self, node: NodeId) {
+        let n = self.nodes.get_mut(&node).expect("the node exists");
+        let Some(process) = n.process.as_ref() else {
+            return;
+        };
+        for group in [GroupId::Global, GroupId::Site(n.site)] {
+            let leads = process.meta.is_leader(group);
+            let term = process.meta.term(group).filter(|_| leads);
+            match term {
+                Some(term) if n.leads.insert(group, term) != Some(term) => {
+                    self.notes.push(Note::Leads(node, group, term));
+                }
+                Some(_) => {}
+                None => {
+                    n.leads.remove(&group);
+                }
+            }
+        }
     }
 
     fn meta_reply(&mut self, node: NodeId, token: MetaToken, reply: MetaReply) {
@@ -148,6 +174,7 @@ impl World {
         let sites = paths::Input::Sites(view.sites_of_nodes());
         // It has nothing to say to that.
         process.paths.handle(clock, sites, &mut Vec::new());
+        self.notes.push(Note::View(node));
         let mut start = Vec::new();
         process.host.view(clock, Arc::clone(view), &mut start);
         let volumes: Vec<VolumeId> = process.volumes.keys().copied().collect();

@@ -3,23 +3,24 @@
 
 mod disk;
 mod heal;
+mod look;
 mod machines;
 mod meta;
 mod paths;
 mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use actors::client::Tag;
 use actors::disk::DiskEffect;
 use model::block::Reply;
-use model::ids::{ClientId, DiskId, Epoch, NodeId, SiteId, VolumeId};
+use model::ids::{ClientId, DiskId, Epoch, NodeId, VolumeId};
 use model::machine::Machine;
 use model::meta::{MetaReply, MetaToken};
 use model::store::OpId;
 use model::time::Time;
-use raft_meta::message::GroupId;
+use raft_meta::message::{GroupId, Term};
 use raft_meta::node as raft;
 use transport::paths::Leg;
 
@@ -130,6 +131,8 @@ pub enum Happening {
         client: ClientId,
         /// Its node.
         node: NodeId,
+        /// Whether its process was killed.
+        killed: bool,
     },
     /// An owner begins to serve the volume.
     Serving {
@@ -158,6 +161,23 @@ pub enum Happening {
     },
 }
 
+/// Something that an invariant looks at when it happened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Note {
+    /// A node's machine of a volume began to serve.
+    Serving(NodeId, VolumeId, Epoch),
+    /// It acknowledged a write.
+    Acked(NodeId, VolumeId),
+    /// It sent a checkpoint's record to a replica.
+    Checkpoint(NodeId, VolumeId),
+    /// A node's process began, and opened its disks.
+    Booted(NodeId),
+    /// A node's placement changed.
+    View(NodeId),
+    /// A node leads a metadata group in a term.
+    Leads(NodeId, GroupId, Term),
+}
+
 /// The run's own questions have tokens from here on.
 pub const RUN_TOKENS: u64 = 1 << 32;
 
@@ -179,6 +199,13 @@ pub struct World {
     queue: Queue<Event>,
     paused: BTreeMap<NodeId, Time>,
     happenings: Vec<Happening>,
+    notes: Vec<Note>,
+    /// Whether something is lost or damaged for good.
+    pub damaged: bool,
+    /// Disks that serve, and of whose fragments some are lost or damaged for good.
+    pub rotten: BTreeSet<DiskId>,
+    /// Disks that lost their journal once: they may not know what they acknowledged.
+    pub bereft: BTreeSet<DiskId>,
     watches: Vec<Watch>,
     rng: Rng,
     /// Reused: an outbox is emptied before the next machine writes to it.
@@ -207,6 +234,10 @@ impl World {
             queue: Queue::default(),
             paused: BTreeMap::new(),
             happenings: Vec::new(),
+            notes: Vec::new(),
+            damaged: false,
+            rotten: BTreeSet::new(),
+            bereft: BTreeSet::new(),
             watches: Vec::new(),
             rng,
             disk_out: Vec::new(),
@@ -234,6 +265,17 @@ impl World {
     /// What the run must look at since it last did.
     pub fn take_happenings(&mut self) -> Vec<Happening> {
         std::mem::take(&mut self.happenings)
+    }
+
+    /// What invariants must look at since they last did.
+    pub fn take_notes(&mut self) -> Vec<Note> {
+        std::mem::take(&mut self.notes)
+    }
+
+    /// Whether an invariant must look at something.
+    #[must_use]
+    pub fn has_notes(&self) -> bool {
+        !self.notes.is_empty()
     }
 
     /// Carries out the next event; false if there is none.
@@ -284,6 +326,8 @@ impl World {
                 ticket,
                 ..
             } => {
+                let n = self.nodes.get_mut(&node).expect("it lives");
+                n.persist_next();
                 self.drive_meta(node, raft::Input::Persisted { group, ticket });
             }
             Event::Run(number) => self.happenings.push(Happening::Run(number)),
@@ -343,6 +387,7 @@ impl World {
         }
         let config = self.terms.heal;
         n.boot(meta, config);
+        self.notes.push(Note::Booted(node));
         let disks: Vec<DiskId> = n.disks.keys().copied().collect();
         self.announce_disks(node);
         self.tick(node, Who::Meta);
@@ -376,11 +421,14 @@ impl World {
             .iter()
             .flat_map(|p| p.clients.keys().copied())
             .collect();
-        n.kill(power.then_some(seed));
+        n.kill(seed, power);
         self.paused.remove(&node);
         for client in clients {
-            self.happenings
-                .push(Happening::ClientEnded { client, node });
+            self.happenings.push(Happening::ClientEnded {
+                client,
+                node,
+                killed: true,
+            });
         }
     }
 
@@ -463,56 +511,6 @@ impl World {
                 }
                 self.after_disk(node, id, out);
             }
-        }
-    }
-
-    /// Sites, each with its nodes, as the world knows them.
-    #[must_use]
-    pub fn sites(&self) -> BTreeMap<SiteId, Vec<NodeId>> {
-        let mut sites: BTreeMap<SiteId, Vec<NodeId>> = BTreeMap::new();
-        for node in self.nodes.values() {
-            sites.entry(node.site).or_default().push(node.id);
-        }
-        sites
-    }
-
-    /// Who owns a volume, by the latest word that any running node has.
-    #[must_use]
-    pub fn owner(&self, volume: VolumeId) -> Option<NodeId> {
-        let processes = self.nodes.values().filter_map(|n| n.process.as_ref());
-        let records = processes.filter_map(|p| p.host.current_view().volumes.get(&volume));
-        records.max_by_key(|r| r.epoch)?.owner.map(|o| o.node)
-    }
-
-    /// The node that has the replica of a volume's journal in a site, by the latest word that
-    /// any running node has.
-    #[must_use]
-    pub fn replica_in(&self, volume: VolumeId, site: SiteId) -> Option<NodeId> {
-        let processes = self.nodes.values().filter_map(|n| n.process.as_ref());
-        let records = processes.filter_map(|p| p.host.current_view().volumes.get(&volume));
-        let record = records.max_by_key(|r| (r.epoch, r.journal.version))?;
-        let mut of_site = self.nodes.values().filter(|n| n.site == site);
-        let has = |n: &&SimNode| {
-            let mut replicas = record.journal.replicas.iter();
-            replicas.any(|at| n.disks.contains_key(&at.disk))
-        };
-        of_site.find(has).map(|n| n.id)
-    }
-
-    /// How a volume fares, in words, for a failure's report.
-    #[must_use]
-    pub fn describe(&self, volume: VolumeId) -> String {
-        let Some(owner) = self.owner(volume) else {
-            return format!("nobody owns {volume}");
-        };
-        let Some(process) = self.nodes.get(&owner).and_then(|n| n.process.as_ref()) else {
-            return format!("its owner {owner} does not run");
-        };
-        let view = process.host.current_view();
-        let away = view.away();
-        match process.volumes.get(&volume) {
-            Some(machine) => format!("{owner} has {:?}, away: {away:?}", machine.stats()),
-            None => format!("{owner} owns {volume} but does not serve it, away: {away:?}"),
         }
     }
 }

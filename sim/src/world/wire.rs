@@ -16,7 +16,7 @@ use raft_meta::message::MetaMessage;
 use raft_meta::node as meta;
 use transport::paths::{Arrival, Hop, Leg, Sounding};
 
-use super::{Event, Happening, World};
+use super::{Event, Happening, Note, World};
 
 /// A sounding's mark, and when it was sent.
 const SOUNDING_BYTES: usize = 16;
@@ -180,10 +180,15 @@ impl World {
 
     pub(super) fn post(&mut self, envelope: Envelope, payload: Payload) {
         let (from, to) = (envelope.from.node, envelope.to.node);
-        if !self.watches.is_empty()
-            && let Some(moment) = Moment::of(&envelope.message)
-        {
+        if let Some(moment) = Moment::of(&envelope.message) {
             self.moment(moment);
+            match (moment, envelope.from.actor) {
+                (Moment::WriteAcked, Actor::Volume(id)) => self.notes.push(Note::Acked(from, id)),
+                (Moment::CheckpointSent, Actor::Volume(id)) => {
+                    self.notes.push(Note::Checkpoint(from, id));
+                }
+                _ => {}
+            }
         }
         let packet = Packet::Actor(Box::new(envelope), payload.into_bytes());
         if from == to {

@@ -54,6 +54,13 @@ impl Store {
         self.damaged_at = self.damaged_at.max(Some(self.order(entry.at)));
     }
 
+    /// When it is opened again, it tells that these entries are damaged.
+    pub(super) fn will_tell(&mut self, which: impl Fn(&ScannedEntry) -> bool) {
+        let hit = self.entries.iter().filter(|(e, _)| which(e));
+        let last = hit.map(|(e, _)| self.order(e.at)).max();
+        self.damaged_at = self.damaged_at.max(last);
+    }
+
     fn damage_before(&self) -> Option<usize> {
         let lost = self.damaged_at?;
         let before = self.entries.iter().filter(|(e, _)| self.order(e.at) < lost);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use model::ids::{DiskId, DiskRef, Epoch, Position};
 use model::journal::Checkpoint;
-use model::store::ScanVerdict;
+use model::store::{ScanVerdict, ScannedEntry};
 use proptest::prelude::{any, prop, proptest};
 
 use super::bench::{
@@ -153,6 +153,32 @@ fn known_damage_is_not_taken_for_new() {
     b.lose_power(0);
     b.restart();
     assert_eq!(b.ask(seal(2), &[]), DiskReply::Damaged);
+}
+
+/// A journal that rotted while its disk ran, was found out by a read, and refilled: after a
+/// restart the store tells of the same rot, which lies before all that the replica is. Were it
+/// taken for new, replicas that rot and heal one after the other would all be damaged at once
+/// when the power goes, and the volume would stand still for good.
+#[test]
+fn damage_that_was_healed_before_a_restart_is_not_new() {
+    let mut b = three();
+    let is_rotten = |e: &ScannedEntry| e.at.offset == 2;
+    b.store.rot(is_rotten);
+    b.store.will_tell(is_rotten);
+    assert!(matches!(b.ask(seal(2), &[]), DiskReply::Sealed(_)));
+    assert_eq!(b.ask(fetch(2, 1), &[]), DiskReply::Damaged);
+    assert_eq!(refill(&mut b, 2, 2, at(1, 2)), appended(at(1, 2)));
+    let mut append = Append::new(2, at(1, 2), vec![plain(at(2, 3))]);
+    append.committed = at(2, 3);
+    b.append(append);
+    b.run();
+    for _ in 0..2 {
+        b.lose_power(0);
+        b.restart();
+        b.run();
+        b.advance(Duration::from_secs(2));
+        assert!(matches!(b.ask(seal(2), &[]), DiskReply::Sealed(_)));
+    }
 }
 
 #[test]

@@ -308,6 +308,12 @@ impl Index {
             .map(|(counter, row)| table::IndexSegments::segment(counter, &row))
     }
 
+    /// The data segments whose rows changed since they were last merged into the tree.
+    pub fn pending_segments(&self) -> impl Iterator<Item = SegmentRef> + '_ {
+        let rows = self.segments.entries();
+        rows.filter_map(|(counter, row)| Some(row?.segment(u32::try_from(counter).ok()?)))
+    }
+
     /// Ends an operation: keeps the cache's bound, and tells the caller what to do.
     fn end<T>(&mut self, result: Result<T, Stop>) -> Result<T, Missing> {
         let pages_max = self.config.cache_bytes / PAGE_MEMORY;

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::page::Group;
+use crate::planted::{Bug, planted};
 
 /// Bytes that a pending entry and a pending leaf are counted with, in memory and in deltas.
 const ENTRY_BYTES: usize = 24;
@@ -90,6 +91,15 @@ impl<V: Copy + PartialEq> Overlay<V> {
             .get(&leaf)
             .into_iter()
             .flat_map(|l| l.entries.iter().map(|e| (e.slot, e.value)))
+    }
+
+    /// All entries by key.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (u64, V)> + '_ {
+        let bits = self.bits;
+        self.leaves.iter().flat_map(move |(leaf, pending)| {
+            let key = move |slot: u8| leaf << bits | u64::from(slot);
+            pending.entries.iter().map(move |e| (key(e.slot), e.value))
+        })
     }
 
     /// The first leaf from `from` on.
@@ -178,6 +188,9 @@ impl<V: Copy + PartialEq> Overlay<V> {
             self.entries -= removed.entries.len();
         }
         for (slot, value) in &group.entries {
+            if planted(Bug::DeltaOrder) && self.leaf(group.leaf).any(|(held, _)| held == *slot) {
+                continue;
+            }
             self.insert(group.leaf, *slot, *value, false);
         }
     }

@@ -42,6 +42,15 @@ impl Journal {
         self.joint.as_ref().map(|j| j.next.as_slice())
     }
 
+    /// The sets of which a quorum holds all that is committed: what was committed before a
+    /// change began needs none of the new set yet.
+    #[must_use]
+    pub fn counted_sets(&self) -> Vec<Vec<DiskRef>> {
+        let next = self.joint.as_ref().filter(|j| self.committed > j.start);
+        let next = next.map(|j| j.next.clone());
+        std::iter::once(self.members.clone()).chain(next).collect()
+    }
+
     /// The committed configuration's version.
     #[must_use]
     pub fn version(&self) -> Version {

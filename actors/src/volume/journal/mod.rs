@@ -234,6 +234,10 @@ impl Journal {
     /// Until when reads may be served: a majority's grants run at least so long (R7).
     #[must_use]
     pub fn leased_until(&self) -> Time {
+        if planted(Bug::LeaseByOne) {
+            let granted = self.replicas.iter().map(|r| r.leased_until).max();
+            return granted.unwrap_or(Time::ZERO);
+        }
         self.quorum_value(|r| r.leased_until)
     }
 
@@ -252,7 +256,8 @@ impl Journal {
         let Some(position) = self.log.position(held) else {
             return false;
         };
-        if position.epoch != self.epoch || position <= self.committed {
+        let is_own = position.epoch == self.epoch || planted(Bug::NoEpochStart);
+        if !is_own || position <= self.committed {
             return false;
         }
         assert!(position <= self.log.last());
@@ -415,7 +420,17 @@ impl Journal {
                     promised: *promised,
                 });
             }
-            DiskReply::Appended { last, leased } => self.appended(i, &flight, *last, *leased),
+            DiskReply::Appended { last, leased } => {
+                let flight = if planted(Bug::LateLease) {
+                    Flight {
+                        sent: now,
+                        ..flight
+                    }
+                } else {
+                    flight
+                };
+                self.appended(i, &flight, *last, *leased);
+            }
             DiskReply::Joined { report } => {
                 let replica = &mut self.replicas[i];
                 replica.next = Seq(report.last.seq.0.min(self.log.last().seq.0) + 1);

@@ -274,11 +274,24 @@ impl Recovery {
         } else {
             JournalConfig::seal_quorum(self.answers.len())
         };
-        if self.sealed().count() < need {
+        let unknown = |a: &&(DiskRef, Answer)| matches!(a.1, Answer::Unknown);
+        let counted = if planted(Bug::UnknownCounts) {
+            self.answers.iter().filter(unknown).count()
+        } else {
+            0
+        };
+        if self.sealed().count() + counted < need {
             return RecoveryStep::Waiting;
         }
         // R3: what is left from before the founding promised, and holds nothing.
-        let Some((from, best)) = self.current().max_by_key(|(_, r)| r.last) else {
+        let best = if planted(Bug::AdoptShortest) {
+            self.current().min_by_key(|(_, r)| r.last)
+        } else if planted(Bug::AdoptLongest) {
+            self.current().max_by_key(|(_, r)| r.last.seq)
+        } else {
+            self.current().max_by_key(|(_, r)| r.last)
+        };
+        let Some((from, best)) = best else {
             return RecoveryStep::Waiting;
         };
         let (base, upto) = (best.base, best.last);

@@ -10,9 +10,14 @@ use model::{BLOCK_BYTES, crc32c};
 
 use super::{Ack, Serving, Stage, answer};
 use crate::messages::{VolumeReply, VolumeRequest};
+use crate::planted::{Bug, planted};
 use crate::volume::read::Target;
 use crate::volume::sessions::Admission;
 use crate::volume::{Effect, Waiting};
+
+/// A full disk is not a full fabric: so many spreads in a row must have one before writes are
+/// refused for lack of space (R18).
+const FULL_SPREADS: u32 = 16;
 
 impl Serving {
     /// Bytes of writes that the journal holds before further ones wait. What a new owner took
@@ -138,7 +143,12 @@ impl Serving {
         }
         let full = self.journal.log().written_bytes() + length.min(waiting.payload.len() as u64)
             > self.window_bytes();
-        if full && self.no_space {
+        let spreads = if planted(Bug::FullDisk) {
+            1
+        } else {
+            FULL_SPREADS
+        };
+        if full && self.full_in_a_row >= spreads {
             answer(out, from, id, VolumeReply::Error(BlockError::NoSpace));
             return None;
         }
@@ -163,6 +173,18 @@ impl Serving {
             },
             _ => return None,
         };
+        if planted(Bug::UnjournaledTrim)
+            && let RecordBody::Zero {
+                offset,
+                length,
+                allocate: false,
+                ..
+            } = body
+        {
+            self.apply_zero(offset, length, false);
+            answer(out, from, id, VolumeReply::Done);
+            return None;
+        }
         let position = self.append(now, body, Payload::from(waiting.payload));
         self.acks.push_back(Ack {
             seq: position.seq,
@@ -183,7 +205,7 @@ impl Serving {
         let admission = self.sessions.admit(part);
         match admission {
             Admission::New | Admission::Answered => {}
-            Admission::Known(seq) if seq <= self.applied.seq => {
+            Admission::Known(seq) if seq <= self.applied.seq || planted(Bug::KnownAtOnce) => {
                 answer(out, from, id, VolumeReply::Done);
             }
             Admission::Known(seq) => {

@@ -8,6 +8,7 @@ use model::time::Time;
 
 use super::{Serving, Stage, answer, index_config};
 use crate::messages::VolumeReply;
+use crate::planted::{Bug, planted};
 use crate::volume::index::{Index, SegmentCounter};
 use crate::volume::journal::CommittedCheckpoint;
 use crate::volume::overlay::{Content, Run, Sums};
@@ -19,7 +20,7 @@ impl Serving {
     /// the log counts, and the records after it are replayed.
     pub(super) fn elected(&mut self, now: Time) {
         let committed = self.journal.committed();
-        assert_eq!(committed.epoch, self.epoch);
+        assert!(committed.epoch == self.epoch || planted(Bug::NoEpochStart));
         let base = self.journal.log().base().seq.next();
         let latest = self
             .journal
@@ -48,7 +49,12 @@ impl Serving {
         self.inherited_bytes = self.journal.log().written_bytes();
         self.applied = checkpoint.checkpoint.covers;
         let checkpoint = checkpoint.checkpoint;
-        self.segment_counter = SegmentCounter::new(self.epoch, checkpoint.next_counter);
+        let next = if planted(Bug::RestartCounter) {
+            0
+        } else {
+            checkpoint.next_counter
+        };
+        self.segment_counter = SegmentCounter::new(self.epoch, next);
         self.layers.index = Index::open(self.id, &checkpoint, index_config(&self.config));
         self.stage = Stage::Founding { asked: None };
         if !self.clean_start {
@@ -79,7 +85,11 @@ impl Serving {
     }
 
     pub(super) fn apply_committed(&mut self, now: Time, out: &mut Vec<Effect>) {
-        let committed = self.journal.committed();
+        let committed = if planted(Bug::ReadUncommitted) {
+            self.journal.log().last()
+        } else {
+            self.journal.committed()
+        };
         while self.applied < committed && self.applied.seq < committed.seq {
             let next = self.applied.seq.next();
             let record = self
@@ -144,7 +154,7 @@ impl Serving {
 
     pub(super) fn answer_acks(&mut self, out: &mut Vec<Effect>) {
         while let Some(ack) = self.acks.front() {
-            if ack.seq > self.applied.seq {
+            if ack.seq > self.applied.seq.min(self.journal.committed().seq) {
                 break;
             }
             answer(out, ack.to, ack.id, VolumeReply::Done);
@@ -189,7 +199,7 @@ impl Serving {
             };
             self.layers.active.insert(BlockNo(first / block), run);
         }
-        for (from, to) in edges(offset, end) {
+        for (from, to) in edges(offset, end).filter(|_| !planted(Bug::KeptEdges)) {
             self.patch(from, &[0; BLOCK_BYTES][..(to - from) as usize]);
         }
     }

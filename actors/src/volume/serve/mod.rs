@@ -97,7 +97,8 @@ pub(super) struct Serving {
     renewed_at: Time,
     pub(super) last_write: Time,
     pub(super) oldest_write: Option<Time>,
-    pub(super) no_space: bool,
+    /// Segments in a row that found a full disk, each on a spread of its own.
+    pub(super) full_in_a_row: u32,
     pub(super) stopping: bool,
     ended: Option<StopReason>,
     pub(super) segment_ids: RequestIds,
@@ -149,7 +150,7 @@ impl Serving {
             renewed_at: Time::ZERO,
             last_write: now,
             oldest_write: None,
-            no_space: false,
+            full_in_a_row: 0,
             stopping: false,
             ended: None,
             segment_ids: RequestIds::after(0),
@@ -238,8 +239,9 @@ impl Serving {
 
     /// Applies what was committed, answers, publishes, drains.
     pub(super) fn settle(&mut self, now: Time, view: &Arc<View>, out: &mut Vec<Effect>) {
-        if self.journal.advance(now) {
-            if self.stage == Stage::Electing {
+        if self.journal.advance(now) || planted(Bug::ReadUncommitted) {
+            let is_elected = self.journal.committed().epoch == self.epoch;
+            if self.stage == Stage::Electing && (is_elected || planted(Bug::NoEpochStart)) {
                 self.elected(now);
             }
             if self.stage == Stage::Serving {
@@ -400,7 +402,7 @@ impl Serving {
 fn index_config(config: &VolumeConfig) -> IndexConfig {
     IndexConfig {
         cache_bytes: config.index_cache_bytes,
-        ..IndexConfig::default()
+        pending_bytes_max: config.index_pending_bytes,
     }
 }
 

@@ -199,8 +199,17 @@ impl SimDisk {
             }
         }
         let len: u64 = chunks.iter().map(|c| c.len() as u64).sum();
-        let capacity = self.capacity;
+        let is_full = !self.faults.is_empty() && {
+            let path = self.inode(inode)?.path.as_str();
+            self.find_fault(|f| matches!(f, Fault::Full(p) if path.starts_with(p.as_str())))
+                .is_some()
+        };
         let allocated = self.allocated;
+        let capacity = if is_full {
+            Some(allocated)
+        } else {
+            self.capacity
+        };
         let file = self.inode_mut(inode)?;
         if let Some(capacity) = capacity
             && allocated + file.current.missing(at, len) > capacity

@@ -5,8 +5,11 @@
 //! damage is not always hidden by another's. A fault is aimed: most hit whoever owns the volume
 //! when they strike, many wait for an interesting moment of it.
 
+mod atlas;
+mod compound;
 mod lost;
 
+use std::fmt;
 use std::time::Duration;
 
 use model::ids::{DiskId, NodeId, SiteId};
@@ -18,6 +21,8 @@ use crate::plan::text::{as_duration, as_offset};
 use crate::plan::topology::NodeName;
 use crate::rng::Rng;
 use crate::world::Moment;
+
+pub use atlas::Atlas;
 
 /// A kind of fault.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -68,6 +73,53 @@ pub enum Kind {
     LoseDisk,
     /// A node is lost, with its disks.
     LoseNode,
+    /// The owner is cut off with what it could not commit; its successor dies as soon as it
+    /// serves, and the old one's site is back: what was written in vain must lose.
+    Relapse,
+    /// The owner is cut off, and the volume is given to another node at once, before its lease
+    /// runs out; the replicas that seal may have restarted just now.
+    Usurp,
+    /// The owner is asked to stop, its clients stay.
+    Stop,
+    /// All clients leave, the owner is asked to stop, and the clients are back meanwhile.
+    Desert,
+    /// The operator moves the volume.
+    Move,
+    /// A node's clock runs too fast or too slow, within what the lease's margin allows.
+    Drift,
+    /// A node's clock runs wrong beyond that: only reads may be stale, as long as it lasts.
+    DriftFar,
+    /// Messages between two sites are held up, and all arrive at once.
+    Clog,
+    /// Two sites go, and one of them is back before the other.
+    TwoSites,
+    /// A site is away for so long that everybody went on without it.
+    LongAway,
+    /// A disk is taken out, and brought back with its old state.
+    PullDisk,
+    /// A disk is lost, and another one takes its place.
+    WipeDisk,
+    /// A disk's writes fail: it retires, until its node restarts.
+    FailDisk,
+    /// Fragments on a disk can't be read for a while.
+    Unreadable,
+    /// A disk has no room for fragments for a while.
+    Full,
+    /// Bits of a disk's fragments flip.
+    RotFragments,
+    /// Bits of a journal flip, in the log of the volume's replica.
+    RotJournal,
+    /// All files of a journal are gone.
+    LoseJournal,
+    /// A replica of the journal lags, the owner's own is damaged, and the third one goes: of
+    /// the two that are left none has all, and neither may count for it.
+    Ruin,
+    /// One replica after the other finds its journal damaged, each once the last is healed.
+    RotRounds,
+    /// A disk's next write of a fragment goes to another place of the disk, or nowhere.
+    Misdirect,
+    /// A disk's next write of the journal goes to another place of the disk, or nowhere.
+    MisdirectJournal,
 }
 
 impl Kind {
@@ -79,7 +131,7 @@ impl Kind {
 }
 
 /// All kinds, the likelier ones more than once.
-const KINDS: [Kind; 26] = [
+const KINDS: [Kind; 54] = [
     Kind::Kill,
     Kind::Kill,
     Kind::KillSite,
@@ -106,6 +158,34 @@ const KINDS: [Kind; 26] = [
     Kind::SlowSite,
     Kind::Reform,
     Kind::Reform,
+    Kind::Relapse,
+    Kind::Relapse,
+    Kind::Usurp,
+    Kind::Usurp,
+    Kind::Stop,
+    Kind::Desert,
+    Kind::Desert,
+    Kind::Move,
+    Kind::Drift,
+    Kind::DriftFar,
+    Kind::Clog,
+    Kind::TwoSites,
+    Kind::LongAway,
+    Kind::PullDisk,
+    Kind::WipeDisk,
+    Kind::WipeDisk,
+    Kind::FailDisk,
+    Kind::Unreadable,
+    Kind::Full,
+    Kind::RotFragments,
+    Kind::RotJournal,
+    Kind::RotJournal,
+    Kind::RotRounds,
+    Kind::LoseJournal,
+    Kind::Ruin,
+    Kind::Ruin,
+    Kind::Misdirect,
+    Kind::MisdirectJournal,
 ];
 
 /// Whom a fault hits.
@@ -119,6 +199,8 @@ pub enum Victim {
     /// The node that has the journal's replica in the other site ([`Plan::other`]), or that
     /// site.
     Replica,
+    /// The node that has the journal's replica in the owner's site.
+    OwnReplica,
 }
 
 impl Victim {
@@ -127,7 +209,7 @@ impl Victim {
     pub fn name(self) -> Option<NodeName> {
         match self {
             Self::Node(name) => Some(name),
-            Self::Owner | Self::Replica => None,
+            Self::Owner | Self::Replica | Self::OwnReplica => None,
         }
     }
 }
@@ -139,6 +221,7 @@ impl TryFrom<String> for Victim {
         match text.as_str() {
             "owner" => Ok(Self::Owner),
             "replica" => Ok(Self::Replica),
+            "own-replica" => Ok(Self::OwnReplica),
             name => name.parse().map(Self::Node),
         }
     }
@@ -149,6 +232,7 @@ impl From<Victim> for String {
         match victim {
             Victim::Owner => "owner".to_owned(),
             Victim::Replica => "replica".to_owned(),
+            Victim::OwnReplica => "own-replica".to_owned(),
             Victim::Node(name) => name.to_string(),
         }
     }
@@ -232,6 +316,107 @@ pub enum Fault {
     SlowDisks(Vec<NodeId>),
     /// This disk of a node was lost for good.
     LostDisk(NodeId, DiskId),
+    /// Messages in these directions between sites waited for its end.
+    Clogged(Vec<(SiteId, SiteId)>),
+    /// This node's clock ran so many millionths too fast; beyond the lease's margin or not.
+    Drifted {
+        /// The node.
+        node: NodeId,
+        /// How much too fast; too slow if negative.
+        ppm: i64,
+        /// Whether reads may be stale because of it.
+        far: bool,
+    },
+    /// Something befell a disk.
+    Disk {
+        /// Its node.
+        node: NodeId,
+        /// The disk.
+        disk: DiskId,
+        /// What.
+        ill: Ill,
+    },
+    /// This node was asked to stop serving the volume.
+    Stopped(NodeId),
+    /// All clients left.
+    Deserted,
+    /// The volume was given to that node.
+    Moved(NodeId),
+    /// Nothing: it would have been more than the policy promises to survive.
+    Spared,
+}
+
+/// What befalls a disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ill {
+    /// It is taken out, and back at the end with its old state.
+    Pulled,
+    /// It is lost for good, and another one is added.
+    Wiped,
+    /// Writes to it fail until its node restarts, at the end.
+    Failing,
+    /// Its fragments can't be read until the end.
+    Unreadable,
+    /// It takes no fragments until the end.
+    Full,
+    /// Bits of some of its fragments flipped.
+    RottenFragments,
+    /// Bits of its journal flipped; its node restarts at the end, or does not.
+    RottenJournal {
+        /// Whether it does.
+        restart: bool,
+    },
+    /// All files of its journal are gone; its node restarts at the end.
+    LostJournal,
+    /// Its next write of a fragment went so many bytes further on, or was lost if that is 0.
+    MisdirectedFragment(u64),
+    /// Its next write of the journal went so many bytes further on, or was lost if that is 0;
+    /// its node restarts at the end.
+    MisdirectedJournal(u64),
+}
+
+impl fmt::Display for Ill {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pulled => "is taken out",
+            Self::Wiped => "is lost for good",
+            Self::Failing => "fails writes",
+            Self::Unreadable => "can't read fragments",
+            Self::Full => "is full",
+            Self::RottenFragments => "has fragments that rotted",
+            Self::RottenJournal { .. } => "has a journal that rotted",
+            Self::LostJournal => "loses its journal",
+            Self::MisdirectedFragment(0) => "loses its next write of a fragment",
+            Self::MisdirectedFragment(_) => "writes its next fragment elsewhere",
+            Self::MisdirectedJournal(0) => "loses its next write of the journal",
+            Self::MisdirectedJournal(_) => "writes the journal elsewhere next",
+        })
+    }
+}
+
+impl Ill {
+    /// Whether fragments are lost for good: there is no repair or scrub yet, so that they count
+    /// against the budget (R24) until the run's end.
+    #[must_use]
+    pub fn costs_fragments(self) -> bool {
+        matches!(
+            self,
+            // What can't be read while a disk is opened is taken for not there.
+            Self::Wiped | Self::Unreadable | Self::RottenFragments | Self::MisdirectedFragment(_)
+        )
+    }
+
+    /// Whether a journal's replica counts for nothing until it is refilled or replaced (R8).
+    #[must_use]
+    pub fn costs_journal(self) -> bool {
+        matches!(
+            self,
+            Self::Wiped
+                | Self::LostJournal
+                | Self::RottenJournal { .. }
+                | Self::MisdirectedJournal(_)
+        )
+    }
 }
 
 /// A fault that struck, and when.
@@ -256,16 +441,21 @@ pub fn plan(rng: &mut Rng, start: Time, span: Duration, nodes: &[NodeName]) -> V
     let enabled: Vec<Kind> = (0..rng.within(1, 5)).map(|_| *rng.pick(&KINDS)).collect();
     let aimed = rng.within(1, 4);
     let mut plans = Vec::new();
-    for _ in 0..rng.within(1, 5) {
+    for _ in 0..rng.within(1, 6) {
         let kind = *rng.pick(&enabled);
         let armed = start + rng.duration(Duration::ZERO, span);
         let lone = draw(rng, kind, armed, aimed, nodes);
         match kind {
-            Kind::Laggard => laggard(rng, lone, &mut plans),
-            Kind::Succession => succession(rng, &lone, &mut plans),
-            Kind::MidDrain => mid_drain(rng, &lone, &mut plans),
-            Kind::Reform => reform(rng, &lone, &mut plans),
-            Kind::LongCut => plans.push(long_cut(rng, lone)),
+            Kind::Laggard => compound::laggard(rng, lone, &mut plans),
+            Kind::Succession => compound::succession(rng, &lone, &mut plans),
+            Kind::MidDrain => compound::mid_drain(rng, &lone, &mut plans),
+            Kind::Reform => compound::reform(rng, &lone, &mut plans),
+            Kind::LongCut => plans.push(compound::long_cut(rng, lone)),
+            Kind::Relapse => compound::relapse(rng, &lone, &mut plans),
+            Kind::Usurp => compound::usurp(rng, &lone, &mut plans),
+            Kind::TwoSites => compound::two_sites(rng, &lone, &mut plans),
+            Kind::Ruin => compound::ruin(rng, &lone, &mut plans),
+            Kind::RotRounds => compound::rot_rounds(rng, &lone, &mut plans),
             _ => plans.push(lone),
         }
     }
@@ -305,11 +495,22 @@ fn draw(rng: &mut Rng, kind: Kind, armed: Time, aimed: u64, nodes: &[NodeName]) 
             rng.duration(Duration::from_secs(3), long)
         }
         Kind::PowerLoss => rng.duration(Duration::from_millis(10), Duration::from_secs(2)),
+        // Short enough that the journal still holds what the clients wrote last.
+        Kind::Desert => rng.duration(Duration::from_millis(100), Duration::from_millis(800)),
+        Kind::LongAway => rng.duration(Duration::from_secs(15), Duration::from_secs(40)),
+        Kind::DriftFar | Kind::PullDisk => rng.duration(Duration::from_secs(2), long),
         _ => rng.duration(Duration::from_millis(50), Duration::from_secs(6)),
     };
     let node = *rng.pick(nodes);
     let victim = if rng.below(4) < aimed {
-        Victim::Owner
+        match kind {
+            Kind::RotJournal
+            | Kind::LoseJournal
+            | Kind::MisdirectJournal
+            | Kind::WipeDisk
+            | Kind::FailDisk => *rng.pick(&[Victim::OwnReplica, Victim::Replica]),
+            _ => Victim::Owner,
+        }
     } else {
         Victim::Node(node)
     };
@@ -323,125 +524,4 @@ fn draw(rng: &mut Rng, kind: Kind, armed: Time, aimed: u64, nodes: &[NodeName]) 
         power: rng.one_in(2),
         both: rng.one_in(2),
     }
-}
-
-/// A cut, and at about its end the loss of the owner's site (or of the owner's links).
-fn laggard(rng: &mut Rng, lone: Plan, out: &mut Vec<Plan>) {
-    let lag = rng.duration(Duration::from_millis(100), Duration::from_millis(1200));
-    let second = *rng.pick(&[Kind::KillSite, Kind::KillSite, Kind::Isolate, Kind::Kill]);
-    let early = rng.duration(Duration::ZERO, Duration::from_millis(100));
-    let end = Plan {
-        armed: Time(
-            (lone.armed + lag)
-                .0
-                .saturating_sub(u64::try_from(early.as_nanos()).unwrap_or(0)),
-        ),
-        moment: Some((Moment::WriteAcked, rng.within(1, 4))),
-        lasts: rng.duration(Duration::from_secs(3), Duration::from_secs(8)),
-        kind: second,
-        victim: Victim::Owner,
-        ..lone.clone()
-    };
-    out.push(Plan {
-        kind: Kind::Cut,
-        victim: Victim::Owner,
-        lasts: lag,
-        moment: None,
-        ..lone
-    });
-    out.push(end);
-}
-
-/// Several windows are written meanwhile, and what else goes wrong does so beyond the cut.
-fn long_cut(rng: &mut Rng, lone: Plan) -> Plan {
-    Plan {
-        kind: *rng.pick(&[Kind::Cut, Kind::CutBack]),
-        lasts: rng.duration(Duration::from_secs(8), Duration::from_secs(25)),
-        ..lone
-    }
-}
-
-/// The owner dies; its successors die too, soon after they began to serve.
-fn succession(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
-    let mut armed = lone.armed;
-    for i in 0..rng.within(2, 4) {
-        let served = Some((Moment::Serving, 1));
-        out.push(Plan {
-            armed,
-            moment: if i == 0 || rng.one_in(2) {
-                lone.moment
-            } else {
-                served
-            },
-            lasts: rng.duration(Duration::from_millis(50), Duration::from_secs(4)),
-            kind: Kind::Kill,
-            victim: Victim::Owner,
-            power: rng.one_in(2),
-            ..lone.clone()
-        });
-        armed += rng.duration(Duration::from_millis(200), Duration::from_secs(4));
-    }
-}
-
-/// The owner dies between a checkpoint's first index segment and its record.
-fn mid_drain(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
-    let mut armed = lone.armed;
-    for _ in 0..rng.within(1, 3) {
-        out.push(Plan {
-            armed,
-            moment: Some((Moment::IndexSent, rng.within(1, 6))),
-            lasts: rng.duration(Duration::from_millis(50), Duration::from_secs(2)),
-            kind: if rng.one_in(3) {
-                Kind::KillSite
-            } else {
-                Kind::Kill
-            },
-            victim: Victim::Owner,
-            power: rng.one_in(2),
-            ..lone.clone()
-        });
-        armed += rng.duration(Duration::from_secs(2), Duration::from_secs(5));
-    }
-}
-
-/// A change of the journal's replicas at its worst moment.
-fn reform(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
-    let third = 3 - lone.other;
-    out.push(Plan {
-        kind: Kind::SlowSite,
-        victim: Victim::Replica,
-        moment: None,
-        lasts: rng.duration(Duration::from_secs(6), Duration::from_secs(14)),
-        ..lone.clone()
-    });
-    out.push(Plan {
-        kind: Kind::Kill,
-        victim: Victim::Replica,
-        moment: None,
-        lasts: rng.duration(Duration::from_secs(2), Duration::from_secs(8)),
-        ..lone.clone()
-    });
-    let armed = lone.armed + Duration::from_secs(1);
-    out.push(Plan {
-        armed,
-        kind: Kind::Cut,
-        victim: Victim::Owner,
-        other: third,
-        both: true,
-        moment: Some((Moment::JoinSent, 1)),
-        lasts: rng.duration(Duration::from_millis(200), Duration::from_secs(2)),
-        ..lone.clone()
-    });
-    out.push(Plan {
-        armed,
-        kind: if rng.one_in(3) {
-            Kind::Kill
-        } else {
-            Kind::KillSite
-        },
-        victim: Victim::Owner,
-        moment: Some((Moment::AdoptSent, 1)),
-        lasts: rng.duration(Duration::from_secs(3), Duration::from_secs(8)),
-        ..lone.clone()
-    });
 }

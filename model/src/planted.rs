@@ -1,0 +1,169 @@
+//! Planted bugs: rules broken on purpose, to prove that the simulator would notice. Compiled
+//! only with the feature `planted`, which the simulator alone switches on; without it
+//! [`planted`] is a constant `false`, and nothing of a bug is in the product.
+//!
+//! Each bug is one condition in one machine (a few break the same rule at two places, where
+//! either alone would still uphold it). It breaks the rule that its row names: `R..` is a rule
+//! of the design's section 10, `S..` another section.
+
+macro_rules! bugs {
+    ($($(#[$doc:meta])* $bug:ident = $rule:literal $name:literal,)*) => {
+        /// A rule broken on purpose.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        pub enum Bug {
+            $($(#[$doc])* $bug,)*
+        }
+
+        impl Bug {
+            /// All of them, with the rule that each breaks and the name that reports use.
+            pub const ALL: [(Self, &'static str, &'static str); [$($name),*].len()] =
+                [$((Self::$bug, $rule, $name),)*];
+        }
+    };
+}
+
+bugs! {
+    // Ownership and journal.
+    /// An owner that restarts goes on in the epoch that its last life claimed.
+    RepeatEpoch = "R1" "repeat-epoch",
+    /// A new owner counts its segments from zero: its ids differ by their epoch, but the index
+    /// names segments by counter.
+    RestartCounter = "R1" "restart-counter",
+    /// A disk without the replica counts in a seal, as one with an empty log.
+    UnknownCounts = "R2" "unknown-counts",
+    /// A checkpoint is recorded, and the journal trimmed behind it, while its data segments are
+    /// still being written.
+    EarlyTrim = "R3" "early-trim",
+    /// Of the logs that a seal finds, the oldest is adopted.
+    AdoptShortest = "R3" "adopt-shortest",
+    /// Of the logs that a seal finds, the longest is adopted, whatever its last epoch.
+    AdoptLongest = "R4" "adopt-longest",
+    /// Reads see records that are not committed yet.
+    ReadUncommitted = "R4" "read-uncommitted",
+    /// A new owner serves before its `EpochStart` is committed: records of older epochs count
+    /// as committed where a majority holds them.
+    NoEpochStart = "R4" "no-epoch-start",
+    /// An owner starts from the first replica that answers its seal.
+    SkipSeal = "R5" "skip-seal",
+    /// A write is acknowledged when any one replica holds it.
+    AckByOne = "R5" "ack-by-one",
+    /// A lease counts when any one replica granted it.
+    LeaseByOne = "R5" "lease-by-one",
+    /// While the replicas change, the old set alone acknowledges.
+    OldSetAlone = "R5" "old-set-alone",
+    /// A new set of replicas is adopted before it holds what was acknowledged.
+    AdoptBehind = "R5" "adopt-behind",
+    /// The lost replica of a site is replaced in the site of another one.
+    TwoInOneSite = "R6" "two-in-one-site",
+    /// Reads are answered whether or not the lease runs.
+    ExpiredLease = "R7" "expired-lease",
+    /// A replica keeps its promise in memory alone.
+    LostPromise = "R7" "lost-promise",
+    /// A seal is answered while a lower epoch's lease runs.
+    HastySeal = "R7" "hasty-seal",
+    /// A replica that restarted takes it that it granted no lease.
+    ForgottenLease = "R7" "forgotten-lease",
+    /// A lease is counted from the answer, not from before it was asked for.
+    LateLease = "R7" "late-lease",
+    /// A replica takes appends of epochs below its promise.
+    IgnoredEpoch = "R7" "ignored-epoch",
+    /// A batch of the journal is answered before it is synced, by the simulated files: syncs of
+    /// journal files report success and do nothing.
+    LostFsync = "R8" "lost-fsync",
+    /// A disk answers an append before the batch is written.
+    AckBeforeSync = "R8" "ack-before-sync",
+    /// What is wrong in the journal is always taken for a torn tail, and cut.
+    DamageIsTorn = "R8" "damage-is-torn",
+    /// Fragments are answered before their extent is synced.
+    UnsyncedExtent = "R8" "unsynced-extent",
+    /// The ledger does not tell which extents changed, so that the catalog's lost rows stay
+    /// lost.
+    SilentLedger = "R8" "silent-ledger",
+    /// A retried write is applied again.
+    ForgetSession = "R10" "forget-session",
+    /// Checkpoints hold no sessions.
+    UntabledSessions = "R10" "untabled-sessions",
+    /// A retried write is answered while its first record is not committed.
+    KnownAtOnce = "R10" "known-at-once",
+    /// A retried write gets a number of its own.
+    RenumberedRetry = "R10" "renumbered-retry",
+
+    // Writes, index, space.
+    /// A newer piece of a block is laid under an older one.
+    PatchOrder = "R12" "patch-order",
+    /// A piece of a block that is zeroed keeps what it held.
+    KeptEdges = "R12" "kept-edges",
+    /// A trim is answered and never journaled.
+    UnjournaledTrim = "R12" "unjournaled-trim",
+    /// An index that is opened takes its pending changes in the wrong order.
+    DeltaOrder = "R13" "delta-order",
+    /// A leaf that takes pending changes in loses what it held before.
+    ForgottenLeaf = "R13" "forgotten-leaf",
+    /// What a checkpoint drops is deleted when it is planned.
+    EarlyDelete = "R15" "early-delete",
+    /// The audit condemns what is not in the index, of its own epoch too.
+    CondemnOwn = "R16" "condemn-own",
+    /// A segment that was given up is written again under its old id.
+    ReusedId = "R18" "reused-id",
+    /// One full disk is taken for a full fabric.
+    FullDisk = "R18" "full-disk",
+    /// Neither the disk nor the reader checks a fragment's bytes.
+    UncheckedFragment = "R19" "unchecked-fragment",
+
+    // Placement and metadata.
+    /// One site votes with a majority of the global group.
+    CrowdedVoters = "R21" "crowded-voters",
+    /// Index pages are coded as data is.
+    WeakIndex = "R25" "weak-index",
+    /// With a site away, segments still go to the pool that needs it.
+    NoPoolOfLeft = "R26" "no-pool-of-left",
+    /// Two fragments of a segment lie on one node though others have none.
+    CrowdedNode = "S5" "crowded-node",
+    /// A slot's move is reported done before anything was copied. Shows as fragments that are
+    /// nowhere once everything healed.
+    FinishEarly = "R20" "finish-early",
+    /// A disk takes fragments placed by fewer moves than it knows of. Shows as fragments that
+    /// were stored where nobody looks any more.
+    OldStamp = "R20" "old-stamp",
+    /// A deletion is forgotten once the new disk of a slot in motion answered. Shows as
+    /// fragments that were copied after they had been deleted.
+    ForgetTombstones = "R20" "forget-tombstones",
+    /// A site holds more fragments of a segment than may be lost.
+    CrowdedSite = "S5" "crowded-site",
+    /// A member of a Raft group answers before its log is durable.
+    HastyMember = "S9" "hasty-member",
+    /// `base:allocation` calls data that a checkpoint holds a hole.
+    WrongStatus = "S4" "wrong-status",
+}
+
+#[cfg(feature = "planted")]
+mod switch {
+    use std::cell::Cell;
+
+    use super::Bug;
+
+    thread_local! {
+        static ACTIVE: Cell<Option<Bug>> = const { Cell::new(None) };
+    }
+
+    /// Plants one bug (or none) in all machines of this thread.
+    pub fn plant(bug: Option<Bug>) {
+        ACTIVE.set(bug);
+    }
+
+    /// Whether this bug is planted.
+    #[must_use]
+    pub fn planted(bug: Bug) -> bool {
+        ACTIVE.get() == Some(bug)
+    }
+}
+
+#[cfg(feature = "planted")]
+pub use switch::{plant, planted};
+
+/// Whether this bug is planted: never, without the feature.
+#[cfg(not(feature = "planted"))]
+#[must_use]
+pub const fn planted(_bug: Bug) -> bool {
+    false
+}

@@ -1,0 +1,37 @@
+//! Acknowledged implies held by a majority, durably (section 4, R5): when an owner answers a
+//! write, a quorum of each set of replicas that counts holds all that the owner committed.
+
+use model::ids::{DiskRef, NodeId, VolumeId};
+use model::placement::JournalConfig;
+
+use super::{Broken, broken};
+use crate::world::World;
+
+pub(super) fn check(world: &World, owner: NodeId, volume: VolumeId) -> Result<(), Broken> {
+    let process = world.nodes[&owner].process.as_ref();
+    let Some(machine) = process.and_then(|p| p.volumes.get(&volume)) else {
+        return Ok(());
+    };
+    let Some((epoch, committed)) = machine.committed() else {
+        return Ok(());
+    };
+    // What the last life of a disk that is down held, only its answers tell: it may hold it.
+    let may_hold = |at: &&DiskRef| {
+        let open = world.open_of(**at);
+        world.bereft.contains(&at.disk)
+            || open.is_none_or(|open| open.machine.holds(volume, committed))
+    };
+    let committed_set = world.record(volume).map(|r| r.journal.replicas.clone());
+    for set in machine.replica_sets().into_iter().chain(committed_set) {
+        let held = set.iter().filter(may_hold).count();
+        if held < JournalConfig::ack_quorum(set.len()) {
+            return Err(broken(
+                "acknowledged implies on a majority",
+                format_args!(
+                    "{owner} in {epoch} committed {committed:?}, {held} of {set:?} hold it"
+                ),
+            ));
+        }
+    }
+    Ok(())
+}

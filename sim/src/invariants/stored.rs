@@ -1,0 +1,76 @@
+//! No journal trim before its segments survive the policy's losses (R3), and no site's loss
+//! takes more (section 5, R25): when an owner has a checkpoint recorded, every new segment that
+//! it reaches can be decoded from what disks hold, whichever one site is lost.
+
+use std::collections::BTreeSet;
+
+use actors::messages::SegmentRef;
+use actors::volume::Volume;
+use disk_store::catalog::Catalog;
+use model::geometry::Code;
+use model::ids::{Epoch, FragmentKey, NodeId, SiteId, Slot, VolumeId};
+use model::placement::View;
+
+use super::{Broken, broken};
+use crate::world::World;
+
+const RULE: &str = "no trim before its segments survive";
+
+pub(super) fn check(
+    world: &World,
+    owner: NodeId,
+    volume: VolumeId,
+    last: Epoch,
+) -> Result<(), Broken> {
+    let Some(process) = world.nodes[&owner].process.as_ref() else {
+        return Ok(());
+    };
+    let machine = process.volumes.get(&volume);
+    let Some(segments) = machine.and_then(Volume::recording) else {
+        return Ok(());
+    };
+    let epoch = process.volumes[&volume].stats().epoch;
+    if epoch < last {
+        return Ok(());
+    }
+    let view = process.host.current_view();
+    // Older ones were looked at when they were new; disks may have been lost since.
+    for segment in segments.iter().filter(|s| s.id.epoch == epoch) {
+        let sites = held(world, view, segment);
+        let needed = usize::from(segment.pool.code.data_fragments());
+        for lost in view.sites.keys().collect::<BTreeSet<_>>() {
+            let left = sites.iter().filter(|s| *s != lost).count();
+            if left < needed && !world.is_damaged() {
+                let how = format_args!("{left} of {segment:?} are left without {lost}");
+                return Err(broken(RULE, how));
+            }
+        }
+    }
+    let pages = process.volumes[&volume].index_segments();
+    let weak = |s: &SegmentRef| s.pool.code != Code::INDEX && s.pool.without.is_none();
+    match pages.into_iter().find(weak) {
+        Some(segment) => Err(broken("R25", format_args!("index pages in {segment:?}"))),
+        None => Ok(()),
+    }
+}
+
+/// The sites of a segment's fragments. One on a disk that is down counts: what its last life
+/// held, only its answers told.
+fn held(world: &World, view: &View, segment: &SegmentRef) -> Vec<SiteId> {
+    let Some(table) = view.pools.get(&segment.pool) else {
+        return Vec::new();
+    };
+    let row = table.row(segment.id);
+    let slots = (0..segment.pool.code.slots()).map(Slot);
+    let holds = |slot: Slot| {
+        let at = table.disk(row, slot)?;
+        let key = FragmentKey {
+            segment: segment.id,
+            slot,
+        };
+        let disk = world.sim_disk(at)?;
+        let found = disk.catalog.get(key).is_ok_and(|row| row.is_some());
+        (found || disk.open.is_none()).then(|| view.site_of(at.disk))?
+    };
+    slots.filter_map(holds).collect()
+}

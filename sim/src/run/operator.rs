@@ -1,0 +1,279 @@
+//! What befalls disks, and what the operator does about it or beside it.
+
+use std::time::Duration;
+
+use disk_store::catalog::Catalog;
+use disk_store::file::sim::Fault as FileFault;
+use disk_store::file::{File, FileLayer};
+use model::ids::{DiskId, Incarnation, NodeId};
+use model::meta::{MetaRequest, MetaToken};
+use raft_meta::node::{AdminCommand, AdminReply, AdminToken};
+
+use super::{Own, Run};
+use crate::faults::{Ill, Kind, Plan};
+use crate::world::RUN_TOKENS;
+
+/// A command that was not carried out is given again after this time.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Places looked at for one with something written.
+const LOOKS: usize = 64;
+
+/// Where fragments and journal entries are; not the ledger, not the mark.
+const EXTENTS: &str = "extents/0";
+const JOURNAL: &str = "journal/file-";
+
+impl Run {
+    /// Which disk of a node an illness befalls, and which illness that is; within the budget.
+    pub(super) fn diagnose(&mut self, plan: &Plan, node: NodeId) -> Option<(DiskId, Ill)> {
+        let disks: Vec<DiskId> = self.world.nodes[&node].disks.keys().copied().collect();
+        let record = self.world.record(self.volume);
+        let replicas = record
+            .map(|r| r.journal.replicas.clone())
+            .unwrap_or_default();
+        let holds = |disk: &DiskId| replicas.iter().any(|at| at.disk == *disk);
+        let replica = disks.iter().copied().find(holds);
+        let any = disks.get(plan.other as usize % disks.len().max(1)).copied();
+        let blocks = |rng: &mut crate::rng::Rng| rng.below(64) * 4096;
+        let (disk, ill) = match plan.kind {
+            Kind::PullDisk => (any?, Ill::Pulled),
+            Kind::WipeDisk => (replica.or(any)?, Ill::Wiped),
+            Kind::FailDisk => (replica.or(any)?, Ill::Failing),
+            Kind::Unreadable => (any?, Ill::Unreadable),
+            Kind::Full => (any?, Ill::Full),
+            Kind::RotFragments => (any?, Ill::RottenFragments),
+            Kind::Misdirect => (any?, Ill::MisdirectedFragment(blocks(&mut self.rng))),
+            Kind::LoseJournal => (replica?, Ill::LostJournal),
+            Kind::MisdirectJournal => (replica?, Ill::MisdirectedJournal(blocks(&mut self.rng))),
+            _ => {
+                let restart = !self.rng.one_in(3);
+                (replica?, Ill::RottenJournal { restart })
+            }
+        };
+        let world = &self.world;
+        let view = world.running().next()?.host.current_view();
+        let costs_journal = ill.costs_journal() && holds(&disk);
+        let allowed = (!ill.costs_fragments() || self.atlas.allows_fragments(view, disk))
+            && (!costs_journal || self.atlas.allows_journal(world, self.volume, disk));
+        allowed.then_some((disk, ill))
+    }
+
+    /// Whether disks may go for good, with all that they hold (R24): their slots are moved (R20).
+    pub(super) fn may_lose(&mut self, disks: &[DiskId]) -> bool {
+        let world = &self.world;
+        let Some(running) = world.running().next() else {
+            return false;
+        };
+        let view = running.host.current_view();
+        let holds = |disk: &DiskId| {
+            let record = world.record(self.volume);
+            record.is_some_and(|r| r.journal.replicas.iter().any(|at| at.disk == *disk))
+        };
+        let mut journals = disks.iter().filter(|d| holds(d));
+        self.atlas.allows_loss(view, disks)
+            && journals.all(|disk| self.atlas.allows_journal(world, self.volume, *disk))
+    }
+
+    /// Disks go for good.
+    pub(super) fn note_loss(&mut self, node: NodeId, disks: &[DiskId]) {
+        let life = self.world.nodes[&node].life;
+        for disk in disks {
+            self.atlas.note_fragments(*disk);
+            self.atlas.note_journal(*disk, life);
+        }
+    }
+
+    /// It befalls the disk.
+    pub(super) fn befall(&mut self, node: NodeId, disk: DiskId, ill: Ill) {
+        let life = self.world.nodes[&node].life;
+        if ill.costs_fragments() {
+            self.atlas.note_fragments(disk);
+            self.world.damaged = true;
+            if ill != Ill::Wiped {
+                self.world.rotten.insert(disk);
+            }
+        }
+        if ill.costs_journal() {
+            self.atlas.note_journal(disk, life);
+        }
+        let files = self.world.nodes[&node].disks[&disk].files.clone();
+        match ill {
+            Ill::Pulled => self.world.pull_disk(node, disk),
+            Ill::Wiped => self.world.remove_disk(node, disk),
+            Ill::RottenFragments => self.rot_fragments(node, disk),
+            Ill::RottenJournal { .. } => self.rot_journal(node, disk),
+            Ill::LostJournal => {
+                self.world.bereft.insert(disk);
+                files.lose("journal/");
+            }
+            Ill::Failing | Ill::Unreadable | Ill::Full => {
+                file_faults(ill).into_iter().for_each(|f| files.inject(f));
+            }
+            Ill::MisdirectedFragment(by) => files.inject(astray(EXTENTS, by)),
+            Ill::MisdirectedJournal(by) => files.inject(astray(JOURNAL, by)),
+        }
+    }
+
+    /// What was for a while is over.
+    pub(super) fn cure(&mut self, node: NodeId, disk: DiskId, ill: Ill) {
+        if let Some(d) = self.world.nodes[&node].disks.get(&disk) {
+            let files = d.files.clone();
+            file_faults(ill).iter().for_each(|f| files.remove_fault(f));
+        }
+        match ill {
+            Ill::Pulled => self.world.return_disk(node, disk),
+            Ill::Wiped => self.replace_disk(usize::from(node.0)),
+            Ill::Failing
+            | Ill::LostJournal
+            | Ill::RottenJournal { restart: true }
+            | Ill::MisdirectedJournal(_) => self.restart(node),
+            _ => {}
+        }
+    }
+
+    /// A node's process ends and begins.
+    fn restart(&mut self, node: NodeId) {
+        if !self.dead.contains(&node) && !self.lost.contains(&node) {
+            self.kill(node, false);
+            self.dead.remove(&node);
+            self.start_node(node);
+        }
+    }
+
+    fn rot_fragments(&mut self, node: NodeId, disk: DiskId) {
+        let d = &self.world.nodes[&node].disks[&disk];
+        let rows = d.catalog.scan(None, usize::MAX).unwrap_or_default();
+        // The budget is the disk's: each of its fragments may be hit.
+        let one_in = self.rng.within(1, 3);
+        for (_, row) in rows {
+            if !self.rng.one_in(one_in) {
+                continue;
+            }
+            let header = u64::from(row.header_bytes) * u64::from(self.rng.one_in(4));
+            let at = row.data_offset() - header
+                + self.rng.below(row.bytes() - u64::from(row.header_bytes));
+            let path = format!("extents/{:08}", row.extent);
+            d.files.flip_bit(&path, at, self.rng.below(8) as u8);
+        }
+    }
+
+    /// Bits flip where something was written: most in the file that is written to.
+    fn rot_journal(&mut self, node: NodeId, disk: DiskId) {
+        let d = &self.world.nodes[&node].disks[&disk];
+        let is_log = |path: &String| path.starts_with(JOURNAL);
+        let mut paths: Vec<String> = d.files.paths().into_iter().filter(is_log).collect();
+        if let Some(open) = &d.open
+            && !self.rng.one_in(3)
+        {
+            let current = open.journal.current_file();
+            let files = open.journal.files().into_iter();
+            paths = files
+                .filter(|f| f.file == Some(current))
+                .map(|f| f.path)
+                .collect();
+        }
+        if paths.is_empty() {
+            // All of it is lost already.
+            return;
+        }
+        for _ in 0..self.rng.within(1, 8) {
+            for _ in 0..LOOKS {
+                let path = self.rng.pick(&paths);
+                let Some(len) = d.files.len_of(path).filter(|len| *len > 0) else {
+                    continue;
+                };
+                let at = self.rng.below(len);
+                let file = d.files.open(path).and_then(|file| file.read_at(at, 1));
+                if file.is_ok_and(|byte| byte[0] != 0) {
+                    d.files.flip_bit(path, at, self.rng.below(8) as u8);
+                    break;
+                }
+            }
+        }
+    }
+
+    // The operator.
+
+    /// A new disk takes the place of one that was lost.
+    pub(super) fn replace_disk(&mut self, number: usize) {
+        let node = NodeId(u16::try_from(number).expect("a node's number"));
+        let Some(by) = self.running().first().copied() else {
+            let again = self.world.now() + AGAIN;
+            self.world.plan(again, Own::AddDisk(number).number());
+            return;
+        };
+        self.next_tag += 1;
+        let token = AdminToken(self.next_tag);
+        self.adding.insert(token, node);
+        let incarnation = Incarnation(self.rng.bits());
+        let command = AdminCommand::AddDisk { node, incarnation };
+        self.world.admin(by, token, command);
+    }
+
+    pub(super) fn admin_replied(&mut self, token: AdminToken, reply: &AdminReply) {
+        let Some(node) = self.adding.remove(&token) else {
+            return;
+        };
+        match reply {
+            AdminReply::Disk(at) => {
+                self.add_disk(node, *at);
+                if self.world.nodes[&node].process.is_some() {
+                    self.world.announce_disks(node);
+                }
+            }
+            _ => {
+                let again = self.world.now() + AGAIN;
+                let number = usize::from(node.0);
+                self.world.plan(again, Own::AddDisk(number).number());
+            }
+        }
+    }
+
+    /// Where a volume would be moved: a node that runs, in another site.
+    pub(super) fn elsewhere(&mut self, owner: NodeId) -> Option<NodeId> {
+        let site = self.world.nodes[&owner].site;
+        let others = |n: &NodeId| self.world.nodes[n].site != site;
+        let others: Vec<NodeId> = self.running().into_iter().filter(others).collect();
+        (!others.is_empty()).then(|| *self.rng.pick(&others))
+    }
+
+    /// The operator moves the volume, by word of the node that it moves to.
+    pub(super) fn move_volume(&mut self, to: NodeId) {
+        let Some(record) = self.world.record(self.volume) else {
+            return;
+        };
+        let request = MetaRequest::MoveVolume {
+            volume: self.volume,
+            expected: record.epoch,
+            to,
+        };
+        self.next_tag += 1;
+        let token = MetaToken(RUN_TOKENS + self.next_tag);
+        self.world.ask_meta(to, token, request);
+    }
+}
+
+/// What an illness does to a disk's files for a while.
+fn file_faults(ill: Ill) -> Vec<FileFault> {
+    match ill {
+        Ill::Failing => vec![
+            FileFault::WriteError("journal/".to_owned()),
+            FileFault::SyncError(EXTENTS.to_owned()),
+        ],
+        Ill::Unreadable => vec![FileFault::ReadError {
+            path: EXTENTS.to_owned(),
+            from: 0,
+            to: u64::MAX,
+        }],
+        Ill::Full => vec![FileFault::Full(EXTENTS.to_owned())],
+        _ => Vec::new(),
+    }
+}
+
+fn astray(path: &str, by: u64) -> FileFault {
+    let path = path.to_owned();
+    match by {
+        0 => FileFault::LoseNextWrite(path),
+        by => FileFault::MisdirectNextWrite { path, by },
+    }
+}
