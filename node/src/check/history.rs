@@ -134,7 +134,9 @@ impl History {
         inner.next += 1;
         let number = inner.next;
         inner.open.insert(number, called);
-        let write = op.mutates().then(|| inner.oracle.write_called(called, op.changes()));
+        let write = op
+            .mutates()
+            .then(|| inner.oracle.write_called(called, op.changes()));
         Call {
             op,
             number,
