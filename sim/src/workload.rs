@@ -68,6 +68,9 @@ pub struct Layout {
 /// Sectors of a block.
 const BLOCK: u64 = 8;
 
+/// Blocks that are cleared at once at most: servers that are checked bound a request's length.
+const LONG_MAX: u64 = Layout::WIDE;
+
 impl Layout {
     /// All over a small volume.
     #[must_use]
@@ -157,7 +160,7 @@ impl Workload {
         let a = of(&mut self.rng, &self.layout.clusters);
         let b = of(&mut self.rng, &self.layout.clusters);
         let (low, high) = (a.min(b), a.max(b));
-        (low * BLOCK, (high - low + 1) * BLOCK)
+        (low * BLOCK, (high - low + 1).min(LONG_MAX) * BLOCK)
     }
 
     /// The next operation.
