@@ -8,7 +8,7 @@ use actors::messages::SegmentRef;
 use actors::volume::Volume;
 use disk_store::catalog::Catalog;
 use model::geometry::Code;
-use model::ids::{Epoch, FragmentKey, NodeId, SiteId, Slot, VolumeId};
+use model::ids::{DiskRef, Epoch, FragmentKey, NodeId, SiteId, Slot, VolumeId};
 use model::placement::View;
 
 use super::{Broken, broken};
@@ -63,14 +63,21 @@ fn held(world: &World, view: &View, segment: &SegmentRef) -> Vec<SiteId> {
     let row = table.row(segment.id);
     let slots = (0..segment.pool.code.slots()).map(Slot);
     let holds = |slot: Slot| {
-        let at = table.disk(row, slot)?;
         let key = FragmentKey {
             segment: segment.id,
             slot,
         };
-        let disk = world.sim_disk(at)?;
-        let found = disk.catalog.get(key).is_ok_and(|row| row.is_some());
-        (found || disk.open.is_none()).then(|| view.site_of(at.disk))?
+        let has = |at: &DiskRef| {
+            let disk = world.sim_disk(*at);
+            disk.is_some_and(|disk| {
+                let found = disk.catalog.get(key).is_ok_and(|row| row.is_some());
+                found || disk.open.is_none()
+            })
+        };
+        // While a slot is being moved, what was written before is at its former disk.
+        let places = [table.disk(row, slot), table.former(row, slot)];
+        let at = places.into_iter().flatten().find(has)?;
+        view.site_of(at.disk)
     };
     slots.filter_map(holds).collect()
 }

@@ -77,6 +77,7 @@ impl Run {
     /// Disks go for good.
     pub(super) fn note_loss(&mut self, node: NodeId, disks: &[DiskId]) {
         let life = self.world.nodes[&node].life;
+        self.world.damaged = true;
         for disk in disks {
             self.atlas.note_fragments(*disk);
             self.atlas.note_journal(*disk, life);
