@@ -109,6 +109,14 @@ pub struct DiskRef {
     pub incarnation: Incarnation,
 }
 
+impl DiskRef {
+    /// No disk that there is: ids begin at 1.
+    pub const NONE: Self = Self {
+        disk: DiskId(0),
+        incarnation: Incarnation(0),
+    };
+}
+
 impl fmt::Display for DiskRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.disk)

@@ -452,6 +452,12 @@ fn a_lost_site_is_made_anew() {
     assert_eq!(status["nodes"], json!({ "up": 6, "of": 6 }));
     assert_eq!(status["sites"], json!({ "up": 3, "of": 3 }));
     same(&fabric, "a2");
+    // What the site held is rebuilt: with another one away nothing can be read without it.
+    fabric.wait_for_degraded(&[]);
+    fabric.json("site stop b");
+    same(&fabric, "a2");
+    fabric.json("site start b");
+    fabric.wait_for_degraded(&[]);
 
     // Another one goes while nothing runs: the fabric is found, and the site is made anew.
     let pid = i32::try_from(fabric.process.id())

@@ -32,6 +32,8 @@ pub struct SiteEntry {
     /// Which founding of its group counts (R11): a site all of whose nodes were removed is
     /// founded anew by the next one.
     pub founding: Option<Boot>,
+    /// How often its group was founded anew.
+    pub generation: u32,
     /// The voters of its group, by which others find it; empty until the group is founded.
     pub contacts: Vec<NodeId>,
 }
@@ -225,6 +227,7 @@ impl GlobalState {
             presence: Presence::Up,
             founder: Some(node),
             founding: Some(founding),
+            generation: 0,
             contacts: vec![node],
         };
         Self {

@@ -99,7 +99,7 @@ impl MetaNode {
         };
         let founder = (identity.node, identity.boot);
         let global = GlobalState::new(config.pool_rows, site_name.to_owned(), founder, entry);
-        let site = SiteState::new(identity.site);
+        let site = SiteState::new(identity.site, 0);
         vec![
             (
                 GroupId::Global,
@@ -471,7 +471,9 @@ impl MetaNode {
                 let own = self.identity.site;
                 let vacant = self.sites.get(&own).is_some_and(|s| !s.has_group());
                 if reply == Some(GlobalReply::Done(true)) && vacant {
-                    let state = SiteState::new(own);
+                    let entry = self.global.state().and_then(|g| g.sites.get(&own));
+                    let generation = entry.map_or(0, |e| e.generation);
+                    let state = SiteState::new(own, generation);
                     let write = MetaGroup::founding(self.post.member, self.identity.boot, state);
                     let group = GroupId::Site(own);
                     self.founding = Founding::Writing(Box::new(write.clone()));

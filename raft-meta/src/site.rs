@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use bincode::{Decode, Encode};
 use model::geometry::{Pool, SLOTS_MAX};
-use model::ids::{Boot, DiskId, DiskRef, NodeId, Row, SiteId, Slot};
+use model::ids::{Boot, DiskId, DiskRef, NodeId, Row, SiteId, Slot, Version};
 use model::placement::Presence;
 use model::spread::SlotMove;
 
@@ -71,6 +71,9 @@ pub struct SiteState {
     pub nodes: BTreeMap<NodeId, SiteNode>,
     /// Its disks.
     pub disks: BTreeMap<DiskId, SiteDisk>,
+    /// The version of slots that get their first disk: beyond all that an earlier founding of
+    /// the group may have given out (R11, R20). Zero in the first one.
+    pub first_version: Version,
     /// Which disk holds which slot; changed by moves only.
     pub slots: BTreeMap<Pool, PoolSlots>,
 }
@@ -146,11 +149,12 @@ pub enum SiteReply {
 }
 
 impl SiteState {
-    /// A new site, without nodes: its founder registers itself like every other node.
+    /// A new site, or one that was founded anew so many times, without nodes: its founder registers itself like every other node.
     #[must_use]
-    pub fn new(site: SiteId) -> Self {
+    pub fn new(site: SiteId, generation: u32) -> Self {
         Self {
             site,
+            first_version: Version(u64::from(generation) << 32),
             nodes: BTreeMap::new(),
             disks: BTreeMap::new(),
             slots: BTreeMap::new(),
@@ -222,7 +226,11 @@ impl SiteState {
                     let chosen = used.choose(pool, Row(number), *slot, &candidates);
                     let chosen = chosen.expect("there are candidates");
                     used.add(chosen.at, chosen.node);
-                    row.insert(*slot, SlotAt::new(chosen.at));
+                    let at = match self.first_version {
+                        Version(0) => SlotAt::new(chosen.at),
+                        version => SlotAt::lost(chosen.at, version),
+                    };
+                    row.insert(*slot, at);
                 }
             }
             table.push(row);

@@ -2,7 +2,7 @@
 
 mod harness;
 
-use model::ids::{NodeId, SiteId};
+use model::ids::{DiskRef, NodeId, SiteId};
 use model::placement::{Presence, View};
 use raft_meta::GroupId;
 use raft_meta::node::{AdminCommand, AdminReply};
@@ -20,7 +20,7 @@ fn until_seen(w: &mut World, by: &[NodeId], what: &str, holds: impl Fn(&View) ->
 
 /// Every slot has a disk that serves, of a node that was not removed.
 fn is_whole(view: &View) -> bool {
-    let serves = |at: Option<model::ids::DiskRef>| {
+    let serves = |at: Option<DiskRef>| {
         at.and_then(|at| view.disks.get(&at.disk))
             .is_some_and(|d| d.presence == Presence::Up)
     };
@@ -28,7 +28,9 @@ fn is_whole(view: &View) -> bool {
     view.away().is_none()
         && !view.pools.is_empty()
         && whole.clone().count() > 0
-        && whole.flat_map(|(_, t)| &t.places).all(|p| serves(p.disk))
+        && whole
+            .flat_map(|(_, t)| &t.places)
+            .all(|p| serves(p.to.or(p.disk)))
 }
 
 #[test]
@@ -54,6 +56,17 @@ fn a_lost_site_is_founded_anew() {
             w.add_disk(*node);
         }
         until_seen(&mut w, &here, "the return", is_whole);
+        // What the new disks lack is to be rebuilt, by moves that no disk knows of yet (R20).
+        until_seen(&mut w, &here, "moves", |v| {
+            let of_lost = v
+                .pools
+                .values()
+                .flat_map(|t| &t.places)
+                .filter(|p| p.to.is_some_and(|to| v.site_of(to.disk) == Some(LOST)));
+            let mut versions = of_lost.map(|p| (p.disk, p.version));
+            versions.clone().count() > 0
+                && versions.all(|(from, v)| from == Some(DiskRef::NONE) && v.0 >= 1 << 32)
+        });
         let volume = volumes[0].id;
         assert!(w.seen(new[0], volume).is_some(), "it knows the volumes");
 

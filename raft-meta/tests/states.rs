@@ -413,7 +413,7 @@ proptest! {
 
     #[test]
     fn site_rules_hold(commands in vec(site_command(), 0..120)) {
-        let mut state = SiteState::new(SiteId(1));
+        let mut state = SiteState::new(SiteId(1), 0);
         for command in commands {
             let before = state.clone();
             let reply = state.apply(command.clone());

@@ -77,6 +77,7 @@ impl GlobalState {
             presence: Presence::Up,
             founder: None,
             founding: None,
+            generation: 0,
             contacts: Vec::new(),
         };
         self.sites.insert(id, entry);
@@ -164,6 +165,7 @@ impl GlobalState {
                 // R11: nobody is left of its group. The next node founds it anew.
                 site.contacts.clear();
                 (site.founder, site.founding) = (None, None);
+                site.generation += 1;
                 if site.presence == Presence::Up {
                     site.presence = Presence::Down;
                 }

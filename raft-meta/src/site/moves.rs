@@ -30,6 +30,16 @@ impl SlotAt {
         }
     }
 
+    /// A slot of a site that was founded anew (R11): what its lost disk held is to be rebuilt.
+    #[must_use]
+    pub fn lost(to: DiskRef, version: Version) -> Self {
+        Self {
+            disk: DiskRef::NONE,
+            to: Some(to),
+            version,
+        }
+    }
+
     /// Where new fragments go.
     #[must_use]
     pub fn target(&self) -> DiskRef {

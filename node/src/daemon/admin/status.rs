@@ -245,10 +245,14 @@ fn moves(view: &View, degraded: &mut Vec<Degraded>) {
     for (from, (slots, targets)) in leaving {
         let targets: Vec<String> = targets.iter().map(|to| disk_name(view, *to)).collect();
         let s = if slots == 1 { "" } else { "s" };
+        let (what, whose) = match view.disks.contains_key(&from) {
+            true => (format!("move off disk {}", disk_name(view, from)), "it"),
+            false => ("rebuilding lost disks".to_owned(), "disks of a lost site"),
+        };
         add(
             degraded,
-            format!("move off disk {}", disk_name(view, from)),
-            format!("{slots} slot{s} of spreads that it held are being moved"),
+            what,
+            format!("{slots} slot{s} of spreads that {whose} held are being moved"),
             format!(
                 "their fragments are copied or rebuilt on {}; until then they are read around",
                 targets.join(", ")

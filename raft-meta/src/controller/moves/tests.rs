@@ -37,7 +37,7 @@ impl Site {
     fn new(nodes: u16) -> Self {
         let second = Duration::from_secs(1);
         let mut site = Self {
-            state: SiteState::new(SiteId(1)),
+            state: SiteState::new(SiteId(1), 0),
             detector: Detector::new(second * 2, second),
             nodes: 0,
         };
