@@ -122,12 +122,6 @@ bugs! {
     /// A slot's move is reported done before anything was copied. Shows as fragments that are
     /// nowhere once everything healed.
     FinishEarly = "R20" "finish-early",
-    /// A disk takes fragments placed by fewer moves than it knows of. Shows as fragments that
-    /// were stored where nobody looks any more.
-    OldStamp = "R20" "old-stamp",
-    /// A deletion is forgotten once the new disk of a slot in motion answered. Shows as
-    /// fragments that were copied after they had been deleted.
-    ForgetTombstones = "R20" "forget-tombstones",
     /// A site holds more fragments of a segment than may be lost.
     CrowdedSite = "S5" "crowded-site",
     /// A member of a Raft group answers before its log is durable.

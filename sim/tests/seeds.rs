@@ -110,6 +110,7 @@ macro_rules! mutants {
 }
 
 mutants! {
+    finish_early_is_caught: FinishEarly,
     repeat_epoch_is_caught: RepeatEpoch,
     restart_counter_is_caught: RestartCounter,
     unknown_counts_is_caught: UnknownCounts,

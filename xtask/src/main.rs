@@ -65,7 +65,7 @@ fn main() -> ExitCode {
         Task::Test(args) => layers::run(&args),
         Task::Verify => setup::for_testing().and_then(|()| verify::run()),
         Task::Fix => fix::run(),
-        Task::Soak(args) => soak::run(&args),
+        Task::Soak(args) => layers::new_seeds().and_then(|()| soak::run(&args)),
         Task::Sim { arguments } => simulate(arguments),
         Task::Bench(args) => bench::run(&args),
         Task::Setup => setup::for_testing(),

@@ -1,6 +1,6 @@
 //! Fragments: requests checked and handed to the store, its answers handed back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use model::BLOCK_BYTES;
@@ -34,6 +34,33 @@ pub(super) struct Fragments {
     count: usize,
     bytes: usize,
     bytes_max: usize,
+    buried: Buried,
+}
+
+/// Fragments that were deleted lately. An id is never written again (R1), so a Put that comes
+/// after its Delete was under way for longer, by another way: what it would bring back nothing
+/// would free in this epoch (R16).
+#[derive(Debug, Default)]
+struct Buried {
+    keys: BTreeSet<FragmentKey>,
+    order: VecDeque<FragmentKey>,
+}
+
+/// So many of them: far more than an owner deletes while a message is under way.
+const BURIED_MAX: usize = 16 << 10;
+
+impl Buried {
+    fn bury(&mut self, key: FragmentKey) {
+        if !self.keys.insert(key) {
+            return;
+        }
+        self.order.push_back(key);
+        if self.order.len() > BURIED_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.keys.remove(&oldest);
+        }
+    }
 }
 
 impl Fragments {
@@ -47,6 +74,7 @@ impl Fragments {
             count: 0,
             bytes: 0,
             bytes_max,
+            buried: Buried::default(),
         }
     }
 
@@ -82,6 +110,9 @@ impl Disk {
             DiskRequest::Put(put) if self.gone.is_deleted(put.key.segment.volume) => {
                 return self.answer(asker, DiskReply::Busy, out);
             }
+            DiskRequest::Put(put) if self.fragments.buried.keys.contains(&put.key) => {
+                return self.answer(asker, DiskReply::Conflict, out);
+            }
             DiskRequest::Put(put) if is_put_well_formed(&put, &payload) => {
                 let placed = (put.meta.pool, put.row);
                 if let Err(known) = self.take_note(placed, put.stamp, Note::Placed, out) {
@@ -108,6 +139,9 @@ impl Disk {
             {
                 if let Some(stamp) = self.outdated(&rows) {
                     return self.answer(asker, DiskReply::NotMine { stamp }, out);
+                }
+                for key in &keys {
+                    self.fragments.buried.bury(*key);
                 }
                 FragmentOp::Delete { keys }
             }

@@ -12,7 +12,6 @@ use model::time::Time;
 use super::Turn;
 use super::core::{Core, OnDisk, Place, Purpose, Timer, send};
 use crate::messages::{DiskReply, DiskRequest, SegmentRef};
-use crate::planted::{Bug, planted};
 
 #[derive(Debug, Default)]
 pub(super) struct Deletes {
@@ -108,7 +107,7 @@ impl Deletes {
             return;
         };
         let moving = core.is_moving(segment.pool, segment.id, key.slot);
-        if moving && !planted(Bug::ForgetTombstones) {
+        if moving {
             return;
         }
         left.remove(key.slot);
