@@ -124,8 +124,6 @@ bugs! {
     FinishEarly = "R20" "finish-early",
     /// A site holds more fragments of a segment than may be lost.
     CrowdedSite = "S5" "crowded-site",
-    /// A member of a Raft group answers before its log is durable.
-    HastyMember = "S9" "hasty-member",
     /// `base:allocation` calls data that a checkpoint holds a hole.
     WrongStatus = "S4" "wrong-status",
 }

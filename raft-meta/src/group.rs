@@ -5,7 +5,6 @@
 use std::collections::VecDeque;
 
 use model::ids::{Boot, NodeId};
-use model::planted::{Bug, planted};
 use model::wire;
 use raft::eraftpb::{Entry, Message};
 use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
@@ -357,12 +356,6 @@ impl<S: StateMachine> MetaGroup<S> {
         let after = ready.take_persisted_messages();
         let ticket = Ticket(ready.number());
         let must_sync = ready.must_sync();
-        let after = if planted(Bug::HastyMember) {
-            emit(after, out);
-            Vec::new()
-        } else {
-            after
-        };
         let entries = ready.take_entries();
         let restored = Some(ready.snapshot())
             .filter(|s| !s.is_empty())

@@ -155,6 +155,5 @@ mutants! {
     no_pool_of_left_is_caught: NoPoolOfLeft,
     crowded_node_is_caught: CrowdedNode,
     crowded_site_is_caught: CrowdedSite,
-    hasty_member_is_caught: HastyMember,
     wrong_status_is_caught: WrongStatus,
 }
