@@ -187,6 +187,12 @@ impl SiteState {
         disk.presence == Presence::Up && node_up
     }
 
+    /// Whether a disk, in that life, serves.
+    pub(crate) fn has(&self, at: DiskRef) -> bool {
+        let known = self.disks.get(&at.disk).filter(|d| d.at == at);
+        known.is_some_and(|d| self.serves(d))
+    }
+
     pub(crate) fn candidates(&self) -> Vec<Candidate> {
         let up = self.disks.values().filter(|d| self.serves(d));
         up.map(|d| Candidate {

@@ -36,6 +36,8 @@ macro_rules! outages {
 }
 
 outages! {
+    the_owner_is_killed: OwnerKilled,
+    the_owner_stands_still: OwnerPaused,
     the_owners_site_is_killed: OwnerSiteKilled,
     another_site_is_killed: OtherSiteKilled,
     the_owners_site_is_isolated: OwnerSiteIsolated,
@@ -45,18 +47,4 @@ outages! {
     a_link_is_cut_from_the_owner: LinkCutFromOwner,
     a_link_is_cut_to_the_owner: LinkCutToOwner,
     a_link_is_cut_between_the_others: LinkCutElsewhere,
-}
-
-// Since the swarm's parts were put together, one seed of eight (the seventh) takes 5.1 s.
-
-#[test]
-#[ignore = "seed 7 takes 5.1 s of the 3 s that an owner's death may take: not found yet"]
-fn the_owner_is_killed() {
-    goes_on_through(Outage::OwnerKilled);
-}
-
-#[test]
-#[ignore = "seed 7 takes 5.1 s of the 3 s that an owner's standstill may take: not found yet"]
-fn the_owner_stands_still() {
-    goes_on_through(Outage::OwnerPaused);
 }

@@ -112,6 +112,25 @@ impl Core {
         at.map_or(Place::Unassigned, |at| self.place_of(at))
     }
 
+    /// Whether every slot of a new segment would be on a disk that takes part.
+    pub(super) fn is_writable(&self, pool: Pool, segment: SegmentId) -> bool {
+        let table = self.table(pool);
+        table.is_some_and(|table| self.takes(table, table.row(segment)))
+    }
+
+    /// Whether that can be said of any segment of a pool.
+    pub(super) fn has_writable_row(&self, pool: Pool) -> bool {
+        let table = self.table(pool);
+        table.is_some_and(|table| (0..table.rows).any(|row| self.takes(table, Row(row))))
+    }
+
+    fn takes(&self, table: &SpreadTable, row: Row) -> bool {
+        (0..table.slots).map(Slot).all(|slot| {
+            let place = table.disk(row, slot).map(|at| self.place_of(at));
+            place.and_then(Place::disk).is_some_and(|on| on.up)
+        })
+    }
+
     /// Where a slot that is being moved lay before, unless that is lost.
     pub(super) fn former(&self, pool: Pool, segment: SegmentId, slot: Slot) -> Option<OnDisk> {
         let table = self.table(pool)?;

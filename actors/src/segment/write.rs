@@ -67,6 +67,8 @@ enum State {
 #[derive(Clone, Copy, Debug)]
 struct Abandoned {
     full: bool,
+    /// Another row of the pool can be written to: the next id is worth a try at once.
+    elsewhere: bool,
 }
 
 impl Writes {
@@ -172,7 +174,15 @@ impl Writes {
                 slot.refusals += 1;
                 if slot.refusals >= turn.core.config.refusals_max {
                     let full = *reply == DiskReply::Full;
-                    self.abandon(turn, deletes, id, Abandoned { full });
+                    self.abandon(
+                        turn,
+                        deletes,
+                        id,
+                        Abandoned {
+                            full,
+                            elsewhere: false,
+                        },
+                    );
                     return self.admit(turn, deletes);
                 }
                 slot.state = again;
@@ -246,7 +256,7 @@ impl Writes {
     }
 
     fn gave_up(&mut self, turn: &mut Turn<'_>, id: RequestId, segment: SegmentId, why: Abandoned) {
-        self.abandoned_in_a_row += 1;
+        self.abandoned_in_a_row += u32::from(!why.elsewhere);
         let config = &turn.core.config;
         if let Some(n) = self
             .abandoned_in_a_row
@@ -266,7 +276,10 @@ impl Writes {
 /// Encodes, if the spread is writable at all.
 fn begin(core: &mut Core, queued: &Queued) -> Result<Write, Abandoned> {
     let segment = queued.segment;
-    let unsound = Abandoned { full: false };
+    let unsound = Abandoned {
+        full: false,
+        elsewhere: false,
+    };
     let codec = core.codec(segment.pool.code).map_err(|_| unsound)?;
     check(core, segment)?;
     let fragments = codec.encode(&queued.data).map_err(|_| unsound)?;
@@ -325,16 +338,13 @@ fn check(core: &Core, segment: SegmentRef) -> Result<(), Abandoned> {
             .view
             .pool_for(segment.pool.code)
             .is_some_and(|pool| pool != segment.pool);
-    let slots = 0..segment.pool.code.slots();
-    let writable = |slot| {
-        core.place(segment.pool, segment.id, Slot(slot))
-            .disk()
-            .is_some_and(|on| on.up)
-    };
-    if another || !slots.into_iter().all(writable) {
-        return Err(Abandoned { full: false });
+    if !another && core.is_writable(segment.pool, segment.id) {
+        return Ok(());
     }
-    Ok(())
+    Err(Abandoned {
+        full: false,
+        elsewhere: !another && core.has_writable_row(segment.pool),
+    })
 }
 
 impl Write {

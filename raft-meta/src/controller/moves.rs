@@ -1,6 +1,10 @@
 //! Which slots a site group's leader has moved, and which moves are over (R20). Slots leave a
 //! disk that is lost: gone by somebody's word, in another life, or found dead for longer than a
 //! restart takes. Slots of one row that share a node or a disk part once there is another one.
+//!
+//! A new segment needs a row all of whose disks serve. If a node's death leaves hardly any in a
+//! pool, the first rows do not wait: else nothing would drain, and writes would stop, for as
+//! long as a restart may take. All sites begin with the same rows, so that those are whole.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,10 +17,15 @@ use model::time::Time;
 
 use crate::detector::Detector;
 use crate::rendezvous::{Candidate, RowUse};
-use crate::site::{MOVES_PER_COMMAND_MAX, MoveBegin, SiteCommand, SiteState, SlotAt};
+use crate::site::{MOVES_PER_COMMAND_MAX, MoveBegin, PoolSlots, SiteCommand, SiteState, SlotAt};
 
 /// Slots that are being moved to one disk at a time.
 const MOVES_PER_DISK_MAX: usize = 16;
+
+/// Rows that a site keeps fit for new segments, whoever is away: one of so many, and at least
+/// so many.
+const FIT_SHARE: usize = 16;
+const FIT_MIN: usize = 2;
 
 /// What is to be proposed about moves now.
 pub(crate) fn decide(
@@ -86,9 +95,20 @@ fn lost(
     named.into_iter().filter(is_lost).collect()
 }
 
+/// The rows of a pool that do not wait.
+fn urgent(state: &SiteState, table: &[BTreeMap<Slot, SlotAt>]) -> BTreeSet<usize> {
+    let fits = |row: &BTreeMap<Slot, SlotAt>| row.values().all(|at| state.has(at.target()));
+    let need = (table.len() / FIT_SHARE).max(FIT_MIN);
+    let missing = need.saturating_sub(table.iter().filter(|row| fits(row)).count());
+    let unfit = table.iter().enumerate().filter(|(_, row)| !fits(row));
+    unfit.map(|(number, _)| number).take(missing).collect()
+}
+
 struct Planner<'a> {
     state: &'a SiteState,
     lost: BTreeSet<DiskRef>,
+    /// Rows whose slots leave every disk that does not serve.
+    urgent: BTreeSet<(Pool, Row)>,
     candidates: Vec<Candidate>,
     /// Slots under way to each disk.
     coming: BTreeMap<DiskRef, usize>,
@@ -102,13 +122,24 @@ impl<'a> Planner<'a> {
                 *coming.entry(to).or_default() += 1;
             }
         }
-        let candidates = state.candidates();
+        let of_pool = |(pool, table): (&Pool, &PoolSlots)| {
+            let rows = urgent(state, table).into_iter();
+            let rows = rows.filter_map(|number| Some(Row(u16::try_from(number).ok()?)));
+            rows.map(|row| (*pool, row)).collect::<Vec<_>>()
+        };
         Self {
             state,
             lost,
-            candidates,
+            urgent: state.slots.iter().flat_map(of_pool).collect(),
+            candidates: state.candidates(),
             coming,
         }
+    }
+
+    /// Whether a row's slots are to leave a disk.
+    fn leaves(&self, pool: Pool, row: Row, at: DiskRef) -> bool {
+        let is_urgent = self.urgent.contains(&(pool, row)) && !self.state.has(at);
+        is_urgent || self.lost.contains(&at)
     }
 
     fn plan(&mut self) -> Vec<MoveBegin> {
@@ -118,8 +149,11 @@ impl<'a> Planner<'a> {
         let mut rows: Vec<(usize, Pool, Row, &BTreeMap<Slot, SlotAt>)> = Vec::new();
         for (pool, table) in &self.state.slots {
             for (number, slots) in (0..).zip(table) {
-                let lost = slots.values().filter(|at| self.lost.contains(&at.target()));
-                rows.push((lost.count(), *pool, Row(number), slots));
+                let row = Row(number);
+                let lost = slots
+                    .values()
+                    .filter(|at| self.leaves(*pool, row, at.target()));
+                rows.push((lost.count(), *pool, row, slots));
             }
         }
         // What has lost most comes first.
@@ -139,11 +173,16 @@ impl<'a> Planner<'a> {
         moves
     }
 
-    fn used(&self, slots: &BTreeMap<Slot, SlotAt>, without: Option<Slot>) -> RowUse {
+    fn used(
+        &self,
+        (pool, row): (Pool, Row),
+        slots: &BTreeMap<Slot, SlotAt>,
+        without: Option<Slot>,
+    ) -> RowUse {
         let mut used = RowUse::default();
         for (slot, at) in slots {
             let target = at.target();
-            if Some(*slot) == without || self.lost.contains(&target) {
+            if Some(*slot) == without || self.leaves(pool, row, target) {
                 continue;
             }
             if let Some(disk) = self.state.disks.get(&target.disk) {
@@ -161,9 +200,9 @@ impl<'a> Planner<'a> {
         slots: &BTreeMap<Slot, SlotAt>,
         moves: &mut Vec<MoveBegin>,
     ) {
-        let mut used = self.used(slots, None);
+        let mut used = self.used((pool, row), slots, None);
         for (slot, at) in slots {
-            if !self.lost.contains(&at.target()) {
+            if !self.leaves(pool, row, at.target()) {
                 continue;
             }
             // Where it lay before is the best place, if that is back.
@@ -180,7 +219,7 @@ impl<'a> Planner<'a> {
     fn part(&mut self, pool: Pool, row: Row, slots: &BTreeMap<Slot, SlotAt>) -> Option<MoveBegin> {
         for (slot, at) in slots {
             let node = self.state.disks.get(&at.disk.disk)?.node;
-            let used = self.used(slots, Some(*slot));
+            let used = self.used((pool, row), slots, Some(*slot));
             let now = used.of(at.disk, node);
             if now == (0, 0) {
                 continue;

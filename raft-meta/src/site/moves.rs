@@ -88,8 +88,7 @@ impl SiteState {
                 version,
                 to,
             } = *begin;
-            let serves = self.disks.get(&to.disk);
-            if !serves.is_some_and(|d| d.at == to && self.serves(d)) {
+            if !self.has(to) {
                 continue;
             }
             let Some(at) = self.slot_mut(pool, row, slot) else {

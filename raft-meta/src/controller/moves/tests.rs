@@ -196,6 +196,36 @@ fn a_dead_node_is_waited_for_and_then_its_slots_leave_it() {
     );
 }
 
+/// With two nodes every row counts on both: without the first rows' moves nothing could be
+/// written until the other one is back, or given up.
+#[test]
+fn the_first_rows_of_a_pool_that_nobody_can_write_to_do_not_wait() {
+    let mut site = Site::new(2);
+    site.hear(0, 10, &[], &[]);
+    assert!(site.decide(10).is_empty());
+    site.hear(10, 14, &[2], &[]);
+    site.node_presence(2, Presence::Up, Presence::Down);
+    site.settle(14);
+    let fits =
+        |row: &BTreeMap<Slot, SlotAt>| row.values().all(|at| node_of(at.target()) == NodeId(1));
+    let table = site.state.slots[&POOL].clone();
+    assert!(
+        table[..ROWS / FIT_SHARE].iter().all(fits),
+        "the same rows at every site"
+    );
+    assert!(
+        !table[ROWS / FIT_SHARE..].iter().any(fits),
+        "the others wait"
+    );
+
+    // With a third node a share of the rows never counted on the dead one: nothing moves.
+    let mut site = Site::new(3);
+    site.hear(0, 10, &[], &[]);
+    site.hear(10, 14, &[2], &[]);
+    site.node_presence(2, Presence::Up, Presence::Down);
+    assert!(site.decide(14).is_empty());
+}
+
 #[test]
 fn a_disk_that_its_node_does_not_serve_any_more_is_left_too() {
     let mut site = Site::new(3);
