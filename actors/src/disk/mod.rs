@@ -214,7 +214,7 @@ impl Disk {
         let oldest = scan.iter().map(|e| e.at.file).min();
         let newest = scan.iter().map(|e| e.at.file).max();
         let recovered = recovery::replay(scan);
-        let noted = recovered.damaged_mark.map(|(index, _)| index);
+        let noted = recovered.noted;
         let is_new_damage = damage_before.is_some_and(|k| noted.is_none_or(|index| index < k));
         let credit = config.move_credit_bytes_max;
         let mut batcher = Batcher::new(config.batch_bytes_max, config.batch_entries_max);
@@ -259,7 +259,7 @@ impl Disk {
             last_timer: 0,
             retired: false,
         };
-        if let Some((_, mark)) = recovered.damaged_mark {
+        if let Some(mark) = recovered.damaged_mark {
             disk.files.need(mark.file, DISK_MARK);
             disk.damaged_mark.at = Some(mark);
         }

@@ -18,8 +18,11 @@ pub(super) struct Recovered {
     pub(super) broken: Vec<VolumeId>,
     /// The index of each replica's last `Reset`: nothing before it is a part of the replica.
     pub(super) reset_at: BTreeMap<VolumeId, usize>,
-    /// The last entry that says that the disk was damaged once: its index and its place.
-    pub(super) damaged_mark: Option<(usize, EntryAt)>,
+    /// The last entry that says that the disk was damaged once: its place.
+    pub(super) damaged_mark: Option<EntryAt>,
+    /// The index of the last entry by which every replica before it was damaged: nothing that
+    /// counts lies before it. A mark that was copied forward says no such thing.
+    pub(super) noted: Option<usize>,
 }
 
 #[derive(Default)]
@@ -38,18 +41,19 @@ struct Replay {
 /// Replays the entries.
 pub(super) fn replay(scan: Vec<ScannedEntry>) -> Recovered {
     let mut volumes: BTreeMap<VolumeId, Replay> = BTreeMap::new();
-    let mut damaged_mark = None;
+    let (mut damaged_mark, mut noted) = (None, None);
     let mut reset_at = BTreeMap::new();
     for (index, entry) in scan.into_iter().enumerate() {
         let ScannedEntry { volume, header, at } = entry;
         match Entry::from_header(&header) {
             Ok(Entry::DiskDamaged) => {
-                damaged_mark = Some((index, at));
+                damaged_mark = Some(at);
+                noted = Some(index);
                 for replay in volumes.values_mut() {
                     replay.damaged = true;
                 }
             }
-            Ok(Entry::DiskWasDamaged) => damaged_mark = Some((index, at)),
+            Ok(Entry::DiskWasDamaged) => damaged_mark = Some(at),
             Ok(Entry::Dropped) => {
                 volumes.remove(&volume);
             }
@@ -68,6 +72,7 @@ pub(super) fn replay(scan: Vec<ScannedEntry>) -> Recovered {
         broken: Vec::new(),
         reset_at,
         damaged_mark,
+        noted,
     };
     for (volume, replay) in volumes {
         let (found, broken) = replay.finish();

@@ -116,14 +116,17 @@ struct Sent {
     id: RequestId,
     request: DiskRequest,
     payload: Vec<u8>,
+    /// When it, or a copy of it, came first. Its owner counts a lease from before that (R7),
+    /// whichever of the copies is answered.
+    came: Option<Time>,
 }
 
 struct World {
     bench: Bench,
     truths: Vec<Truth>,
     net: Vec<Sent>,
-    /// Delivered, unanswered; with the time of delivery and the promise known then.
-    open: BTreeMap<RequestId, VecDeque<(Sent, Time, u64)>>,
+    /// Delivered, unanswered; with the promise known then.
+    open: BTreeMap<RequestId, VecDeque<(Sent, u64)>>,
     sealed: u64,
 }
 
@@ -177,6 +180,7 @@ impl World {
             id,
             request,
             payload,
+            came: None,
         });
     }
 
@@ -367,6 +371,7 @@ impl World {
             return;
         }
         let i = usize::from(i) % self.net.len();
+        self.net[i].came.get_or_insert(self.bench.now);
         let sent = if keep {
             self.net[i].clone()
         } else {
@@ -379,7 +384,7 @@ impl World {
         ) {
             truth.wrote.insert(sent.epoch);
         }
-        let open = (sent.clone(), self.bench.now, truth.promised);
+        let open = (sent.clone(), truth.promised);
         self.open.entry(sent.id).or_default().push_back(open);
         self.bench.send_as(sent.id, sent.request, &sent.payload);
     }
@@ -427,19 +432,12 @@ impl World {
 
     fn take_answers(&mut self) {
         while let Some((id, reply, payload)) = self.bench.answers.pop_front() {
-            let (sent, delivered, promised) = self.open.get_mut(&id).unwrap().pop_front().unwrap();
-            self.check_answer(&sent, delivered, promised, &reply, payload);
+            let (sent, promised) = self.open.get_mut(&id).unwrap().pop_front().unwrap();
+            self.check_answer(&sent, promised, &reply, payload);
         }
     }
 
-    fn check_answer(
-        &mut self,
-        sent: &Sent,
-        delivered: Time,
-        promised: u64,
-        reply: &DiskReply,
-        payload: Payload,
-    ) {
+    fn check_answer(&mut self, sent: &Sent, promised: u64, reply: &DiskReply, payload: Payload) {
         let (now, epoch, v) = (self.bench.now, sent.epoch, volume(sent.v));
         let crashed = self.bench.recovered();
         let truth = &mut self.truths[sent.v];
@@ -462,9 +460,10 @@ impl World {
                 );
                 truth.claims.push(claim);
                 if *leased && !truth.released.contains(&epoch) {
+                    let came = sent.came.expect("it was delivered");
                     truth
                         .leases
-                        .push((epoch, delivered + self.bench.config.lease_term));
+                        .push((epoch, came + self.bench.config.lease_term));
                 }
             }
             DiskReply::Sealed(report) => {
@@ -481,7 +480,8 @@ impl World {
                 truth.promised = truth.promised.max(epoch);
                 if replica.promised().0 == epoch {
                     assert_eq!(replica.health(), Health::Whole);
-                    assert!(replica.log().last().seq >= report.last.seq);
+                    // By (epoch, seq): the same owner may have cut off an older one's tail since.
+                    assert!(replica.log().last() >= report.last);
                     truth.check_claims(replica.log());
                     truth.wounded = false;
                 }
@@ -596,7 +596,6 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    #[ignore = "fails in one of thousands of cases: model or machine, not found yet"]
     fn promises_hold_whatever_happens(ops in prop::collection::vec(op(), 1..250)) {
         let mut world = World::new();
         for op in ops {
