@@ -10,6 +10,7 @@ use proptest::prelude::{any, prop, proptest};
 use super::bench::{
     AT, Append, Bench, INCARNATION, VOLUME, appended, at, fetch, join, plain, seal,
 };
+use crate::disk::entry::{DISK_MARK, Entry};
 use crate::disk::{DiskConfig, DiskInput};
 use crate::messages::{DiskReply, DiskRequest};
 
@@ -179,6 +180,23 @@ fn damage_that_was_healed_before_a_restart_is_not_new() {
         b.advance(Duration::from_secs(2));
         assert!(matches!(b.ask(seal(2), &[]), DiskReply::Sealed(_)));
     }
+}
+
+/// A mark that is copied forward comes behind entries that count. It says that the disk was
+/// damaged once, and nothing of what lies before it now.
+#[test]
+fn damage_before_a_mark_that_was_copied_forward_is_new() {
+    let mut b = three();
+    let last = b.store.entries.len() - 1;
+    let (mut mark, payload) = b.store.entries[last].clone();
+    mark.at.offset += 1;
+    (mark.volume, mark.header) = (DISK_MARK, Entry::DiskWasDamaged.into_header());
+    b.store.entries.push((mark, payload));
+    b.store.lose(last);
+    b.restart();
+    b.run();
+    b.advance(Duration::from_secs(2));
+    assert_eq!(b.ask(seal(2), &[]), DiskReply::Damaged);
 }
 
 #[test]
