@@ -117,12 +117,15 @@ impl Run {
 
     /// What was for a while is over.
     pub(super) fn cure(&mut self, node: NodeId, disk: DiskId, ill: Ill) {
-        if let Some(d) = self.world.nodes[&node].disks.get(&disk) {
+        let there = self.world.nodes[&node].disks.get(&disk);
+        let is_there = there.is_some();
+        if let Some(d) = there {
             let files = d.files.clone();
             file_faults(ill).iter().for_each(|f| files.remove_fault(f));
         }
         match ill {
-            Ill::Pulled => self.world.return_disk(node, disk),
+            // It may be lost for good meanwhile.
+            Ill::Pulled if is_there => self.world.return_disk(node, disk),
             Ill::Wiped => self.replace_disk(usize::from(node.0)),
             Ill::Failing
             | Ill::LostJournal
