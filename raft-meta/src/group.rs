@@ -438,6 +438,7 @@ impl<S: StateMachine> MetaGroup<S> {
                 let state = state.expect("what is possible for the members is for raft-rs");
                 self.raw.mut_store().set_members(state);
                 changed = true;
+                step_down_if_removed(&mut self.raw.raft);
             }
             let outcome = replica.apply(&entry);
             out.push(GroupEffect::Applied(outcome));
@@ -494,6 +495,15 @@ impl<S: StateMachine> MetaGroup<S> {
 fn draw_election(jitter: &mut Jitter) -> usize {
     let span = (ELECTION_TICKS_END - ELECTION_TICKS_MIN) as u64;
     ELECTION_TICKS_MIN + usize::try_from(jitter.below(span)).expect("small")
+}
+
+/// A leader may apply the step that removes it, if an earlier one proposed that. raft-rs leaves it
+/// leading, and panics at the next answer that it gets: it counts itself.
+fn step_down_if_removed<S: raft::Storage>(raft: &mut raft::Raft<S>) {
+    let is_voter = raft.prs().conf().voters().contains(raft.id);
+    if raft.state == StateRole::Leader && !is_voter {
+        raft.become_follower(raft.term, raft::INVALID_ID);
+    }
 }
 
 fn emit(messages: Vec<Message>, out: &mut Vec<GroupEffect>) {
