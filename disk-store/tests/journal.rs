@@ -136,6 +136,24 @@ fn recycled_files_never_show_old_entries() {
     );
 }
 
+/// A hole shows in its place at every opening: what was appended after it is sound, whenever
+/// that was, and however often it was opened since.
+#[test]
+fn a_hole_stays_where_it_is() {
+    let (files, journal) = filled(9);
+    drop(journal);
+    assert!(files.flip_bit("journal/file-00000", 2 * 4096 + 20, 1));
+    let mut before = None;
+    for tag in 100..104 {
+        let (mut journal, _, verdict) = open(&files);
+        assert_eq!(verdict, ScanVerdict::Damaged);
+        let place = journal.damage_before();
+        assert!(place.is_some() && before.is_none_or(|before| before == place));
+        before = Some(place);
+        append(&mut journal, vec![entry(tag, 4096)]).expect("appends");
+    }
+}
+
 #[test]
 fn a_journal_at_rest_keeps_no_more_files_than_a_new_one() {
     let (files, mut journal) = created();
@@ -250,7 +268,11 @@ fn every_flipped_byte_is_damage() {
                         assert!(journal.damage_before().is_some());
                         // It stays known until its file is released.
                         drop(journal);
-                        assert_eq!(open(&hurt).2, ScanVerdict::Damaged);
+                        assert_eq!(
+                            open(&hurt).2,
+                            ScanVerdict::Damaged,
+                            "{path} {offset} {lost_power}"
+                        );
                     }
                     ScanVerdict::Whole => {
                         assert!(

@@ -57,7 +57,17 @@ fn regression_seeds_pass() {
     let idle_merge = [19, 85];
     // Records of sessions alone kept the audit from beginning.
     let audit_never_began = [33, 95];
-    let all: [&[u64]; 8] = [
+    // A leader that had applied its own removal went on leading, and raft-rs panicked.
+    let removed_leader = [346, 1439];
+    // Every opening said anew that there was damage before it: a journal that was healed was
+    // damaged again after the next restart, and two at once are too many.
+    let damage_said_again = [934, 1258, 1733];
+    // A disk that was taken out was lost for good; one that stood still began too late.
+    let of_the_simulator = [99153670759777981, 280];
+    let all: [&[u64]; 11] = [
+        &removed_leader,
+        &damage_said_again,
+        &of_the_simulator,
         &backstop_reset,
         &adopted_empty,
         &idle_merge,

@@ -24,7 +24,7 @@ pub(super) const NUMBER_MAX: u64 = 1 << 62;
 
 /// The batch opens a term: everything before it that it does not follow is void.
 pub(super) const FLAG_OPEN: u32 = 1;
-/// The opening that wrote this batch found damage before it (R8).
+/// The opening that wrote this batch found the end before it missing (R8).
 pub(super) const FLAG_DAMAGED: u32 = 2;
 
 /// The fixed part of a batch header.

@@ -169,7 +169,7 @@ impl<L: FileLayer> Journal<L> {
         let mut scan = scan::judge(found, marked, |slot| slots[slot].file.clone());
         if is_new {
             scan.damage_before = None;
-            scan.is_new_damage = false;
+            scan.is_end_missing = false;
         }
         let term = scan.term + 1;
         let mut journal = Self {
@@ -202,7 +202,7 @@ impl<L: FileLayer> Journal<L> {
             });
         }
         journal.sort_free()?;
-        let damaged = if scan.is_new_damage { FLAG_DAMAGED } else { 0 };
+        let damaged = if scan.is_end_missing { FLAG_DAMAGED } else { 0 };
         // The durable cut: from now on, only what this term writes follows the last batch.
         journal.control(FLAG_OPEN | damaged)?;
         journal.settle()?;

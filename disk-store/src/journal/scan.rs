@@ -33,8 +33,10 @@ pub(super) struct Scan {
     /// Index of the entry after the last place where something is missing or wrong that was,
     /// or may have been, synced.
     pub(super) damage_before: Option<usize>,
-    /// Whether that was found now, and not only told by an earlier opening's batch.
-    pub(super) is_new_damage: bool,
+    /// Whether the end is missing: once more is appended, nothing shows that any more, so that
+    /// this opening's batch has to tell. A hole or a rotten batch shows for as long as its file
+    /// is live, and in its place: what was appended after it is sound.
+    pub(super) is_end_missing: bool,
 }
 
 /// All batches with an intact header in one file. A batch that continues what came before in
@@ -108,7 +110,7 @@ pub(super) fn judge<F: File>(
         scan.term = mark.map_or(0, |mark| mark.term);
         scan.seq = mark.map_or(0, |mark| mark.seq);
         scan.damage_before = Some(0);
-        scan.is_new_damage = true;
+        scan.is_end_missing = true;
         return scan;
     };
     found.retain(|f| f.batch.head.file >= newest.oldest);
@@ -144,17 +146,17 @@ fn claimed(found: &[Found], term: u64) -> u64 {
     of_term.map(|head| head.synced).max().unwrap_or(0)
 }
 
-/// Follows the dense numbers from `expected` on, up to the first batch that is not whole and
+/// Follows the dense numbers from `oldest` on, up to the first batch that is not whole and
 /// that nothing says was synced.
 fn walk<F: File>(
     scan: &mut Scan,
     found: Vec<Found>,
-    mut expected: u64,
+    oldest: u64,
     synced: u64,
     is_end_lost: bool,
     file_of: impl Fn(usize) -> F,
 ) {
-    let mut is_cut = false;
+    let (mut is_cut, mut expected) = (false, oldest);
     for Found { slot, batch } in found {
         let head = batch.head;
         let is_torn = || {
@@ -173,17 +175,22 @@ fn walk<F: File>(
         if !is_whole {
             reached(Sometimes::DamageFound);
             scan.damage_before = Some(scan.entries.len() + batch.entries.len());
-            scan.is_new_damage = true;
         } else if head.flags & FLAG_DAMAGED != 0 {
             scan.damage_before = Some(scan.entries.len());
         }
-        accept(scan, slot, batch);
+        // The first file keeps the number that it is to begin with: a lost one stays missed.
+        let first = if scan.files.is_empty() {
+            oldest
+        } else {
+            head.seq
+        };
+        accept(scan, slot, batch, first);
         expected = head.seq + 1;
     }
     let is_end_lost = is_end_lost && !planted(Bug::DamageIsTorn);
     if is_end_lost || (!is_cut && expected <= synced) {
         scan.damage_before = Some(scan.entries.len());
-        scan.is_new_damage = true;
+        scan.is_end_missing = true;
     }
     scan.seq = expected.saturating_sub(1);
 }
@@ -217,14 +224,14 @@ fn retain_valid(found: &mut Vec<Found>) {
     found.retain(|_| keep.next().unwrap_or(false));
 }
 
-fn accept(scan: &mut Scan, slot: usize, batch: Batch) {
+fn accept(scan: &mut Scan, slot: usize, batch: Batch, first: u64) {
     let head = batch.head;
     if scan
         .files
         .last()
         .is_none_or(|(file, _, _)| *file < head.file)
     {
-        scan.files.push((head.file, slot, head.seq));
+        scan.files.push((head.file, slot, first));
     }
     scan.tail = Some((head.file, head.offset + batch.bytes));
     scan.entries

@@ -1,9 +1,10 @@
-//! One unfenced owner a volume: epochs in which a volume is served only rise, no two machines
-//! serve in the same (R1), and when one begins, so many replicas promised its epoch that
+//! One unfenced owner a volume: epochs in which a volume is served only rise (but for one who can
+//! have nothing acknowledged any more), no two machines serve in the same (R1), and when one begins, so many replicas promised its epoch that
 //! nobody else can have anything acknowledged any more (R7).
 
 use std::collections::BTreeMap;
 
+use actors::volume::Volume;
 use model::ids::{DiskRef, Epoch, NodeId, VolumeId};
 use model::placement::JournalConfig;
 
@@ -47,14 +48,21 @@ impl Owners {
         volume: VolumeId,
         epoch: Epoch,
     ) -> Result<(), Broken> {
-        if let Some(last) = self.last.insert(volume, epoch)
-            && last >= epoch
-        {
+        let last = self.last(volume);
+        self.last.insert(volume, last.max(epoch));
+        let process = world.nodes[&node].process.as_ref();
+        let machine = process.and_then(|p| p.volumes.get(&volume));
+        if last >= epoch && last > Epoch(0) {
+            // Who stood still may learn only now that it had begun: it is too late, if nobody
+            // takes anything from it any more.
+            let fenced = machine.is_some_and(|m| self.is_fenced(world, m, volume, epoch));
+            if last > epoch && fenced {
+                return Ok(());
+            }
             let how = format_args!("{node} serves {volume} in {epoch} after {last}");
             return Err(broken(RULE, how));
         }
-        let process = world.nodes[&node].process.as_ref();
-        let Some(machine) = process.and_then(|p| p.volumes.get(&volume)) else {
+        let Some(machine) = machine else {
             return Ok(());
         };
         let holds = |at: &DiskRef| {
@@ -79,5 +87,19 @@ impl Owners {
             }
         }
         Ok(())
+    }
+
+    /// Whether so many replicas promised a higher epoch that nothing of this one is acknowledged.
+    fn is_fenced(&self, world: &World, machine: &Volume, volume: VolumeId, epoch: Epoch) -> bool {
+        let takes = |at: &&DiskRef| {
+            let open = world.open_of(**at);
+            let promised = open.and_then(|open| open.machine.promised(volume));
+            let promised = promised.max(self.promised.get(&(**at, volume)).copied());
+            promised.is_none_or(|promised| promised <= epoch)
+        };
+        machine.replica_sets().iter().any(|set| {
+            let left = set.iter().filter(takes).count();
+            left < JournalConfig::ack_quorum(set.len())
+        })
     }
 }
