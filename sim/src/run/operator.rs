@@ -7,6 +7,7 @@ use disk_store::file::sim::Fault as FileFault;
 use disk_store::file::{File, FileLayer};
 use model::ids::{DiskId, Incarnation, NodeId};
 use model::meta::{MetaRequest, MetaToken};
+use raft_meta::GroupId;
 use raft_meta::node::{AdminCommand, AdminReply, AdminToken};
 
 use super::{Own, Run};
@@ -72,6 +73,19 @@ impl Run {
         let mut journals = disks.iter().filter(|d| holds(d));
         self.atlas.allows_loss(view, disks)
             && journals.all(|disk| self.atlas.allows_journal(world, self.volume, *disk))
+    }
+
+    /// Whether a site's group keeps its majority without a node: one that lost it decides nothing
+    /// any more, and is not founded anew by itself (R11).
+    pub(super) fn outlives(&self, node: NodeId) -> bool {
+        let group = GroupId::Site(self.world.nodes[&node].site);
+        let led = self.world.running().find(|p| p.meta.is_leader(group));
+        let Some(voters) = led.and_then(|p| p.meta.members(group)) else {
+            return false;
+        };
+        let voters = voters.voter_nodes();
+        let gone = |n: &&NodeId| **n == node || self.lost.contains(n);
+        voters.iter().filter(gone).count() * 2 < voters.len()
     }
 
     /// Disks go for good.

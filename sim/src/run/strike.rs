@@ -237,7 +237,7 @@ impl Run {
             Kind::SlowDisks => Fault::SlowDisks(vec![node]),
             Kind::LoseNode => {
                 let disks: Vec<_> = self.world.nodes[&node].disks.keys().copied().collect();
-                match self.may_lose(&disks) {
+                match self.may_lose(&disks) && self.outlives(node) {
                     true => Fault::Killed {
                         nodes: vec![node],
                         power: true,
