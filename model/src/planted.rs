@@ -59,7 +59,7 @@ bugs! {
     ExpiredLease = "R7" "expired-lease",
     /// A replica keeps its promise in memory alone.
     LostPromise = "R7" "lost-promise",
-    /// A seal is answered while a lower epoch's lease runs.
+    /// A seal is answered while a lower epoch's lease runs, and so are the appends that follow.
     HastySeal = "R7" "hasty-seal",
     /// A replica that restarted takes it that it granted no lease.
     ForgottenLease = "R7" "forgotten-lease",

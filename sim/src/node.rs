@@ -131,6 +131,8 @@ pub struct Process {
     pub clients: BTreeMap<ClientId, Client>,
     /// Lives of Volume machines begun.
     pub lives: u64,
+    /// The life of each volume's machines that run, or ran last.
+    pub life_of: BTreeMap<VolumeId, u64>,
     /// Metadata questions that are out.
     pub asked: BTreeMap<u64, (model::ids::Actor, model::meta::MetaToken)>,
     /// The next of their numbers.
@@ -241,6 +243,7 @@ impl SimNode {
             healer,
             clients: BTreeMap::new(),
             lives: 0,
+            life_of: BTreeMap::new(),
             asked: BTreeMap::new(),
             next_token: 0,
         });
@@ -323,6 +326,7 @@ impl Process {
     /// Starts a volume's machines.
     pub fn start_volume(&mut self, node: NodeId, boot: Boot, id: VolumeId, terms: &MachineTerms) {
         self.lives += 1;
+        self.life_of.insert(id, self.lives);
         let first = (boot.0 & 0xffff) << 48 | (self.lives & 0xffff) << 32;
         let view = Arc::clone(self.host.current_view());
         let segments = Segments::new(

@@ -39,7 +39,6 @@ fn a_write_acknowledged_by_one_is_minimized() {
 }
 
 #[test]
-#[ignore = "it takes five minutes, and its plan is not made small: not found yet"]
 fn a_lost_fsync_is_minimized() {
     shrinks(Bug::LostFsync);
 }

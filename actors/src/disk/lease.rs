@@ -3,6 +3,8 @@
 use model::ids::Epoch;
 use model::time::Time;
 
+use crate::planted::{Bug, planted};
+
 /// A lease that was granted to an epoch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Lease {
@@ -68,7 +70,7 @@ impl Leases {
             return false;
         }
         assert!(
-            self.granted.epoch == promised || self.granted.until <= now,
+            self.granted.epoch == promised || self.granted.until <= now || planted(Bug::HastySeal),
             "never two epochs' leases at once"
         );
         let until = if self.granted.epoch == promised {

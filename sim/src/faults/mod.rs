@@ -131,7 +131,7 @@ impl Kind {
 }
 
 /// All kinds, the likelier ones more than once.
-const KINDS: [Kind; 54] = [
+const KINDS: [Kind; 56] = [
     Kind::Kill,
     Kind::Kill,
     Kind::KillSite,
@@ -160,6 +160,8 @@ const KINDS: [Kind; 54] = [
     Kind::Reform,
     Kind::Relapse,
     Kind::Relapse,
+    Kind::Usurp,
+    Kind::Usurp,
     Kind::Usurp,
     Kind::Usurp,
     Kind::Stop,

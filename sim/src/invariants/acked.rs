@@ -21,8 +21,15 @@ pub(super) fn check(world: &World, owner: NodeId, volume: VolumeId) -> Result<()
         world.bereft.contains(&at.disk)
             || open.is_none_or(|open| open.machine.holds(volume, committed))
     };
-    let committed_set = world.record(volume).map(|r| r.journal.replicas.clone());
-    for set in machine.replica_sets().into_iter().chain(committed_set) {
+    let journal = world.record(volume).map(|r| &r.journal);
+    let committed_set = journal.map(|j| j.replicas.clone());
+    // A set that the owner counts, and a change's adoption has just put an end to, has dropped
+    // what it held: its disks may hear of that before the owner does.
+    let names = |set: &Vec<DiskRef>| {
+        journal.is_none_or(|j| j.replicas == *set || j.next.as_ref() == Some(set))
+    };
+    let counted = machine.replica_sets().into_iter().filter(names);
+    for set in counted.chain(committed_set) {
         let held = set.iter().filter(may_hold).count();
         if held < JournalConfig::ack_quorum(set.len()) {
             return Err(broken(

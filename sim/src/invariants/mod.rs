@@ -3,6 +3,7 @@
 //! say in words what is missing, and a run waits for all of them, within a bound.
 
 mod acked;
+mod elected;
 mod orphans;
 mod owner;
 mod raft;
@@ -56,6 +57,7 @@ impl Guard {
             match note {
                 Note::Serving(node, volume, epoch) => {
                     self.owners.serves(world, node, volume, epoch)?;
+                    elected::check(world, node, volume, epoch)?;
                 }
                 Note::Booted(node) => self.owners.opened(world, node)?,
                 Note::Acked(node, volume) => acked::check(world, node, volume)?,

@@ -67,6 +67,12 @@ fn machines(rng: &mut Rng) -> Machines {
         index_cache: if small { 64 << 10 } else { 1 << 20 },
         index_pending: if small { 1 << 10 } else { 1 << 20 },
         publish_every: *rng.pick(&[Duration::from_millis(20), Duration::from_secs(1)]),
+        // With few records an append, logs are brought together in many steps.
+        append_records: if rng.one_in(3) {
+            rng.within(1, 4) as usize
+        } else {
+            512
+        },
         journal_file: if small { 256 << 10 } else { 1 << 20 },
         // Disks are given up after seconds, so that many runs see slots moved (R20).
         heal_after: rng.duration(Duration::from_secs(3), Duration::from_secs(9)),

@@ -8,6 +8,7 @@ use actors::client::ClientConfig;
 use actors::disk::DiskConfig;
 use actors::heal::HealConfig;
 use actors::volume::VolumeConfig;
+use actors::volume::journal::JournalTerms;
 use model::geometry::Code;
 use raft_meta::node::Config as MetaConfig;
 use serde::{Deserialize, Serialize};
@@ -206,6 +207,8 @@ pub struct Machines {
     /// How often an owner audits what disks hold.
     #[serde(with = "as_duration")]
     pub audit_every: Duration,
+    /// So many records go with one append at most.
+    pub append_records: usize,
     /// Size of a journal file.
     #[serde(with = "as_size")]
     pub journal_file: u64,
@@ -232,6 +235,7 @@ impl Default for Machines {
             publish_every: Duration::from_secs(1),
             replace_after: Duration::from_secs(5),
             audit_every: Duration::from_secs(2),
+            append_records: 512,
             journal_file: 1 << 20,
             heal_after: Duration::from_secs(6),
             heal_moves: 2,
@@ -256,6 +260,10 @@ impl Machines {
             index_cache_bytes: usize::try_from(self.index_cache).unwrap_or(usize::MAX),
             index_pending_bytes: usize::try_from(self.index_pending).unwrap_or(usize::MAX),
             publish_every: self.publish_every,
+            journal: JournalTerms {
+                batch_records: self.append_records,
+                ..JournalTerms::default()
+            },
             ..VolumeConfig::default()
         };
         MachineTerms {

@@ -15,6 +15,10 @@ use crate::oracle::{SECTOR, Value, WriteId};
 use crate::plan::load::{ClientPlan, Place, Scripted};
 use crate::workload::{Mix, Op, values};
 
+/// A client follows its volume after a while: who is cut off with the old owner goes on there.
+const FOLLOW_MIN: Duration = Duration::from_millis(1500);
+const FOLLOW_MAX: Duration = Duration::from_secs(5);
+
 /// Lanes of a slot at most.
 const LANES_MAX: usize = 4;
 
@@ -90,7 +94,7 @@ impl Run {
         if let Some(owner) = self.world.owner(self.volume)
             && !self.placing.one_in(4)
         {
-            if near && live.contains(&owner) && self.placing.one_in(2) {
+            if near && live.contains(&owner) && !self.placing.one_in(4) {
                 return Some(owner);
             }
             let site = self.world.nodes[&owner].site;
@@ -360,6 +364,28 @@ impl Run {
             let at = self.world.now() + after;
             self.world.plan(at, Own::Open(slot).number());
         }
+    }
+
+    /// A volume goes with its virtual machine, and the machine with its volume: who would rather
+    /// be near the owner moves there, some time after another node began to serve.
+    pub(super) fn owner_changed(&mut self) {
+        for (slot, client) in self.plan.workload.clients.iter().enumerate() {
+            if client.place == Place::NearOwner {
+                let after = self.placing.duration(FOLLOW_MIN, FOLLOW_MAX);
+                let at = self.world.now() + after;
+                self.world.plan(at, Own::Follow(slot).number());
+            }
+        }
+    }
+
+    pub(super) fn follow(&mut self, slot: usize) {
+        let (client, node) = (self.slots[slot].client, self.slots[slot].node);
+        let near = self.world.owner(self.volume) == Some(node);
+        let Some(client) = client.filter(|_| !near && !self.closing && !self.leaving) else {
+            return;
+        };
+        self.left.insert(client);
+        self.world.close_client(node, client);
     }
 
     /// All clients leave; nobody comes until [`Run::leaving`] ends.

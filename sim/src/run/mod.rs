@@ -67,6 +67,8 @@ enum Own {
     Scripted(usize),
     /// The operator adds a disk to a node, in place of a lost one.
     AddDisk(usize),
+    /// A slot's client moves to where its volume is.
+    Follow(usize),
 }
 
 impl Own {
@@ -80,6 +82,7 @@ impl Own {
             Self::Lane(i) => (5, i),
             Self::Scripted(i) => (6, i),
             Self::AddDisk(i) => (7, i),
+            Self::Follow(i) => (8, i),
         };
         kind << 32 | i as u64
     }
@@ -94,6 +97,7 @@ impl Own {
             5 => Self::Lane(i),
             6 => Self::Scripted(i),
             7 => Self::AddDisk(i),
+            8 => Self::Follow(i),
             _ => Self::Tick,
         }
     }
@@ -272,6 +276,7 @@ impl Run {
                 Own::Lane(lane) => self.lane_due(lane),
                 Own::Scripted(i) => self.scripted(i),
                 Own::AddDisk(node) => self.replace_disk(node),
+                Own::Follow(slot) => self.follow(slot),
             },
             Happening::Meta { .. } => {}
             Happening::Admin { token, reply, .. } => self.admin_replied(token, &reply),
@@ -282,6 +287,7 @@ impl Run {
             Happening::Serving { node, epoch } => {
                 let name = self.name(node);
                 self.tell(format!("{name} serves the volume, epoch {}", epoch.0));
+                self.owner_changed();
             }
         }
         Ok(())
@@ -344,6 +350,7 @@ mod tests {
             Own::Lane(9),
             Own::Scripted(4),
             Own::AddDisk(4),
+            Own::Follow(1),
         ];
         for own in all {
             assert_eq!(Own::of(own.number()), own);

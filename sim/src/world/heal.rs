@@ -2,7 +2,6 @@
 
 use actors::disk::DiskInput;
 use actors::heal;
-use actors::messages::{Envelope, Message};
 use model::ids::{Actor, DiskId, Endpoint, NodeId};
 use model::machine::Machine;
 use raft_meta::node as meta;
@@ -32,22 +31,7 @@ impl World {
                     id,
                     request,
                     payload,
-                } => {
-                    let to = Endpoint {
-                        node,
-                        actor: Actor::Disk(disk),
-                    };
-                    let message = Message::DiskRequest(request);
-                    self.post(
-                        Envelope {
-                            from,
-                            to,
-                            id,
-                            message,
-                        },
-                        payload,
-                    );
-                }
+                } => self.ask_disk(from, (node, disk), id, request, payload),
                 heal::Effect::Healed(moves) => {
                     self.drive_meta(node, meta::Input::Healed(moves));
                 }

@@ -1,16 +1,21 @@
 //! Driving Volume, Segment and Client machines, as their actix shells do.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use actors::client::{self, Client, Tag};
-use actors::messages::{Envelope, Message};
+use actors::messages::{DiskRequest, Envelope, Message};
 use actors::{segment, volume};
 use model::block::Request;
-use model::ids::{Actor, ClientId, Endpoint, NodeId, VolumeId};
+use model::ids::{Actor, ClientId, DiskId, Endpoint, NodeId, RequestId, VolumeId};
 use model::machine::Machine;
 use model::meta::MetaRequest;
+use model::payload::Payload;
 
-use super::{Happening, Moment, Note, Who, World};
+use super::{Event, Happening, Moment, Note, Who, Word, World};
+
+/// How long a message lies in the mailbox of an actor of the same process.
+pub(super) const MAILBOX: Duration = Duration::from_micros(1);
 
 impl World {
     /// Opens a client of a volume on a node that runs.
@@ -80,6 +85,29 @@ impl World {
         self.after_volume(node, id, out);
     }
 
+    /// A machine asks a disk.
+    pub(super) fn ask_disk(
+        &mut self,
+        from: Endpoint,
+        (node, disk): (NodeId, DiskId),
+        id: RequestId,
+        request: DiskRequest,
+        payload: Payload,
+    ) {
+        let to = Endpoint {
+            node,
+            actor: Actor::Disk(disk),
+        };
+        let message = Message::DiskRequest(request);
+        let envelope = Envelope {
+            from,
+            to,
+            id,
+            message,
+        };
+        self.post(envelope, payload);
+    }
+
     pub(super) fn after_volume(&mut self, node: NodeId, id: VolumeId, out: Vec<volume::Effect>) {
         let from = Endpoint {
             node,
@@ -93,22 +121,7 @@ impl World {
                     id,
                     request,
                     payload,
-                } => {
-                    let to = Endpoint {
-                        node,
-                        actor: Actor::Disk(disk),
-                    };
-                    let message = Message::DiskRequest(request);
-                    self.post(
-                        Envelope {
-                            from,
-                            to,
-                            id,
-                            message,
-                        },
-                        payload,
-                    );
-                }
+                } => self.ask_disk(from, (node, disk), id, request, payload),
                 volume::Effect::ToClient {
                     to,
                     id,
@@ -127,7 +140,7 @@ impl World {
                     );
                 }
                 volume::Effect::ToSegment(request) => {
-                    self.drive_segments(node, id, segment::Input::Request(request));
+                    self.say(node, id, Word::ToSegment(request));
                 }
                 volume::Effect::Meta { token, request } => {
                     if matches!(request, MetaRequest::EndJournalChange { adopt: true, .. }) {
@@ -169,6 +182,38 @@ impl World {
         self.arm(node, Who::Volume(id), due);
     }
 
+    /// A volume's machine says something to the other one.
+    fn say(&mut self, node: NodeId, volume: VolumeId, word: Word) {
+        let n = &self.nodes[&node];
+        let life = n.life;
+        let Some(of) = n.process.as_ref().and_then(|p| p.life_of.get(&volume)) else {
+            return;
+        };
+        let event = Event::Between {
+            node,
+            life,
+            volume,
+            of: *of,
+            word,
+        };
+        self.queue.plan(self.queue.now() + MAILBOX, event);
+    }
+
+    pub(super) fn heard(&mut self, node: NodeId, volume: VolumeId, of: u64, word: Word) {
+        let process = self.nodes[&node].process.as_ref();
+        if process.and_then(|p| p.life_of.get(&volume)) != Some(&of) {
+            return;
+        }
+        match word {
+            Word::ToSegment(request) => {
+                self.drive_segments(node, volume, segment::Input::Request(request));
+            }
+            Word::ToVolume(reply) => {
+                self.drive_volume(node, volume, volume::Input::Segment(reply));
+            }
+        }
+    }
+
     pub(super) fn drive_segments(&mut self, node: NodeId, id: VolumeId, input: segment::Input) {
         let clock = self.nodes[&node].clock(self.now());
         let mut out = Vec::new();
@@ -198,24 +243,9 @@ impl World {
                     id,
                     request,
                     payload,
-                } => {
-                    let to = Endpoint {
-                        node,
-                        actor: Actor::Disk(disk),
-                    };
-                    let message = Message::DiskRequest(request);
-                    self.post(
-                        Envelope {
-                            from,
-                            to,
-                            id,
-                            message,
-                        },
-                        payload,
-                    );
-                }
+                } => self.ask_disk(from, (node, disk), id, request, payload),
                 segment::Effect::Reply(reply) => {
-                    self.drive_volume(node, volume, volume::Input::Segment(reply));
+                    self.say(node, volume, Word::ToVolume(reply));
                 }
             }
         }

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use actors::client::Tag;
 use actors::disk::DiskEffect;
+use actors::messages::{SegmentReply, SegmentRequest};
 use model::block::Reply;
 use model::ids::{ClientId, DiskId, Epoch, NodeId, VolumeId};
 use model::machine::Machine;
@@ -91,8 +92,24 @@ enum Event {
         group: GroupId,
         ticket: raft::Ticket,
     },
+    /// A volume's Volume and Segment machines speak: by their shells' mailboxes, not at once.
+    Between {
+        node: NodeId,
+        life: u64,
+        volume: VolumeId,
+        /// The machines' own life: what one said, its successor does not hear.
+        of: u64,
+        word: Word,
+    },
     /// The run's own: a fault, a client's next operation.
     Run(u64),
+}
+
+/// What a volume's machines say to each other.
+#[derive(Debug)]
+enum Word {
+    ToSegment(SegmentRequest),
+    ToVolume(SegmentReply),
 }
 
 impl Event {
@@ -103,6 +120,7 @@ impl Event {
             | Self::Timer { node, life, .. }
             | Self::Stored { node, life, .. }
             | Self::Settle { node, life, .. }
+            | Self::Between { node, life, .. }
             | Self::Persisted { node, life, .. } => Some((*node, *life)),
             Self::Run(_) => None,
         }
@@ -330,6 +348,13 @@ impl World {
                 n.persist_next();
                 self.drive_meta(node, raft::Input::Persisted { group, ticket });
             }
+            Event::Between {
+                node,
+                volume,
+                of,
+                word,
+                ..
+            } => self.heard(node, volume, of, word),
             Event::Run(number) => self.happenings.push(Happening::Run(number)),
         }
         true
@@ -354,6 +379,7 @@ impl World {
             } => (4 + *store as u64, u64::from(disk.0), op.0),
             Event::Persisted { node, ticket, .. } => (6, u64::from(node.0), ticket.0),
             Event::Run(number) => (7, *number, 0),
+            Event::Between { node, of, .. } => (8, u64::from(node.0), *of),
             Event::Settle { disk, store, .. } => (10 + *store as u64, u64::from(disk.0), 0),
         };
         self.trace.event(&[now.0, kind, a, b], || {

@@ -1,7 +1,5 @@
 //! Messages between nodes: leaving, under way, arriving; and the moments that faults wait for.
 
-use std::time::Duration;
-
 use actors::disk::DiskInput;
 use actors::host::Route;
 use actors::messages::{DiskRequest, Envelope, Message, VolumeReply};
@@ -16,6 +14,7 @@ use raft_meta::message::MetaMessage;
 use raft_meta::node as meta;
 use transport::paths::{Arrival, Hop, Leg, Sounding};
 
+use super::machines::MAILBOX;
 use super::{Event, Happening, Note, World};
 
 /// A sounding's mark, and when it was sent.
@@ -193,7 +192,7 @@ impl World {
         let packet = Packet::Actor(Box::new(envelope), payload.into_bytes());
         if from == to {
             let life = self.nodes[&to].life;
-            let at = self.now() + Duration::from_micros(1);
+            let at = self.now() + MAILBOX;
             self.queue.plan(
                 at,
                 Event::Deliver {
