@@ -46,6 +46,7 @@ pub struct Guard {
     spread: spread::Spread,
     voters: voters::Voters,
     raft: raft::Groups,
+    adopted: acked::Adopted,
 }
 
 impl Guard {
@@ -74,6 +75,7 @@ impl Guard {
                 Note::View(node) => {
                     self.spread.check(world, node)?;
                     self.voters.check(world, node)?;
+                    self.adopted.check(world, node)?;
                 }
                 Note::Sealed(disk, volume, epoch) if clocks => {
                     leases::sealed(world, disk, volume, epoch)?;
