@@ -11,7 +11,7 @@ use model::spread::SlotMove;
 use super::driver::{Driver, Shell};
 use super::switchboard::{Post, Switchboard};
 use crate::heal::{Effect, HealProgress, Healer, Input};
-use crate::messages::{DiskReply, Message as Wire};
+use crate::messages::DiskReply;
 
 /// The way to the node's metadata machine: the moves that are over but for the entry that ends
 /// them (R20).
@@ -124,18 +124,8 @@ impl Shell for HealActor {
                     node: self.node,
                     actor: ActorId::Healer,
                 };
-                let to = Endpoint {
-                    node,
-                    actor: ActorId::Disk(disk),
-                };
-                let message = Wire::DiskRequest(request);
-                self.switchboard.do_send(Post {
-                    from,
-                    to,
-                    id,
-                    message,
-                    payload,
-                });
+                let post = Post::to_disk(from, (node, disk), id, request, payload);
+                self.switchboard.do_send(post);
             }
             Effect::Healed(moves) => (self.healed)(moves),
         }

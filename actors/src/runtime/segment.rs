@@ -10,7 +10,7 @@ use model::placement::View;
 use super::driver::{Driver, Shell};
 use super::switchboard::{Post, Switchboard};
 use super::volume::VolumeActor;
-use crate::messages::{DiskReply, Message as Wire, SegmentRequest};
+use crate::messages::{DiskReply, SegmentRequest};
 use crate::segment::{Effect, Input, Segments};
 use crate::volume::Input as VolumeInput;
 
@@ -114,18 +114,8 @@ impl Shell for SegmentActor {
                     node: self.node,
                     actor: ActorId::Segment(self.id),
                 };
-                let to = Endpoint {
-                    node,
-                    actor: ActorId::Disk(disk),
-                };
-                let message = Wire::DiskRequest(request);
-                self.switchboard.do_send(Post {
-                    from,
-                    to,
-                    id,
-                    message,
-                    payload,
-                });
+                let post = Post::to_disk(from, (node, disk), id, request, payload);
+                self.switchboard.do_send(post);
             }
             Effect::Reply(reply) => {
                 if let Some(volume) = &self.volume {

@@ -105,6 +105,29 @@ pub(super) struct Post {
     pub(super) payload: Payload,
 }
 
+impl Post {
+    /// To a disk, wherever it is.
+    pub(super) fn to_disk(
+        from: Endpoint,
+        (node, disk): (NodeId, DiskId),
+        id: RequestId,
+        request: DiskRequest,
+        payload: Payload,
+    ) -> Self {
+        let to = Endpoint {
+            node,
+            actor: ActorId::Disk(disk),
+        };
+        Self {
+            from,
+            to,
+            id,
+            message: Wire::DiskRequest(request),
+            payload,
+        }
+    }
+}
+
 /// A request of one of this node's actors for the metadata.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]

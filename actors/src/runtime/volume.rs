@@ -90,18 +90,8 @@ impl Shell for VolumeActor {
                 request,
                 payload,
             } => {
-                let to = Endpoint {
-                    node,
-                    actor: ActorId::Disk(disk),
-                };
-                let message = Wire::DiskRequest(request);
-                self.switchboard.do_send(Post {
-                    from,
-                    to,
-                    id,
-                    message,
-                    payload,
-                });
+                let post = Post::to_disk(from, (node, disk), id, request, payload);
+                self.switchboard.do_send(post);
             }
             Effect::ToClient {
                 to,

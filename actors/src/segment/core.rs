@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use coding::{Codec, CodingError};
 use model::geometry::{Code, Pool};
@@ -13,6 +14,9 @@ use model::time::Time;
 
 use super::{Effect, SegmentConfig};
 use crate::messages::DiskRequest;
+
+/// A disk that had no room is not asked again for so long, while others have it.
+const FULL_FOR: Duration = Duration::from_secs(2);
 
 /// Codes kept ready: a fabric uses a handful; more only if a reference is corrupt.
 const CODECS_MAX: usize = 32;
@@ -26,6 +30,8 @@ pub(super) struct Core {
     next: RequestId,
     asked: BTreeMap<RequestId, Asked>,
     codecs: BTreeMap<Code, Codec>,
+    /// Disks that had no room lately, and until when that is believed.
+    full: BTreeMap<DiskId, Time>,
 }
 
 /// An unanswered request to a disk.
@@ -85,6 +91,7 @@ impl Core {
             next: start,
             asked: BTreeMap::new(),
             codecs: BTreeMap::new(),
+            full: BTreeMap::new(),
         }
     }
 
@@ -116,6 +123,25 @@ impl Core {
     pub(super) fn is_writable(&self, pool: Pool, segment: SegmentId) -> bool {
         let table = self.table(pool);
         table.is_some_and(|table| self.takes(table, table.row(segment)))
+    }
+
+    /// A disk has no room.
+    pub(super) fn note_full(&mut self, now: Time, disk: DiskId) {
+        self.full.insert(disk, now + FULL_FOR);
+    }
+
+    /// Whether a segment's disks have room, as far as is known, or no row's of its pool have.
+    pub(super) fn has_room(&mut self, now: Time, pool: Pool, segment: SegmentId) -> bool {
+        self.full.retain(|_, until| *until > now);
+        let Some(table) = self.table(pool).filter(|_| !self.full.is_empty()) else {
+            return true;
+        };
+        let roomy = |row: Row| {
+            let mut disks = (0..table.slots).filter_map(|slot| table.disk(row, Slot(slot)));
+            disks.all(|at| !self.full.contains_key(&at.disk))
+        };
+        let other = |row: &Row| self.takes(table, *row) && roomy(*row);
+        roomy(table.row(segment)) || !(0..table.rows).map(Row).any(|row| other(&row))
     }
 
     /// Whether that can be said of any segment of a pool.

@@ -97,7 +97,7 @@ impl Writes {
                 break;
             };
             let id = queued.id;
-            match begin(turn.core, &queued) {
+            match begin(turn.now, turn.core, &queued) {
                 Ok(write) => {
                     let before = self.running.insert(id, write);
                     assert!(before.is_none(), "the Volume machine numbers its requests");
@@ -174,6 +174,9 @@ impl Writes {
                 slot.refusals += 1;
                 if slot.refusals >= turn.core.config.refusals_max {
                     let full = *reply == DiskReply::Full;
+                    if full {
+                        turn.core.note_full(turn.now, at.disk);
+                    }
                     self.abandon(
                         turn,
                         deletes,
@@ -274,7 +277,7 @@ impl Writes {
 }
 
 /// Encodes, if the spread is writable at all.
-fn begin(core: &mut Core, queued: &Queued) -> Result<Write, Abandoned> {
+fn begin(now: Time, core: &mut Core, queued: &Queued) -> Result<Write, Abandoned> {
     let segment = queued.segment;
     let unsound = Abandoned {
         full: false,
@@ -282,6 +285,7 @@ fn begin(core: &mut Core, queued: &Queued) -> Result<Write, Abandoned> {
     };
     let codec = core.codec(segment.pool.code).map_err(|_| unsound)?;
     check(core, segment)?;
+    avoid_full(now, core, segment)?;
     let fragments = codec.encode(&queued.data).map_err(|_| unsound)?;
     let fragment_bytes = layout::fragment_bytes(segment.pool.code, segment.bytes);
     let slots = (0..).map(Slot).zip(fragments).map(|(slot, fragment)| {
@@ -344,6 +348,18 @@ fn check(core: &Core, segment: SegmentRef) -> Result<(), Abandoned> {
     Err(Abandoned {
         full: false,
         elsewhere: !another && core.has_writable_row(segment.pool),
+    })
+}
+
+/// A disk that was full a moment ago is left alone while other rows of the pool have room: a few
+/// full disks are not a full fabric (R18).
+fn avoid_full(now: Time, core: &mut Core, segment: SegmentRef) -> Result<(), Abandoned> {
+    if core.has_room(now, segment.pool, segment.id) {
+        return Ok(());
+    }
+    Err(Abandoned {
+        full: false,
+        elsewhere: true,
     })
 }
 

@@ -176,6 +176,50 @@ fn no_space_and_conflict_are_said_after_a_few_tries() {
     }
 }
 
+/// A few full disks are not a full fabric: after one answered so, other rows are taken at once.
+#[test]
+fn rows_with_a_full_disk_are_left_alone() {
+    let mut world = world(&[RS_4_2]);
+    let (_, first, _) = world.write(POOL, 8);
+    world.answer();
+    let disk = world.disk(first, 2);
+    disk.mood = Mood::Full;
+    let full = disk.at.disk;
+    let (mut written, mut skipped, mut tried) = (0, 0, false);
+    for _ in 0..40 {
+        let puts = |world: &mut World| {
+            let seen = world.disk(first, 2).seen.iter();
+            seen.filter(|(_, r)| matches!(r, DiskRequest::Put(_)))
+                .count()
+        };
+        let before = puts(&mut world);
+        let (_, segment, _) = world.write(POOL, 8);
+        let on_it = (0..6).any(|slot| world.disk(segment, slot).at.disk == full);
+        match (world.answer(), on_it) {
+            (SegmentReply::Written { .. }, false) => written += 1,
+            (SegmentReply::Unwritable { full: true, .. }, true) if !tried => tried = true,
+            (SegmentReply::Unwritable { full: false, .. }, true) if tried => {
+                assert_eq!(puts(&mut world), before, "it was not asked again");
+                skipped += 1;
+            }
+            (reply, on_it) => panic!("on the full disk: {on_it}: {reply:?}"),
+        }
+    }
+    assert!(
+        written > 0 && skipped > 0,
+        "{written} written, {skipped} skipped"
+    );
+    // It is asked again later: it may have room by then.
+    world.run_for(Duration::from_secs(20));
+    world.disk(first, 2).mood = Mood::Well;
+    let replies = (0..16).map(|_| {
+        world.write(POOL, 8);
+        world.answer()
+    });
+    let mut replies = replies.collect::<Vec<_>>().into_iter();
+    assert!(replies.all(|r| matches!(r, SegmentReply::Written { .. })));
+}
+
 #[test]
 fn a_slot_without_a_disk_abandons_before_anything_is_sent() {
     let mut world = world(&[RS_4_2]);
