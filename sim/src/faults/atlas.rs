@@ -24,6 +24,8 @@ pub struct Atlas {
     pub loses_site: bool,
     /// Disks of which fragments were lost for good.
     fragments: BTreeSet<DiskId>,
+    /// Disks that have no room now.
+    full: BTreeSet<DiskId>,
     /// Disks whose journal was damaged, and their nodes' lives then.
     journals: BTreeMap<DiskId, u64>,
 }
@@ -52,6 +54,28 @@ impl Atlas {
             rows(*pool, table).all(|row| row.iter().filter(|at| hurt(at)).count() <= most)
         };
         !self.loses_site && view.pools.iter().all(decodable)
+    }
+
+    /// Whether a disk may be full: each pool keeps rows with room, so that nobody may be told that
+    /// there is none (R18).
+    #[must_use]
+    pub fn allows_full(&self, view: &View, disk: DiskId) -> bool {
+        let taken = |at: &DiskRef| {
+            let hurt = self.full.contains(&at.disk) || self.fragments.contains(&at.disk);
+            at.disk == disk || hurt
+        };
+        view.pools.iter().all(|(pool, table)| {
+            let roomy = rows(*pool, table).filter(|row| !row.iter().any(taken));
+            roomy.count() >= ROWS_MIN
+        })
+    }
+
+    /// A disk has no room, or has it again.
+    pub fn note_full(&mut self, disk: DiskId, full: bool) {
+        match full {
+            true => self.full.insert(disk),
+            false => self.full.remove(&disk),
+        };
     }
 
     /// Whether a journal on a disk may be damaged: every other replica of the volume is whole,

@@ -54,7 +54,8 @@ impl Run {
         let world = &self.world;
         let view = world.running().next()?.host.current_view();
         let costs_journal = ill.costs_journal() && holds(&disk);
-        let allowed = (!ill.costs_fragments() || self.atlas.allows_fragments(view, disk))
+        let allowed = (ill != Ill::Full || self.atlas.allows_full(view, disk))
+            && (!ill.costs_fragments() || self.atlas.allows_fragments(view, disk))
             && (!costs_journal || self.atlas.allows_journal(world, self.volume, disk));
         allowed.then_some((disk, ill))
     }
@@ -120,6 +121,9 @@ impl Run {
         if ill.costs_journal() {
             self.atlas.note_journal(disk, life);
         }
+        if ill == Ill::Full {
+            self.atlas.note_full(disk, true);
+        }
         let files = self.world.nodes[&node].disks[&disk].files.clone();
         match ill {
             Ill::Pulled => self.world.pull_disk(node, disk),
@@ -150,6 +154,7 @@ impl Run {
             // It may be lost for good meanwhile.
             Ill::Pulled if is_there => self.world.return_disk(node, disk),
             Ill::Wiped => self.replace_disk(usize::from(node.0)),
+            Ill::Full => self.atlas.note_full(disk, false),
             Ill::Failing
             | Ill::LostJournal
             | Ill::RottenJournal { restart: true }
