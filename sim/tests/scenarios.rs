@@ -63,6 +63,7 @@ scenarios! {
     edge_reroute: "edge_reroute",
     failover_monkey_business: "failover_monkey_business",
     rolling_restart: "rolling_restart",
+    scrub_with_slave_out_to_lunch: "scrub_with_slave_out_to_lunch",
     site_loss: "site-loss",
     split_brain_three_ways: "split_brain_three_ways",
     stealing_and_fencing: "stealing_and_fencing",

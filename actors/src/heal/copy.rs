@@ -12,6 +12,7 @@ use model::store::block_sum;
 
 use super::listing::{Missing, Out};
 use crate::messages::DiskReply;
+use crate::planted::{Bug, planted};
 
 /// A fragment over the WAN costs more than all local ones together.
 const LOCAL_COST: u32 = 1;
@@ -99,7 +100,10 @@ impl Copy {
         let have = self.got.iter().filter(|(s, _)| reads.contains(**s));
         let have: Vec<(Slot, Bytes)> = have.map(|(s, bytes)| (*s, bytes.clone())).collect();
         let rebuilt = codec.reconstruct(&[slot], &have);
-        let fragment = rebuilt.expect("a plan's sources suffice").remove(0);
+        let mut fragment = rebuilt.expect("a plan's sources suffice").remove(0);
+        if planted(Bug::WrongSlot) {
+            fragment = have[0].1.clone();
+        }
         let key = FragmentKey {
             segment: self.missing.segment,
             slot,

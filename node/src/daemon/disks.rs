@@ -34,6 +34,8 @@ pub struct OpenedDisk {
     pub damage_before: Option<usize>,
     /// What it knows of rows' moves (R20).
     pub moves: Adopted,
+    /// How far its scrub had come.
+    pub scrubbed: ScrubMark,
 }
 
 struct RealJournal {
@@ -138,7 +140,7 @@ pub fn open(
     let fragments = FragmentsConfig::new(id, identity.capacity_bytes);
     let (fragments, recovery) = Fragments::open(&layer, catalog, fragments)?;
     tracing::info!(disk = %config.name, entries = scan.len(), ?verdict, ?recovery, "disk opened");
-    let moves = fragments.adopted().clone();
+    let (moves, scrubbed) = (fragments.adopted().clone(), fragments.scrubbed());
     let stores = DiskStores {
         journal: Box::new(RealJournal {
             journal,
@@ -157,6 +159,7 @@ pub fn open(
         scan,
         damage_before,
         moves,
+        scrubbed,
     })
 }
 
