@@ -29,7 +29,8 @@ bugs! {
     /// A new owner counts its segments from zero: its ids differ by their epoch, but the index
     /// names segments by counter.
     RestartCounter = "R1" "restart-counter",
-    /// A disk without the replica counts in a seal, as one with an empty log.
+    /// A disk without the replica, or with a damaged one, counts in a seal, as one with an
+    /// empty log.
     UnknownCounts = "R2" "unknown-counts",
     /// A checkpoint is recorded, and the journal trimmed behind it, while its data segments are
     /// still being written.

@@ -311,6 +311,24 @@ impl Volume {
         }
     }
 
+    /// Until when it may answer reads, by its node's clock (R7), once it leads.
+    #[must_use]
+    pub fn leased_until(&self) -> Option<Time> {
+        match &self.phase {
+            Phase::Leading(serving) => Some(serving.journal.leased_until()),
+            Phase::Claiming { .. } | Phase::Recovering { .. } | Phase::Stopped => None,
+        }
+    }
+
+    /// Its epoch, and until when it counts the lease that a disk granted it, once it leads.
+    #[must_use]
+    pub fn grant_of(&self, disk: DiskId) -> Option<(Epoch, Time)> {
+        match &self.phase {
+            Phase::Leading(serving) => Some((serving.epoch(), serving.journal.grant_of(disk)?)),
+            Phase::Claiming { .. } | Phase::Recovering { .. } | Phase::Stopped => None,
+        }
+    }
+
     /// The sets of replicas of which a quorum holds what it committed last (R5).
     #[must_use]
     pub fn replica_sets(&self) -> Vec<Vec<DiskRef>> {

@@ -149,10 +149,23 @@ pub(super) fn relapse(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
     });
 }
 
-/// The owner's node is cut off and the volume given away; the nodes of the other replicas may
-/// have restarted a moment before.
+/// The owner's node is cut off and the volume given away. Before that, the nodes of the other
+/// replicas may have restarted; or the owner may have stood still, so that it heard late of the
+/// leases that it got.
 pub(super) fn usurp(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
-    let restarts = rng.one_in(2);
+    let stood = rng.one_in(3);
+    let restarts = !stood && rng.one_in(2);
+    let pause = rng.duration(Duration::from_millis(150), Duration::from_millis(900));
+    let lasts = rng.duration(Duration::from_millis(800), Duration::from_secs(4));
+    if stood {
+        out.push(Plan {
+            kind: Kind::Pause,
+            victim: Victim::Owner,
+            moment: None,
+            lasts: pause,
+            ..lone.clone()
+        });
+    }
     for other in [1, 2] {
         if restarts {
             out.push(Plan {
@@ -165,10 +178,13 @@ pub(super) fn usurp(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
             });
         }
     }
-    let lasts = rng.duration(Duration::from_millis(800), Duration::from_secs(4));
-    let site = rng.one_in(2);
+    // It hears what came meanwhile, and what it says now is not heard.
+    let heard = Duration::from_millis(1);
+    let lead = if stood { pause + heard } else { Duration::ZERO };
+    let cut = lone.armed + lead;
     out.push(Plan {
-        kind: if site {
+        armed: cut,
+        kind: if rng.one_in(2) {
             Kind::Isolate
         } else {
             Kind::IsolateNode
@@ -179,7 +195,7 @@ pub(super) fn usurp(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
         ..lone.clone()
     });
     out.push(Plan {
-        armed: lone.armed + rng.duration(Duration::from_millis(6), Duration::from_millis(60)),
+        armed: cut + rng.duration(Duration::from_millis(6), Duration::from_millis(60)),
         kind: Kind::Move,
         victim: Victim::Owner,
         moment: None,
@@ -226,7 +242,8 @@ pub(super) fn rot_rounds(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
     }
 }
 
-/// One replica lags, the owner's own loses what it acknowledged, and the third one is away.
+/// One replica lags, the owner's own loses what it acknowledged, the third one is away, and the
+/// owner dies: whoever begins now must wait for the third.
 pub(super) fn ruin(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
     let lag = rng.duration(Duration::from_millis(400), Duration::from_millis(1500));
     let third = 3 - lone.other;
@@ -251,6 +268,14 @@ pub(super) fn ruin(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
         victim: Victim::OwnReplica,
         moment: Some((Moment::WriteAcked, 1)),
         lasts: Duration::from_millis(5),
+        ..lone.clone()
+    });
+    out.push(Plan {
+        armed,
+        kind: Kind::Kill,
+        victim: Victim::Owner,
+        moment: Some((Moment::WriteAcked, 1)),
+        lasts: rng.duration(Duration::from_millis(10), Duration::from_secs(2)),
         ..lone.clone()
     });
     out.push(Plan {

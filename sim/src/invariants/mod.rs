@@ -4,6 +4,7 @@
 
 mod acked;
 mod elected;
+mod leases;
 mod orphans;
 mod owner;
 mod raft;
@@ -51,16 +52,20 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Looks at what happened since the last time.
+    /// Looks at what happened since the last time; `clocks` tells whether all of them run within
+    /// the lease's margin.
     ///
     /// # Errors
     /// The first invariant that does not hold.
-    pub fn look(&mut self, world: &mut World) -> Result<(), Broken> {
+    pub fn look(&mut self, world: &mut World, clocks: bool) -> Result<(), Broken> {
         for note in world.take_notes() {
             match note {
                 Note::Serving(node, volume, epoch) => {
                     self.owners.serves(world, node, volume, epoch)?;
                     elected::check(world, node, volume, epoch)?;
+                    if clocks {
+                        leases::serves(world, node, volume, epoch)?;
+                    }
                 }
                 Note::Booted(node) => self.owners.opened(world, node)?,
                 Note::Acked(node, volume) => acked::check(world, node, volume)?,
@@ -73,6 +78,10 @@ impl Guard {
                     self.spread.check(world, node)?;
                     self.voters.check(world, node)?;
                 }
+                Note::Sealed(disk, volume, epoch) if clocks => {
+                    leases::sealed(world, disk, volume, epoch)?;
+                }
+                Note::Sealed(..) => {}
                 Note::Leads(node, group, term) => self.raft.leads(world, node, group, term)?,
             }
         }

@@ -243,7 +243,8 @@ impl Run {
             }
             self.look_around()?;
             if self.world.has_notes() {
-                self.guard.look(&mut self.world)?;
+                let clocks = self.world.now() >= self.stale_until;
+                self.guard.look(&mut self.world, clocks)?;
             }
         }
         Ok(())

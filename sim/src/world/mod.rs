@@ -192,6 +192,8 @@ pub enum Note {
     Booted(NodeId),
     /// A node's placement changed.
     View(NodeId),
+    /// A disk answered a volume's seal for an epoch.
+    Sealed(DiskId, VolumeId, Epoch),
     /// A node leads a metadata group in a term.
     Leads(NodeId, GroupId, Term),
 }

@@ -2,7 +2,7 @@
 
 use actors::disk::DiskInput;
 use actors::host::Route;
-use actors::messages::{DiskRequest, Envelope, Message, VolumeReply};
+use actors::messages::{DiskReply, DiskRequest, Envelope, Message, VolumeReply};
 use actors::{client, heal, segment, volume};
 use bytes::Bytes;
 use model::ids::{Actor, NodeId};
@@ -188,6 +188,11 @@ impl World {
                 }
                 _ => {}
             }
+        }
+        if let Message::DiskReply(DiskReply::Sealed(report)) = &envelope.message
+            && let (Actor::Disk(disk), Actor::Volume(id)) = (envelope.from.actor, envelope.to.actor)
+        {
+            self.notes.push(Note::Sealed(disk, id, report.epoch));
         }
         let packet = Packet::Actor(Box::new(envelope), payload.into_bytes());
         if from == to {

@@ -241,6 +241,13 @@ impl Journal {
         self.quorum_value(|r| r.leased_until)
     }
 
+    /// Until when the lease that a disk granted is counted.
+    #[must_use]
+    pub fn grant_of(&self, disk: DiskId) -> Option<Time> {
+        let replica = self.replicas.iter().find(|r| r.at.disk == disk);
+        replica.map(|r| r.leased_until)
+    }
+
     /// Raises `committed` to what a quorum holds; whether it rose. Only a record of this
     /// epoch is counted, as in Raft: it commits all before it.
     pub fn advance(&mut self, now: Time) -> bool {

@@ -274,7 +274,7 @@ impl Recovery {
         } else {
             JournalConfig::seal_quorum(self.answers.len())
         };
-        let unknown = |a: &&(DiskRef, Answer)| matches!(a.1, Answer::Unknown);
+        let unknown = |a: &&(DiskRef, Answer)| matches!(a.1, Answer::Unknown | Answer::Damaged);
         let counted = if planted(Bug::UnknownCounts) {
             self.answers.iter().filter(unknown).count()
         } else {

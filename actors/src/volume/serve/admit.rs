@@ -55,11 +55,11 @@ impl Serving {
                 answer(out, from, id, VolumeReply::Done);
             }
             VolumeRequest::Read { offset, length, .. } => {
-                self.read(from, id, *offset, *length, out);
+                self.read(now, (from, id), *offset, *length, out);
             }
             VolumeRequest::Status { offset, length, .. } => {
                 if !self.in_range(*offset, *length) {
-                    answer(out, from, id, VolumeReply::Error(BlockError::OutOfRange));
+                    self.refuse(now, (from, id), BlockError::OutOfRange, out);
                     return None;
                 }
                 let target = Target::Status {
@@ -86,15 +86,15 @@ impl Serving {
 
     pub(super) fn read(
         &mut self,
-        from: Endpoint,
-        id: RequestId,
+        now: Time,
+        (from, id): (Endpoint, RequestId),
         offset: u64,
         length: u32,
         out: &mut Vec<Effect>,
     ) {
         let short = length as usize <= PART_BYTES_MAX;
         if !short || !self.in_range(offset, u64::from(length)) {
-            answer(out, from, id, VolumeReply::Error(BlockError::OutOfRange));
+            self.refuse(now, (from, id), BlockError::OutOfRange, out);
             return;
         }
         self.begin_read(Target::Read {
@@ -133,12 +133,12 @@ impl Serving {
             } => (*part, *offset, *length),
             _ => return None,
         };
-        match self.admit(part, from, id, out) {
+        match self.admit(now, part, (from, id), out) {
             Admission::New => {}
             _ => return None,
         }
         if !self.in_range(offset, length) || waiting.payload.len() > PART_BYTES_MAX {
-            answer(out, from, id, VolumeReply::Error(BlockError::OutOfRange));
+            self.refuse(now, (from, id), BlockError::OutOfRange, out);
             return None;
         }
         let full = self.journal.log().written_bytes() + length.min(waiting.payload.len() as u64)
@@ -149,7 +149,7 @@ impl Serving {
             FULL_SPREADS
         };
         if full && self.full_in_a_row >= spreads {
-            answer(out, from, id, VolumeReply::Error(BlockError::NoSpace));
+            self.refuse(now, (from, id), BlockError::NoSpace, out);
             return None;
         }
         if full {
@@ -197,9 +197,9 @@ impl Serving {
     /// R10: what is not new is answered here, or when its record is committed.
     pub(super) fn admit(
         &mut self,
+        now: Time,
         part: Part,
-        from: Endpoint,
-        id: RequestId,
+        (from, id): (Endpoint, RequestId),
         out: &mut Vec<Effect>,
     ) -> Admission {
         let admission = self.sessions.admit(part);
@@ -214,7 +214,7 @@ impl Serving {
                 self.acks.insert(at, Ack { seq, to: from, id });
             }
             Admission::NoSession | Admission::OutOfWindow => {
-                answer(out, from, id, VolumeReply::Error(BlockError::NoSession));
+                self.refuse(now, (from, id), BlockError::NoSession, out);
             }
         }
         admission

@@ -5,10 +5,12 @@ mod admit;
 mod apply;
 mod audit;
 mod publish;
+mod refuse;
 mod replicas;
 
 pub use admit::write_sums;
 use audit::Audit;
+use refuse::Refusals;
 use replicas::Change;
 
 use std::collections::VecDeque;
@@ -94,6 +96,7 @@ pub(super) struct Serving {
     publishing: Option<(MetaToken, Position, Checkpoint, Time)>,
     published_at: Time,
     parked: VecDeque<Parked>,
+    refusals: Refusals,
     renewed_at: Time,
     pub(super) last_write: Time,
     pub(super) oldest_write: Option<Time>,
@@ -147,6 +150,7 @@ impl Serving {
             publishing: None,
             published_at: now,
             parked: VecDeque::new(),
+            refusals: Refusals::default(),
             renewed_at: Time::ZERO,
             last_write: now,
             oldest_write: None,
@@ -256,6 +260,7 @@ impl Serving {
                 self.fail(StopReason::Corrupt);
             }
             self.answer_reads(now, out);
+            self.answer_refused(now, out);
             // The last base that a merge waited for may have been among them: an idle volume
             // has no other input that would take the drain on.
             if matches!(self.drain, Drain::Merging { outstanding: 0 }) {
@@ -319,10 +324,10 @@ impl Serving {
                 Outcome::Base { block, bytes } => self.base_read(block, bytes),
             }
         }
-        if self.parked.is_empty() || self.stopping {
+        let until = self.journal.leased_until();
+        if self.stopping || self.parked.is_empty() {
             return;
         }
-        let until = self.journal.leased_until();
         if until > now || planted(Bug::ExpiredLease) {
             for Parked {
                 to,
@@ -342,10 +347,18 @@ impl Serving {
         if until <= now && !self.parked.is_empty() {
             reached(Sometimes::LeaseLapsed);
         }
+        self.renew_lease(now);
+    }
+
+    /// Asks for the lease while it is needed: before it ends if somebody reads, at once if an
+    /// answer waits for it.
+    pub(super) fn renew_lease(&mut self, now: Time) {
         let term = self.config.journal.lease;
-        let due = now.since(self.renewed_at) >= term / 4 || !self.parked.is_empty();
-        if until <= now + term / 2 && due && now.since(self.renewed_at) >= self.config.journal.pause
-        {
+        let waits = !self.parked.is_empty() || !self.refusals.is_empty();
+        let passed = now.since(self.renewed_at);
+        let due = waits || passed >= term / 4;
+        let ends = self.journal.leased_until() <= now + term / 2 || !self.refusals.is_empty();
+        if ends && due && passed >= self.config.journal.pause {
             self.renewed_at = now;
             self.journal.renew();
         }
@@ -392,7 +405,7 @@ impl Serving {
                 .map(|(_, _, _, asked)| asked + self.config.meta_retry * 10);
             at(asked.unwrap_or(self.published_at + self.config.publish_every));
         }
-        if !self.parked.is_empty() {
+        if !self.parked.is_empty() || !self.refusals.is_empty() {
             at(self.renewed_at + self.config.journal.pause);
         }
         due

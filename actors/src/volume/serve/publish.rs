@@ -97,6 +97,7 @@ impl Serving {
         let (at, checkpoint) = (current.at, current.checkpoint);
         self.release = true;
         self.parked.clear();
+        self.refusals.clear();
         if !self.sessions.is_empty() {
             // Sessions live in the journal (R10): the next owner seals it and goes on.
             self.fail(StopReason::Released);
