@@ -467,7 +467,7 @@ fn send_due(
     out: &mut Vec<Effect>,
 ) {
     let segment = copy.missing.segment;
-    let bytes = copy.missing.meta.fragment_bytes;
+    let ranges = copy.ranges();
     for (slot, question) in &mut copy.fetches {
         if question.due > now {
             continue;
@@ -483,7 +483,7 @@ fn send_due(
                 incarnation: at.incarnation,
                 key: FragmentKey { segment, slot },
                 pool: healing.pool,
-                ranges: vec![(0, bytes)],
+                ranges: ranges.clone(),
             },
             payload: Payload::empty(),
         });
