@@ -144,3 +144,83 @@ fn node_called(view: &View, name: &str) -> Result<NodeId, Failure> {
         unknown("node", name, members.map(|n| n.name.as_str()))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use model::ids::{DiskRef, Incarnation};
+    use model::placement::Disk;
+    use model::store::ScrubMark;
+
+    use super::*;
+    use crate::daemon::peers::{Figures, ScrubFigures};
+
+    fn told(scrub: ScrubFigures) -> DiskUse {
+        DiskUse {
+            name: "d1".into(),
+            path: "/d/d1".into(),
+            used_bytes: 100,
+            scrub,
+        }
+    }
+
+    #[test]
+    fn progress_and_eta_are_those_of_the_pass() {
+        let mark = ScrubMark {
+            pass_bytes: 30,
+            ..ScrubMark::default()
+        };
+        let figures = ScrubFigures {
+            mark,
+            running: true,
+            bytes_per_s: 8,
+            ..ScrubFigures::default()
+        };
+        let running = scrub(&told(figures));
+        assert_eq!((running.percent(), running.eta_s), (30, Some(9)));
+        let resting = ScrubFigures {
+            running: false,
+            next_in_s: Some(5),
+            ..figures
+        };
+        let resting = scrub(&told(resting));
+        assert_eq!((resting.eta_s, resting.next_in_s), (None, Some(5)));
+    }
+
+    #[test]
+    fn status_tells_what_rotted_and_which_disk_is_bad() {
+        let node = NodeId(1);
+        let mut view = View::default();
+        let disk = Disk {
+            at: DiskRef {
+                disk: DiskId(7),
+                incarnation: Incarnation(1),
+            },
+            node,
+            capacity_bytes: 1,
+            presence: Presence::Up,
+        };
+        view.disks.insert(DiskId(7), disk);
+        let of = |scrub| {
+            let figures = Figures {
+                disks: BTreeMap::from([(DiskId(7), told(scrub))]),
+                ..Figures::default()
+            };
+            let heard = Heard::of(BTreeMap::from([(node, figures)]), Vec::new());
+            let mut found = Vec::new();
+            degraded(&view, &heard, &mut found);
+            found
+        };
+        assert!(of(ScrubFigures::default()).is_empty());
+        let rotten = ScrubFigures {
+            rotten: 1,
+            flagged: true,
+            ..ScrubFigures::default()
+        };
+        let found = of(rotten);
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[0].why, "1 fragment on it rotted");
+        assert!(found[1].doing.contains("replace the disk"));
+    }
+}
