@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use actors::disk::ScrubStats;
 use actors::runtime::{DiskFigures, DiskStores, FragmentStore, JournalStore};
 use anyhow::{Context, Result, bail};
 use disk_store::catalog::RocksCatalog;
@@ -13,7 +14,7 @@ use disk_store::journal::{Journal, JournalConfig};
 use disk_store::superblock::{self, FabricId, Superblock, SuperblockError};
 use model::ids::{DiskRef, Incarnation, NodeId};
 use model::store::{
-    DeviceError, FileNo, FragmentDone, FragmentOp, JournalDone, JournalOp, ScannedEntry,
+    DeviceError, FileNo, FragmentDone, FragmentOp, JournalDone, JournalOp, ScannedEntry, ScrubMark,
 };
 use raft_meta::node::{AdminCommand, AdminReply};
 
@@ -67,6 +68,8 @@ impl JournalStore for RealJournal {
                 .collect(),
             journal_file_bytes: JournalConfig::new(0).file_bytes,
             fragment_bytes: 0,
+            // The machine's.
+            scrub: ScrubStats::default(),
         }
     }
 

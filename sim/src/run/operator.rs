@@ -147,6 +147,8 @@ impl Run {
             | Ill::LostJournal
             | Ill::RottenJournal { restart: true }
             | Ill::MisdirectedJournal(_) => self.restart(node),
+            // Then the catalog may forget those whose header rotted.
+            Ill::RottenFragments if self.rng.one_in(2) => self.restart(node),
             _ => {}
         }
     }
@@ -169,7 +171,7 @@ impl Run {
             if !self.rng.one_in(one_in) {
                 continue;
             }
-            let header = u64::from(row.header_bytes) * u64::from(self.rng.one_in(4));
+            let header = u64::from(row.header_bytes) * u64::from(self.rng.one_in(2));
             let at = row.data_offset() - header
                 + self.rng.below(row.bytes() - u64::from(row.header_bytes));
             let path = format!("extents/{:08}", row.extent);
