@@ -138,8 +138,16 @@ pub(crate) fn of_fabric(
         false => 1,
     };
     let kept = chosen.into_iter().take(keep);
-    kept.flat_map(|s| pick(&of(s), voters, leader, quota_of(s)))
-        .collect()
+    let mut picked: Vec<MemberId> = kept
+        .flat_map(|s| pick(&of(s), voters, leader, quota_of(s)))
+        .collect();
+    // While a fabric forms, or if it stays so small: of two voters both are needed, so that one
+    // alone is better. The other one follows, and has all that it has.
+    if picked.len() == 2 {
+        picked.sort_by_key(|v| (*v != leader, !voters.contains(v)));
+        picked.truncate(1);
+    }
+    picked
 }
 
 /// The next step from the present members to the wanted voters. A leader that is not wanted
@@ -309,6 +317,35 @@ mod tests {
         assert_eq!(
             run(&fabric(2, &[]), all, &[11, 12, 21, 22], 11),
             members(&[11, 21, 31])
+        );
+    }
+
+    /// A fabric that forms, node by node and site by site, or that stays small.
+    #[test]
+    fn two_never_vote_alone() {
+        let up = |sites: &[u16]| -> [bool; 3] { [1, 2, 3].map(|s| sites.contains(&s)) };
+        let of = |nodes: &[u16]| -> Vec<Eligible> {
+            let all = fabric(3, &[]).into_iter();
+            all.filter(|e| nodes.contains(&e.member.node().0)).collect()
+        };
+        assert_eq!(run(&of(&[11, 21]), up(&[1, 2]), &[11], 11), members(&[11]));
+        let four = [11, 12, 21, 22];
+        assert_eq!(
+            run(&of(&[11, 12, 21]), up(&[1, 2]), &[11], 11),
+            members(&[11])
+        );
+        assert_eq!(run(&of(&four), up(&[1, 2]), &[11], 11), members(&four));
+        let spread = members(&[11, 21, 31]);
+        assert_eq!(run(&of(&[11, 21, 31]), up(&[1, 2, 3]), &[11], 11), spread);
+        // Nobody of the third site is alive yet.
+        assert_eq!(
+            run(&of(&[11, 21]), up(&[1, 2, 3]), &[11], 11),
+            members(&[11])
+        );
+        // Of three, one is removed.
+        assert_eq!(
+            run(&of(&[11, 31]), up(&[1, 3]), &[11, 21, 31], 31),
+            members(&[31])
         );
     }
 

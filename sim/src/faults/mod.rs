@@ -131,7 +131,7 @@ impl Kind {
 }
 
 /// All kinds, the likelier ones more than once.
-const KINDS: [Kind; 56] = [
+const KINDS: [Kind; 57] = [
     Kind::Kill,
     Kind::Kill,
     Kind::KillSite,
@@ -178,6 +178,7 @@ const KINDS: [Kind; 56] = [
     Kind::WipeDisk,
     Kind::FailDisk,
     Kind::Unreadable,
+    Kind::Full,
     Kind::Full,
     Kind::RotFragments,
     Kind::RotJournal,
@@ -499,7 +500,8 @@ fn draw(rng: &mut Rng, kind: Kind, armed: Time, aimed: u64, nodes: &[NodeName]) 
         // Short enough that the journal still holds what the clients wrote last.
         Kind::Desert => rng.duration(Duration::from_millis(100), Duration::from_millis(800)),
         Kind::LongAway => rng.duration(Duration::from_secs(15), Duration::from_secs(40)),
-        Kind::DriftFar | Kind::PullDisk => rng.duration(Duration::from_secs(2), long),
+        // Long enough that a journal's window is full meanwhile.
+        Kind::DriftFar | Kind::PullDisk | Kind::Full => rng.duration(Duration::from_secs(2), long),
         _ => rng.duration(Duration::from_millis(50), Duration::from_secs(6)),
     };
     let node = *rng.pick(nodes);

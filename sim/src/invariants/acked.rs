@@ -1,11 +1,38 @@
 //! Acknowledged implies held by a majority, durably (section 4, R5): when an owner answers a
-//! write, a quorum of each set of replicas that counts holds all that the owner committed.
+//! write, and when a change of the replicas is adopted, a quorum of each set that counts holds
+//! all that the owner committed.
 
-use model::ids::{DiskRef, NodeId, VolumeId};
+use std::collections::BTreeMap;
+
+use model::ids::{DiskRef, NodeId, Version, VolumeId};
 use model::placement::JournalConfig;
 
 use super::{Broken, broken};
 use crate::world::World;
+
+/// The configuration of each volume's journal that was looked at last.
+#[derive(Debug, Default)]
+pub(super) struct Adopted(BTreeMap<VolumeId, Version>);
+
+impl Adopted {
+    /// A node's placement changed: an adopted set holds what the owner committed.
+    pub(super) fn check(&mut self, world: &World, node: NodeId) -> Result<(), Broken> {
+        let Some(process) = world.nodes[&node].process.as_ref() else {
+            return Ok(());
+        };
+        for (volume, record) in &process.host.current_view().volumes {
+            let last = self.0.entry(*volume).or_default();
+            if record.journal.version <= *last {
+                continue;
+            }
+            *last = record.journal.version;
+            if let Some(owner) = world.owner(*volume) {
+                check(world, owner, *volume)?;
+            }
+        }
+        Ok(())
+    }
+}
 
 pub(super) fn check(world: &World, owner: NodeId, volume: VolumeId) -> Result<(), Broken> {
     let process = world.nodes[&owner].process.as_ref();

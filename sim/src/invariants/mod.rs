@@ -49,6 +49,7 @@ pub struct Guard {
     spread: spread::Spread,
     voters: voters::Voters,
     raft: raft::Groups,
+    adopted: acked::Adopted,
 }
 
 impl Guard {
@@ -77,6 +78,7 @@ impl Guard {
                 Note::View(node) => {
                     self.spread.check(world, node)?;
                     self.voters.check(world, node)?;
+                    self.adopted.check(world, node)?;
                 }
                 Note::Sealed(disk, volume, epoch) if clocks => {
                     leases::sealed(world, disk, volume, epoch)?;

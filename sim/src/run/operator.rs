@@ -77,17 +77,26 @@ impl Run {
             && journals.all(|disk| self.atlas.allows_journal(world, self.volume, *disk))
     }
 
-    /// Whether a site's group keeps its majority without a node: one that lost it decides nothing
-    /// any more, and is not founded anew by itself (R11).
+    /// Whether its site's group and the global group keep their majorities without a node: one
+    /// that lost it decides nothing any more, and is not founded anew by itself (R11).
     pub(super) fn outlives(&self, node: NodeId) -> bool {
-        let group = GroupId::Site(self.world.nodes[&node].site);
+        let site = self.world.nodes[&node].site;
+        [GroupId::Site(site), GroupId::Global]
+            .into_iter()
+            .all(|group| self.keeps_majority(group, &[node]))
+    }
+
+    /// Whether a group keeps its majority without some nodes, and without those that are lost.
+    pub(super) fn keeps_majority(&self, group: GroupId, without: &[NodeId]) -> bool {
         let led = self.world.running().find(|p| p.meta.is_leader(group));
-        let Some(voters) = led.and_then(|p| p.meta.members(group)) else {
+        let Some(members) = led.and_then(|p| p.meta.members(group)) else {
             return false;
         };
-        let voters = voters.voter_nodes();
-        let gone = |n: &&NodeId| **n == node || self.lost.contains(n);
-        voters.iter().filter(gone).count() * 2 < voters.len()
+        let gone = |n: &NodeId| without.contains(n) || self.lost.contains(n);
+        [&members.voters, &members.outgoing].into_iter().all(|set| {
+            let left = set.iter().filter(|m| !gone(&m.node())).count();
+            set.is_empty() || left * 2 > set.len()
+        })
     }
 
     /// Disks go for good.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use model::ids::{NodeId, SiteId};
 use model::time::Time;
+use raft_meta::GroupId;
 
 use super::{Own, Run};
 use crate::faults::{Fault, Kind, Plan, Struck, Victim};
@@ -205,6 +206,7 @@ impl Run {
                 killed(sites[&site].clone(), plan.power)
             }
             Kind::PowerLoss => killed(sites.into_values().flatten().collect(), true),
+            Kind::LoseSite if !self.keeps_majority(GroupId::Global, &sites[&site]) => Fault::Spared,
             Kind::LoseSite => Fault::Killed {
                 nodes: sites[&site].clone(),
                 power: true,
