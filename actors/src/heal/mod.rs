@@ -216,10 +216,11 @@ impl Healer {
         let Some(row) = Row::of(&self.view, &healing) else {
             return;
         };
-        if self.jobs.contains_key(&key) {
-            self.row_seen(key, row);
-        } else {
-            self.jobs.insert(key, Job::new(healing, row, now));
+        match self.jobs.get(&key) {
+            Some(_) => self.row_seen(key, row),
+            None => {
+                self.jobs.insert(key, Job::new(healing, row, now));
+            }
         }
     }
 

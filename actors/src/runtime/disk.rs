@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, ResponseFuture};
 use bytes::Bytes;
@@ -12,8 +12,10 @@ use model::ids::{Actor as ActorId, DiskId, Endpoint, NodeId, RequestId};
 use model::meta::{MetaReply, MetaToken};
 use model::placement::View;
 use model::store::{DeviceError, FileNo, FragmentDone, FragmentOp, JournalDone, JournalOp, OpId};
+use model::time::Time;
 use tokio::sync::oneshot;
 
+use super::clock::boottime;
 use super::driver::{Driver, Shell};
 use super::switchboard::{AskMeta, DiskRetired, Post, ScrubTold, Switchboard};
 use crate::disk::{Disk, DiskEffect as Effect, DiskInput as Input, ScrubNews, ScrubStats};
@@ -272,10 +274,10 @@ fn run_fragments(
     disk: &Addr<DiskActor>,
 ) {
     // Reads, the scrub's above all, don't put settling off.
-    let mut changed: Option<Instant> = None;
+    let mut changed: Option<Time> = None;
     let settle_after = SETTLE_AFTER * 10;
     loop {
-        if changed.is_some_and(|at| at.elapsed() >= settle_after) {
+        if changed.is_some_and(|at| boottime().since(at) >= settle_after) {
             if let Err(error) = store.settle() {
                 disk.do_send(Completed::Failed(error));
                 return;
@@ -305,7 +307,7 @@ fn run_fragments(
         let is_change =
             |op: &FragmentOp| matches!(op, FragmentOp::Put { .. } | FragmentOp::Delete { .. });
         if ops.iter().any(is_change) {
-            changed = Some(Instant::now());
+            changed = Some(boottime());
         }
         let done: Vec<_> = match store.execute(ops) {
             Ok(done) => ids.into_iter().zip(done.into_iter().map(Ok)).collect(),
