@@ -4,6 +4,7 @@
 //! **Invariant:** without the feature `runtime` nothing here knows a clock, a thread, a socket
 //! or a file.
 
+mod bucket;
 pub mod client;
 pub mod disk;
 pub mod heal;

@@ -123,6 +123,12 @@ bugs! {
     /// A slot's move is reported done before anything was copied. Shows as fragments that are
     /// nowhere once everything healed.
     FinishEarly = "R20" "finish-early",
+    /// The scrub calls fragments verified that it did not read.
+    BlindScrub = "R24" "blind-scrub",
+    /// Once a scrub's pass ends, nobody looks whether the disk has all that it should.
+    UnmissedFragment = "R24" "unmissed-fragment",
+    /// A fragment is rebuilt from others as if it were another slot's.
+    WrongSlot = "R24" "wrong-slot",
     /// A site holds more fragments of a segment than may be lost.
     CrowdedSite = "S5" "crowded-site",
     /// `base:allocation` calls data that a checkpoint holds a hole.

@@ -61,6 +61,14 @@ states! {
     SiteDown = "metadata: a site is found down",
     /// A site is up again.
     SiteUp = "metadata: a site is up again",
+    /// A scrub's pass comes to its end.
+    ScrubPassed = "scrub: a pass ends",
+    /// A fragment is found rotten.
+    RotFound = "scrub: a fragment is found rotten",
+    /// A rotten fragment is stored anew.
+    RotRepaired = "scrub: a rotten fragment is repaired",
+    /// A fragment that is gone is brought back.
+    AbsentRestored = "scrub: a fragment that is gone is brought back",
     /// A disk's journal ends in a torn record after a power loss.
     TornTail = "disk: a torn tail is cut",
     /// A disk's journal is damaged where it was synced.

@@ -111,7 +111,8 @@ pub enum SegmentKind {
 #[derive(Clone, Debug)]
 pub enum FragmentOp {
     /// Store a fragment durably, then the catalog's row. Storing the same key again with the
-    /// same bytes is a success; with other bytes it replaces nothing and fails.
+    /// same bytes is a success, and repairs what is damaged of it; with other bytes it replaces
+    /// nothing and fails.
     Put {
         /// Its name.
         key: FragmentKey,
@@ -161,6 +162,34 @@ pub enum FragmentOp {
         /// About how many.
         limit: u32,
     },
+    /// Read a fragment whole, and check all of it.
+    Verify {
+        /// Its name.
+        key: FragmentKey,
+    },
+    /// Durably remember how far the scrub has come.
+    KeepScrub(ScrubMark),
+}
+
+/// How far a disk's scrub has come, as it outlives the process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub struct ScrubMark {
+    /// The pass that is under way has verified all segments up to here; `None`: none is.
+    pub cursor: Option<SegmentId>,
+    /// Time since the pass began, or the last one did, in which the disk was served.
+    pub pass_ns: u64,
+    /// Bytes that the pass has verified.
+    pub pass_bytes: u64,
+    /// Passes that came to their end.
+    pub passes: u64,
+    /// Bytes verified in all.
+    pub verified_bytes: u64,
+    /// Fragments that were found rotten.
+    pub found: u64,
+    /// Those of them that were rebuilt and stored anew.
+    pub repaired: u64,
+    /// Fragments that were gone and were brought back.
+    pub restored: u64,
 }
 
 /// The fragments store's answer.
@@ -188,6 +217,15 @@ pub enum FragmentDone {
     Keys(Vec<(FragmentKey, FragmentMeta)>),
     /// Remembered, durably.
     Adopted,
+    /// To `Verify`.
+    Verified {
+        /// The fragment's description.
+        meta: FragmentMeta,
+        /// Whether its header and every block are as they were written.
+        whole: bool,
+    },
+    /// To `KeepScrub`: remembered, durably.
+    Kept,
     /// To `Scan`.
     Scanned {
         /// The keys, ascending, with their descriptions.

@@ -54,6 +54,8 @@ fn make(directory: &Path, args: &MakeArgs) -> ExitCode {
         nbd_tls_verify_peer: args.tls.nbd_tls_verify_peer,
         nbd_names: args.nbd_names.clone(),
         heal_after_s: None,
+        scrub_every_s: None,
+        scrub_rate: None,
     };
     config.save(directory).expect("the configuration");
     ExitCode::SUCCESS

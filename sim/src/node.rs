@@ -310,7 +310,9 @@ pub fn open_disk(disk: &mut SimDisk, node: NodeId, terms: &MachineTerms, clock: 
         scan,
         journal.damage_before(),
     );
-    let machine = machine.knowing(fragments.adopted().clone());
+    let machine = machine
+        .knowing(fragments.adopted().clone())
+        .scrubbed_to(fragments.scrubbed());
     disk.open = Some(OpenDisk {
         machine,
         journal,

@@ -67,6 +67,7 @@ scenarios! {
     migration_monkey_business: "migration_monkey_business",
     partial_download_bad_fragment: "partial_download_bad_fragment",
     rolling_restart: "rolling_restart",
+    scrub_with_slave_out_to_lunch: "scrub_with_slave_out_to_lunch",
     site_loss: "site-loss",
     site_loss_under_rebuild: "site_loss_under_rebuild",
     split_brain_three_ways: "split_brain_three_ways",

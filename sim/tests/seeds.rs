@@ -166,4 +166,7 @@ mutants! {
     crowded_node_is_caught: CrowdedNode,
     crowded_site_is_caught: CrowdedSite,
     wrong_status_is_caught: WrongStatus,
+    blind_scrub_is_caught: BlindScrub,
+    unmissed_fragment_is_caught: UnmissedFragment,
+    wrong_slot_is_caught: WrongSlot,
 }

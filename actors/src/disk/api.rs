@@ -2,15 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use model::ids::{Endpoint, Epoch, Position, RequestId, VolumeId};
 use model::meta::{MetaReply, MetaToken};
 use model::payload::Payload;
 use model::placement::View;
-use model::store::{DeviceError, FragmentDone, FragmentOp, JournalDone, JournalOp, OpId};
+use model::store::{
+    DeviceError, FragmentDone, FragmentOp, JournalDone, JournalOp, OpId, ScrubMark,
+};
 
-use crate::messages::{DiskReply, DiskRequest};
+use crate::messages::{DiskReply, DiskRequest, FragmentAt};
 
 /// What may happen to a Disk machine.
 #[derive(Debug)]
@@ -49,6 +52,8 @@ pub enum DiskInput {
     },
     /// The placement changed: what it takes away goes (R16).
     View(Arc<View>),
+    /// The operator wants a pass of the scrub now; one that is under way goes on.
+    ScrubNow,
     /// The device failed outside an operation, or its path is another one now (R2): retire.
     Failed(DeviceError),
 }
@@ -56,6 +61,8 @@ pub enum DiskInput {
 /// What a Disk machine asks of its shell, to be carried out in order.
 #[derive(Clone, Debug)]
 pub enum DiskEffect {
+    /// Tell the node's Healer what the scrub found.
+    Scrub(ScrubNews),
     /// Answer a request.
     Reply {
         /// Who asked.
@@ -95,6 +102,33 @@ pub enum DiskEffect {
     },
 }
 
+/// What a disk's scrub tells the node's Healer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ScrubNews {
+    /// This fragment is not as it was written: it is to be rebuilt from others. Told again until
+    /// it is whole or gone.
+    Rotten(FragmentAt),
+    /// All that the disk has was read. Whether it has all that it should, others know.
+    Walked,
+}
+
+/// How a disk's scrub is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ScrubStats {
+    /// What it did, over the disk's whole life.
+    pub mark: ScrubMark,
+    /// Whether a pass is under way.
+    pub running: bool,
+    /// When the next pass begins, if none is under way.
+    pub next_in: Option<Duration>,
+    /// The pace of a pass.
+    pub bytes_per_s: u64,
+    /// Fragments that are rotten and not repaired yet.
+    pub rotten: u64,
+    /// Whether so many rotted that the disk is not to be trusted.
+    pub flagged: bool,
+}
+
 /// How one volume's replica is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ReplicaStats {
@@ -123,6 +157,8 @@ pub struct DiskStats {
     pub syncs: u64,
     /// Bytes copied forward since the start.
     pub moved_bytes: u64,
+    /// Its scrub.
+    pub scrub: ScrubStats,
     /// Whether the device failed.
     pub retired: bool,
 }

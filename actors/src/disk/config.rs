@@ -36,6 +36,45 @@ pub struct DiskConfig {
     pub fragments_max: usize,
     /// Their bytes.
     pub fragment_bytes_max: usize,
+    /// The scrub's pace.
+    pub scrub: ScrubConfig,
+}
+
+/// How a disk reads all that it holds in the background, to see whether it is as it was written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ScrubConfig {
+    /// From the begin of a pass to that of the next one. A pass that takes longer is followed
+    /// by the next at once.
+    pub every: Duration,
+    /// Bytes read a second: a token bucket that holds one second's worth.
+    pub bytes_per_s: u64,
+    /// With so many requests for fragments under way, clients go first.
+    pub busy_at: usize,
+    /// Then it waits so long, but not more than ten times in a row: it never stands still.
+    pub pause: Duration,
+    /// What is rotten and was not repaired is looked at, and told of, again after this.
+    pub again: Duration,
+    /// How often it is kept durably how far a pass has come.
+    pub keep_every: Duration,
+    /// A disk of which so many fragments rotted is flagged.
+    pub flagged_at: u64,
+    /// Fragments looked up at a time, about.
+    pub page_keys: u32,
+}
+
+impl Default for ScrubConfig {
+    fn default() -> Self {
+        Self {
+            every: Duration::from_secs(14 * 24 * 3600),
+            bytes_per_s: 32 << 20,
+            busy_at: 8,
+            pause: Duration::from_millis(100),
+            again: Duration::from_secs(60),
+            keep_every: Duration::from_secs(300),
+            flagged_at: 8,
+            page_keys: 256,
+        }
+    }
 }
 
 impl Default for DiskConfig {
@@ -55,6 +94,7 @@ impl Default for DiskConfig {
             move_credit_bytes_max: 8 << 20,
             fragments_max: 256,
             fragment_bytes_max: 128 << 20,
+            scrub: ScrubConfig::default(),
         }
     }
 }

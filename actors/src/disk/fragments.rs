@@ -24,6 +24,8 @@ struct Running {
     keys_max: usize,
     /// Of a `Get`: where the fragment belongs.
     get: Option<(Pool, FragmentKey)>,
+    /// Of a `Put`: what is stored.
+    put: Option<FragmentKey>,
 }
 
 /// The fragment requests under way.
@@ -78,6 +80,11 @@ impl Fragments {
         }
     }
 
+    /// Admitted and unanswered requests.
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
     pub(super) fn count_mut(&mut self) -> &mut usize {
         &mut self.count
     }
@@ -104,6 +111,7 @@ impl Disk {
             lengths: Vec::new(),
             keys_max: 0,
             get: None,
+            put: None,
         };
         let request = match request {
             // R16: nothing of a deleted volume comes back.
@@ -119,6 +127,7 @@ impl Disk {
                     return self.answer(asker, DiskReply::NotMine { stamp: known }, out);
                 }
                 running.bytes = payload.len();
+                running.put = Some(put.key);
                 FragmentOp::Put {
                     key: put.key,
                     meta: put.meta,
@@ -206,11 +215,18 @@ impl Disk {
         self.fragments.bytes -= running.bytes;
         let mut payload = Payload::empty();
         let reply = match done {
-            FragmentDone::Stored => DiskReply::Stored,
+            FragmentDone::Stored => {
+                if let Some(key) = running.put {
+                    self.scrub.stored(key, running.asker.to.actor);
+                }
+                DiskReply::Stored
+            }
             FragmentDone::Full => DiskReply::Full,
             FragmentDone::Conflict => DiskReply::Conflict,
             FragmentDone::NotFound => self.not_found(running.get),
-            FragmentDone::Adopted => unreachable!("a note is nobody's request"),
+            FragmentDone::Adopted | FragmentDone::Verified { .. } | FragmentDone::Kept => {
+                unreachable!("nobody's request")
+            }
             FragmentDone::Scanned { keys, next } => {
                 assert!(keys.len() <= running.keys_max, "a bounded listing");
                 let keys = keys.into_iter();
@@ -231,6 +247,11 @@ impl Disk {
                     let bytes = bytes.filter(|b| b.len() == *length as usize);
                     good.push(bytes.is_some());
                     payload.push(bytes.unwrap_or_default());
+                }
+                if good.contains(&false)
+                    && let Some((_, key)) = running.get
+                {
+                    self.scrub.suspect(key);
                 }
                 DiskReply::Data { meta, good }
             }

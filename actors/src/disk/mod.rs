@@ -10,7 +10,7 @@
 //! one volume's state, `entry.rs` the on-disk
 //! headers, `recovery.rs` their replay, `batch.rs` group commit, `files.rs` and `mover.rs` the
 //! recycling of files, `fragments.rs` the fragments, `gone.rs` what the placement takes away, `moves.rs` what it
-//! knows of rows' moves.
+//! knows of rows' moves, `scrub.rs` the reading of all that it holds.
 //!
 //! **Invariant:** a request is answered once at most, and nothing is answered `Appended`,
 //! `Sealed`, `Joined` or `Stored` after the device failed.
@@ -31,6 +31,7 @@ mod progress;
 mod reads;
 mod recovery;
 mod replica;
+mod scrub;
 mod seal;
 #[cfg(test)]
 mod tests;
@@ -46,7 +47,7 @@ use model::machine::Machine;
 use model::meta::MetaToken;
 use model::payload::Payload;
 use model::spread::RowStamp;
-use model::store::{DeviceError, FileNo, OpId, ScanVerdict, ScannedEntry};
+use model::store::{DeviceError, FileNo, OpId, ScanVerdict, ScannedEntry, ScrubMark};
 use model::time::Time;
 
 use crate::messages::{DiskReply, DiskRequest, PutFragment};
@@ -60,11 +61,12 @@ use log::Slot;
 use moves::Moves;
 use reads::Reading;
 use replica::Replica;
+use scrub::Scrub;
 use seal::Joining;
 
-pub use api::{DiskEffect, DiskInput, DiskStats, ReplicaStats};
+pub use api::{DiskEffect, DiskInput, DiskStats, ReplicaStats, ScrubNews, ScrubStats};
 pub use config::{
-    APPEND_BYTES_MAX, DiskConfig, FETCH_BYTES_MAX, KEYS_MAX, RANGES_MAX, RECORDS_MAX,
+    APPEND_BYTES_MAX, DiskConfig, FETCH_BYTES_MAX, KEYS_MAX, RANGES_MAX, RECORDS_MAX, ScrubConfig,
     TABLE_BYTES_MAX,
 };
 
@@ -167,6 +169,7 @@ pub struct Disk {
     fragments: Fragments,
     gone: Gone,
     moves: Moves,
+    scrub: Scrub,
     appends: usize,
     controls: usize,
     /// R8: the journal lost synced bytes once. A replica that should exist but does not may
@@ -250,6 +253,7 @@ impl Disk {
             fragments: Fragments::new(config.fragments_max, config.fragment_bytes_max),
             gone: Gone::default(),
             moves: Moves::default(),
+            scrub: Scrub::new(config.scrub, now),
             appends: 0,
             controls: 0,
             damaged: recovered.damaged_mark.is_some(),
@@ -283,6 +287,13 @@ impl Disk {
     #[must_use]
     pub fn knowing(mut self, moves: BTreeMap<(Pool, Row), RowStamp>) -> Self {
         self.moves = Moves::knowing(moves);
+        self
+    }
+
+    /// How far the disk's scrub had come when that was last kept.
+    #[must_use]
+    pub fn scrubbed_to(mut self, mark: ScrubMark) -> Self {
+        self.scrub = Scrub::resumed(self.config.scrub, self.started, mark);
         self
     }
 
@@ -350,8 +361,15 @@ impl Disk {
             files: self.files.in_use(),
             syncs: self.batcher.syncs(),
             moved_bytes: self.moved_bytes,
+            scrub: self.scrub.stats(),
             retired: self.retired,
         }
+    }
+
+    /// How its scrub is.
+    #[must_use]
+    pub fn scrub(&self) -> ScrubStats {
+        self.scrub.stats()
     }
 
     /// The epoch that a volume's replica promised, if the promise is durable.
@@ -539,6 +557,7 @@ impl Machine for Disk {
             DiskInput::Fragments { op, done: Ok(done) } => {
                 let done = self.swept(op, done, out);
                 let done = done.and_then(|done| self.cleared(op, done, out));
+                let done = done.and_then(|done| self.scrubbed(now, op, done, out));
                 if let Some(done) = done {
                     self.fragment_done(op, done, out);
                 }
@@ -553,8 +572,10 @@ impl Machine for Disk {
                 self.view(now, &view, out);
                 self.moves_seen(view, out);
             }
+            DiskInput::ScrubNow => self.scrub.start(now),
             DiskInput::Failed(error) => self.retire(error, out),
         }
+        self.scrub_on(now, out);
         self.settle(out);
     }
 
@@ -565,7 +586,8 @@ impl Machine for Disk {
         if self.batcher.is_ready() {
             return Some(self.started);
         }
-        self.timers.keys().next().map(|(at, _)| *at)
+        let timer = self.timers.keys().next().map(|(at, _)| *at);
+        timer.into_iter().chain(self.scrub.deadline()).min()
     }
 
     fn tick(&mut self, now: Time, out: &mut Vec<DiskEffect>) {
@@ -578,6 +600,7 @@ impl Machine for Disk {
                 Timer::Join(token) => self.join_expired(token, out),
             }
         }
+        self.scrub_on(now, out);
         self.settle(out);
     }
 }

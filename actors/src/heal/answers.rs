@@ -155,6 +155,9 @@ impl Job {
                     false => progress.rebuilt += 1,
                 }
                 progress.stored_bytes += u64::from(copy.missing.meta.fragment_bytes);
+                if let Some(mend) = &mut self.mend {
+                    mend.settled(segment);
+                }
                 true
             }
             DiskReply::Busy => {

@@ -12,6 +12,7 @@ use model::store::block_sum;
 
 use super::listing::{Missing, Out};
 use crate::messages::DiskReply;
+use crate::planted::{Bug, planted};
 
 /// A fragment over the WAN costs more than all local ones together.
 const LOCAL_COST: u32 = 1;
@@ -23,9 +24,15 @@ pub(super) struct Copy {
     pub(super) missing: Missing,
     /// Slots whose disk has no good fragment after all.
     bad: SlotSet,
+    /// Slots whose disk has one that is damaged somewhere.
+    damaged: SlotSet,
     /// Slots whose disk did not answer, or did not want to.
     silent: SlotSet,
     got: BTreeMap<Slot, Bytes>,
+    /// Whole fragments do not suffice: they are read, and rebuilt, block by block.
+    by_block: bool,
+    /// The good blocks of those that are damaged.
+    partial: BTreeMap<Slot, Vec<Option<Bytes>>>,
     pub(super) fetches: BTreeMap<Slot, Out>,
     pub(super) put: Option<Put>,
 }
@@ -56,8 +63,11 @@ impl Copy {
         Self {
             missing,
             bad: SlotSet::EMPTY,
+            damaged: SlotSet::EMPTY,
             silent: SlotSet::EMPTY,
             got: BTreeMap::new(),
+            by_block: false,
+            partial: BTreeMap::new(),
             fetches: BTreeMap::new(),
             put: None,
         }
@@ -68,9 +78,10 @@ impl Copy {
         if self.put.is_some() {
             return Next::Put;
         }
-        let holders = self.missing.holders.keys().copied();
-        let available: SlotSet = holders.collect();
-        let available = available.without(self.bad).without(self.silent);
+        if self.by_block {
+            return self.next_by_block(codec, slot);
+        }
+        let available = self.holders().without(self.damaged);
         let at_hand: SlotSet = self.got.keys().copied().collect();
         let cost = |s: Slot| match self.missing.holders[&s].1.site == here {
             _ if at_hand.contains(s) => 0,
@@ -79,7 +90,11 @@ impl Copy {
         };
         let want = SlotSet::from_iter([slot]);
         let Some(reads) = codec.cheapest(want, available, cost) else {
-            return Next::Stuck;
+            if self.damaged.is_empty() {
+                return Next::Stuck;
+            }
+            self.by_block = true;
+            return self.next_by_block(codec, slot);
         };
         let lacking = reads.without(at_hand);
         if lacking.is_empty() {
@@ -95,11 +110,79 @@ impl Copy {
         }
     }
 
+    /// Slots that may have something good.
+    fn holders(&self) -> SlotSet {
+        let holders: SlotSet = self.missing.holders.keys().copied().collect();
+        holders.without(self.bad).without(self.silent)
+    }
+
+    /// All that there is is read; each block is rebuilt from those that have it.
+    fn next_by_block(&mut self, codec: &Codec, slot: Slot) -> Next {
+        let at_hand = self.got.keys().chain(self.partial.keys()).copied();
+        let lacking = self.holders().without(at_hand.collect());
+        let asked = self.fetches.keys().copied().collect();
+        let ask: Vec<Slot> = lacking.without(asked).iter().collect();
+        if !ask.is_empty() {
+            return Next::Fetch(ask);
+        }
+        if !self.fetches.is_empty() {
+            return Next::Wait;
+        }
+        match self.rebuild_by_block(codec, slot) {
+            Some(fragment) => {
+                self.ready(slot, fragment);
+                Next::Put
+            }
+            None => Next::Stuck,
+        }
+    }
+
+    fn rebuild_by_block(&self, codec: &Codec, slot: Slot) -> Option<Bytes> {
+        let mut fragment = Vec::with_capacity(self.missing.meta.fragment_bytes as usize);
+        for block in 0..self.blocks() {
+            let at = block * BLOCK_BYTES..(block + 1) * BLOCK_BYTES;
+            let whole = self.got.iter();
+            let whole = whole.map(|(s, bytes)| (*s, bytes.slice(at.clone())));
+            let partial = self.partial.iter();
+            let partial = partial.filter_map(|(s, blocks)| Some((*s, blocks[block].clone()?)));
+            let mut have: Vec<(Slot, Bytes)> = whole.chain(partial).collect();
+            let available = have.iter().map(|(s, _)| *s).collect();
+            let want = SlotSet::from_iter([slot]);
+            let reads = codec.cheapest(want, available, |_| LOCAL_COST)?;
+            have.retain(|(s, _)| reads.contains(*s));
+            let rebuilt = codec.reconstruct(&[slot], &have);
+            let rebuilt = rebuilt.expect("a plan's sources suffice");
+            fragment.extend_from_slice(&rebuilt[0]);
+        }
+        Some(Bytes::from(fragment))
+    }
+
+    fn blocks(&self) -> usize {
+        self.missing.meta.fragment_bytes as usize / BLOCK_BYTES
+    }
+
+    /// What is asked of a source.
+    pub(super) fn ranges(&self) -> Vec<(u32, u32)> {
+        let bytes = self.missing.meta.fragment_bytes;
+        if !self.by_block {
+            return vec![(0, bytes)];
+        }
+        let block = u32::try_from(BLOCK_BYTES).expect("small");
+        (0..bytes / block).map(|b| (b * block, block)).collect()
+    }
+
     fn rebuild(&mut self, codec: &Codec, slot: Slot, reads: SlotSet) {
         let have = self.got.iter().filter(|(s, _)| reads.contains(**s));
         let have: Vec<(Slot, Bytes)> = have.map(|(s, bytes)| (*s, bytes.clone())).collect();
         let rebuilt = codec.reconstruct(&[slot], &have);
-        let fragment = rebuilt.expect("a plan's sources suffice").remove(0);
+        let mut fragment = rebuilt.expect("a plan's sources suffice").remove(0);
+        if planted(Bug::WrongSlot) {
+            fragment = have[0].1.clone();
+        }
+        self.ready(slot, fragment);
+    }
+
+    fn ready(&mut self, slot: Slot, fragment: Bytes) {
         let key = FragmentKey {
             segment: self.missing.segment,
             slot,
@@ -110,6 +193,7 @@ impl Copy {
             .map(|(block, bytes)| block_sum(key, block, bytes))
             .collect();
         self.got.clear();
+        self.partial.clear();
         self.put = Some(Put {
             fragment,
             sums,
@@ -135,11 +219,23 @@ impl Copy {
             self.bad.insert(slot);
             return None;
         };
-        let whole = good.len() == 1 && good[0];
-        let length = meta.fragment_bytes as usize;
-        if whole && *meta == self.missing.meta && payload.len() == length {
+        let length = self.missing.meta.fragment_bytes as usize;
+        let is_same = *meta == self.missing.meta;
+        if is_same && good[..] == [true] && payload.len() == length {
             self.got.insert(slot, payload.clone());
             return Some(meta.fragment_bytes);
+        }
+        if is_same && good[..] == [false] && (!self.by_block || self.blocks() > 1) {
+            self.damaged.insert(slot);
+            return None;
+        }
+        let read = good.iter().filter(|good| **good).count() * BLOCK_BYTES;
+        if is_same && good.len() == self.blocks() && payload.len() == read {
+            let left = payload.chunks(BLOCK_BYTES).map(|b| payload.slice_ref(b));
+            let mut left = left.peekable();
+            let blocks = good.iter().map(|good| left.next_if(|_| *good));
+            self.partial.insert(slot, blocks.collect());
+            return u32::try_from(read).ok();
         }
         self.bad.insert(slot);
         None
@@ -155,12 +251,125 @@ impl Copy {
     /// of a disk that does not serve (`unsure`), that did not answer, or that no longer had
     /// what it had listed.
     pub(super) fn may_come(&self, unsure: SlotSet) -> bool {
-        !(self.bad.is_empty() && self.silent.is_empty() && unsure.is_empty())
+        let sound = self.bad.is_empty() && self.damaged.is_empty() && self.silent.is_empty();
+        !(sound && unsure.is_empty())
     }
 
     /// The payload of its `Put`.
     pub(super) fn payload(&self) -> Payload {
         let put = self.put.as_ref().expect("it is ready");
         Payload::from(put.fragment.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::geometry::{Code, Pool};
+    use model::ids::{DiskId, DiskRef, Epoch, Incarnation, NodeId, SegmentId, VolumeId};
+    use model::store::{FragmentMeta, SegmentKind};
+
+    use super::*;
+    use crate::heal::sources::Source;
+
+    const CODE: Code = Code::Rs { k: 4, m: 2 };
+    const BLOCKS: usize = 3;
+    const HERE: SiteId = SiteId(1);
+    const WANTED: Slot = Slot(0);
+
+    fn missing() -> Missing {
+        let holder = |slot: u8| {
+            let at = DiskRef {
+                disk: DiskId(u32::from(slot)),
+                incarnation: Incarnation(1),
+            };
+            let source = Source {
+                node: NodeId(1),
+                site: HERE,
+                slots: SlotSet::from_iter([Slot(slot)]),
+            };
+            (Slot(slot), (at, source))
+        };
+        Missing {
+            segment: SegmentId {
+                volume: VolumeId(1),
+                epoch: Epoch(1),
+                counter: 1,
+            },
+            meta: FragmentMeta {
+                pool: Pool {
+                    code: CODE,
+                    without: None,
+                },
+                segment_bytes: (4 * BLOCKS * BLOCK_BYTES) as u32,
+                fragment_bytes: (BLOCKS * BLOCK_BYTES) as u32,
+                kind: SegmentKind::Data,
+            },
+            holders: (1..6).map(holder).collect(),
+        }
+    }
+
+    fn fragments(codec: &Codec) -> Vec<Bytes> {
+        let data: Vec<u8> = (0..4 * BLOCKS * BLOCK_BYTES)
+            .map(|i| (i * 31 / 7) as u8)
+            .collect();
+        let coded = codec.encode(&Payload::from(Bytes::from(data)));
+        let coded = coded.expect("whole blocks").into_iter();
+        coded.map(Payload::into_bytes).collect()
+    }
+
+    /// A disk that has a fragment whose blocks `rotten` are not good.
+    fn answer(copy: &mut Copy, slot: Slot, fragment: &Bytes, rotten: &[usize]) {
+        let (mut good, mut payload) = (Vec::new(), Payload::empty());
+        for (offset, len) in copy.ranges() {
+            let (first, blocks) = (offset as usize / BLOCK_BYTES, len as usize / BLOCK_BYTES);
+            let is_good = !rotten.iter().any(|b| (first..first + blocks).contains(b));
+            good.push(is_good);
+            if is_good {
+                payload.push(fragment.slice(offset as usize..(offset + len) as usize));
+            }
+        }
+        let meta = copy.missing.meta;
+        copy.fetches.remove(&slot);
+        copy.fetched(slot, &DiskReply::Data { meta, good }, &payload.into_bytes());
+    }
+
+    fn bring(rotten: &[&[usize]; 6]) -> (Codec, Option<Bytes>) {
+        let codec = Codec::new(CODE).expect("a sound code");
+        let fragments = fragments(&codec);
+        let mut copy = Copy::new(missing());
+        loop {
+            match copy.next(&codec, WANTED, HERE) {
+                Next::Fetch(slots) => {
+                    for slot in slots {
+                        let at = usize::from(slot.0);
+                        answer(&mut copy, slot, &fragments[at], rotten[at]);
+                    }
+                }
+                Next::Put => return (codec, Some(copy.put.expect("it is ready").fragment)),
+                Next::Stuck => return (codec, None),
+                Next::Wait => panic!("all was answered"),
+            }
+        }
+    }
+
+    #[test]
+    fn damage_everywhere_is_no_loss_while_each_block_is_left_often_enough() {
+        let none: &[usize] = &[];
+        for rotten in [
+            [none; 6],
+            [none, &[0], none, none, none, none],
+            // Three of five sources have damage, in different blocks.
+            [none, &[0], &[1], &[2], none, none],
+            // Two of them in the same one.
+            [none, &[0], &[1], &[2], &[1], none],
+        ] {
+            let (codec, brought) = bring(&rotten);
+            let worst = (0..BLOCKS).map(|b| rotten[1..].iter().filter(|r| r.contains(&b)).count());
+            let can_be = worst.max() <= Some(1);
+            assert_eq!(brought.is_some(), can_be, "{rotten:?}");
+            if let Some(brought) = brought {
+                assert_eq!(brought, fragments(&codec)[0], "{rotten:?}");
+            }
+        }
     }
 }

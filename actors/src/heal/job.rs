@@ -9,6 +9,7 @@ use model::time::Time;
 
 use super::copy::Copy;
 use super::listing::{Listing, Missing};
+use super::mend::Mend;
 use super::sources::Row;
 
 /// The pause between passes doubles so often.
@@ -55,7 +56,7 @@ pub struct HealProgress {
     pub lost: u64,
 }
 
-/// A move to a disk of this node.
+/// A move to a disk of this node; or the mending of a slot that lies there.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) healing: SlotMove,
@@ -68,6 +69,8 @@ pub(super) struct Job {
     /// Fragments that this pass did not bring and another one may.
     pub(super) left: u64,
     pub(super) progress: HealProgress,
+    /// Nothing is moved: what rotted or is gone where the slot lies is brought back.
+    pub(super) mend: Option<Mend>,
     /// Passes that were not enough since the row's disks last changed.
     passes: u32,
 }
@@ -82,6 +85,7 @@ impl Job {
             noted: BTreeSet::new(),
             left: 0,
             progress: HealProgress::default(),
+            mend: None,
             passes: 0,
         }
     }
@@ -96,7 +100,10 @@ impl Job {
         self.noted.clear();
         self.left = 0;
         self.progress.lost = 0;
-        self.list();
+        match self.begin_mending() {
+            Some(copying) => self.state = State::Copying(copying),
+            None => self.list(),
+        }
     }
 
     pub(super) fn list(&mut self) {

@@ -66,8 +66,12 @@ impl Listing {
     }
 
     /// What the target lacks up to where every page reaches; and where that is, if there may
-    /// be more.
-    pub(super) fn missing(self, healing: &SlotMove) -> (VecDeque<Missing>, Option<SegmentId>) {
+    /// be more. What is rotten there it lacks, too.
+    pub(super) fn missing(
+        self,
+        healing: &SlotMove,
+        rotten: Option<&BTreeMap<SegmentId, FragmentMeta>>,
+    ) -> (VecDeque<Missing>, Option<SegmentId>) {
         let ends = self.pages.values().filter_map(|p| p.got.as_ref()?.1);
         let end = ends.min();
         let mut found: BTreeMap<SegmentId, Missing> = BTreeMap::new();
@@ -81,7 +85,9 @@ impl Listing {
                     continue;
                 }
                 if at == healing.to && key.slot == healing.slot {
-                    held.push(key.segment);
+                    if rotten.is_none_or(|rotten| !rotten.contains_key(&key.segment)) {
+                        held.push(key.segment);
+                    }
                     continue;
                 }
                 let missing = found.entry(key.segment).or_insert_with(|| Missing {

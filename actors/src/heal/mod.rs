@@ -10,14 +10,14 @@
 //! new disk like everything else.
 //!
 //! Reading order: `sources` (who may have what), `listing` (who has what), `copy` (one fragment),
-//! `job` (one move), [`Healer`], `answers`.
+//! `job` (one move), [`Healer`], `answers`, `mend` (what rotted, or is gone, where it belongs).
 
 mod answers;
-mod bucket;
 mod config;
 mod copy;
 mod job;
 mod listing;
+mod mend;
 mod sources;
 #[cfg(test)]
 mod tests;
@@ -35,11 +35,12 @@ use model::placement::View;
 use model::spread::SlotMove;
 use model::time::Time;
 
-use self::bucket::Bucket;
 use self::copy::{Copy, Next};
 use self::job::{Copying, Job, State};
 use self::listing::Out;
 use self::sources::Row;
+use crate::bucket::Bucket;
+use crate::disk::ScrubNews;
 use crate::messages::{DiskReply, DiskRequest, PutFragment};
 use crate::planted::{Bug, planted};
 
@@ -65,6 +66,13 @@ pub enum Input {
         reply: DiskReply,
         /// The bytes beside it.
         payload: Bytes,
+    },
+    /// What the scrub of a disk of this node found.
+    Scrub {
+        /// The disk.
+        at: DiskRef,
+        /// What.
+        news: ScrubNews,
     },
 }
 
@@ -145,7 +153,8 @@ impl Healer {
 
     /// The moves to this node's disks, and what was done for each.
     pub fn progress(&self) -> impl Iterator<Item = (SlotMove, HealProgress)> + '_ {
-        self.jobs.values().map(|job| (job.healing, job.progress))
+        let moves = self.jobs.values().filter(|job| job.mend.is_none());
+        moves.map(|job| (job.healing, job.progress))
     }
 
     fn view(&mut self, now: Time, view: Arc<View>) {
@@ -177,14 +186,20 @@ impl Healer {
                 self.see(now, healing);
             }
         }
-        let ended: Vec<Key> = self
-            .jobs
-            .keys()
-            .filter(|k| !seen.contains(k))
-            .copied()
-            .collect();
+        let unseen = self.jobs.iter().filter(|(key, _)| !seen.contains(key));
+        let (mends, moves): (Vec<_>, Vec<_>) = unseen.partition(|(_, job)| job.mend.is_some());
+        let mends: Vec<Key> = mends.into_iter().map(|(key, _)| *key).collect();
+        let ended: Vec<Key> = moves.into_iter().map(|(key, _)| *key).collect();
         for key in ended {
             self.drop_job(&key);
+        }
+        for key in mends {
+            let healing = self.jobs[&key].healing;
+            match Row::of(&self.view, &healing) {
+                Some(row) => self.row_seen(key, row),
+                // It is moved, or it was.
+                None => self.drop_job(&key),
+            }
         }
     }
 
@@ -201,16 +216,18 @@ impl Healer {
         let Some(row) = Row::of(&self.view, &healing) else {
             return;
         };
-        match self.jobs.get_mut(&key) {
-            Some(job) if job.row == row => {}
-            Some(job) => {
-                if job.row_changed(row) {
-                    self.asked.retain(|_, asked| asked.key != key);
-                }
-            }
+        match self.jobs.get(&key) {
+            Some(_) => self.row_seen(key, row),
             None => {
                 self.jobs.insert(key, Job::new(healing, row, now));
             }
+        }
+    }
+
+    fn row_seen(&mut self, key: Key, row: Row) {
+        let job = self.jobs.get_mut(&key).expect("it is there");
+        if job.row != row && job.row_changed(row) {
+            self.asked.retain(|_, asked| asked.key != key);
         }
     }
 
@@ -256,16 +273,16 @@ impl Healer {
             return;
         }
         let is_ready = |job: &Job| matches!(job.state, State::Waiting(until) if until <= now);
-        let mut ready: Vec<(usize, Key)> = self
-            .jobs
-            .iter()
-            .filter(|(_, job)| is_ready(job))
-            .map(|(key, job)| (job.row.weakness(key.0.code.slots()), *key))
-            .collect();
-        ready.sort_by_key(|(weakness, key)| (std::cmp::Reverse(*weakness), *key));
-        for (_, key) in ready.into_iter().take(room) {
+        let rank = |(key, job): (&Key, &Job)| {
+            let weakness = job.row.weakness(key.0.code.slots());
+            (job.only_looks(), std::cmp::Reverse(weakness), *key)
+        };
+        let ready = self.jobs.iter().filter(|(_, job)| is_ready(job));
+        let mut ready: Vec<_> = ready.map(rank).collect();
+        ready.sort();
+        for (_, _, key) in ready.into_iter().take(room) {
             let job = self.jobs.get_mut(&key).expect("it is there");
-            if planted(Bug::FinishEarly) {
+            if planted(Bug::FinishEarly) && job.mend.is_none() {
                 job.state = State::Done;
                 self.news = true;
             } else {
@@ -275,8 +292,8 @@ impl Healer {
     }
 
     fn drive(&mut self, now: Time, key: Key, out: &mut Vec<Effect>) {
-        loop {
-            let job = self.jobs.get_mut(&key).expect("it is there");
+        // What was mended is gone from the list.
+        while let Some(job) = self.jobs.get(&key) {
             match &job.state {
                 State::Listing(listing) if listing.is_complete() => self.listed(now, key),
                 State::Listing(_) => return self.ask_pages(now, key, out),
@@ -304,9 +321,11 @@ impl Healer {
             unreachable!("it was listed");
         };
         job.noted.extend(listing.pages.keys());
-        let (mut queue, end) = listing.missing(&job.healing);
+        let (mut queue, end) = listing.missing(&job.healing, job.rotten());
         // R16: nothing of a deleted volume comes back.
         queue.retain(|missing| !deleted(missing.segment.volume));
+        let first_missed = job.not_missed_before(&mut queue);
+        job.left += first_missed;
         job.state = State::Copying(Copying {
             queue,
             running: BTreeMap::new(),
@@ -325,7 +344,9 @@ impl Healer {
             return job.list();
         }
         job.progress.waiting = job.left;
-        if job.may_end() {
+        if job.mend.is_some() {
+            self.mend_on(now, key);
+        } else if job.may_end() {
             job.state = State::Done;
             self.news = true;
         } else {
@@ -420,6 +441,9 @@ impl Healer {
                     let may_come = copy.may_come(job.row.unsure);
                     job.left += u64::from(may_come);
                     job.progress.lost += u64::from(!may_come);
+                    if let Some(mend) = job.mend.as_mut().filter(|_| !may_come) {
+                        mend.settled(*segment);
+                    }
                     ended.push(*segment);
                     continue;
                 }
@@ -444,7 +468,7 @@ fn send_due(
     out: &mut Vec<Effect>,
 ) {
     let segment = copy.missing.segment;
-    let bytes = copy.missing.meta.fragment_bytes;
+    let ranges = copy.ranges();
     for (slot, question) in &mut copy.fetches {
         if question.due > now {
             continue;
@@ -460,7 +484,7 @@ fn send_due(
                 incarnation: at.incarnation,
                 key: FragmentKey { segment, slot },
                 pool: healing.pool,
-                ranges: vec![(0, bytes)],
+                ranges: ranges.clone(),
             },
             payload: Payload::empty(),
         });
@@ -498,6 +522,7 @@ impl Machine for Healer {
     fn handle(&mut self, now: Time, input: Input, out: &mut Vec<Effect>) {
         match input {
             Input::View(view) => self.view(now, view),
+            Input::Scrub { at, news } => self.scrub_news(now, at, news),
             Input::Disk {
                 disk,
                 id,

@@ -61,12 +61,13 @@ fn hope(view: &View, at: DiskRef) -> Hope {
 }
 
 impl Row {
-    /// The row of a move that is under way by this view; `None` if it is not.
+    /// The row of a move that is under way by this view, or of a slot that lies at its target
+    /// for good; `None` if it is neither.
     pub(super) fn of(view: &View, healing: &SlotMove) -> Option<Self> {
         let table = view.pools.get(&healing.pool);
         let table = table.filter(|t| t.slots == healing.pool.code.slots())?;
         let own = table.place(healing.row, healing.slot);
-        if own.to != Some(healing.to) || own.version != healing.version {
+        if own.to.or(own.disk) != Some(healing.to) || own.version != healing.version {
             return None;
         }
         let mut row = Self {

@@ -12,11 +12,13 @@ use model::ids::{Actor as ActorId, DiskId, Endpoint, NodeId, RequestId};
 use model::meta::{MetaReply, MetaToken};
 use model::placement::View;
 use model::store::{DeviceError, FileNo, FragmentDone, FragmentOp, JournalDone, JournalOp, OpId};
+use model::time::Time;
 use tokio::sync::oneshot;
 
+use super::clock::boottime;
 use super::driver::{Driver, Shell};
-use super::switchboard::{AskMeta, DiskRetired, Post, Switchboard};
-use crate::disk::{Disk, DiskEffect as Effect, DiskInput as Input};
+use super::switchboard::{AskMeta, DiskRetired, Post, ScrubTold, Switchboard};
+use crate::disk::{Disk, DiskEffect as Effect, DiskInput as Input, ScrubNews, ScrubStats};
 use crate::messages::{DiskRequest, Message as Wire};
 
 /// Fragment operations that share syncs at most.
@@ -42,6 +44,8 @@ pub struct DiskFigures {
     pub journal_file_bytes: u64,
     /// Bytes allocated by fragments.
     pub fragment_bytes: u64,
+    /// The scrub.
+    pub scrub: ScrubStats,
 }
 
 /// A disk's journal, used by one thread.
@@ -122,6 +126,8 @@ pub(super) enum ToDisk {
         reply: MetaReply,
     },
     View(Arc<View>),
+    /// The operator wants a pass of the scrub.
+    ScrubNow,
 }
 
 #[derive(Message)]
@@ -267,18 +273,20 @@ fn run_fragments(
     work: &Receiver<FragmentWork>,
     disk: &Addr<DiskActor>,
 ) {
-    let mut settled = true;
+    // Reads, the scrub's above all, don't put settling off.
+    let mut changed: Option<Time> = None;
+    let settle_after = SETTLE_AFTER * 10;
     loop {
-        let first = match work.recv_timeout(SETTLE_AFTER * 10) {
-            Ok(first) => first,
-            Err(RecvTimeoutError::Timeout) => {
-                if !settled && let Err(error) = store.settle() {
-                    disk.do_send(Completed::Failed(error));
-                    return;
-                }
-                settled = true;
-                continue;
+        if changed.is_some_and(|at| boottime().since(at) >= settle_after) {
+            if let Err(error) = store.settle() {
+                disk.do_send(Completed::Failed(error));
+                return;
             }
+            changed = None;
+        }
+        let first = match work.recv_timeout(settle_after) {
+            Ok(first) => first,
+            Err(RecvTimeoutError::Timeout) => continue,
             Err(RecvTimeoutError::Disconnected) => return,
         };
         let (mut ids, mut ops) = (Vec::new(), Vec::new());
@@ -296,7 +304,11 @@ fn run_fragments(
         if ops.is_empty() {
             continue;
         }
-        settled = false;
+        let is_change =
+            |op: &FragmentOp| matches!(op, FragmentOp::Put { .. } | FragmentOp::Delete { .. });
+        if ops.iter().any(is_change) {
+            changed = Some(boottime());
+        }
         let done: Vec<_> = match store.execute(ops) {
             Ok(done) => ids.into_iter().zip(done.into_iter().map(Ok)).collect(),
             Err(error) => ids.into_iter().map(|id| (id, Err(error.clone()))).collect(),
@@ -328,6 +340,7 @@ impl Handler<ToDisk> for DiskActor {
             }
             ToDisk::Meta { token, reply } => self.drive(Input::Volume { token, reply }, ctx),
             ToDisk::View(view) => self.drive(Input::View(view), ctx),
+            ToDisk::ScrubNow => self.drive(Input::ScrubNow, ctx),
         }
     }
 }
@@ -363,11 +376,13 @@ impl Handler<GetFigures> for DiskActor {
             .fragments
             .as_ref()
             .map(|f| f.send(FragmentWork::Bytes(bytes)));
+        let scrub = self.driver.machine.scrub();
         Box::pin(async move {
             asked?.ok()?;
             counting?.ok()?;
             let mut figures = answered.await.ok()?;
             figures.fragment_bytes = counted.await.ok()?;
+            figures.scrub = scrub;
             Some(figures)
         })
     }
@@ -420,6 +435,13 @@ impl Shell for DiskActor {
                     token,
                     request,
                 });
+            }
+            Effect::Scrub(news) => {
+                let at = self.driver.machine.disk_ref();
+                if let ScrubNews::Rotten(found) = news {
+                    tracing::warn!(disk = %self.id, fragment = ?found.key, "a fragment is rotten");
+                }
+                self.switchboard.do_send(ScrubTold { at, news });
             }
             Effect::Retire { error } => {
                 if !self.retired {

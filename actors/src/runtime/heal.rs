@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use actix::{Actor, Addr, Context, Handler, Message};
 use bytes::Bytes;
-use model::ids::{Actor as ActorId, DiskId, Endpoint, NodeId, RequestId};
+use model::ids::{Actor as ActorId, DiskId, DiskRef, Endpoint, NodeId, RequestId};
 use model::placement::View;
 use model::spread::SlotMove;
 
 use super::driver::{Driver, Shell};
 use super::switchboard::{Post, Switchboard};
+use crate::disk::ScrubNews;
 use crate::heal::{Effect, HealProgress, Healer, Input};
 use crate::messages::DiskReply;
 
@@ -32,6 +33,10 @@ pub(super) enum ToHealer {
         payload: Bytes,
     },
     View(Arc<View>),
+    Scrub {
+        at: DiskRef,
+        news: ScrubNews,
+    },
 }
 
 /// Asks what is moved to the node's disks, and how far that is.
@@ -91,6 +96,7 @@ impl Handler<ToHealer> for HealActor {
                 payload,
             },
             ToHealer::View(view) => Input::View(view),
+            ToHealer::Scrub { at, news } => Input::Scrub { at, news },
         };
         self.drive(input, ctx);
     }

@@ -19,5 +19,5 @@ pub use disk::{DiskActor, DiskFigures, DiskStores, FragmentStore, GetFigures, Jo
 pub use heal::{GetHealing, HealedPort};
 pub use switchboard::{
     AttachDisk, CloseClient, Dropped, GetStats, Inbound, MetaAnswer, MetaPort, OpenClient,
-    OpenError, ShutDown, Switchboard, SwitchboardConfig, ViewChanged,
+    OpenError, ShutDown, StartScrub, Switchboard, SwitchboardConfig, ViewChanged,
 };

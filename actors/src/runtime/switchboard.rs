@@ -15,7 +15,7 @@ use model::meta::{MetaReply, MetaRequest, MetaToken};
 use model::payload::Payload;
 use model::placement::View;
 use model::spread::{RowStamp, SlotMove};
-use model::store::ScannedEntry;
+use model::store::{ScannedEntry, ScrubMark};
 use model::wire;
 use tokio::sync::oneshot;
 use transport::class::Class;
@@ -28,7 +28,7 @@ use super::heal::{GetHealing, HealActor, HealedPort, ToHealer};
 use super::segment::{SegmentActor, ToSegment};
 use super::volume::{Stats, VolumeActor};
 use crate::client::{Client, ClientConfig};
-use crate::disk::{Disk, DiskConfig};
+use crate::disk::{Disk, DiskConfig, ScrubNews};
 use crate::heal::{HealConfig, HealProgress, Healer};
 use crate::host::{Host, Route};
 use crate::messages::{DiskReply, DiskRequest, Envelope, Message as Wire, VolumeReply};
@@ -150,6 +150,14 @@ pub(super) struct VolumeEnded {
 #[rtype(result = "()")]
 pub(super) struct DiskRetired(pub(super) DiskId);
 
+/// What the scrub of a disk found, for the Healer.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct ScrubTold {
+    pub(super) at: DiskRef,
+    pub(super) news: ScrubNews,
+}
+
 /// A Client machine ended.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -196,6 +204,8 @@ pub struct AttachDisk {
     pub damage_before: Option<usize>,
     /// What the disk knows of rows' moves (R20).
     pub moves: BTreeMap<(Pool, Row), RowStamp>,
+    /// How far its scrub had come.
+    pub scrubbed: ScrubMark,
 }
 
 /// Open a client of a volume, by name. Answered once its session is open.
@@ -228,6 +238,11 @@ pub struct Dropped;
 #[derive(Debug, Message)]
 #[rtype(result = "(BTreeMap<VolumeId, VolumeStats>, BTreeMap<DiskId, DiskFigures>)")]
 pub struct GetStats;
+
+/// Begin a pass of the scrub on one of the node's disks, or on all; answered with how many.
+#[derive(Debug, Message)]
+#[rtype(result = "usize")]
+pub struct StartScrub(pub Option<DiskId>);
 
 /// End every Volume machine cleanly; answered when all have ended.
 #[derive(Debug, Message)]
@@ -564,11 +579,13 @@ impl Handler<AttachDisk> for Switchboard {
             scan,
             damage_before,
             moves,
+            scrubbed,
         } = attach;
         let node = self.config.node;
         let machine =
             Disk::recover_from(self.config.disk, at, node, boottime(), scan, damage_before)
-                .knowing(moves);
+                .knowing(moves)
+                .scrubbed_to(scrubbed);
         let disk = DiskActor::new(at.disk, node, machine, stores, ctx.address()).start();
         disk.do_send(ToDisk::View(Arc::clone(self.host.current_view())));
         self.disks.insert(at.disk, disk);
@@ -594,6 +611,27 @@ impl Handler<DiskRetired> for Switchboard {
 
     fn handle(&mut self, DiskRetired(disk): DiskRetired, _ctx: &mut Self::Context) {
         (self.config.retired)(disk);
+    }
+}
+
+impl Handler<ScrubTold> for Switchboard {
+    type Result = ();
+
+    fn handle(&mut self, ScrubTold { at, news }: ScrubTold, _ctx: &mut Self::Context) {
+        if let Some(healer) = &self.healer {
+            healer.do_send(ToHealer::Scrub { at, news });
+        }
+    }
+}
+
+impl Handler<StartScrub> for Switchboard {
+    type Result = usize;
+
+    fn handle(&mut self, StartScrub(of): StartScrub, _ctx: &mut Self::Context) -> usize {
+        let meant = |id: &DiskId| of.is_none_or(|of| of == *id);
+        let disks = self.disks.iter().filter(|(id, _)| meant(id));
+        let asked = disks.map(|(_, disk)| disk.do_send(ToDisk::ScrubNow));
+        asked.count()
     }
 }
 

@@ -128,6 +128,12 @@ impl SimFiles {
         lock(&self.disk).faults.clear();
     }
 
+    /// Whether a fault is switched on, or waits for a write.
+    #[must_use]
+    pub fn has_faults(&self) -> bool {
+        !lock(&self.disk).faults.is_empty()
+    }
+
     /// Bounds the bytes that files may take; `None` is no bound.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         lock(&self.disk).capacity = bytes;

@@ -11,6 +11,7 @@ mod list;
 mod open;
 mod put;
 mod scan;
+mod scrub;
 pub mod space;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use model::ids::FragmentKey;
 use model::planted::{Bug, planted};
-use model::store::{DeviceError, FragmentDone, FragmentOp};
+use model::store::{DeviceError, FragmentDone, FragmentOp, ScrubMark};
 
 use crate::BLOCK;
 use crate::catalog::{Catalog, CatalogError, Row, Stamp};
@@ -91,6 +92,8 @@ struct Staged {
     rows: BTreeMap<FragmentKey, Option<Row>>,
     touched: BTreeSet<u32>,
     frees: Vec<Row>,
+    /// Places of fragments that were stored anew elsewhere.
+    given_up: Vec<Row>,
 }
 
 /// An open store of fragments.
@@ -106,6 +109,7 @@ pub struct Fragments<L: FileLayer, C: Catalog> {
     next_put: u64,
     stats: FragmentsStats,
     adopted: Adopted,
+    scrubbed: ScrubMark,
     failed: Option<DeviceError>,
 }
 
@@ -180,6 +184,12 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
         &self.adopted
     }
 
+    /// How far the disk's scrub had come when that was last kept.
+    #[must_use]
+    pub fn scrubbed(&self) -> ScrubMark {
+        self.scrubbed
+    }
+
     /// Whether a device error made it refuse everything.
     #[must_use]
     pub fn has_failed(&self) -> bool {
@@ -205,6 +215,8 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
                 } => self.list(volume, after, limit)?,
                 FragmentOp::Adopt { pool, row, stamp } => self.adopt(pool, row, &stamp)?,
                 FragmentOp::Scan { of, after, limit } => self.scan(of, after, limit)?,
+                FragmentOp::Verify { key } => self.verify(key)?,
+                FragmentOp::KeepScrub(mark) => self.keep_scrub(mark)?,
             });
         }
         self.commit()?;
@@ -287,6 +299,7 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
                 .map_err(|error| error.during("fdatasync of an extent"))?;
             self.stats.syncs += 1;
         }
+        self.invalidate_given_up(&staged.given_up)?;
         if !staged.rows.is_empty() {
             let rows: Vec<_> = staged.rows.into_iter().collect();
             if let Err(error) = self.catalog.write(&rows) {
@@ -294,13 +307,28 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
                 return self.rebuild(&error);
             }
         }
-        for row in staged.frees {
+        for row in staged.frees.into_iter().chain(staged.given_up) {
             // A device that can't punch keeps the blocks: the range is reused all the same.
             let _ = self.extents[&row.extent].punch_hole(row.offset, row.bytes());
             let freed = self.space.free((row.extent, row.offset), row.bytes());
             assert!(freed, "a stored fragment's range is not free");
             self.stats.used_bytes -= row.bytes();
             self.stats.fragments -= 1;
+        }
+        Ok(())
+    }
+
+    /// The new places are durable: the old ones' headers go, for good.
+    fn invalidate_given_up(&mut self, rows: &[Row]) -> Result<(), DeviceError> {
+        for row in rows {
+            scan::invalidate(&self.extents[&row.extent], row.offset)
+                .map_err(|error| error.during("fragment repair"))?;
+        }
+        for extent in rows.iter().map(|row| row.extent).collect::<BTreeSet<_>>() {
+            self.extents[&extent]
+                .sync_data()
+                .map_err(|error| error.during("fdatasync of an extent"))?;
+            self.stats.syncs += 1;
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use model::store::DeviceError;
 use super::adopted;
 use super::ledger::{self, EXTENTS_MAX, Ledger};
 use super::scan::{self, Found};
+use super::scrub;
 use super::space::FreeMap;
 use super::{Fragments, FragmentsConfig, FragmentsStats, Staged, catalog_failed, extent_path};
 use crate::BLOCK;
@@ -57,6 +58,7 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
         layer.sync_dir("extents").map_err(during)?;
         let (ledger, state) = Ledger::open(layer, config.id).map_err(during)?;
         let adopted = adopted::load(layer, config.id)?;
+        let scrubbed = scrub::load(layer, config.id);
         let distrust = distrust(&catalog, state.as_ref(), config.id);
         let mut store = Self {
             layer: layer.clone(),
@@ -70,6 +72,7 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
             staged: Staged::default(),
             stats: FragmentsStats::default(),
             adopted,
+            scrubbed,
             failed: None,
         };
         let recovery = store.recover(distrust)?;

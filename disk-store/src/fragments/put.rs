@@ -43,7 +43,12 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
             return self.put_again(row, key, meta, sums, data);
         }
         let bytes = header::area_bytes(meta.fragment_bytes) + u64::from(meta.fragment_bytes);
-        let place = match self.allocate(bytes, meta.kind) {
+        let reserve = match meta.kind {
+            SegmentKind::Data => self.config.reserve_bytes,
+            SegmentKind::Index => self.config.reserve_bytes / 2,
+        };
+        let capacity = self.config.capacity_bytes.saturating_sub(reserve);
+        let place = match self.allocate(bytes, capacity) {
             Ok(place) => place,
             Err(NoPlace::Full) => return Ok(FragmentDone::Full),
             Err(NoPlace::Device(error)) => return Err(error),
@@ -89,12 +94,43 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
                 return Ok(FragmentDone::Stored);
             }
         }
-        // Damaged: the same bytes over the same place, so that a tear loses nothing that a
-        // reader could have had.
-        self.touch(row.extent)?;
-        self.write(&row, key, sums, data)
-            .map_err(|error| error.during("fragment repair"))?;
+        self.store_anew(&row, key, sums, data)
+    }
+
+    /// Damaged: the same bytes at another place, so that a crash on the way loses nothing that a
+    /// reader could have had. The old place is given up once the new one is durable: of two
+    /// headers of one fragment the later written stands.
+    fn store_anew(
+        &mut self,
+        old: &Row,
+        key: FragmentKey,
+        sums: Vec<u32>,
+        data: &Payload,
+    ) -> Result<FragmentDone, DeviceError> {
+        self.touch(old.extent)?;
+        // It gives back what it takes.
+        let capacity = self.config.capacity_bytes + old.bytes();
+        let place = match self.allocate(old.bytes(), capacity) {
+            Ok(place) => place,
+            Err(NoPlace::Full) => return Ok(FragmentDone::Full),
+            Err(NoPlace::Device(error)) => return Err(error),
+        };
+        // The ledger may have been settled for the new place's sake.
+        self.touch(old.extent)?;
+        let row = Row {
+            extent: place.0,
+            offset: place.1,
+            ..*old
+        };
+        match self.write(&row, key, sums, data) {
+            Ok(()) => {}
+            Err(FileError::NoSpace) => return self.undo(&row),
+            Err(error) => return Err(error.during("fragment repair")),
+        }
         self.staged.rows.insert(key, Some(row));
+        self.staged.given_up.push(*old);
+        self.stats.used_bytes += row.bytes();
+        self.stats.fragments += 1;
         Ok(FragmentDone::Stored)
     }
 
@@ -130,12 +166,8 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
         Ok(FragmentDone::Full)
     }
 
-    fn allocate(&mut self, bytes: u64, kind: SegmentKind) -> Result<(u32, u64), NoPlace> {
-        let reserve = match kind {
-            SegmentKind::Data => self.config.reserve_bytes,
-            SegmentKind::Index => self.config.reserve_bytes / 2,
-        };
-        if self.stats.used_bytes + bytes > self.config.capacity_bytes.saturating_sub(reserve) {
+    fn allocate(&mut self, bytes: u64, capacity: u64) -> Result<(u32, u64), NoPlace> {
+        if self.stats.used_bytes + bytes > capacity {
             return Err(NoPlace::Full);
         }
         if let Some(place) = self.space.alloc(bytes) {

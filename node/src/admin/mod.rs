@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod protocol;
+pub mod scrub;
 pub mod server;
 
 /// The socket's name in a node's directory.

@@ -4,6 +4,8 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::scrub::{Scrub, Scrubs};
+
 /// Sent by the client; each is answered by one [`Answer`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
@@ -65,6 +67,15 @@ pub enum Request {
     },
     /// Every disk. Answered with [`Reply::Disks`].
     DiskList,
+    /// Begin a pass of the scrub. Answered with [`Reply::Scrubs`].
+    ScrubStart {
+        /// On this disk alone: `node/disk` by number or by name, or its directory.
+        disk: Option<String>,
+        /// On this node's disks alone.
+        node: Option<String>,
+    },
+    /// How the disks' scrubs are. Answered with [`Reply::Scrubs`].
+    ScrubStatus,
     /// What is degraded, why, and what is being done. Answered with [`Reply::Status`].
     Status,
     /// Empty every node's caches. Answered with [`Reply::CacheDropped`].
@@ -182,6 +193,8 @@ pub enum Reply {
     Nodes(Nodes),
     /// To [`Request::DiskList`].
     Disks(Disks),
+    /// To [`Request::ScrubStart`] and [`Request::ScrubStatus`].
+    Scrubs(Scrubs),
     /// To [`Request::Status`].
     Status(Status),
     /// To [`Request::CacheDrop`].
@@ -379,6 +392,9 @@ pub struct Disk {
     pub capacity_bytes: u64,
     /// How much it holds; absent likewise.
     pub used_bytes: Option<u64>,
+    /// Its scrub; absent likewise.
+    #[serde(default)]
+    pub scrub: Option<Scrub>,
 }
 
 impl Disk {

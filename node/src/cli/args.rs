@@ -66,6 +66,9 @@ pub enum Command {
     /// Disks.
     #[command(subcommand)]
     Disk(DiskCommand),
+    /// The reading of all that disks hold, to find and repair what rotted.
+    #[command(subcommand)]
+    Scrub(ScrubCommand),
     /// Links between the sites of a fabric that `atoll dev --wan` runs.
     #[command(subcommand)]
     Link(LinkCommand),
@@ -343,6 +346,22 @@ pub enum DiskCommand {
         /// Which: NODE/DISK by number or by name, or its directory.
         name: String,
     },
+}
+
+/// On scrubs.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum ScrubCommand {
+    /// Begin a pass now, on all disks or on some; one that is under way goes on.
+    Start {
+        /// On this disk: NODE/DISK by number or by name, or its directory.
+        #[arg(long, value_name = "DISK", conflicts_with = "node")]
+        disk: Option<String>,
+        /// On the disks of this node.
+        #[arg(long, value_name = "NODE")]
+        node: Option<String>,
+    },
+    /// How far passes are, what they found and what was repaired.
+    Status,
 }
 
 /// On links.

@@ -7,6 +7,7 @@ pub mod style;
 mod dev;
 mod nbd;
 mod node;
+mod scrub;
 #[cfg(feature = "sim")]
 pub mod sim;
 
@@ -19,8 +20,8 @@ use clap::Parser;
 use serde_json::json;
 
 use self::args::{
-    CacheCommand, Cli, Command, DebugCommand, DiskCommand, LinkCommand, NodeCommand, SiteCommand,
-    VolumeCommand,
+    CacheCommand, Cli, Command, DebugCommand, DiskCommand, LinkCommand, NodeCommand, ScrubCommand,
+    SiteCommand, VolumeCommand,
 };
 use self::style::{Style, Tone};
 use crate::admin::client;
@@ -212,6 +213,11 @@ pub(crate) fn plan(command: &Command) -> Option<Plan> {
         Command::Debug(DebugCommand::Journal) => all(Request::DebugJournal),
         Command::Disk(DiskCommand::List) => all(Request::DiskList),
         Command::Disk(DiskCommand::Show { name }) => one(Request::DiskList, name),
+        Command::Scrub(ScrubCommand::Start { disk, node }) => all(Request::ScrubStart {
+            disk: disk.clone(),
+            node: node.clone(),
+        }),
+        Command::Scrub(ScrubCommand::Status) => all(Request::ScrubStatus),
         Command::Site(SiteCommand::List) => all(Request::SiteList),
         Command::Site(SiteCommand::Show { name }) => one(Request::SiteList, name),
         Command::Site(SiteCommand::Start { name }) => {

@@ -29,6 +29,8 @@ fn config(make: &MakeArgs) -> NodeConfig {
         nbd_tls_verify_peer: make.tls.nbd_tls_verify_peer,
         nbd_names: make.nbd_names.clone(),
         heal_after_s: None,
+        scrub_every_s: None,
+        scrub_rate: None,
     }
 }
 

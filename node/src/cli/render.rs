@@ -63,6 +63,7 @@ pub fn human(told: &Told, style: Style) -> String {
         Reply::Sites(sites) => many_sites(sites, style),
         Reply::Nodes(nodes) => many_nodes(nodes, style),
         Reply::Disks(disks) => many_disks(disks, style),
+        Reply::Scrubs(scrubs) => super::scrub::table(scrubs, style),
         Reply::Status(status) => one_status(status, style),
         Reply::CacheDropped(dropped) => many_caches(dropped),
         Reply::NbdCertificate(signed) => signed.certificate.trim_end().to_owned(),
@@ -74,6 +75,7 @@ pub fn human(told: &Told, style: Style) -> String {
         Reply::Sites(list) => (&list.unreachable, MISSING),
         Reply::Nodes(list) => (&list.unreachable, MISSING),
         Reply::Disks(list) => (&list.unreachable, MISSING),
+        Reply::Scrubs(list) => (&list.unreachable, MISSING),
         Reply::CacheDropped(list) => (&list.unreachable, ": their caches may be as they were"),
         _ => (&told.unreachable, ""),
     };
@@ -125,7 +127,7 @@ fn sheet(rows: &[(&str, String)]) -> String {
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     ByteSize(bytes).to_string()
 }
 
@@ -297,11 +299,12 @@ fn many_disks(disks: &Disks, style: Style) -> String {
             is,
             known_size(d.used_bytes),
             size(d.capacity_bytes),
+            super::scrub::in_short(d.scrub.as_ref(), style),
             d.path.clone().unwrap_or_else(|| "?".to_owned()),
         ]
     });
     table(
-        ["disk", "site", "is", "used", "of", "path"],
+        ["disk", "site", "is", "used", "of", "scrub", "path"],
         &[3, 4],
         rows.collect(),
     )

@@ -384,3 +384,23 @@ fn show_picks_by_name() {
     let missing = pick_one(nodes(), "z9").expect_err("there is none");
     assert_eq!(missing.message, "there is no node 'z9': nodes are a1, a2");
 }
+
+#[test]
+fn a_scrub_is_begun_everywhere_or_on_one_disk_or_node() {
+    let start = |disk: Option<&str>, node: Option<&str>| {
+        let (disk, node) = (disk.map(str::to_owned), node.map(str::to_owned));
+        Plan::Admin(Request::ScrubStart { disk, node }, Pick::All)
+    };
+    assert_eq!(planned("atoll --dir D scrub start"), start(None, None));
+    assert_eq!(
+        planned("atoll --dir D scrub start --disk a1/d1"),
+        start(Some("a1/d1"), None)
+    );
+    assert_eq!(
+        planned("atoll --dir D scrub start --node a1"),
+        start(None, Some("a1"))
+    );
+    assert!(Cli::try_parse_from("atoll scrub start --node a --disk b".split(' ')).is_err());
+    let status = Plan::Admin(Request::ScrubStatus, Pick::All);
+    assert_eq!(planned("atoll --dir D scrub status --json"), status);
+}

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use actors::disk::ScrubConfig;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -52,6 +53,13 @@ pub struct NodeConfig {
     /// leads its site; 600 if it does not say. All nodes of a site should say the same.
     #[serde(default)]
     pub heal_after_s: Option<u64>,
+    /// How often, in seconds, all that its disks hold is read and checked; every 14 days if it
+    /// does not say.
+    #[serde(default)]
+    pub scrub_every_s: Option<u64>,
+    /// How much of that is read a second, from each disk; 32 MiB if it does not say.
+    #[serde(default)]
+    pub scrub_rate: Option<ByteSize>,
 }
 
 /// A disk that is away for so long is not waited for any more.
@@ -139,6 +147,20 @@ impl NodeConfig {
     #[must_use]
     pub fn heal_after(&self) -> Duration {
         self.heal_after_s.map_or(HEAL_AFTER, Duration::from_secs)
+    }
+
+    /// The pace at which disks are read and checked.
+    #[must_use]
+    pub fn scrub(&self) -> ScrubConfig {
+        let usual = ScrubConfig::default();
+        let every = self.scrub_every_s.map(Duration::from_secs);
+        ScrubConfig {
+            every: every.unwrap_or(usual.every),
+            bytes_per_s: self
+                .scrub_rate
+                .map_or(usual.bytes_per_s, |rate| rate.0.max(1)),
+            ..usual
+        }
     }
 
     /// Reads the configuration of the node in `directory`.
@@ -272,6 +294,8 @@ mod tests {
             nbd_tls_verify_peer: true,
             nbd_names: vec!["nbd.example.org".into()],
             heal_after_s: Some(30),
+            scrub_every_s: Some(3600),
+            scrub_rate: Some(ByteSize(1 << 20)),
         }
     }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use actors::disk::ScrubStats;
 use actors::runtime::{DiskFigures, DiskStores, FragmentStore, JournalStore};
 use anyhow::{Context, Result, bail};
 use disk_store::catalog::RocksCatalog;
@@ -13,7 +14,7 @@ use disk_store::journal::{Journal, JournalConfig};
 use disk_store::superblock::{self, FabricId, Superblock, SuperblockError};
 use model::ids::{DiskRef, Incarnation, NodeId};
 use model::store::{
-    DeviceError, FileNo, FragmentDone, FragmentOp, JournalDone, JournalOp, ScannedEntry,
+    DeviceError, FileNo, FragmentDone, FragmentOp, JournalDone, JournalOp, ScannedEntry, ScrubMark,
 };
 use raft_meta::node::{AdminCommand, AdminReply};
 
@@ -34,6 +35,8 @@ pub struct OpenedDisk {
     pub damage_before: Option<usize>,
     /// What it knows of rows' moves (R20).
     pub moves: Adopted,
+    /// How far its scrub had come.
+    pub scrubbed: ScrubMark,
 }
 
 struct RealJournal {
@@ -65,6 +68,8 @@ impl JournalStore for RealJournal {
                 .collect(),
             journal_file_bytes: JournalConfig::new(0).file_bytes,
             fragment_bytes: 0,
+            // The machine's.
+            scrub: ScrubStats::default(),
         }
     }
 
@@ -138,7 +143,7 @@ pub fn open(
     let fragments = FragmentsConfig::new(id, identity.capacity_bytes);
     let (fragments, recovery) = Fragments::open(&layer, catalog, fragments)?;
     tracing::info!(disk = %config.name, entries = scan.len(), ?verdict, ?recovery, "disk opened");
-    let moves = fragments.adopted().clone();
+    let (moves, scrubbed) = (fragments.adopted().clone(), fragments.scrubbed());
     let stores = DiskStores {
         journal: Box::new(RealJournal {
             journal,
@@ -157,6 +162,7 @@ pub fn open(
         scan,
         damage_before,
         moves,
+        scrubbed,
     })
 }
 

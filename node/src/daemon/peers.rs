@@ -8,11 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix::Addr;
-use actors::runtime::{DiskFigures, Dropped, GetStats, Switchboard};
+use actors::disk::ScrubStats;
+use actors::runtime::{DiskFigures, Dropped, GetStats, StartScrub, Switchboard};
 use actors::volume::VolumeStats;
 use bincode::{Decode, Encode};
 use model::ids::{DiskId, NodeId, VolumeId};
 use model::payload::Payload;
+use model::store::ScrubMark;
 use model::wire;
 use raft_meta::message::MetaMessage;
 use tokio::runtime::Handle;
@@ -60,6 +62,8 @@ pub enum Question {
     Volume(VolumeId),
     /// Empty the caches, and tell what they held.
     DropCaches,
+    /// Begin a pass of the scrub on this disk, or on all; and tell of the disks.
+    StartScrub(Option<DiskId>),
 }
 
 /// What only a node itself knows.
@@ -105,6 +109,38 @@ pub struct DiskUse {
     pub path: String,
     /// Bytes allocated by fragments.
     pub used_bytes: u64,
+    /// Its scrub.
+    pub scrub: ScrubFigures,
+}
+
+/// The scrub of a disk at its node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct ScrubFigures {
+    /// What it did, over the disk's whole life.
+    pub mark: ScrubMark,
+    /// Whether a pass is under way.
+    pub running: bool,
+    /// In how many seconds the next one begins, if none is.
+    pub next_in_s: Option<u64>,
+    /// The pace of a pass.
+    pub bytes_per_s: u64,
+    /// Fragments that are rotten and not repaired yet.
+    pub rotten: u64,
+    /// Whether so many rotted that the disk is not to be trusted.
+    pub flagged: bool,
+}
+
+impl From<ScrubStats> for ScrubFigures {
+    fn from(stats: ScrubStats) -> Self {
+        Self {
+            mark: stats.mark,
+            running: stats.running,
+            next_in_s: stats.next_in.map(|next| next.as_secs()),
+            bytes_per_s: stats.bytes_per_s,
+            rotten: stats.rotten,
+            flagged: stats.flagged,
+        }
+    }
 }
 
 impl From<&VolumeStats> for VolumeFigures {
@@ -145,7 +181,7 @@ impl Local {
     }
 
     async fn answer(&self, question: Question) -> Option<Figures> {
-        let (volumes, disks) = self.stats().await?;
+        let (volumes, mut disks) = self.stats().await?;
         let cached = |volumes: &BTreeMap<VolumeId, VolumeStats>| -> u64 {
             volumes.values().map(|v| v.cache_bytes).sum()
         };
@@ -155,10 +191,14 @@ impl Local {
             let left = cached(&self.stats().await?.0);
             cache_bytes = cache_bytes.saturating_sub(left);
         }
+        if let Question::StartScrub(of) = question {
+            self.switchboard.send(StartScrub(of)).await.ok()?;
+            disks = self.stats().await?.1;
+        }
         let is_asked = |id: &VolumeId| match question {
             Question::All => true,
             Question::Volume(only) => only == *id,
-            Question::DropCaches => false,
+            Question::DropCaches | Question::StartScrub(_) => false,
         };
         let asked = volumes.iter().filter(|(id, _)| is_asked(id));
         let volumes = asked
@@ -175,6 +215,7 @@ impl Local {
                     name,
                     path,
                     used_bytes,
+                    scrub: figures.scrub.into(),
                 };
                 (*id, of_disk)
             })

@@ -301,7 +301,10 @@ fn start_actors(
         retired: Arc::new(retired),
         volume: VolumeConfig::default(),
         segment: SegmentConfig::default(),
-        disk: DiskConfig::default(),
+        disk: DiskConfig {
+            scrub: config.scrub(),
+            ..DiskConfig::default()
+        },
         heal: HealConfig::default(),
         healed: Arc::new(move |moves| to_site.healed(moves)),
         client: ClientConfig::default(),
@@ -318,6 +321,7 @@ fn start_actors(
             scan,
             damage_before,
             moves,
+            scrubbed,
             ..
         } = disk;
         let path = config
@@ -333,6 +337,7 @@ fn start_actors(
             scan,
             damage_before,
             moves,
+            scrubbed,
         });
     }
     drop(names);

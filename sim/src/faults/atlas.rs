@@ -1,9 +1,8 @@
 //! The fault atlas: what may still be hurt, computed from the placement (R24). Within it a run
 //! must lose nothing and recover; beyond it, nothing is struck.
 //!
-//! There is no scrub yet: a fragment that rotted stays lost, and counts against the budget of its
-//! row for the rest of the run. What went with its disk counts until its slots are moved (R20). A
-//! damaged replica of a journal is refilled, and counts until then.
+//! A disk on which something rotted counts against the budget of its rows until the scrub has had
+//! all of it repaired. What went with its disk counts until its slots are moved (R20). A damaged replica of a journal is refilled, and counts until then.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,6 +10,7 @@ use model::geometry::Pool;
 use model::ids::{DiskId, DiskRef, Row, Slot, VolumeId};
 use model::placement::{SpreadTable, View};
 
+use crate::invariants::is_sound;
 use crate::world::World;
 
 /// Rows of each pool that no lost disk touches, at least.
@@ -26,6 +26,8 @@ pub struct Atlas {
     fragments: BTreeSet<DiskId>,
     /// Disks that have no room now.
     full: BTreeSet<DiskId>,
+    /// Disks on which fragments rotted that may not be repaired yet.
+    rotten: BTreeSet<DiskId>,
     /// Disks whose journal was damaged, and their nodes' lives then.
     journals: BTreeMap<DiskId, u64>,
 }
@@ -35,7 +37,7 @@ impl Atlas {
     /// stay whole as decoding needs.
     #[must_use]
     pub fn allows_fragments(&self, view: &View, disk: DiskId) -> bool {
-        let hurt = |at: &DiskRef| at.disk == disk || self.fragments.contains(&at.disk);
+        let hurt = |at: &DiskRef| at.disk == disk || self.is_hurt(at.disk);
         // A slot keeps a disk that serves, whatever rotted there, and one that is lost until it
         // is given up: segments go to what rows are left.
         let writable = |(pool, table): (&Pool, &SpreadTable)| {
@@ -48,7 +50,7 @@ impl Atlas {
     /// Whether these disks may go for good at once: every row stays decodable.
     #[must_use]
     pub fn allows_loss(&self, view: &View, disks: &[DiskId]) -> bool {
-        let hurt = |at: &DiskRef| disks.contains(&at.disk) || self.fragments.contains(&at.disk);
+        let hurt = |at: &DiskRef| disks.contains(&at.disk) || self.is_hurt(at.disk);
         let decodable = |(pool, table): (&Pool, &SpreadTable)| {
             let most = usize::from(pool.code.slots() - pool.code.data_fragments());
             rows(*pool, table).all(|row| row.iter().filter(|at| hurt(at)).count() <= most)
@@ -104,6 +106,25 @@ impl Atlas {
                 .iter()
                 .filter(is_other)
                 .all(|at| is_whole(world, volume, *at))
+    }
+
+    fn is_hurt(&self, disk: DiskId) -> bool {
+        self.fragments.contains(&disk) || self.rotten.contains(&disk)
+    }
+
+    /// Fragments of a disk rotted, or will.
+    pub fn note_rot(&mut self, disk: DiskId) {
+        self.rotten.insert(disk);
+    }
+
+    /// Disks that have all that they should count no more.
+    pub fn forget_repaired(&mut self, world: &mut World, volume: VolumeId) {
+        let Some(process) = world.running().next() else {
+            return;
+        };
+        let view = std::sync::Arc::clone(process.host.current_view());
+        self.rotten
+            .retain(|disk| !is_sound(world, &view, volume, *disk));
     }
 
     /// Fragments of a disk are lost.

@@ -398,8 +398,7 @@ impl fmt::Display for Ill {
 }
 
 impl Ill {
-    /// Whether fragments are lost for good: there is no repair or scrub yet, so that they count
-    /// against the budget (R24) until the run's end.
+    /// Whether fragments are lost: they count against the budget (R24) until they are repaired.
     #[must_use]
     pub fn costs_fragments(self) -> bool {
         matches!(

@@ -11,6 +11,7 @@ mod raft;
 mod recoverable;
 mod redundancy;
 mod replicas;
+mod scrubbed;
 mod space;
 mod spread;
 mod stored;
@@ -23,6 +24,8 @@ use actors::volume::VolumeStats;
 use model::ids::{NodeId, VolumeId};
 
 use crate::world::{Note, World};
+
+pub use scrubbed::is_sound;
 
 /// An invariant that does not hold.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -109,6 +112,7 @@ pub fn unhealed(world: &mut World, volume: VolumeId) -> Option<String> {
         .or_else(|| orphans::check(world, volume, &served))
         .or_else(|| redundancy::check(world, volume, &served))
         .or_else(|| space::check(world, volume, &served))
+        .or_else(|| scrubbed::check(world, volume))
 }
 
 /// A volume's owner and how its machine is.

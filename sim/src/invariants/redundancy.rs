@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::ids::{DiskId, DiskRef, FragmentKey, NodeId, VolumeId};
+use model::ids::{DiskRef, FragmentKey, NodeId, VolumeId};
 use model::placement::{Presence, View};
 use model::store::{FragmentDone, FragmentMeta, FragmentOp};
 
@@ -16,7 +16,7 @@ pub(super) fn check(world: &mut World, volume: VolumeId, served: &Served) -> Opt
     let process = world.nodes[&served.owner].process.as_ref()?;
     let view = std::sync::Arc::clone(process.host.current_view());
     let held = held(world, volume);
-    tables(&view, &held).or_else(|| fragments(&view, &held, &world.rotten))
+    tables(&view, &held).or_else(|| fragments(&view, &held))
 }
 
 /// What the disks of running nodes hold.
@@ -75,8 +75,7 @@ fn tables(view: &View, held: &Held) -> Option<String> {
     None
 }
 
-/// What rotted on a disk that serves stays as it is: there is no scrub yet.
-fn fragments(view: &View, held: &Held, rotten: &BTreeSet<DiskId>) -> Option<String> {
+fn fragments(view: &View, held: &Held) -> Option<String> {
     let all = held.values().flatten();
     let segments: BTreeSet<_> = all.map(|(key, meta)| (key.segment, meta.pool)).collect();
     for (segment, pool) in segments {
@@ -89,7 +88,7 @@ fn fragments(view: &View, held: &Held, rotten: &BTreeSet<DiskId>) -> Option<Stri
             };
             let key = FragmentKey { segment, slot };
             let is_there = held.get(&at).is_some_and(|keys| keys.contains_key(&key));
-            if !is_there && !rotten.contains(&at.disk) {
+            if !is_there {
                 return Some(format!("{segment} {slot} of {pool} {row} is not on {at}"));
             }
             let strays = held

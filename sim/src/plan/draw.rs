@@ -54,7 +54,7 @@ impl Plan {
 
 fn machines(rng: &mut Rng) -> Machines {
     let small = rng.one_in(2);
-    Machines {
+    let drawn = Machines {
         window: if small { 256 << 10 } else { 4 << 20 },
         drain: rng.within(16 << 10, 256 << 10),
         drain_idle: rng.duration(Duration::from_millis(50), Duration::from_secs(1)),
@@ -78,6 +78,12 @@ fn machines(rng: &mut Rng) -> Machines {
         heal_after: rng.duration(Duration::from_secs(3), Duration::from_secs(9)),
         heal_moves: rng.within(1, 4) as usize,
         heal_page: if small { 2 } else { 64 },
+        ..Machines::default()
+    };
+    Machines {
+        // What rotted is found within seconds, so that more may rot in the same run (R24).
+        scrub_every: drawn.heal_after,
+        ..drawn
     }
 }
 

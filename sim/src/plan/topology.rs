@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use actors::client::ClientConfig;
-use actors::disk::DiskConfig;
+use actors::disk::{DiskConfig, ScrubConfig};
 use actors::heal::HealConfig;
 use actors::volume::VolumeConfig;
 use actors::volume::journal::JournalTerms;
@@ -219,6 +219,9 @@ pub struct Machines {
     pub heal_moves: usize,
     /// So many fragments are listed at a time.
     pub heal_page: u32,
+    /// A pass of a disk's scrub begins so often.
+    #[serde(with = "as_duration")]
+    pub scrub_every: Duration,
 }
 
 impl Default for Machines {
@@ -240,6 +243,7 @@ impl Default for Machines {
             heal_after: Duration::from_secs(6),
             heal_moves: 2,
             heal_page: 64,
+            scrub_every: Duration::from_secs(3),
         }
     }
 }
@@ -269,7 +273,17 @@ impl Machines {
         MachineTerms {
             volume,
             client: ClientConfig::default(),
-            disk: DiskConfig::default(),
+            disk: DiskConfig {
+                scrub: ScrubConfig {
+                    every: self.scrub_every,
+                    pause: Duration::from_millis(20),
+                    again: Duration::from_secs(1),
+                    keep_every: self.scrub_every / 8,
+                    page_keys: self.heal_page,
+                    ..ScrubConfig::default()
+                },
+                ..DiskConfig::default()
+            },
             heal: HealConfig {
                 moves_max: self.heal_moves,
                 page_keys: self.heal_page,

@@ -51,6 +51,7 @@ impl Run {
                 (replica?, Ill::RottenJournal { restart })
             }
         };
+        self.atlas.forget_repaired(&mut self.world, self.volume);
         let world = &self.world;
         let view = world.running().next()?.host.current_view();
         let costs_journal = ill.costs_journal() && holds(&disk);
@@ -62,6 +63,7 @@ impl Run {
 
     /// Whether disks may go for good, with all that they hold (R24): their slots are moved (R20).
     pub(super) fn may_lose(&mut self, disks: &[DiskId]) -> bool {
+        self.atlas.forget_repaired(&mut self.world, self.volume);
         let world = &self.world;
         let Some(running) = world.running().next() else {
             return false;
@@ -112,10 +114,10 @@ impl Run {
     pub(super) fn befall(&mut self, node: NodeId, disk: DiskId, ill: Ill) {
         let life = self.world.nodes[&node].life;
         if ill.costs_fragments() {
-            self.atlas.note_fragments(disk);
             self.world.damaged = true;
-            if ill != Ill::Wiped {
-                self.world.rotten.insert(disk);
+            match ill {
+                Ill::Wiped => self.atlas.note_fragments(disk),
+                _ => self.atlas.note_rot(disk),
             }
         }
         if ill.costs_journal() {
@@ -159,6 +161,8 @@ impl Run {
             | Ill::LostJournal
             | Ill::RottenJournal { restart: true }
             | Ill::MisdirectedJournal(_) => self.restart(node),
+            // Then the catalog may forget those whose header rotted.
+            Ill::RottenFragments if self.rng.one_in(2) => self.restart(node),
             _ => {}
         }
     }
@@ -181,7 +185,7 @@ impl Run {
             if !self.rng.one_in(one_in) {
                 continue;
             }
-            let header = u64::from(row.header_bytes) * u64::from(self.rng.one_in(4));
+            let header = u64::from(row.header_bytes) * u64::from(self.rng.one_in(2));
             let at = row.data_offset() - header
                 + self.rng.below(row.bytes() - u64::from(row.header_bytes));
             let path = format!("extents/{:08}", row.extent);

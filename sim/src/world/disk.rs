@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use actors::disk::{DiskEffect, DiskInput};
+use actors::heal;
 use actors::messages::{Envelope, Message};
 use model::ids::{Actor, DiskId, Endpoint, NodeId};
 use model::machine::Machine;
@@ -78,6 +79,7 @@ impl World {
             actor: Actor::Disk(id),
         };
         let mut retired = false;
+        let mut found = Vec::new();
         for effect in out.drain(..) {
             match effect {
                 DiskEffect::Reply {
@@ -108,6 +110,7 @@ impl World {
                 DiskEffect::ReadVolume { token, volume } => {
                     self.ask(node, from.actor, token, MetaRequest::ReadVolume { volume });
                 }
+                DiskEffect::Scrub(news) => found.push(news),
                 DiskEffect::Retire { .. } => retired = true,
             }
         }
@@ -123,6 +126,10 @@ impl World {
             .and_then(|d| d.open.as_ref());
         let due = disk.and_then(|o| o.machine.next_deadline());
         self.arm(node, Who::Disk(id), due);
+        let at = self.nodes[&node].disks.get(&id).map(|d| d.at);
+        for (news, at) in found.into_iter().zip(at.into_iter().cycle()) {
+            self.drive_healer(node, heal::Input::Scrub { at, news });
+        }
     }
 
     fn disk(&mut self, node: NodeId, id: DiskId) -> &mut SimDisk {

@@ -222,8 +222,6 @@ pub struct World {
     notes: Vec<Note>,
     /// Whether something is lost or damaged for good.
     pub damaged: bool,
-    /// Disks that serve, and of whose fragments some are lost or damaged for good.
-    pub rotten: BTreeSet<DiskId>,
     /// Disks that lost their journal once: they may not know what they acknowledged.
     pub bereft: BTreeSet<DiskId>,
     watches: Vec<Watch>,
@@ -256,7 +254,6 @@ impl World {
             happenings: Vec::new(),
             notes: Vec::new(),
             damaged: false,
-            rotten: BTreeSet::new(),
             bereft: BTreeSet::new(),
             watches: Vec::new(),
             rng,

@@ -22,7 +22,7 @@ use model::store::{
 };
 use model::time::Time;
 
-use crate::disk::{Disk, DiskConfig, DiskEffect, DiskInput};
+use crate::disk::{Disk, DiskConfig, DiskEffect, DiskInput, ScrubNews};
 use crate::messages::{DiskReply, DiskRequest};
 
 pub(super) const INCARNATION: Incarnation = Incarnation(77);
@@ -132,6 +132,7 @@ pub(super) struct Bench {
     pub(super) answers: VecDeque<Answer>,
     pub(super) record_reads: VecDeque<(MetaToken, VolumeId)>,
     pub(super) fragment_ops: VecDeque<(OpId, FragmentOp)>,
+    pub(super) news: Vec<ScrubNews>,
     pub(super) retired: u32,
     unanswered: BTreeMap<RequestId, u32>,
     last_request: u64,
@@ -152,6 +153,7 @@ impl Bench {
             answers: VecDeque::new(),
             record_reads: VecDeque::new(),
             fragment_ops: VecDeque::new(),
+            news: Vec::new(),
             retired: 0,
             unanswered: BTreeMap::new(),
             last_request: 0,
@@ -175,6 +177,7 @@ impl Bench {
                 DiskEffect::ReadVolume { token, volume } => {
                     self.record_reads.push_back((token, volume));
                 }
+                DiskEffect::Scrub(news) => self.news.push(news),
                 DiskEffect::Retire { .. } => self.retired += 1,
             }
         }

@@ -68,6 +68,11 @@ fn puts_gets_deletes_and_lists_pass_through() {
     let good = vec![false, true];
     assert_eq!(reply, DiskReply::Data { meta: META, good });
     assert_eq!(payload.len(), 4096);
+    // What looked damaged is looked at.
+    let verify = &b.fragment_ops[0].1;
+    assert!(matches!(verify, FragmentOp::Verify { key } if *key == KEY));
+    let whole = true;
+    b.fragment_done(FragmentDone::Verified { meta: META, whole });
 
     let delete = DiskRequest::Delete {
         incarnation: INCARNATION,

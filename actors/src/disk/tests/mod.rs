@@ -7,5 +7,6 @@ mod leases;
 mod log;
 mod moves;
 mod recovery;
+mod scrub;
 mod truth;
 mod world;

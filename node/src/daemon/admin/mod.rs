@@ -1,5 +1,6 @@
 //! The daemon's side of the admin API: what a node knows and does when asked.
 
+mod scrub;
 mod show;
 mod status;
 
@@ -132,6 +133,10 @@ impl Admin {
                 let (view, heard) = self.hear_all()?;
                 Ok(Reply::Disks(show::disks(&view, &heard)))
             }
+            Request::ScrubStart { disk, node } => {
+                self.scrub_start(disk.as_deref(), node.as_deref())
+            }
+            Request::ScrubStatus => self.scrub_status(),
             Request::Status => {
                 let view = self.meta.view();
                 let heard = self.hear(&view, show::members(&view), Question::All)?;

@@ -288,6 +288,7 @@ pub(super) fn disks(view: &View, heard: &Heard) -> Disks {
             path: told.map(|d| d.path.clone()),
             capacity_bytes: disk.capacity_bytes,
             used_bytes: told.map(|d| d.used_bytes),
+            scrub: told.map(super::scrub::scrub),
         }
     });
     Disks {

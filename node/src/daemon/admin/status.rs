@@ -17,6 +17,7 @@ pub(super) fn status(view: &View, heard: &Heard, seen_by: &str) -> Status {
     nodes(view, heard, &mut degraded);
     let replaced = disks(view, &mut degraded);
     moves(view, &mut degraded);
+    super::scrub::degraded(view, heard, &mut degraded);
     volumes(view, heard, &mut degraded);
     let live = || view.volumes.values().filter(|v| !v.deleted);
     let served = live().filter(|v| v.clean || v.owner.is_some_and(|o| o.boot.is_some()));
@@ -60,7 +61,7 @@ fn up_of(all: impl Iterator<Item = bool>) -> UpOf {
     UpOf { up, of }
 }
 
-fn add(
+pub(super) fn add(
     degraded: &mut Vec<Degraded>,
     what: String,
     why: impl Into<String>,

@@ -22,6 +22,8 @@ fn config() -> NodeConfig {
         nbd_tls_verify_peer: true,
         nbd_names: vec!["nbd.example.org".into()],
         heal_after_s: None,
+        scrub_every_s: None,
+        scrub_rate: None,
     }
 }
 

@@ -6,7 +6,7 @@ use model::placement::{Disk, JournalConfig, Node, Owner, Presence, Site, View, V
 
 use super::{Heard, disks, nodes, sites, volume};
 use crate::admin::protocol::{Condition, VolumeState, VolumeStats};
-use crate::daemon::peers::{DiskUse, Figures, VolumeFigures};
+use crate::daemon::peers::{DiskUse, Figures, ScrubFigures, VolumeFigures};
 
 const VOLUME: VolumeId = VolumeId(7);
 const OWNER: NodeId = NodeId(1);
@@ -79,6 +79,7 @@ fn told(volume: Option<VolumeFigures>) -> Figures {
         name: "d1".into(),
         path: "/d/a1/disks/d1".into(),
         used_bytes: 500,
+        scrub: ScrubFigures::default(),
     };
     Figures {
         volumes: volume.map(|v| (VOLUME, v)).into_iter().collect(),

@@ -1,4 +1,4 @@
-//! A token bucket: what repair reads is bounded, so that it does not starve clients.
+//! A token bucket: what repair and scrub read is bounded, so that they do not starve clients.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ const NS_PER_S: u128 = 1_000_000_000;
 
 /// Bytes that may be read now; what was taken on credit is paid back first.
 #[derive(Debug)]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     per_s: u64,
     level: i128,
     filled: Time,
 }
 
 impl Bucket {
-    pub(super) fn new(per_s: u64) -> Self {
+    pub(crate) fn new(per_s: u64) -> Self {
         assert!(per_s > 0, "a pace that comes to an end");
         Self {
             per_s,
@@ -35,7 +35,7 @@ impl Bucket {
     }
 
     /// Takes so much, if anything is left.
-    pub(super) fn take(&mut self, now: Time, bytes: u64) -> bool {
+    pub(crate) fn take(&mut self, now: Time, bytes: u64) -> bool {
         self.fill(now);
         if self.level <= 0 {
             return false;
@@ -45,7 +45,7 @@ impl Bucket {
     }
 
     /// When something is left again.
-    pub(super) fn ready_at(&self) -> Time {
+    pub(crate) fn ready_at(&self) -> Time {
         let lacking = u128::try_from(1 - self.level).unwrap_or(0);
         let ns = (lacking * NS_PER_S).div_ceil(u128::from(self.per_s));
         self.filled + Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX))
