@@ -61,6 +61,8 @@ states! {
     SiteDown = "metadata: a site is found down",
     /// A site is up again.
     SiteUp = "metadata: a site is up again",
+    /// A disk that was emptied is gone for good.
+    DiskRemoved = "metadata: an emptied disk is removed",
     /// A disk's journal ends in a torn record after a power loss.
     TornTail = "disk: a torn tail is cut",
     /// A disk's journal is damaged where it was synced.

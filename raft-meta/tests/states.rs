@@ -11,7 +11,7 @@ use model::ids::{
 };
 use model::journal::Checkpoint;
 use model::meta::MetaRequest;
-use model::placement::Presence;
+use model::placement::{Duty, Presence};
 use model::spread::SlotMove;
 use model::wire;
 use proptest::collection::vec;
@@ -192,6 +192,7 @@ fn fabric() -> GlobalState {
             address: address(),
             nbd: address(),
             gone: false,
+            duty: Duty::Serve,
         }
     };
     let mut state = GlobalState::new(8, "one".to_owned(), (NodeId(1), Boot(1)), entry(1));

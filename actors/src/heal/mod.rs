@@ -18,7 +18,9 @@ mod config;
 mod copy;
 mod job;
 mod listing;
+mod meter;
 mod sources;
+mod survey;
 #[cfg(test)]
 mod tests;
 
@@ -39,12 +41,15 @@ use self::bucket::Bucket;
 use self::copy::{Copy, Next};
 use self::job::{Copying, Job, State};
 use self::listing::Out;
+use self::meter::Meter;
 use self::sources::Row;
+use self::survey::Survey;
 use crate::messages::{DiskReply, DiskRequest, PutFragment};
 use crate::planted::{Bug, planted};
 
 pub use config::HealConfig;
 pub use job::HealProgress;
+pub use survey::{Count, SlotKey};
 
 /// What may happen to a [`Healer`].
 #[allow(
@@ -121,6 +126,8 @@ pub struct Healer {
     next_id: RequestId,
     bucket: Bucket,
     codecs: BTreeMap<Code, Codec>,
+    survey: Survey,
+    meter: Meter,
     /// Whether the list of moves that are over is another one than was said.
     news: bool,
 }
@@ -139,6 +146,8 @@ impl Healer {
             next_id: start,
             bucket: Bucket::new(config.bytes_per_s),
             codecs: BTreeMap::new(),
+            survey: Survey::default(),
+            meter: Meter::default(),
             news: false,
         }
     }
@@ -148,11 +157,24 @@ impl Healer {
         self.jobs.values().map(|job| (job.healing, job.progress))
     }
 
+    /// What rows hold of which a slot is weak, and what the slots that are moved here hold by
+    /// now, as far as it was counted.
+    pub fn counts(&self) -> impl Iterator<Item = (SlotKey, Count)> + '_ {
+        self.survey.counts()
+    }
+
+    /// Bytes a second that were brought lately.
+    #[must_use]
+    pub fn bytes_per_s(&self, now: Time) -> u64 {
+        self.meter.per_s(now)
+    }
+
     fn view(&mut self, now: Time, view: Arc<View>) {
         if view.version < self.view.version {
             return;
         }
         self.view = view;
+        self.survey.view(&self.view, self.node);
         let view = Arc::clone(&self.view);
         let node = self.node;
         let is_here = |to: DiskRef| {
@@ -239,6 +261,9 @@ impl Healer {
         for key in active {
             self.drive(now, key, out);
         }
+        let terms = (self.node, self.config.ask_timeout, self.config.page_keys);
+        self.survey
+            .go_on(now, terms, &self.view, &mut self.next_id, out);
         if std::mem::take(&mut self.news) {
             let done = self
                 .jobs
@@ -529,7 +554,7 @@ impl Machine for Healer {
             }
             State::Done => None,
         });
-        due.min()
+        due.chain(self.survey.next_deadline()).min()
     }
 
     fn tick(&mut self, now: Time, out: &mut Vec<Effect>) {

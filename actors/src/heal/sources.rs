@@ -60,6 +60,11 @@ fn hope(view: &View, at: DiskRef) -> Hope {
     })
 }
 
+/// Whether a disk serves, in that life.
+pub(super) fn serves(view: &View, at: DiskRef) -> bool {
+    matches!(hope(view, at), Hope::Serves(_))
+}
+
 impl Row {
     /// The row of a move that is under way by this view; `None` if it is not.
     pub(super) fn of(view: &View, healing: &SlotMove) -> Option<Self> {

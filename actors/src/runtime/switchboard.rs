@@ -24,12 +24,12 @@ use transport::net::endpoint::Transport;
 use super::client::{ClientActor, ClientClosed, ToClient};
 use super::clock::boottime;
 use super::disk::{DiskActor, DiskFigures, DiskStores, GetFigures, ToDisk};
-use super::heal::{GetHealing, HealActor, HealedPort, ToHealer};
+use super::heal::{GetHealing, HealActor, HealedPort, Healing, ToHealer};
 use super::segment::{SegmentActor, ToSegment};
 use super::volume::{Stats, VolumeActor};
 use crate::client::{Client, ClientConfig};
 use crate::disk::{Disk, DiskConfig};
-use crate::heal::{HealConfig, HealProgress, Healer};
+use crate::heal::{HealConfig, Healer};
 use crate::host::{Host, Route};
 use crate::messages::{DiskReply, DiskRequest, Envelope, Message as Wire, VolumeReply};
 use crate::segment::{SegmentConfig, Segments};
@@ -660,14 +660,14 @@ impl Handler<GetStats> for Switchboard {
 }
 
 impl Handler<GetHealing> for Switchboard {
-    type Result = ResponseFuture<Vec<(SlotMove, HealProgress)>>;
+    type Result = ResponseFuture<Healing>;
 
     fn handle(&mut self, ask: GetHealing, _ctx: &mut Self::Context) -> Self::Result {
         let asked = self.healer.as_ref().map(|healer| healer.send(ask));
         Box::pin(async move {
             match asked {
                 Some(asked) => asked.await.unwrap_or_default(),
-                None => Vec::new(),
+                None => Healing::default(),
             }
         })
     }

@@ -3,6 +3,7 @@
 //! say in words what is missing, and a run waits for all of them, within a bound.
 
 mod acked;
+mod drained;
 mod elected;
 mod orphans;
 mod owner;
@@ -69,6 +70,7 @@ impl Guard {
                 Note::View(node) => {
                     self.spread.check(world, node)?;
                     self.voters.check(world, node)?;
+                    drained::check_removed(world, node)?;
                 }
                 Note::Leads(node, group, term) => self.raft.leads(world, node, group, term)?,
             }
@@ -97,6 +99,7 @@ pub fn unhealed(world: &mut World, volume: VolumeId) -> Option<String> {
         .or_else(|| recoverable::check(world, volume))
         .or_else(|| orphans::check(world, volume, &served))
         .or_else(|| redundancy::check(world, volume, &served))
+        .or_else(|| drained::check(world, volume, &served))
         .or_else(|| space::check(world, volume, &served))
 }
 
