@@ -89,7 +89,9 @@ impl Fabric {
 
 impl Drop for Fabric {
     fn drop(&mut self) {
-        let pid = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw);
+        let pid = i32::try_from(self.process.id())
+            .ok()
+            .and_then(Pid::from_raw);
         let _ = pid.map(|pid| kill_process(pid, Signal::TERM));
         let _ = self.process.wait();
     }

@@ -232,9 +232,8 @@ impl SiteState {
 
     /// The disks that may be given slots. If all are to be emptied, any is better than none.
     pub(crate) fn candidates(&self) -> Vec<Candidate> {
-        let takes = |d: &&SiteDisk| {
-            self.serves(d) && (planted(Bug::DrainedTakes) || !self.drains(d.at))
-        };
+        let takes =
+            |d: &&SiteDisk| self.serves(d) && (planted(Bug::DrainedTakes) || !self.drains(d.at));
         let up = self.disks.values().filter(takes);
         up.map(|d| Candidate {
             at: d.at,

@@ -175,7 +175,11 @@ impl Client {
         if record.epoch <= self.refused && now < self.refused_until {
             return None;
         }
-        Some(record.owner.map_or_else(|| self.taker(), |owner| owner.node))
+        Some(
+            record
+                .owner
+                .map_or_else(|| self.taker(), |owner| owner.node),
+        )
     }
 
     /// The node that is to serve a volume that nobody serves.

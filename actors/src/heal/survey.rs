@@ -194,7 +194,10 @@ impl Survey {
             return Some(walk.out.due);
         }
         let counted = |key: &SlotKey| self.counts.get(key).map(|(_, at)| *at + AGAIN_AFTER);
-        let due = self.slots.keys().map(|key| counted(key).unwrap_or_default());
+        let due = self
+            .slots
+            .keys()
+            .map(|key| counted(key).unwrap_or_default());
         due.min().map(|due| due.max(self.rested))
     }
 }
@@ -218,5 +221,150 @@ fn page(walk: &Walk, table: &SpreadTable, pool: Pool, row: RowNo, limit: u32) ->
         stamp: table.stamp(row),
         after: walk.cursor,
         limit,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::geometry::Code;
+    use model::ids::{Epoch, FragmentKey, Incarnation, SiteId, VolumeId};
+    use model::placement::{Disk, Duty, Node, Presence, Site, SlotPlace};
+    use model::store::{FragmentMeta, SegmentKind};
+
+    use super::*;
+    use crate::messages::FragmentAt;
+
+    const POOL: Pool = Pool {
+        code: Code::Rs { k: 2, m: 1 },
+        without: None,
+    };
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn at(id: u32) -> DiskRef {
+        DiskRef {
+            disk: DiskId(id),
+            incarnation: Incarnation(1),
+        }
+    }
+
+    /// Node n has disk n; two rows of three slots on the disks 1, 2 and 3. Of the first row,
+    /// slot 1 is being moved from 2 to 4.
+    fn view() -> View {
+        let mut view = View::default();
+        let site = Site {
+            name: "a".to_owned(),
+            presence: Presence::Up,
+        };
+        view.sites.insert(SiteId(1), site);
+        let address = "127.0.0.1:1".parse().expect("an address");
+        for n in 1..=4_u16 {
+            let node = Node {
+                name: format!("a{n}"),
+                site: SiteId(1),
+                address,
+                nbd: address,
+                presence: Presence::Up,
+                duty: Duty::Serve,
+            };
+            view.nodes.insert(NodeId(n), node);
+            let disk = Disk {
+                at: at(n.into()),
+                node: NodeId(n),
+                capacity_bytes: 1 << 30,
+                presence: Presence::Up,
+                duty: Duty::Serve,
+            };
+            view.disks.insert(disk.at.disk, disk);
+        }
+        let mut places: Vec<SlotPlace> = [1, 2, 3, 1, 2, 3]
+            .map(|id| SlotPlace {
+                disk: Some(at(id)),
+                ..SlotPlace::default()
+            })
+            .to_vec();
+        places[1].to = Some(at(4));
+        let table = SpreadTable {
+            rows: 2,
+            places,
+            slots: 3,
+        };
+        view.pools.insert(POOL, table);
+        view
+    }
+
+    fn fragment(counter: u32, slot: u8) -> FragmentAt {
+        let segment = SegmentId {
+            volume: VolumeId(1),
+            epoch: Epoch(1),
+            counter,
+        };
+        FragmentAt {
+            key: FragmentKey {
+                segment,
+                slot: Slot(slot),
+            },
+            meta: FragmentMeta {
+                pool: POOL,
+                segment_bytes: 8192,
+                fragment_bytes: 4096,
+                kind: SegmentKind::Data,
+            },
+        }
+    }
+
+    #[test]
+    fn the_first_whole_slot_and_the_new_disk_are_counted_where_they_lie() {
+        let view = view();
+        let key = |slot| (POOL, RowNo(0), Slot(slot));
+        let of = |node| slots_here(&view, NodeId(node));
+        assert_eq!(of(1), BTreeMap::from([(key(0), at(1))]), "row 1 is whole");
+        assert_eq!(of(4), BTreeMap::from([(key(1), at(4))]));
+        assert!(of(2).is_empty() && of(3).is_empty());
+    }
+
+    #[test]
+    fn pages_add_up_and_are_counted_anew_later() {
+        let view = view();
+        let mut survey = Survey::default();
+        survey.view(&view, NodeId(1));
+        let mut next_id = RequestId(7);
+        let ask = |survey: &mut Survey, now: Time, next_id: &mut RequestId| {
+            let mut out = Vec::new();
+            let terms = (NodeId(1), SECOND, 2);
+            survey.go_on(now, terms, &view, next_id, &mut out);
+            out.into_iter().find_map(|effect| match effect {
+                Effect::ToDisk { id, request, .. } => Some((id, request)),
+                Effect::Healed(_) => None,
+            })
+        };
+        let now = Time(SECOND.as_nanos() as u64);
+        let (id, _) = ask(&mut survey, now, &mut next_id).expect("a page");
+        assert!(ask(&mut survey, now, &mut next_id).is_none(), "it is out");
+        // A late answer to nobody's question is none.
+        let nobody = DiskReply::Busy;
+        assert!(!survey.answered(now, DiskId(2), id, &nobody, &mut next_id));
+        let row = |keys, next| DiskReply::Row { keys, next };
+        let first = row(
+            vec![fragment(1, 0), fragment(1, 2)],
+            Some(fragment(1, 0).key.segment),
+        );
+        assert!(survey.answered(now, DiskId(1), id, &first, &mut next_id));
+        let (id, request) = ask(&mut survey, now, &mut next_id).expect("the next page");
+        assert!(matches!(
+            request,
+            DiskRequest::ListRow { after: Some(_), .. }
+        ));
+        let last = row(vec![fragment(2, 0)], None);
+        assert!(survey.answered(now, DiskId(1), id, &last, &mut next_id));
+        let counted: Vec<(SlotKey, Count)> = survey.counts().collect();
+        let two = Count {
+            fragments: 2,
+            bytes: 8192,
+        };
+        assert_eq!(counted, [((POOL, RowNo(0), Slot(0)), two)]);
+        assert!(ask(&mut survey, now + SECOND, &mut next_id).is_none());
+        let later = survey.next_deadline().expect("anew");
+        assert_eq!(later, now + AGAIN_AFTER);
+        assert!(ask(&mut survey, later, &mut next_id).is_some());
     }
 }

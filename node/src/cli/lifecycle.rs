@@ -68,9 +68,12 @@ pub(super) fn repair(repair: &Repair, style: Style) -> String {
         ),
         _ => "being counted".to_owned(),
     };
-    let eta = repair.eta_s.map_or_else(|| "not known yet".to_owned(), span);
+    let eta = match repair.eta_s {
+        Some(seconds) => format!("{} to go", span(seconds)),
+        None => "how long is not known yet".to_owned(),
+    };
     format!(
-        "~ {what}\n  slots  {slots} to {}\n  done   {done}\n  pace   {}/s, {eta} to go",
+        "~ {what}\n  slots  {slots} to {}\n  done   {done}\n  pace   {}/s, {eta}",
         repair.to.join(", "),
         size(repair.bytes_per_s)
     )

@@ -278,7 +278,11 @@ impl<L: RaftLog> Shell<L> {
     }
 
     fn members(&self) -> BTreeMap<GroupId, Members> {
-        let sites = self.machine.global().into_iter().flat_map(|g| g.sites.keys());
+        let sites = self
+            .machine
+            .global()
+            .into_iter()
+            .flat_map(|g| g.sites.keys());
         let groups = std::iter::once(GroupId::Global).chain(sites.map(|s| GroupId::Site(*s)));
         let known = groups.filter_map(|g| Some((g, self.machine.members(g)?.clone())));
         known.collect()

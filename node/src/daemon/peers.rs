@@ -196,7 +196,9 @@ impl Local {
             volumes,
             disks,
             cache_bytes,
-            counts: counts.map(|(key, c)| (key, (c.fragments, c.bytes))).collect(),
+            counts: counts
+                .map(|(key, c)| (key, (c.fragments, c.bytes)))
+                .collect(),
             heal_bytes_per_s: healing.bytes_per_s,
         })
     }

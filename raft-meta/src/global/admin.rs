@@ -56,12 +56,12 @@ impl GlobalState {
                 .map(|()| AdminReply::Done),
             AdminCommand::RemoveNode { node } => self.remove_node(node).map(|()| AdminReply::Done),
             AdminCommand::RemoveSite { site } => self.remove_site(site).map(|()| AdminReply::Done),
-            AdminCommand::SetDiskDuty { disk, duty } => self
-                .set_disk_duty(disk, duty)
-                .map(|()| AdminReply::Done),
-            AdminCommand::SetNodeDuty { node, duty } => self
-                .set_node_duty(node, duty)
-                .map(|()| AdminReply::Done),
+            AdminCommand::SetDiskDuty { disk, duty } => {
+                self.set_disk_duty(disk, duty).map(|()| AdminReply::Done)
+            }
+            AdminCommand::SetNodeDuty { node, duty } => {
+                self.set_node_duty(node, duty).map(|()| AdminReply::Done)
+            }
             AdminCommand::RemoveDisk { disk, lost } => {
                 self.remove_disk(disk, lost).map(|()| AdminReply::Done)
             }
@@ -135,11 +135,14 @@ impl GlobalState {
             incarnation,
         };
         self.next_disk += 1;
-        self.disks.insert(at.disk, DiskEntry {
-            at,
-            node,
-            word: DiskWord::Serve,
-        });
+        self.disks.insert(
+            at.disk,
+            DiskEntry {
+                at,
+                node,
+                word: DiskWord::Serve,
+            },
+        );
         Ok(at)
     }
 

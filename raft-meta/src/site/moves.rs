@@ -93,7 +93,9 @@ impl SiteState {
             if !self.has(to) || (self.drains(to) && !planted(Bug::DrainedTakes)) {
                 continue;
             }
-            let drained = self.slot(pool, row, slot).is_some_and(|at| self.drains(at.disk));
+            let drained = self
+                .slot(pool, row, slot)
+                .is_some_and(|at| self.drains(at.disk));
             let Some(at) = self.slot_mut(pool, row, slot) else {
                 continue;
             };

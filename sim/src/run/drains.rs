@@ -76,7 +76,10 @@ impl Run {
         self.wishes.iter().find_map(|((node, disk), wish)| {
             let is_said = unsaid(global, *node, *disk, *wish).is_none();
             let there = disk.is_some_and(|d| self.world.nodes[node].disks.contains_key(&d));
-            let waits = *wish == Wish::Removal && there;
+            // A site that is lost for good decides nothing of its disks any more.
+            let site = global.sites.get(&self.world.nodes[node].site);
+            let decides = site.is_some_and(|s| s.presence == Presence::Up);
+            let waits = *wish == Wish::Removal && there && decides;
             (!is_said || waits).then(|| format!("{wish:?} of {node}, {disk:?}"))
         })
     }

@@ -99,7 +99,10 @@ impl Admin {
         let name = disk_name(&view, disk.at.disk);
         let of_node = view.nodes.get(&disk.node);
         if disk.presence == Presence::Gone {
-            return Err(fail(FailureKind::Refused, format!("disk {name} was removed")));
+            return Err(fail(
+                FailureKind::Refused,
+                format!("disk {name} was removed"),
+            ));
         }
         if let Some(node) = of_node.filter(|n| duty == Duty::Serve && n.duty == Duty::Drain) {
             let why = format!(

@@ -24,8 +24,7 @@ use super::nbd_tls::{NbdTlsError, Subject};
 use super::peers::{DiskNames, Peers, Question, Stats};
 use crate::admin::protocol::{
     Answer, CacheDropped, Deleted, DiskSyncs, Failure, FailureKind, Journal, JournalFile,
-    NbdCertificate, NbdSubject, NodeCache, Pong, Reply, Request, Syncs, Token,
-    VolumeState,
+    NbdCertificate, NbdSubject, NodeCache, Pong, Reply, Request, Syncs, Token, VolumeState,
 };
 use crate::admin::server::Handler;
 

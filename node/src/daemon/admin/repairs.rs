@@ -121,7 +121,8 @@ pub(super) fn repairs(view: &View, heard: &Heard) -> Vec<Repair> {
         }
     }
     let left_at = left_at(view, heard);
-    let one = |(from, slots): (Option<DiskRef>, Vec<Weak>)| repair(view, heard, &left_at, from, slots);
+    let one =
+        |(from, slots): (Option<DiskRef>, Vec<Weak>)| repair(view, heard, &left_at, from, slots);
     by_from.into_iter().map(one).collect()
 }
 
@@ -153,7 +154,10 @@ fn repair(
     let what = match (is_drain, is_there) {
         (true, _) => format!("draining disk {from_name}"),
         (false, true) => format!("spreading what disk {from_name} holds"),
-        (false, false) => format!("rebuilding {}{from_name}", if from.is_some() { "disk " } else { "" }),
+        (false, false) => format!(
+            "rebuilding {}{from_name}",
+            if from.is_some() { "disk " } else { "" }
+        ),
     };
     let to: BTreeSet<DiskRef> = slots.iter().filter_map(|s| s.place.to).collect();
     let nodes: BTreeSet<NodeId> = to.iter().filter_map(|to| view.node_of(*to)).collect();
@@ -161,7 +165,10 @@ fn repair(
     let totals: Option<Vec<Count>> = slots.iter().map(|s| s.total).collect();
     let done = slots.iter().map(|s| {
         let (done, total) = (s.done.unwrap_or_default(), s.total.unwrap_or_default());
-        (done.fragments.min(total.fragments), done.bytes.min(total.bytes))
+        (
+            done.fragments.min(total.fragments),
+            done.bytes.min(total.bytes),
+        )
     });
     let (done_fragments, done_bytes) = done.fold((0, 0), |sum, d| (sum.0 + d.0, sum.1 + d.1));
     // All that a node has to bring shares its pace.
@@ -174,7 +181,7 @@ fn repair(
         }
     };
     let etas: Option<Vec<u64>> = nodes.iter().map(eta).collect();
-    let sum = |of: fn(&Count) -> u64| totals.as_ref().map(|t| t.iter().map(of).sum());
+    let sum = |of: fn(&Count) -> u64| totals.as_ref().map(|t| t.iter().map(of).sum::<u64>());
     Repair {
         what,
         from: from_name,

@@ -400,7 +400,11 @@ fn a_disk_that_is_drained_is_emptied_and_given_nothing() {
     for begin in moves {
         let slot = site.state.slot(begin.pool, begin.row, begin.slot);
         let slot = slot.expect("a slot");
-        assert_eq!(node_of(slot.disk), NodeId(2), "it serves until the move ends");
+        assert_eq!(
+            node_of(slot.disk),
+            NodeId(2),
+            "it serves until the move ends"
+        );
         assert_ne!(node_of(begin.to), NodeId(2));
     }
     let mut site = Site::new(4);
@@ -414,7 +418,11 @@ fn a_disk_that_is_drained_is_emptied_and_given_nothing() {
         pool: POOL,
         row: Row(0),
         slot: Slot(0),
-        version: site.state.slot(POOL, Row(0), Slot(0)).expect("a slot").version,
+        version: site
+            .state
+            .slot(POOL, Row(0), Slot(0))
+            .expect("a slot")
+            .version,
         to: at(20),
     };
     let refused = site.state.apply(SiteCommand::BeginMoves(vec![begin]));

@@ -3,7 +3,8 @@ use std::collections::BTreeMap;
 use model::geometry::{Code, Pool};
 use model::ids::{Boot, DiskId, DiskRef, Epoch, Incarnation, NodeId, SiteId, Version, VolumeId};
 use model::placement::{
-    Disk, Duty, JournalConfig, Node, Owner, Presence, Site, SlotPlace, SpreadTable, View, VolumeRecord,
+    Disk, Duty, JournalConfig, Node, Owner, Presence, Site, SlotPlace, SpreadTable, View,
+    VolumeRecord,
 };
 
 use super::status;
