@@ -14,7 +14,7 @@ use model::ids::{
 use model::meta::{MetaReply, MetaRequest, MetaToken};
 use model::payload::Payload;
 use model::placement::View;
-use model::spread::{RowStamp, SlotMove};
+use model::spread::RowStamp;
 use model::store::ScannedEntry;
 use model::wire;
 use tokio::sync::oneshot;

@@ -173,6 +173,10 @@ impl Local {
             .take(VOLUMES_MAX)
             .map(|(id, stats)| (*id, stats.into()))
             .collect();
+        let healing = match question {
+            Question::All => self.switchboard.send(GetHealing).await.ok()?,
+            Question::Volume(_) | Question::DropCaches => Healing::default(),
+        };
         let names = lock(&self.disks);
         let disks = disks
             .iter()
@@ -187,10 +191,6 @@ impl Local {
                 (*id, of_disk)
             })
             .collect();
-        let healing = match question {
-            Question::All => self.switchboard.send(GetHealing).await.ok()?,
-            Question::Volume(_) | Question::DropCaches => Healing::default(),
-        };
         let counts = healing.counts.into_iter().take(COUNTS_MAX);
         Some(Figures {
             volumes,

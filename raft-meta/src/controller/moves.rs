@@ -154,23 +154,23 @@ impl<'a> Planner<'a> {
         if self.candidates.is_empty() {
             return Vec::new();
         }
-        let mut rows: Vec<(usize, usize, Pool, Row, &BTreeMap<Slot, SlotAt>)> = Vec::new();
-        for (pool, table) in &self.state.slots {
+        let state = self.state;
+        let mut rows: Vec<((usize, usize), Pool, Row)> = Vec::new();
+        for (pool, table) in &state.slots {
             for (number, slots) in (0..).zip(table) {
                 let row = Row(number);
                 let lost = slots
                     .values()
                     .filter(|at| self.leaves(*pool, row, at.target()));
                 let to_go = slots.values().filter(|at| self.is_to_go(*pool, row, at));
-                rows.push((lost.count(), to_go.count(), *pool, row, slots));
+                rows.push(((lost.count(), to_go.count()), *pool, row));
             }
         }
         // What has lost most comes first.
-        rows.sort_by_key(|(lost, to_go, pool, row, _)| {
-            (std::cmp::Reverse((*lost, *to_go)), *pool, *row)
-        });
+        rows.sort_by_key(|(weak, pool, row)| (std::cmp::Reverse(*weak), *pool, *row));
         let mut moves = Vec::new();
-        for (_, to_go, pool, row, slots) in rows {
+        for ((_, to_go), pool, row) in rows {
+            let slots = &state.slots[&pool][usize::from(row.0)];
             if moves.len() >= MOVES_PER_COMMAND_MAX {
                 break;
             }
