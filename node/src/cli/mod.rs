@@ -65,11 +65,11 @@ pub(crate) enum Plan {
 fn carry_out(cli: &Cli) -> anyhow::Result<bool> {
     match &cli.command {
         #[cfg(feature = "sim")]
-        Command::Sim(args) => return sim::simulate(args, cli.json),
+        Command::Sim(args) => sim::simulate(args, cli.json),
         #[cfg(feature = "sim")]
-        Command::Check(args) => return sim::check(args, cli.json),
+        Command::Check(args) => sim::check(args, cli.json),
         #[cfg(feature = "sim")]
-        Command::Drill(command) => return sim::drill(&directory(cli)?, command, cli.json),
+        Command::Drill(command) => sim::drill(&directory(cli)?, command, cli.json),
         command => talk(cli, command),
     }
 }
