@@ -91,6 +91,17 @@ pub enum Presence {
     Gone,
 }
 
+/// What the operator wants of a disk, or of a node with all its disks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub enum Duty {
+    /// It takes what the placement gives it.
+    #[default]
+    Serve,
+    /// It is being emptied: it serves what it has, is given nothing new where there is another
+    /// one, and what it has moves away.
+    Drain,
+}
+
 /// A site.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub struct Site {
@@ -113,6 +124,8 @@ pub struct Node {
     pub nbd: SocketAddr,
     /// Whether it takes part.
     pub presence: Presence,
+    /// What the operator wants of it.
+    pub duty: Duty,
 }
 
 /// A disk.
@@ -126,6 +139,8 @@ pub struct Disk {
     pub capacity_bytes: u64,
     /// Whether it takes part.
     pub presence: Presence,
+    /// What the operator wants of it, or of its node.
+    pub duty: Duty,
 }
 
 /// The whole placement, as a node knows it now. Versions only grow.
@@ -158,6 +173,13 @@ impl View {
     pub fn site_of(&self, disk: DiskId) -> Option<SiteId> {
         let node = self.disks.get(&disk)?.node;
         Some(self.nodes.get(&node)?.site)
+    }
+
+    /// Whether a node takes part and is to: one that is drained gets no volume.
+    #[must_use]
+    pub fn takes_volumes(&self, node: NodeId) -> bool {
+        let known = self.nodes.get(&node);
+        known.is_some_and(|n| n.presence == Presence::Up && n.duty == Duty::Serve)
     }
 
     /// The site that is away by a committed decision, if exactly one is.

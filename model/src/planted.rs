@@ -129,6 +129,13 @@ bugs! {
     UnmissedFragment = "R24" "unmissed-fragment",
     /// A fragment is rebuilt from others as if it were another slot's.
     WrongSlot = "R24" "wrong-slot",
+    /// A disk that is to be emptied is given slots as any other.
+    DrainedTakes = "S9" "drained-takes",
+    /// A slot of a disk that is to be emptied is another one's at once: nobody looks for what
+    /// is not copied yet.
+    DropDrained = "R20" "drop-drained",
+    /// A disk is removed while slots are on it.
+    RemoveFull = "S9" "remove-full",
     /// A site holds more fragments of a segment than may be lost.
     CrowdedSite = "S5" "crowded-site",
     /// `base:allocation` calls data that a checkpoint holds a hole.

@@ -69,6 +69,8 @@ states! {
     RotRepaired = "scrub: a rotten fragment is repaired",
     /// A fragment that is gone is brought back.
     AbsentRestored = "scrub: a fragment that is gone is brought back",
+    /// A disk that was emptied is gone for good.
+    DiskRemoved = "metadata: an emptied disk is removed",
     /// A disk's journal ends in a torn record after a power loss.
     TornTail = "disk: a torn tail is cut",
     /// A disk's journal is damaged where it was synced.

@@ -13,7 +13,7 @@ use bincode::{Decode, Encode};
 use model::geometry::Pool;
 use model::ids::{Boot, DiskId, DiskRef, NodeId, Row, SiteId, Slot, VolumeId};
 use model::meta::{MetaReply, MetaRequest};
-use model::placement::{Presence, VolumeRecord};
+use model::placement::{Duty, Presence, VolumeRecord};
 
 use crate::node::{AdminCommand, AdminReply, TokenHash};
 use crate::replica::StateMachine;
@@ -59,6 +59,8 @@ pub struct NodeEntry {
     pub nbd: SocketAddr,
     /// Whether the operator removed it.
     pub gone: bool,
+    /// Whether the operator has it drained, with all its disks.
+    pub duty: Duty,
 }
 
 /// A disk, as it was added.
@@ -68,6 +70,30 @@ pub struct DiskEntry {
     pub at: DiskRef,
     /// Its node.
     pub node: NodeId,
+    /// The operator's word about it.
+    pub word: DiskWord,
+}
+
+/// The operator's word about a disk. The disk's site group acts on it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub enum DiskWord {
+    /// It takes part.
+    #[default]
+    Serve,
+    /// It is to be emptied.
+    Drain,
+    /// It is to go for good once it is empty: for ever, whatever still has to leave it.
+    Remove,
+    /// It is lost: it is gone for good now, and what it held is rebuilt from others.
+    Lost,
+}
+
+impl DiskWord {
+    /// Whether the disk is gone for good, or is about to be.
+    #[must_use]
+    pub fn is_last(self) -> bool {
+        matches!(self, Self::Remove | Self::Lost)
+    }
 }
 
 /// Which site holds which slot of a pool.
@@ -187,6 +213,13 @@ pub enum GlobalCommand {
         /// Nodes of the sites that are left, which live.
         live: Vec<NodeId>,
     },
+    /// A node is drained: its volumes get other owners.
+    Evacuate {
+        /// The node.
+        node: NodeId,
+        /// Nodes that live, have a reachable quorum (R11) and are not drained themselves.
+        candidates: Vec<NodeId>,
+    },
 }
 
 /// What is asked.
@@ -257,6 +290,17 @@ impl GlobalState {
     pub fn site_of_disk(&self, at: DiskRef) -> Option<SiteId> {
         let disk = self.disks.get(&at.disk).filter(|d| d.at == at)?;
         self.site_of_node(disk.node)
+            .filter(|_| !disk.word.is_last())
+    }
+
+    /// What the operator wants of a disk: his word about it, or about its node.
+    #[must_use]
+    pub fn duty_of_disk(&self, disk: &DiskEntry) -> Duty {
+        let of_node = self.nodes.get(&disk.node).map_or(Duty::Serve, |n| n.duty);
+        match disk.word {
+            DiskWord::Serve => of_node,
+            DiskWord::Drain | DiskWord::Remove | DiskWord::Lost => Duty::Drain,
+        }
     }
 
     /// Sites whose groups exist, that were not removed.
@@ -301,6 +345,9 @@ impl StateMachine for GlobalState {
             GlobalCommand::AddPoolWithout { site, live } => {
                 let live = self.known(&live, |_, of| of != site);
                 GlobalReply::Done(self.create_pool_without(site, &live))
+            }
+            GlobalCommand::Evacuate { node, candidates } => {
+                GlobalReply::Done(self.evacuate(node, &candidates))
             }
         }
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use model::ids::{NodeId, SiteId, Version};
 use model::machine::Machine;
 use model::meta::{MetaReply, MetaRequest, MetaToken};
-use model::placement::{Presence, View};
+use model::placement::{Duty, Presence, View};
 use model::spread::SlotMove;
 use model::time::Time;
 use model::wire;
@@ -96,6 +96,7 @@ impl MetaNode {
             address: identity.address,
             nbd: identity.nbd,
             gone: false,
+            duty: Duty::Serve,
         };
         let founder = (identity.node, identity.boot);
         let global = GlobalState::new(config.pool_rows, site_name.to_owned(), founder, entry);

@@ -8,7 +8,9 @@ use std::net::SocketAddr;
 use bincode::{Decode, Encode};
 use model::geometry::{Pool, SLOTS_MAX};
 use model::ids::{Boot, DiskId, DiskRef, NodeId, Row, SiteId, Slot, Version};
-use model::placement::Presence;
+use model::placement::{Duty, Presence};
+use model::planted::{Bug, planted};
+use model::sometimes::{Sometimes, reached};
 use model::spread::SlotMove;
 
 use crate::message::MemberId;
@@ -57,6 +59,8 @@ pub struct SiteDisk {
     pub capacity_bytes: u64,
     /// Whether it takes part.
     pub presence: Presence,
+    /// What the operator wants of it.
+    pub duty: Duty,
 }
 
 /// A pool's slots in this site, row by row.
@@ -137,6 +141,21 @@ pub enum SiteCommand {
     BeginMoves(Vec<MoveBegin>),
     /// The new disks hold everything: the moves are over (R20).
     EndMoves(Vec<SlotMove>),
+    /// The operator wants something else of a disk.
+    SetDiskDuty {
+        /// The disk.
+        at: DiskRef,
+        /// What.
+        duty: Duty,
+    },
+    /// The operator has a disk removed: it is gone for good, if no slot is on it, or if it is
+    /// lost.
+    RemoveDisk {
+        /// The disk.
+        at: DiskRef,
+        /// Whether it is lost: slots on it are moved without it.
+        lost: bool,
+    },
 }
 
 /// The answer to a command.
@@ -193,8 +212,29 @@ impl SiteState {
         known.is_some_and(|d| self.serves(d))
     }
 
+    /// Whether a disk, in that life, is to be emptied and there is another one to empty it to.
+    pub(crate) fn drains(&self, at: DiskRef) -> bool {
+        let known = self.disks.get(&at.disk).filter(|d| d.at == at);
+        known.is_some_and(|d| d.duty == Duty::Drain) && self.has_takers()
+    }
+
+    /// Whether there is a disk that serves and is to.
+    fn has_takers(&self) -> bool {
+        let mut all = self.disks.values();
+        all.any(|d| self.serves(d) && d.duty == Duty::Serve)
+    }
+
+    /// Whether a slot, where it lies or is moved to, is on that disk.
+    pub(crate) fn holds_slots(&self, at: DiskRef) -> bool {
+        let mut slots = self.slots.values().flatten().flat_map(BTreeMap::values);
+        slots.any(|slot| slot.disk == at || slot.to == Some(at))
+    }
+
+    /// The disks that may be given slots. If all are to be emptied, any is better than none.
     pub(crate) fn candidates(&self) -> Vec<Candidate> {
-        let up = self.disks.values().filter(|d| self.serves(d));
+        let takes =
+            |d: &&SiteDisk| self.serves(d) && (planted(Bug::DrainedTakes) || !self.drains(d.at));
+        let up = self.disks.values().filter(takes);
         up.map(|d| Candidate {
             at: d.at,
             node: d.node,
@@ -245,6 +285,31 @@ impl SiteState {
         true
     }
 
+    fn set_duty(&mut self, at: DiskRef, duty: Duty) -> bool {
+        match self.disks.get_mut(&at.disk).filter(|d| d.at == at) {
+            Some(disk) if disk.presence != Presence::Gone && disk.duty != duty => {
+                disk.duty = duty;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Nothing is on it that is not elsewhere, unless it is lost.
+    fn remove_disk(&mut self, at: DiskRef, lost: bool) -> bool {
+        let empty = !self.holds_slots(at) || planted(Bug::RemoveFull);
+        match self.disks.get_mut(&at.disk).filter(|d| d.at == at) {
+            Some(disk) if disk.presence != Presence::Gone && (lost || empty) => {
+                if !lost {
+                    reached(Sometimes::DiskRemoved);
+                }
+                disk.presence = Presence::Gone;
+                true
+            }
+            _ => false,
+        }
+    }
+
     fn register_disk(&mut self, at: DiskRef, node: NodeId, capacity_bytes: u64) -> bool {
         let Some(known) = self.disks.get_mut(&at.disk) else {
             if self.disks.len() >= DISKS_MAX || !self.nodes.contains_key(&node) {
@@ -255,6 +320,7 @@ impl SiteState {
                 node,
                 capacity_bytes,
                 presence: Presence::Up,
+                duty: Duty::Serve,
             };
             self.disks.insert(at.disk, disk);
             return true;
@@ -345,6 +411,8 @@ impl StateMachine for SiteState {
             SiteCommand::AssignPool { pool, rows } => self.assign(pool, &rows),
             SiteCommand::BeginMoves(moves) => self.begin_moves(&moves),
             SiteCommand::EndMoves(moves) => self.end_moves(&moves),
+            SiteCommand::SetDiskDuty { at, duty } => self.set_duty(at, duty),
+            SiteCommand::RemoveDisk { at, lost } => self.remove_disk(at, lost),
         };
         if done {
             SiteReply::Done

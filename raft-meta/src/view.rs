@@ -74,6 +74,7 @@ fn add_nodes(view: &mut View, global: &GlobalState, sites: &BTreeMap<SiteId, &Si
             address,
             nbd,
             presence,
+            duty: entry.duty,
         };
         view.nodes.insert(*id, node);
     }
@@ -94,6 +95,7 @@ fn add_disks(view: &mut View, global: &GlobalState, sites: &BTreeMap<SiteId, &Si
                 node: disk.node,
                 capacity_bytes,
                 presence,
+                duty: disk.duty,
             },
         );
     }
@@ -109,6 +111,7 @@ fn add_disks(view: &mut View, global: &GlobalState, sites: &BTreeMap<SiteId, &Si
                 node: disk.node,
                 capacity_bytes: 0,
                 presence: node.presence,
+                duty: global.duty_of_disk(disk),
             });
         }
     }

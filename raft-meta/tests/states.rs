@@ -11,7 +11,7 @@ use model::ids::{
 };
 use model::journal::Checkpoint;
 use model::meta::MetaRequest;
-use model::placement::Presence;
+use model::placement::{Duty, Presence};
 use model::spread::SlotMove;
 use model::wire;
 use proptest::collection::vec;
@@ -19,9 +19,9 @@ use proptest::prelude::{
     BoxedStrategy, Just, ProptestConfig, Strategy, TestCaseError, any, prop_assert, prop_assert_eq,
     prop_assert_ne, prop_oneof, proptest,
 };
-use raft_meta::global::{GlobalCommand, GlobalState, NodeEntry};
+use raft_meta::global::{GlobalCommand, GlobalReply, GlobalState, NodeEntry};
 use raft_meta::message::{EntryBody, LogEntry, LogIndex, MemberId, Members, ProposerId, Term};
-use raft_meta::node::AdminCommand;
+use raft_meta::node::{AdminCommand, AdminRefusal, AdminReply};
 use raft_meta::replica::{Outcome, Proposal, Replica, StateMachine, Verdict};
 use raft_meta::site::{MoveBegin, SiteCommand, SiteReply, SiteState};
 
@@ -139,6 +139,10 @@ fn request() -> BoxedStrategy<MetaRequest> {
     .boxed()
 }
 
+fn duty() -> BoxedStrategy<Duty> {
+    prop_oneof![Just(Duty::Serve), Just(Duty::Drain)].boxed()
+}
+
 fn admin() -> BoxedStrategy<AdminCommand> {
     let node = || (0u16..8).prop_map(NodeId);
     let site = || (0u8..5).prop_map(SiteId);
@@ -159,6 +163,11 @@ fn admin() -> BoxedStrategy<AdminCommand> {
         code().prop_map(|code| AdminCommand::CreatePool { code }),
         node().prop_map(|node| AdminCommand::RemoveNode { node }),
         site().prop_map(|site| AdminCommand::RemoveSite { site }),
+        ((1u32..9).prop_map(DiskId), duty())
+            .prop_map(|(disk, duty)| AdminCommand::SetDiskDuty { disk, duty }),
+        (node(), duty()).prop_map(|(node, duty)| AdminCommand::SetNodeDuty { node, duty }),
+        ((1u32..9).prop_map(DiskId), any::<bool>())
+            .prop_map(|(disk, lost)| AdminCommand::RemoveDisk { disk, lost }),
     ]
     .boxed()
 }
@@ -178,6 +187,7 @@ fn global_command() -> BoxedStrategy<GlobalCommand> {
         1 => (site(), vec(node(), 0..5)).prop_map(|(site, candidates)| GlobalCommand::FailSite { site, candidates }),
         1 => site().prop_map(|site| GlobalCommand::ReturnSite { site }),
         1 => (site(), vec(node(), 0..5)).prop_map(|(site, live)| GlobalCommand::AddPoolWithout { site, live }),
+        1 => (node(), vec(node(), 0..5)).prop_map(|(node, candidates)| GlobalCommand::Evacuate { node, candidates }),
     ]
     .boxed()
 }
@@ -192,6 +202,7 @@ fn fabric() -> GlobalState {
             address: address(),
             nbd: address(),
             gone: false,
+            duty: Duty::Serve,
         }
     };
     let mut state = GlobalState::new(8, "one".to_owned(), (NodeId(1), Boot(1)), entry(1));
@@ -351,6 +362,8 @@ fn site_command() -> BoxedStrategy<SiteCommand> {
                 to,
             }])
         }),
+        (disk(), duty()).prop_map(|(at, duty)| SiteCommand::SetDiskDuty { at, duty }),
+        (disk(), any::<bool>()).prop_map(|(at, lost)| SiteCommand::RemoveDisk { at, lost }),
     ]
     .boxed()
 }
@@ -362,6 +375,12 @@ fn check_moves(
     after: &SiteState,
     command: &SiteCommand,
 ) -> Result<(), TestCaseError> {
+    if let SiteCommand::RemoveDisk { at, lost: false } = command
+        && before != after
+    {
+        let mut slots = after.slots.values().flatten().flat_map(BTreeMap::values);
+        prop_assert!(!slots.any(|slot| slot.disk == *at || slot.to == Some(*at)));
+    }
     for (pool, old) in &before.slots {
         for (row, slots) in (0..).map(Row).zip(old) {
             for (slot, was) in slots {
@@ -476,4 +495,112 @@ proptest! {
             prop_assert_eq!(copy.state(), replica.state());
         }
     }
+}
+
+fn disk_at(id: u32) -> DiskRef {
+    DiskRef {
+        disk: DiskId(id),
+        incarnation: Incarnation(u64::from(id)),
+    }
+}
+
+/// The operator has disk 1 removed: never before it was drained, nor while a journal names it;
+/// and no journal takes it any more after that.
+#[test]
+fn a_disk_is_removed_once_it_is_drained_and_no_journal_names_it() {
+    let mut state = fabric();
+    let admin = |state: &mut GlobalState, command| state.apply(GlobalCommand::Admin(command));
+    let refused = |why| GlobalReply::Admin(AdminReply::Refused(why));
+    let done = GlobalReply::Admin(AdminReply::Done);
+    let (disk, node) = (DiskId(1), NodeId(1));
+    let remove = |lost| AdminCommand::RemoveDisk { disk, lost };
+    let duty = |duty| AdminCommand::SetDiskDuty { disk, duty };
+    let create = |name: &str| GlobalCommand::Meta {
+        by: node,
+        boot: Boot(1),
+        request: MetaRequest::CreateVolume {
+            name: name.to_owned(),
+            size_bytes: 4096,
+            code: Code::Rs { k: 4, m: 2 },
+            home: SiteId(1),
+            journal: (1..=3).map(disk_at).collect(),
+        },
+    };
+    state.apply(create("vol"));
+    assert_eq!(state.volumes.len(), 1);
+    assert_eq!(
+        admin(&mut state, remove(false)),
+        refused(AdminRefusal::NotDrained)
+    );
+    assert_eq!(admin(&mut state, duty(Duty::Drain)), done);
+    assert_eq!(
+        admin(&mut state, remove(false)),
+        refused(AdminRefusal::HoldsJournals)
+    );
+    assert_eq!(admin(&mut state, duty(Duty::Serve)), done);
+    // A drained node's disks are drained with it, whatever was said of them.
+    let of_node = AdminCommand::SetNodeDuty {
+        node,
+        duty: Duty::Drain,
+    };
+    assert_eq!(admin(&mut state, of_node), done);
+    assert_eq!(state.duty_of_disk(&state.disks[&disk]), Duty::Drain);
+    let volume = VolumeId(1);
+    state.apply(GlobalCommand::Meta {
+        by: node,
+        boot: Boot(1),
+        request: MetaRequest::DeleteVolume { volume },
+    });
+    assert_eq!(admin(&mut state, remove(false)), done);
+    assert_eq!(
+        admin(&mut state, duty(Duty::Serve)),
+        refused(AdminRefusal::NoDisk)
+    );
+    state.apply(create("other"));
+    assert!(
+        state.volumes.values().all(|v| v.deleted),
+        "no journal takes it"
+    );
+}
+
+/// A drained node's volumes get other owners by a new epoch; a node that is not drained keeps
+/// its own.
+#[test]
+fn a_drained_nodes_volumes_go_to_others() {
+    let mut state = fabric();
+    let node = NodeId(1);
+    let meta = |request| GlobalCommand::Meta {
+        by: node,
+        boot: Boot(1),
+        request,
+    };
+    state.apply(meta(MetaRequest::CreateVolume {
+        name: "vol".to_owned(),
+        size_bytes: 4096,
+        code: Code::Rs { k: 4, m: 2 },
+        home: SiteId(1),
+        journal: (1..=3).map(disk_at).collect(),
+    }));
+    let volume = VolumeId(1);
+    let expected = Epoch(0);
+    state.apply(meta(MetaRequest::Claim {
+        volume,
+        expected,
+        node,
+    }));
+    let owner = |state: &GlobalState| state.volumes[&volume].owner.map(|o| o.node);
+    assert_eq!(owner(&state), Some(node));
+    let candidates = vec![NodeId(1), NodeId(2)];
+    let evacuate = GlobalCommand::Evacuate { node, candidates };
+    assert_eq!(state.apply(evacuate.clone()), GlobalReply::Done(false));
+    assert_eq!(owner(&state), Some(node));
+    let duty = Duty::Drain;
+    let drain = AdminCommand::SetNodeDuty { node, duty };
+    state.apply(GlobalCommand::Admin(drain));
+    assert_eq!(state.apply(evacuate), GlobalReply::Done(true));
+    assert_eq!(owner(&state), Some(NodeId(2)));
+    assert!(
+        state.volumes[&volume].epoch > Epoch(1),
+        "the old one is fenced"
+    );
 }

@@ -121,6 +121,9 @@ macro_rules! mutants {
 
 mutants! {
     finish_early_is_caught: FinishEarly,
+    drained_takes_is_caught: DrainedTakes,
+    drop_drained_is_caught: DropDrained,
+    remove_full_is_caught: RemoveFull,
     repeat_epoch_is_caught: RepeatEpoch,
     restart_counter_is_caught: RestartCounter,
     unknown_counts_is_caught: UnknownCounts,

@@ -16,7 +16,7 @@ use model::ids::{Epoch, NodeId, RequestId, SessionId, VolumeId};
 use model::journal::{PARTS_IN_FLIGHT_MAX, Part};
 use model::machine::Machine;
 use model::payload::Payload;
-use model::placement::View;
+use model::placement::{Duty, View};
 use model::time::Time;
 
 use crate::messages::{VolumeReply, VolumeRequest};
@@ -168,13 +168,30 @@ impl Client {
     }
 
     /// Where the volume is served, or would be: the named owner, or this node for a volume
-    /// that nobody serves (the owner follows its client).
+    /// that nobody serves (the owner follows its client). One that the operator has emptied
+    /// takes none: another one of its site does, or of any.
     fn target(&self, now: Time) -> Option<NodeId> {
         let record = self.view.volumes.get(&self.volume)?;
         if record.epoch <= self.refused && now < self.refused_until {
             return None;
         }
-        Some(record.owner.map_or(self.node, |owner| owner.node))
+        Some(
+            record
+                .owner
+                .map_or_else(|| self.taker(), |owner| owner.node),
+        )
+    }
+
+    /// The node that is to serve a volume that nobody serves.
+    fn taker(&self) -> NodeId {
+        let own = self.view.nodes.get(&self.node);
+        let Some(own) = own.filter(|n| n.duty == Duty::Drain) else {
+            return self.node;
+        };
+        let takes = |n: &&NodeId| self.view.takes_volumes(**n);
+        let others = self.view.nodes.keys().filter(takes);
+        let first = others.min_by_key(|n| self.view.nodes[*n].site != own.site);
+        first.copied().unwrap_or(self.node)
     }
 
     fn submit(&mut self, tag: Tag, request: Request, out: &mut Vec<Effect>) {

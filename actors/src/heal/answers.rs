@@ -61,6 +61,12 @@ impl Healer {
         reply: DiskReply,
         payload: &Bytes,
     ) {
+        if self
+            .survey
+            .answered(now, disk, id, &reply, &mut self.next_id)
+        {
+            return;
+        }
         // Late, repeated or misdirected: nothing was asked of it, nothing is learnt.
         let Some(asked) = self.asked.get(&id).copied().filter(|a| a.at.disk == disk) else {
             return;
@@ -70,11 +76,17 @@ impl Healer {
             .jobs
             .get_mut(&asked.key)
             .expect("questions go with their move");
+        let stored_before = job.progress.stored_bytes;
         let settled = match asked.about {
             About::Page => job.page(now + pause, asked, reply),
             About::Fetch(segment) => job.fetched(now + pause, (segment, id), &reply, payload),
             About::Put(segment) => job.stored(now + pause, segment, &reply),
         };
+        let stored = job.progress.stored_bytes - stored_before;
+        if stored > 0 {
+            self.meter.add(now, stored);
+            self.survey.stored(asked.key, stored);
+        }
         if settled {
             self.asked.remove(&id);
         }

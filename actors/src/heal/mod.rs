@@ -18,7 +18,9 @@ mod copy;
 mod job;
 mod listing;
 mod mend;
+mod meter;
 mod sources;
+mod survey;
 #[cfg(test)]
 mod tests;
 
@@ -38,7 +40,9 @@ use model::time::Time;
 use self::copy::{Copy, Next};
 use self::job::{Copying, Job, State};
 use self::listing::Out;
+use self::meter::Meter;
 use self::sources::Row;
+use self::survey::Survey;
 use crate::bucket::Bucket;
 use crate::disk::ScrubNews;
 use crate::messages::{DiskReply, DiskRequest, PutFragment};
@@ -46,6 +50,7 @@ use crate::planted::{Bug, planted};
 
 pub use config::HealConfig;
 pub use job::HealProgress;
+pub use survey::{Count, SlotKey};
 
 /// What may happen to a [`Healer`].
 #[allow(
@@ -129,6 +134,8 @@ pub struct Healer {
     next_id: RequestId,
     bucket: Bucket,
     codecs: BTreeMap<Code, Codec>,
+    survey: Survey,
+    meter: Meter,
     /// Whether the list of moves that are over is another one than was said.
     news: bool,
 }
@@ -147,6 +154,8 @@ impl Healer {
             next_id: start,
             bucket: Bucket::new(config.bytes_per_s),
             codecs: BTreeMap::new(),
+            survey: Survey::default(),
+            meter: Meter::default(),
             news: false,
         }
     }
@@ -157,11 +166,24 @@ impl Healer {
         moves.map(|job| (job.healing, job.progress))
     }
 
+    /// What rows hold of which a slot is weak, and what the slots that are moved here hold by
+    /// now, as far as it was counted.
+    pub fn counts(&self) -> impl Iterator<Item = (SlotKey, Count)> + '_ {
+        self.survey.counts()
+    }
+
+    /// Bytes a second that were brought lately.
+    #[must_use]
+    pub fn bytes_per_s(&self, now: Time) -> u64 {
+        self.meter.per_s(now)
+    }
+
     fn view(&mut self, now: Time, view: Arc<View>) {
         if view.version < self.view.version {
             return;
         }
         self.view = view;
+        self.survey.view(&self.view, self.node);
         let view = Arc::clone(&self.view);
         let node = self.node;
         let is_here = |to: DiskRef| {
@@ -256,6 +278,9 @@ impl Healer {
         for key in active {
             self.drive(now, key, out);
         }
+        let terms = (self.node, self.config.ask_timeout, self.config.page_keys);
+        self.survey
+            .go_on(now, terms, &self.view, &mut self.next_id, out);
         if std::mem::take(&mut self.news) {
             let done = self
                 .jobs
@@ -554,7 +579,7 @@ impl Machine for Healer {
             }
             State::Done => None,
         });
-        due.min()
+        due.chain(self.survey.next_deadline()).min()
     }
 
     fn tick(&mut self, now: Time, out: &mut Vec<Effect>) {

@@ -60,6 +60,11 @@ fn hope(view: &View, at: DiskRef) -> Hope {
     })
 }
 
+/// Whether a disk serves, in that life.
+pub(super) fn serves(view: &View, at: DiskRef) -> bool {
+    matches!(hope(view, at), Hope::Serves(_))
+}
+
 impl Row {
     /// The row of a move that is under way by this view, or of a slot that lies at its target
     /// for good; `None` if it is neither.

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use actix::{Actor, Addr, Context, Handler, Message};
+use actix::{Actor, Addr, Context, Handler, Message, MessageResult};
 use bytes::Bytes;
 use model::ids::{Actor as ActorId, DiskId, DiskRef, Endpoint, NodeId, RequestId};
 use model::placement::View;
 use model::spread::SlotMove;
 
+use super::clock::boottime;
 use super::driver::{Driver, Shell};
 use super::switchboard::{Post, Switchboard};
 use crate::disk::ScrubNews;
-use crate::heal::{Effect, HealProgress, Healer, Input};
+use crate::heal::{Count, Effect, HealProgress, Healer, Input, SlotKey};
 use crate::messages::DiskReply;
 
 /// The way to the node's metadata machine: the moves that are over but for the entry that ends
@@ -41,8 +42,19 @@ pub(super) enum ToHealer {
 
 /// Asks what is moved to the node's disks, and how far that is.
 #[derive(Debug, Message)]
-#[rtype(result = "Vec<(SlotMove, HealProgress)>")]
+#[rtype(result = "Healing")]
 pub struct GetHealing;
+
+/// What a node's Healer does, and knows.
+#[derive(Clone, Debug, Default)]
+pub struct Healing {
+    /// The moves to this node's disks.
+    pub moves: Vec<(SlotMove, HealProgress)>,
+    /// What this node's disks hold of rows of which a slot is weak, or is moved here.
+    pub counts: Vec<(SlotKey, Count)>,
+    /// Bytes a second that were brought lately.
+    pub bytes_per_s: u64,
+}
 
 pub(super) struct HealActor {
     node: NodeId,
@@ -103,10 +115,15 @@ impl Handler<ToHealer> for HealActor {
 }
 
 impl Handler<GetHealing> for HealActor {
-    type Result = Vec<(SlotMove, HealProgress)>;
+    type Result = MessageResult<GetHealing>;
 
     fn handle(&mut self, _: GetHealing, _: &mut Self::Context) -> Self::Result {
-        self.driver.machine.progress().collect()
+        let machine = &self.driver.machine;
+        MessageResult(Healing {
+            moves: machine.progress().collect(),
+            counts: machine.counts().collect(),
+            bytes_per_s: machine.bytes_per_s(boottime()),
+        })
     }
 }
 

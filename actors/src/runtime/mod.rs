@@ -16,7 +16,7 @@ mod volume;
 pub use client::{ClientActor, ClientClosed, Submit};
 pub use clock::boottime;
 pub use disk::{DiskActor, DiskFigures, DiskStores, FragmentStore, GetFigures, JournalStore};
-pub use heal::{GetHealing, HealedPort};
+pub use heal::{GetHealing, HealedPort, Healing};
 pub use switchboard::{
     AttachDisk, CloseClient, Dropped, GetStats, Inbound, MetaAnswer, MetaPort, OpenClient,
     OpenError, ShutDown, StartScrub, Switchboard, SwitchboardConfig, ViewChanged,

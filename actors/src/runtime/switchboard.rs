@@ -14,7 +14,7 @@ use model::ids::{
 use model::meta::{MetaReply, MetaRequest, MetaToken};
 use model::payload::Payload;
 use model::placement::View;
-use model::spread::{RowStamp, SlotMove};
+use model::spread::RowStamp;
 use model::store::{ScannedEntry, ScrubMark};
 use model::wire;
 use tokio::sync::oneshot;
@@ -24,12 +24,12 @@ use transport::net::endpoint::Transport;
 use super::client::{ClientActor, ClientClosed, ToClient};
 use super::clock::boottime;
 use super::disk::{DiskActor, DiskFigures, DiskStores, GetFigures, ToDisk};
-use super::heal::{GetHealing, HealActor, HealedPort, ToHealer};
+use super::heal::{GetHealing, HealActor, HealedPort, Healing, ToHealer};
 use super::segment::{SegmentActor, ToSegment};
 use super::volume::{Stats, VolumeActor};
 use crate::client::{Client, ClientConfig};
 use crate::disk::{Disk, DiskConfig, ScrubNews};
-use crate::heal::{HealConfig, HealProgress, Healer};
+use crate::heal::{HealConfig, Healer};
 use crate::host::{Host, Route};
 use crate::messages::{DiskReply, DiskRequest, Envelope, Message as Wire, VolumeReply};
 use crate::segment::{SegmentConfig, Segments};
@@ -721,14 +721,14 @@ impl Handler<GetStats> for Switchboard {
 }
 
 impl Handler<GetHealing> for Switchboard {
-    type Result = ResponseFuture<Vec<(SlotMove, HealProgress)>>;
+    type Result = ResponseFuture<Healing>;
 
     fn handle(&mut self, ask: GetHealing, _ctx: &mut Self::Context) -> Self::Result {
         let asked = self.healer.as_ref().map(|healer| healer.send(ask));
         Box::pin(async move {
             match asked {
                 Some(asked) => asked.await.unwrap_or_default(),
-                None => Vec::new(),
+                None => Healing::default(),
             }
         })
     }

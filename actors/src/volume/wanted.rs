@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use model::ids::{DiskRef, SiteId, VolumeId};
-use model::placement::{Presence, View};
+use model::ids::{DiskId, DiskRef, SiteId, VolumeId};
+use model::placement::{Disk, Duty, Presence, View};
 
 use crate::planted::{Bug, planted};
 
@@ -35,7 +35,7 @@ pub(super) fn wanted(view: &View, volume: VolumeId, members: &[DiskRef]) -> Opti
             return None;
         }
         let here = match site.filter(|s| up.contains(s) && !sites_used.contains(s)) {
-            Some(_) if serves(view, *at) => Some(*at),
+            Some(site) if serves(view, *at) && !leaves(view, *at, site) => Some(*at),
             Some(site) => choose(view, volume, site),
             None => None,
         };
@@ -84,6 +84,20 @@ fn serves(view: &View, at: DiskRef) -> bool {
         .is_some_and(|d| d.at == at && d.presence == Presence::Up)
 }
 
+/// Whether the operator has a disk emptied, and its site has another one for what it holds.
+fn leaves(view: &View, at: DiskRef, site: SiteId) -> bool {
+    let drains = |d: &Disk| d.duty == Duty::Drain;
+    view.disks.get(&at.disk).is_some_and(drains) && takers(view, site).any(|d| !drains(d))
+}
+
+/// The disks of a site that serve.
+fn takers(view: &View, site: SiteId) -> impl Iterator<Item = &Disk> {
+    let of_site = move |id: DiskId| view.site_of(id) == Some(site);
+    let disks = view.disks.iter();
+    let serve = disks.filter(move |(id, d)| d.presence == Presence::Up && of_site(**id));
+    serve.map(|(_, disk)| disk)
+}
+
 fn with_presence(view: &View, presence: Presence) -> BTreeSet<SiteId> {
     let sites = view.sites.iter().filter(|(_, s)| s.presence == presence);
     sites.map(|(id, _)| *id).collect()
@@ -100,15 +114,12 @@ fn all_known(view: &View, sites: &BTreeSet<SiteId>) -> bool {
 }
 
 /// The disk of a site that takes a volume's journal: the highest of its weights, so that
-/// volumes spread evenly and a site's other disks change nothing (rendezvous).
+/// volumes spread evenly and a site's other disks change nothing (rendezvous). One that is to
+/// be emptied is better than none.
 fn choose(view: &View, volume: VolumeId, site: SiteId) -> Option<DiskRef> {
-    let of_site = view
-        .disks
-        .iter()
-        .filter(|(id, disk)| disk.presence == Presence::Up && view.site_of(**id) == Some(site));
-    of_site
-        .max_by_key(|(id, _)| weight(volume, id.0.into()))
-        .map(|(_, disk)| disk.at)
+    takers(view, site)
+        .max_by_key(|d| (d.duty == Duty::Serve, weight(volume, d.at.disk.0.into())))
+        .map(|disk| disk.at)
 }
 
 fn weight(volume: VolumeId, of: u64) -> u64 {

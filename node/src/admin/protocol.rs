@@ -65,6 +65,19 @@ pub enum Request {
         /// Which.
         name: String,
     },
+    /// Have a node emptied (its disks, its volumes, its votes), or serve again. Answered with
+    /// [`Reply::Emptying`].
+    NodeDrain {
+        /// Which.
+        name: String,
+        /// Whether it serves again.
+        undo: bool,
+    },
+    /// Whether a node may stop now. Answered with [`Reply::Safety`].
+    NodeSafeToStop {
+        /// Which.
+        name: String,
+    },
     /// Every disk. Answered with [`Reply::Disks`].
     DiskList,
     /// Begin a pass of the scrub. Answered with [`Reply::Scrubs`].
@@ -76,6 +89,21 @@ pub enum Request {
     },
     /// How the disks' scrubs are. Answered with [`Reply::Scrubs`].
     ScrubStatus,
+    /// Have a disk emptied, or serve again. Answered with [`Reply::Emptying`].
+    DiskDrain {
+        /// Which.
+        name: String,
+        /// Whether it serves again.
+        undo: bool,
+    },
+    /// A disk that is empty goes for good, or one that is lost. Answered with
+    /// [`Reply::DiskRemoved`].
+    DiskRemove {
+        /// Which.
+        name: String,
+        /// It is lost: what it held is rebuilt from others.
+        lost: bool,
+    },
     /// What is degraded, why, and what is being done. Answered with [`Reply::Status`].
     Status,
     /// Empty every node's caches. Answered with [`Reply::CacheDropped`].
@@ -187,6 +215,12 @@ pub enum Reply {
     Deleted(Deleted),
     /// To [`Request::NodeRemove`].
     Removed(Removed),
+    /// To [`Request::DiskRemove`].
+    DiskRemoved(DiskRemoved),
+    /// To [`Request::DiskDrain`] and [`Request::NodeDrain`].
+    Emptying(Emptying),
+    /// To [`Request::NodeSafeToStop`].
+    Safety(Safety),
     /// To [`Request::SiteList`].
     Sites(Sites),
     /// To [`Request::NodeList`].
@@ -303,6 +337,48 @@ pub struct Removed {
     pub removed: String,
 }
 
+/// A disk is gone for good.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskRemoved {
+    /// Its name was this.
+    pub removed_disk: String,
+}
+
+/// A disk or node is being emptied, or serves again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Emptying {
+    /// Such as `disk a1/2`.
+    pub what: String,
+    /// Whether it is being emptied.
+    pub draining: bool,
+    /// What is left on it.
+    pub left: Left,
+}
+
+/// What is left on something that is to be empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    /// Slots of spreads that lie on it or are moved to it.
+    pub slots: u64,
+    /// Volumes with a replica of their journal on it.
+    pub journals: Vec<String>,
+    /// Volumes that it owns.
+    pub volumes_owned: Vec<String>,
+    /// Bytes of fragments on it; absent if its node does not answer.
+    pub fragment_bytes: Option<u64>,
+}
+
+/// Whether a node may stop.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Safety {
+    /// The node.
+    pub node: String,
+    /// Whether it may.
+    pub safe: bool,
+    /// Why not.
+    pub reasons: Vec<String>,
+}
+
 /// A site, node or disk's condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -352,6 +428,8 @@ pub struct Node {
     pub site: String,
     /// How it is.
     pub condition: Condition,
+    /// Whether the operator has it emptied.
+    pub draining: bool,
     /// Where other nodes reach it (UDP).
     pub quic: String,
     /// Where clients reach it.
@@ -384,6 +462,8 @@ pub struct Disk {
     pub site: String,
     /// How it is.
     pub condition: Condition,
+    /// Whether the operator has it emptied.
+    pub draining: bool,
     /// Its name in its node's configuration; absent if its node does not serve it now.
     pub label: Option<String>,
     /// Its directory on its node; absent likewise.
@@ -427,6 +507,13 @@ pub struct Status {
     pub healthy: bool,
     /// What is.
     pub degraded: Vec<Degraded>,
+    /// Bytes of segments that have fewer fragments than they should, since a disk that held
+    /// some does not serve and they are not elsewhere yet. Not counted are replicas of
+    /// journals, and what rotted and nobody read. Absent while some node did not count, or did
+    /// not answer.
+    pub at_risk_bytes: Option<u64>,
+    /// What is being moved or rebuilt.
+    pub repairs: Vec<Repair>,
     /// The node that answered; what it says is its view.
     pub seen_by: String,
     /// Sites that are up, and all.
@@ -446,6 +533,31 @@ pub struct UpOf {
     pub up: u32,
     /// That there are.
     pub of: u32,
+}
+
+/// Slots that leave a disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repair {
+    /// Such as `draining disk a1/2`.
+    pub what: String,
+    /// The disk that they leave.
+    pub from: String,
+    /// Their new disks.
+    pub to: Vec<String>,
+    /// How many slots of spreads.
+    pub slots: u64,
+    /// Fragments that are at their new disks.
+    pub done_fragments: u64,
+    /// Fragments that there are to be; absent until they are counted.
+    pub total_fragments: Option<u64>,
+    /// Bytes likewise.
+    pub done_bytes: u64,
+    /// Bytes likewise.
+    pub total_bytes: Option<u64>,
+    /// What the nodes of the new disks brought a second, lately, for all that they bring.
+    pub bytes_per_s: u64,
+    /// Seconds until it is done, at that pace; absent until it is known.
+    pub eta_s: Option<u64>,
 }
 
 /// Something that is not as it should be.

@@ -328,6 +328,21 @@ pub enum NodeCommand {
         /// Which.
         name: String,
     },
+    /// Empty a node while it serves: its disks, its volumes, its votes move to others.
+    Drain {
+        /// Which.
+        name: String,
+    },
+    /// Let a node that was drained serve again.
+    Undrain {
+        /// Which.
+        name: String,
+    },
+    /// Whether a node may stop now; if not, why, and the exit status is 1.
+    SafeToStop {
+        /// Which.
+        name: String,
+    },
     /// Tell the fabric that a node is gone for good; it must be down. A new node may then have
     /// its name.
     Remove {
@@ -345,6 +360,24 @@ pub enum DiskCommand {
     Show {
         /// Which: NODE/DISK by number or by name, or its directory.
         name: String,
+    },
+    /// Empty a disk while it serves: what it holds moves to others of its site.
+    Drain {
+        /// Which: NODE/DISK by number or by name, or its directory.
+        name: String,
+    },
+    /// Let a disk that was drained serve again.
+    Undrain {
+        /// Which: NODE/DISK by number or by name, or its directory.
+        name: String,
+    },
+    /// Take a disk out of the fabric for good: one that was drained and is empty.
+    Remove {
+        /// Which: NODE/DISK by number or by name, or its directory.
+        name: String,
+        /// It is lost and does not serve: give it up, what it held is rebuilt from others.
+        #[arg(long)]
+        force: bool,
     },
 }
 

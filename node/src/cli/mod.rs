@@ -66,17 +66,18 @@ pub(crate) enum Plan {
 fn carry_out(cli: &Cli) -> anyhow::Result<bool> {
     match &cli.command {
         #[cfg(feature = "sim")]
-        Command::Sim(args) => return sim::simulate(args, cli.json),
+        Command::Sim(args) => sim::simulate(args, cli.json),
         #[cfg(feature = "sim")]
-        Command::Check(args) => return sim::check(args, cli.json),
+        Command::Check(args) => sim::check(args, cli.json),
         #[cfg(feature = "sim")]
-        Command::Drill(command) => return sim::drill(&directory(cli)?, command, cli.json),
-        command => talk(cli, command)?,
+        Command::Drill(command) => sim::drill(&directory(cli)?, command, cli.json),
+        command => talk(cli, command),
     }
-    Ok(true)
 }
 
-fn talk(cli: &Cli, command: &Command) -> anyhow::Result<()> {
+/// Asks a node or the supervisor; false if the answer is a no.
+fn talk(cli: &Cli, command: &Command) -> anyhow::Result<bool> {
+    let mut is_yes = true;
     match command {
         Command::Dev(dev) => dev::run(&directory(cli)?, dev, cli.json),
         Command::Init(make) => node::init(&directory(cli)?, make, cli.json),
@@ -86,13 +87,18 @@ fn talk(cli: &Cli, command: &Command) -> anyhow::Result<()> {
         command => {
             let directory = directory(cli)?;
             let text = match plan(command) {
-                Some(Plan::Admin(request, pick)) => admin(&directory, &request, &pick, cli.json)?,
+                Some(Plan::Admin(request, pick)) => {
+                    let told = client::ask(&directory, &request)?;
+                    is_yes = !matches!(&told.reply, Reply::Safety(safety) if !safety.safe);
+                    admin(told, &request, &pick, cli.json)?
+                }
                 Some(Plan::Control(request)) => control(&directory, &request, cli.json)?,
                 None => unreachable!("commands without a plan were carried out above"),
             };
             print(&text)
         }
-    }
+    }?;
+    Ok(is_yes)
 }
 
 fn directory(cli: &Cli) -> anyhow::Result<PathBuf> {
@@ -112,12 +118,11 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
 }
 
 fn admin(
-    directory: &Path,
+    mut told: client::Told,
     request: &Request,
     pick: &Pick,
     as_json: bool,
 ) -> anyhow::Result<String> {
-    let mut told = client::ask(directory, request)?;
     if let Pick::One(name) = pick {
         told.reply = pick_one(told.reply, name)?;
     }
@@ -237,8 +242,29 @@ pub(crate) fn plan(command: &Command) -> Option<Plan> {
         Command::Node(NodeCommand::Remove { name }) => {
             all(Request::NodeRemove { name: name.clone() })
         }
+        Command::Node(NodeCommand::Drain { name }) => all(node_drain(name, false)),
+        Command::Node(NodeCommand::Undrain { name }) => all(node_drain(name, true)),
+        Command::Node(NodeCommand::SafeToStop { name }) => {
+            all(Request::NodeSafeToStop { name: name.clone() })
+        }
+        Command::Disk(DiskCommand::Drain { name }) => all(disk_drain(name, false)),
+        Command::Disk(DiskCommand::Undrain { name }) => all(disk_drain(name, true)),
+        Command::Disk(DiskCommand::Remove { name, force }) => all(Request::DiskRemove {
+            name: name.clone(),
+            lost: *force,
+        }),
         Command::Link(command) => Plan::Control(link(command)),
     })
+}
+
+fn node_drain(name: &str, undo: bool) -> Request {
+    let name = name.to_owned();
+    Request::NodeDrain { name, undo }
+}
+
+fn disk_drain(name: &str, undo: bool) -> Request {
+    let name = name.to_owned();
+    Request::DiskDrain { name, undo }
 }
 
 fn volume(command: &VolumeCommand) -> Request {

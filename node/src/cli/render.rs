@@ -3,6 +3,9 @@
 use comfy_table::{CellAlignment, Table};
 use serde_json::{Value, json};
 
+#[path = "lifecycle.rs"]
+mod lifecycle;
+
 use super::style::{Style, Tone};
 use crate::admin::client::Told;
 use crate::admin::protocol::{
@@ -60,6 +63,9 @@ pub fn human(told: &Told, style: Style) -> String {
             "node {} is gone for good: `atoll join` makes a new one",
             removed.removed
         ),
+        Reply::DiskRemoved(disk) => format!("disk {} is gone for good", disk.removed_disk),
+        Reply::Emptying(emptying) => lifecycle::emptying(emptying),
+        Reply::Safety(safety) => lifecycle::safety(safety, style),
         Reply::Sites(sites) => many_sites(sites, style),
         Reply::Nodes(nodes) => many_nodes(nodes, style),
         Reply::Disks(disks) => many_disks(disks, style),
@@ -138,6 +144,15 @@ fn condition(condition: Condition, style: Style) -> String {
         Condition::Away => style.paint(Tone::Bad, "away"),
         Condition::Lost => style.paint(Tone::Bad, "lost"),
     }
+}
+
+/// A condition, and whether the operator has it emptied.
+fn condition_of(is: Condition, draining: bool, style: Style) -> String {
+    let drains = match draining {
+        true => style.paint(Tone::Warning, ", draining"),
+        false => String::new(),
+    };
+    format!("{}{drains}", condition(is, style))
 }
 
 fn owner(volume: &Volume, style: Style) -> String {
@@ -260,7 +275,7 @@ fn many_sites(sites: &Sites, style: Style) -> String {
 
 fn many_nodes(nodes: &Nodes, style: Style) -> String {
     let rows = nodes.nodes.iter().map(|n| {
-        let is = condition(n.condition, style);
+        let is = condition_of(n.condition, n.draining, style);
         [
             n.name.clone(),
             n.site.clone(),
@@ -292,7 +307,7 @@ fn many_nodes(nodes: &Nodes, style: Style) -> String {
 
 fn many_disks(disks: &Disks, style: Style) -> String {
     let rows = disks.disks.iter().map(|d| {
-        let is = condition(d.condition, style);
+        let is = condition_of(d.condition, d.draining, style);
         [
             d.name.clone(),
             d.site.clone(),
@@ -339,6 +354,18 @@ fn one_status(status: &Status, style: Style) -> String {
             "\n\n{mark} {what}\n  why    {}\n  doing  {}",
             degraded.why, degraded.doing
         ));
+    }
+    match status.at_risk_bytes {
+        Some(0) => {}
+        Some(bytes) => text.push_str(&format!(
+            "\n\nat risk: {} of segments have fewer fragments than they should",
+            size(bytes)
+        )),
+        None => text.push_str("\n\nat risk: not counted yet"),
+    }
+    for repair in &status.repairs {
+        text.push_str("\n\n");
+        text.push_str(&lifecycle::repair(repair, style));
     }
     text
 }

@@ -6,8 +6,8 @@ use super::style::Style;
 use super::{Pick, Plan, pick_one, plan, render};
 use crate::admin::client::Told;
 use crate::admin::protocol::{
-    CacheDropped, Condition, Degraded, DiskSyncs, Node, NodeCache, Nodes, Reply, Request, Status,
-    Syncs, UpOf, Volume, VolumeState, VolumeStats, Volumes,
+    CacheDropped, Condition, Degraded, DiskSyncs, Emptying, Left, Node, NodeCache, Nodes, Repair,
+    Reply, Request, Safety, Status, Syncs, UpOf, Volume, VolumeState, VolumeStats, Volumes,
 };
 use crate::daemon::config::NbdTls;
 use crate::dev::control::{self, LinkChange};
@@ -238,13 +238,27 @@ fn json_is_the_contracts() {
             why: "silent".into(),
             doing: "waiting".into(),
         }],
+        at_risk_bytes: None,
+        repairs: vec![repair()],
         seen_by: "a1".into(),
         sites: UpOf { up: 2, of: 3 },
         nodes: UpOf { up: 6, of: 9 },
         disks: UpOf { up: 12, of: 18 },
         volumes: UpOf { up: 1, of: 1 },
     };
-    let body = render::json(&told(Reply::Status(status)), false);
+    let told_status = told(Reply::Status(status));
+    let text = render::human(&told_status, Style::plain());
+    for said in [
+        "at risk: not counted yet",
+        "draining disk a1/2",
+        "1 MiB of 4 MiB (1 of 4 fragments)",
+        "1 MiB/s, 3 s to go",
+    ] {
+        assert!(text.contains(said), "{said}: {text}");
+    }
+    let body = render::json(&told_status, false);
+    assert_eq!(body["at_risk_bytes"], Value::Null, "never zero");
+    assert_eq!(body["repairs"][0]["eta_s"], json!(3));
     assert_eq!(body["healthy"], json!(false));
     assert_eq!(
         body["degraded"],
@@ -355,12 +369,68 @@ fn encryption_is_the_contracts() {
     }
 }
 
+fn repair() -> Repair {
+    Repair {
+        what: "draining disk a1/2".into(),
+        from: "a1/2".into(),
+        to: vec!["a2/3".into()],
+        slots: 1,
+        done_fragments: 1,
+        total_fragments: Some(4),
+        done_bytes: 1 << 20,
+        total_bytes: Some(4 << 20),
+        bytes_per_s: 1 << 20,
+        eta_s: Some(3),
+    }
+}
+
+#[test]
+fn what_is_drained_and_what_may_stop_is_told() {
+    let left = Left {
+        slots: 2,
+        journals: vec!["vol".into()],
+        volumes_owned: Vec::new(),
+        fragment_bytes: Some(4 << 20),
+    };
+    let emptying = |draining, left| {
+        let what = "disk a1/2".into();
+        let reply = Reply::Emptying(Emptying {
+            what,
+            draining,
+            left,
+        });
+        render::human(&told(reply), Style::plain())
+    };
+    let text = emptying(true, left.clone());
+    assert!(
+        text.contains("2 slots of spreads, 1 journal replica"),
+        "{text}"
+    );
+    assert!(emptying(false, left).contains("serves"));
+    let none = Left {
+        fragment_bytes: Some(0),
+        ..Left::default()
+    };
+    assert_eq!(emptying(true, none), "disk a1/2 is empty");
+    let safety = Safety {
+        node: "a1".into(),
+        safe: false,
+        reasons: vec!["volume vol: 1 of 3".into()],
+    };
+    let text = render::human(&told(Reply::Safety(safety)), Style::plain());
+    assert!(
+        text.contains("may not stop") && text.contains("1 of 3"),
+        "{text}"
+    );
+}
+
 #[test]
 fn show_picks_by_name() {
     let node = |name: &str| Node {
         name: name.into(),
         site: "a".into(),
         condition: Condition::Up,
+        draining: false,
         quic: "127.0.0.1:1".into(),
         nbd: "127.0.0.1:1".into(),
         volumes_owned: 0,

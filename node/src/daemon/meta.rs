@@ -17,7 +17,7 @@ use model::spread::SlotMove;
 use model::time::Time;
 use model::wire;
 use raft_meta::log::{LogWrite, RaftLog};
-use raft_meta::message::{GroupId, LocalDisk, MetaMessage};
+use raft_meta::message::{GroupId, LocalDisk, Members, MetaMessage};
 use raft_meta::node::{AdminCommand, AdminReply, AdminToken, Effect, Input, MetaNode, Ticket};
 use tokio::sync::oneshot;
 use transport::class::Class;
@@ -56,6 +56,7 @@ enum Command {
         command: AdminCommand,
         answer: oneshot::Sender<AdminReply>,
     },
+    Members(oneshot::Sender<BTreeMap<GroupId, Members>>),
     Disks(Vec<LocalDisk>),
     Healed(Vec<SlotMove>),
     Listen(Box<dyn Listener>),
@@ -93,6 +94,13 @@ impl MetaHandle {
     pub fn admin(&self, command: AdminCommand) -> oneshot::Receiver<AdminReply> {
         let (answer, answered) = oneshot::channel();
         self.send(Command::Admin { command, answer });
+        answered
+    }
+
+    /// The members of every group, as far as this node knows.
+    pub fn members(&self) -> oneshot::Receiver<BTreeMap<GroupId, Members>> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Command::Members(answer));
         answered
     }
 
@@ -248,6 +256,11 @@ impl<L: RaftLog> Shell<L> {
                 self.commanded.insert(token, answer);
                 Input::Admin { token, command }
             }
+            Command::Members(answer) => {
+                // Whoever asked may have given up.
+                let _ = answer.send(self.members());
+                return;
+            }
             Command::Disks(disks) => Input::LocalDisks(disks),
             Command::Healed(moves) => Input::Healed(moves),
             Command::Listen(listener) => {
@@ -262,6 +275,17 @@ impl<L: RaftLog> Shell<L> {
             }
         };
         self.machine.handle(boottime(), input, effects);
+    }
+
+    fn members(&self) -> BTreeMap<GroupId, Members> {
+        let sites = self
+            .machine
+            .global()
+            .into_iter()
+            .flat_map(|g| g.sites.keys());
+        let groups = std::iter::once(GroupId::Global).chain(sites.map(|s| GroupId::Site(*s)));
+        let known = groups.filter_map(|g| Some((g, self.machine.members(g)?.clone())));
+        known.collect()
     }
 
     fn token(&mut self, to: ReplyTo) -> MetaToken {

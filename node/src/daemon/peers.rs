@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 
 use actix::Addr;
 use actors::disk::ScrubStats;
-use actors::runtime::{DiskFigures, Dropped, GetStats, StartScrub, Switchboard};
+use actors::heal::SlotKey;
+use actors::runtime::{
+    DiskFigures, Dropped, GetHealing, GetStats, Healing, StartScrub, Switchboard,
+};
 use actors::volume::VolumeStats;
 use bincode::{Decode, Encode};
 use model::ids::{DiskId, NodeId, VolumeId};
@@ -28,6 +31,9 @@ pub const ANSWER_MAX: Duration = Duration::from_secs(1);
 /// Volumes in one answer; a node that owns more leaves out the rest. It keeps an answer under
 /// 1 MiB, since it shares its stream with heartbeats.
 pub const VOLUMES_MAX: usize = 8192;
+
+/// Counted slots in one answer, for the same reason.
+const COUNTS_MAX: usize = 1 << 14;
 
 /// Questions of other nodes that are being answered at once; more are dropped.
 const ANSWERING_MAX: usize = 64;
@@ -75,6 +81,10 @@ pub struct Figures {
     pub disks: BTreeMap<DiskId, DiskUse>,
     /// Bytes that its caches hold; to [`Question::DropCaches`], that they held and hold no more.
     pub cache_bytes: u64,
+    /// Of rows of which a slot is weak, or is moved here: fragments and their bytes.
+    pub counts: BTreeMap<SlotKey, (u64, u64)>,
+    /// Bytes a second that its Healer brought lately.
+    pub heal_bytes_per_s: u64,
 }
 
 /// A volume at the node that runs it.
@@ -205,6 +215,12 @@ impl Local {
             .take(VOLUMES_MAX)
             .map(|(id, stats)| (*id, stats.into()))
             .collect();
+        let healing = match question {
+            Question::All => self.switchboard.send(GetHealing).await.ok()?,
+            Question::Volume(_) | Question::DropCaches | Question::StartScrub(_) => {
+                Healing::default()
+            }
+        };
         let names = lock(&self.disks);
         let disks = disks
             .iter()
@@ -220,10 +236,15 @@ impl Local {
                 (*id, of_disk)
             })
             .collect();
+        let counts = healing.counts.into_iter().take(COUNTS_MAX);
         Some(Figures {
             volumes,
             disks,
             cache_bytes,
+            counts: counts
+                .map(|(key, c)| (key, (c.fragments, c.bytes)))
+                .collect(),
+            heal_bytes_per_s: healing.bytes_per_s,
         })
     }
 }

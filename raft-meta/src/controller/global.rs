@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::ids::{Boot, NodeId, SiteId};
-use model::placement::Presence;
+use model::placement::{Duty, Presence};
 use model::time::Time;
 
 use crate::detector::{Detector, Liveness};
@@ -37,6 +37,7 @@ pub(crate) fn decide(facts: &Facts<'_>) -> Vec<GlobalCommand> {
     }
     out.extend(facts.missing_pool());
     facts.dead_owners(&candidates, &mut out);
+    facts.drained_owners(&candidates, &mut out);
     facts.contacts(&mut out);
     out
 }
@@ -86,10 +87,33 @@ impl Facts<'_> {
                     .is_some_and(|b| b.site_quorum && b.global_quorum)
         };
         let nodes = self.state.nodes.iter().filter(|(_, e)| !e.gone);
-        nodes
-            .filter(|(n, e)| fit(n, e.site))
-            .map(|(n, _)| *n)
-            .collect()
+        let fit: Vec<_> = nodes.filter(|(n, e)| fit(n, e.site)).collect();
+        // If all are to be emptied, any is better than none.
+        let takes = |duty: Duty| duty == Duty::Serve;
+        let any = fit.iter().any(|(_, e)| takes(e.duty));
+        let chosen = fit.iter().filter(|(_, e)| takes(e.duty) || !any);
+        chosen.map(|(n, _)| **n).collect()
+    }
+
+    /// The volumes of nodes that are to be emptied, and that serve, go to others.
+    fn drained_owners(&self, candidates: &[NodeId], out: &mut Vec<GlobalCommand>) {
+        let drained = |n: &NodeId| {
+            let entry = self.state.nodes.get(n);
+            entry.is_some_and(|e| e.duty == Duty::Drain && !e.gone)
+        };
+        let owners = self.state.volumes.values().filter(|v| !v.deleted);
+        let owners: BTreeSet<NodeId> = owners
+            .filter_map(|v| v.owner.map(|o| o.node))
+            .filter(drained)
+            .collect();
+        for node in owners {
+            // Of such as are to be emptied too, none is better than another.
+            let mut candidates = candidates.to_vec();
+            candidates.retain(|n| *n != node && !drained(n));
+            if !candidates.is_empty() {
+                out.push(GlobalCommand::Evacuate { node, candidates });
+            }
+        }
     }
 
     fn site_presence(&self, site: SiteId, candidates: &[NodeId]) -> Option<GlobalCommand> {

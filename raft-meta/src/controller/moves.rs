@@ -1,6 +1,6 @@
 //! Which slots a site group's leader has moved, and which moves are over (R20). Slots leave a
 //! disk that is lost: gone by somebody's word, in another life, or found dead for longer than a
-//! restart takes. Slots of one row that share a node or a disk part once there is another one.
+//! restart takes; and a disk that the operator has emptied, which serves meanwhile. Slots of one row that share a node or a disk part once there is another one.
 //!
 //! A new segment needs a row all of whose disks serve. If a node's death leaves hardly any in a
 //! pool, the first rows do not wait: else nothing would drain, and writes would stop, for as
@@ -136,34 +136,45 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Whether a row's slots are to leave a disk.
+    /// Whether a row's slots are to leave a disk that does not serve.
     fn leaves(&self, pool: Pool, row: Row, at: DiskRef) -> bool {
         let is_urgent = self.urgent.contains(&(pool, row)) && !self.state.has(at);
         is_urgent || self.lost.contains(&at)
+    }
+
+    /// Whether a slot is to leave its disk: one that does not serve, or one that is to be
+    /// emptied. A move to one of these is first brought to its end: what was written since it
+    /// began is there alone.
+    fn is_to_go(&self, pool: Pool, row: Row, at: &SlotAt) -> bool {
+        let drains = at.to.is_none() && self.state.drains(at.disk);
+        drains || self.leaves(pool, row, at.target())
     }
 
     fn plan(&mut self) -> Vec<MoveBegin> {
         if self.candidates.is_empty() {
             return Vec::new();
         }
-        let mut rows: Vec<(usize, Pool, Row, &BTreeMap<Slot, SlotAt>)> = Vec::new();
-        for (pool, table) in &self.state.slots {
+        let state = self.state;
+        let mut rows: Vec<((usize, usize), Pool, Row)> = Vec::new();
+        for (pool, table) in &state.slots {
             for (number, slots) in (0..).zip(table) {
                 let row = Row(number);
                 let lost = slots
                     .values()
                     .filter(|at| self.leaves(*pool, row, at.target()));
-                rows.push((lost.count(), *pool, row, slots));
+                let to_go = slots.values().filter(|at| self.is_to_go(*pool, row, at));
+                rows.push(((lost.count(), to_go.count()), *pool, row));
             }
         }
         // What has lost most comes first.
-        rows.sort_by_key(|(lost, pool, row, _)| (std::cmp::Reverse(*lost), *pool, *row));
+        rows.sort_by_key(|(weak, pool, row)| (std::cmp::Reverse(*weak), *pool, *row));
         let mut moves = Vec::new();
-        for (lost, pool, row, slots) in rows {
+        for ((_, to_go), pool, row) in rows {
+            let slots = &state.slots[&pool][usize::from(row.0)];
             if moves.len() >= MOVES_PER_COMMAND_MAX {
                 break;
             }
-            if lost > 0 {
+            if to_go > 0 {
                 self.rescue(pool, row, slots, &mut moves);
             } else if slots.values().all(|at| at.to.is_none()) {
                 moves.extend(self.part(pool, row, slots));
@@ -182,7 +193,7 @@ impl<'a> Planner<'a> {
         let mut used = RowUse::default();
         for (slot, at) in slots {
             let target = at.target();
-            if Some(*slot) == without || self.leaves(pool, row, target) {
+            if Some(*slot) == without || self.is_to_go(pool, row, at) {
                 continue;
             }
             if let Some(disk) = self.state.disks.get(&target.disk) {
@@ -192,7 +203,7 @@ impl<'a> Planner<'a> {
         used
     }
 
-    /// Slots whose disk is lost get another one.
+    /// Slots whose disk is lost, or to be emptied, get another one.
     fn rescue(
         &mut self,
         pool: Pool,
@@ -202,7 +213,7 @@ impl<'a> Planner<'a> {
     ) {
         let mut used = self.used((pool, row), slots, None);
         for (slot, at) in slots {
-            if !self.leaves(pool, row, at.target()) {
+            if !self.is_to_go(pool, row, at) {
                 continue;
             }
             // Where it lay before is the best place, if that is back.

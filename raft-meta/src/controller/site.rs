@@ -3,10 +3,11 @@
 
 use model::ids::{NodeId, SiteId};
 use model::placement::Presence;
+use model::planted::{Bug, planted};
 use model::time::Time;
 
 use crate::detector::{Detector, Liveness};
-use crate::global::GlobalState;
+use crate::global::{DiskEntry, DiskWord, GlobalState};
 use crate::message::Beat;
 use crate::site::{SiteCommand, SiteState};
 
@@ -30,8 +31,32 @@ pub(crate) fn decide(
             disks(now, state, global, (*node, detector), &mut out);
         }
     }
+    for disk in global.disks.values() {
+        out.extend(operators_word(state, global, disk));
+    }
     assign(state, global, &mut out);
     out
+}
+
+/// What the operator said of a disk and the site's group does not know yet.
+fn operators_word(
+    state: &SiteState,
+    global: &GlobalState,
+    entry: &DiskEntry,
+) -> Option<SiteCommand> {
+    let at = entry.at;
+    let known = state.disks.get(&at.disk).filter(|d| d.at == at)?;
+    if known.presence == Presence::Gone {
+        return None;
+    }
+    let duty = global.duty_of_disk(entry);
+    let empty = !state.holds_slots(at) || planted(Bug::RemoveFull);
+    match entry.word {
+        DiskWord::Lost => Some(SiteCommand::RemoveDisk { at, lost: true }),
+        _ if known.duty != duty => Some(SiteCommand::SetDiskDuty { at, duty }),
+        DiskWord::Remove if empty => Some(SiteCommand::RemoveDisk { at, lost: false }),
+        DiskWord::Remove | DiskWord::Drain | DiskWord::Serve => None,
+    }
 }
 
 fn bury(state: &SiteState, node: NodeId) -> Option<SiteCommand> {

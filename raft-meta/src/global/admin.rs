@@ -2,9 +2,9 @@
 
 use model::geometry::Pool;
 use model::ids::{Boot, DiskId, DiskRef, Incarnation, NodeId, SiteId};
-use model::placement::Presence;
+use model::placement::{Duty, Presence, VolumeRecord};
 
-use super::{DiskEntry, GlobalState, NodeEntry, SiteEntry};
+use super::{DiskEntry, DiskWord, GlobalState, NodeEntry, SiteEntry};
 use crate::node::{AdminCommand, AdminRefusal, AdminReply, TokenHash};
 
 /// Bound of sites, removed ones included.
@@ -39,6 +39,7 @@ impl GlobalState {
                     address,
                     nbd,
                     gone: false,
+                    duty: Duty::Serve,
                 };
                 self.add_node(entry).map(AdminReply::Node)
             }
@@ -55,6 +56,15 @@ impl GlobalState {
                 .map(|()| AdminReply::Done),
             AdminCommand::RemoveNode { node } => self.remove_node(node).map(|()| AdminReply::Done),
             AdminCommand::RemoveSite { site } => self.remove_site(site).map(|()| AdminReply::Done),
+            AdminCommand::SetDiskDuty { disk, duty } => {
+                self.set_disk_duty(disk, duty).map(|()| AdminReply::Done)
+            }
+            AdminCommand::SetNodeDuty { node, duty } => {
+                self.set_node_duty(node, duty).map(|()| AdminReply::Done)
+            }
+            AdminCommand::RemoveDisk { disk, lost } => {
+                self.remove_disk(disk, lost).map(|()| AdminReply::Done)
+            }
         };
         done.unwrap_or_else(AdminReply::Refused)
     }
@@ -125,7 +135,14 @@ impl GlobalState {
             incarnation,
         };
         self.next_disk += 1;
-        self.disks.insert(at.disk, DiskEntry { at, node });
+        self.disks.insert(
+            at.disk,
+            DiskEntry {
+                at,
+                node,
+                word: DiskWord::Serve,
+            },
+        );
         Ok(at)
     }
 
@@ -174,6 +191,56 @@ impl GlobalState {
                 site.founder = None;
             }
         }
+        Ok(())
+    }
+
+    fn set_node_duty(&mut self, node: NodeId, duty: Duty) -> Result<(), AdminRefusal> {
+        let entry = self.nodes.get_mut(&node).filter(|n| !n.gone);
+        entry.ok_or(AdminRefusal::NoNode)?.duty = duty;
+        Ok(())
+    }
+
+    fn disk(&mut self, disk: DiskId) -> Result<&mut DiskEntry, AdminRefusal> {
+        let entry = self.disks.get(&disk).ok_or(AdminRefusal::NoDisk)?;
+        if self.site_of_node(entry.node).is_none() {
+            return Err(AdminRefusal::NoDisk);
+        }
+        self.disks.get_mut(&disk).ok_or(AdminRefusal::NoDisk)
+    }
+
+    fn set_disk_duty(&mut self, disk: DiskId, duty: Duty) -> Result<(), AdminRefusal> {
+        let entry = self.disk(disk)?;
+        if entry.word.is_last() {
+            return Err(AdminRefusal::NoDisk);
+        }
+        entry.word = match duty {
+            Duty::Serve => DiskWord::Serve,
+            Duty::Drain => DiskWord::Drain,
+        };
+        Ok(())
+    }
+
+    /// A disk that was drained, and that no journal names, goes for good once its site's group
+    /// knows of no slot on it. From now on no journal takes it any more.
+    fn remove_disk(&mut self, disk: DiskId, lost: bool) -> Result<(), AdminRefusal> {
+        let entry = self.disk(disk)?.clone();
+        let drains = self.duty_of_disk(&entry) == Duty::Drain;
+        if !lost && !drains {
+            return Err(AdminRefusal::NotDrained);
+        }
+        let names = |v: &&VolumeRecord| {
+            let next = v.journal.next.iter().flatten();
+            let mut all = v.journal.replicas.iter().chain(next);
+            !v.deleted && all.any(|at| *at == entry.at)
+        };
+        if !lost && self.volumes.values().any(|v| names(&v)) {
+            return Err(AdminRefusal::HoldsJournals);
+        }
+        let entry = self.disk(disk)?;
+        entry.word = match lost || entry.word == DiskWord::Lost {
+            true => DiskWord::Lost,
+            false => DiskWord::Remove,
+        };
         Ok(())
     }
 

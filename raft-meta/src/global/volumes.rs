@@ -174,15 +174,18 @@ impl GlobalState {
         replicas: Vec<DiskRef>,
         by: NodeId,
     ) -> Result<VolumeId, Refusal> {
-        let sites = self.replica_sites(&replicas)?;
-        assert!(sites.len() == replicas.len() || planted(Bug::TwoInOneSite));
+        let sites = self.replica_sites(&replicas);
         let record = self.owned(volume, epoch, by)?;
         if record.journal.version != version {
             return Err(Refusal::StaleVersion);
         }
         match &record.journal.next {
-            None => record.journal.next = Some(replicas),
-            // The same again: the first answer was lost.
+            None => {
+                let sites = sites?;
+                assert!(sites.len() == replicas.len() || planted(Bug::TwoInOneSite));
+                record.journal.next = Some(replicas);
+            }
+            // The same again: the first answer was lost. A disk may have been removed since.
             Some(next) if *next == replicas => {}
             Some(_) => return Err(Refusal::StaleVersion),
         }

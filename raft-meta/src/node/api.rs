@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::geometry::Code;
-use model::ids::{Boot, DiskRef, Incarnation, NodeId, SiteId};
+use model::ids::{Boot, DiskId, DiskRef, Incarnation, NodeId, SiteId};
 use model::meta::{MetaReply, MetaRequest, MetaToken};
-use model::placement::View;
+use model::placement::{Duty, View};
 use model::spread::SlotMove;
 use thiserror::Error;
 
@@ -219,6 +219,29 @@ pub enum AdminCommand {
         /// The site.
         site: SiteId,
     },
+    /// A disk is to be emptied, or to serve again. Answered by `Done`.
+    SetDiskDuty {
+        /// The disk.
+        disk: DiskId,
+        /// What is wanted of it.
+        duty: Duty,
+    },
+    /// A node is to be emptied: its disks, its volumes, its votes; or to serve again. Answered
+    /// by `Done`.
+    SetNodeDuty {
+        /// The node.
+        node: NodeId,
+        /// What is wanted of it.
+        duty: Duty,
+    },
+    /// The operator's word that a disk is to go for good: a drained one once it is empty, a
+    /// lost one at once. Answered by `Done`.
+    RemoveDisk {
+        /// The disk.
+        disk: DiskId,
+        /// Whether it is lost: what it held is rebuilt from others.
+        lost: bool,
+    },
 }
 
 /// To an [`AdminCommand`].
@@ -262,6 +285,15 @@ pub enum AdminRefusal {
     /// A bound is reached.
     #[error("a limit of the fabric is reached")]
     Full,
+    /// No such disk, or it was removed.
+    #[error("no such disk")]
+    NoDisk,
+    /// The disk was not drained.
+    #[error("the disk was not drained")]
+    NotDrained,
+    /// A volume's journal has a replica on the disk.
+    #[error("a volume's journal has a replica on the disk")]
+    HoldsJournals,
 }
 
 /// A node can't start from what was found.

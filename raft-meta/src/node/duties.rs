@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::ids::{NodeId, SiteId};
-use model::placement::Presence;
+use model::placement::{Duty, Presence};
 use model::time::Time;
 
 use super::{Founding, MetaNode};
@@ -12,7 +12,7 @@ use crate::controller::voters::{self, Eligible, Next};
 use crate::controller::{self};
 use crate::courier::Origin;
 use crate::detector::Liveness;
-use crate::global::GlobalCommand;
+use crate::global::{GlobalCommand, GlobalState};
 use crate::message::{Beat, MemberId, Members, MetaMessage};
 use crate::replica::StateMachine;
 use crate::seat::{Seat, SeatOut};
@@ -171,7 +171,8 @@ impl MetaNode {
         let eligible: Vec<_> = not_gone
             .map(|(node, n)| {
                 let alive = self.detector.liveness(now, *node);
-                eligible(n.member, self.identity.site, alive, n.presence)
+                let stays = !drains(global, *node);
+                eligible(n.member, self.identity.site, alive, n.presence, stays)
             })
             .collect();
         let wanted = voters::of_site(&eligible, &members.voters, self.post.member);
@@ -219,7 +220,8 @@ impl MetaNode {
             let removed = |n: &NodeId| state.nodes.get(n).is_none_or(|e| e.gone);
             for (node, n) in known.state.nodes.iter().filter(|(n, _)| !removed(n)) {
                 let heard = self.detector.liveness(now, *node);
-                nodes.push(eligible(n.member, *site, heard, n.presence));
+                let stays = !drains(state, *node);
+                nodes.push(eligible(n.member, *site, heard, n.presence, stays));
             }
         }
         let Some(members) = self.global.members() else {
@@ -234,7 +236,8 @@ impl MetaNode {
             let known = facts.sites.get(&site);
             if known.is_none_or(|k| !k.state.nodes.contains_key(&node)) {
                 let heard = self.detector.liveness(now, node);
-                nodes.push(eligible(*member, site, heard, Presence::Down));
+                let stays = !drains(state, node);
+                nodes.push(eligible(*member, site, heard, Presence::Down, stays));
             }
         }
         let wanted = voters::of_fabric(&present, &nodes, &members.voters, self.post.member);
@@ -247,13 +250,26 @@ impl MetaNode {
     }
 }
 
-fn eligible(member: MemberId, site: SiteId, heard: Liveness, presence: Presence) -> Eligible {
+/// Whether the operator has a node emptied.
+fn drains(global: &GlobalState, node: NodeId) -> bool {
+    let entry = global.nodes.get(&node);
+    entry.is_some_and(|n| n.duty == Duty::Drain)
+}
+
+/// One that is to be emptied is replaced as a dead one is: it votes on where nobody else can.
+fn eligible(
+    member: MemberId,
+    site: SiteId,
+    heard: Liveness,
+    presence: Presence,
+    stays: bool,
+) -> Eligible {
     let alive = heard == Liveness::Alive && presence == Presence::Up;
     Eligible {
         member,
         site,
-        alive,
-        dead: heard == Liveness::Dead,
+        alive: alive && stays,
+        dead: heard == Liveness::Dead || !stays,
     }
 }
 

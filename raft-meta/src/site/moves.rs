@@ -4,6 +4,7 @@
 use bincode::{Decode, Encode};
 use model::geometry::Pool;
 use model::ids::{DiskRef, Row, Slot, Version};
+use model::planted::{Bug, planted};
 use model::spread::SlotMove;
 
 use super::SiteState;
@@ -88,15 +89,22 @@ impl SiteState {
                 version,
                 to,
             } = *begin;
-            if !self.has(to) {
+            // One that is to be emptied is given nothing, by whomever that was decided before.
+            if !self.has(to) || (self.drains(to) && !planted(Bug::DrainedTakes)) {
                 continue;
             }
+            let drained = self
+                .slot(pool, row, slot)
+                .is_some_and(|at| self.drains(at.disk));
             let Some(at) = self.slot_mut(pool, row, slot) else {
                 continue;
             };
             if at.version == version && at.target() != to {
                 at.to = Some(to);
                 at.version = version.next();
+                if drained && planted(Bug::DropDrained) {
+                    (at.disk, at.to) = (to, None);
+                }
                 begun = true;
             }
         }

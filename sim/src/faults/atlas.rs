@@ -50,10 +50,14 @@ impl Atlas {
     /// Whether these disks may go for good at once: every row stays decodable.
     #[must_use]
     pub fn allows_loss(&self, view: &View, disks: &[DiskId]) -> bool {
-        let hurt = |at: &DiskRef| disks.contains(&at.disk) || self.is_hurt(at.disk);
+        // Of a slot that is being moved, each of both places may hold what the other one lacks.
+        let hurt = |(at, former): &(DiskRef, Option<DiskRef>)| {
+            let here = disks.contains(&at.disk) || self.is_hurt(at.disk);
+            here || former.is_some_and(|at| disks.contains(&at.disk))
+        };
         let decodable = |(pool, table): (&Pool, &SpreadTable)| {
             let most = usize::from(pool.code.slots() - pool.code.data_fragments());
-            rows(*pool, table).all(|row| row.iter().filter(|at| hurt(at)).count() <= most)
+            places(*pool, table).all(|row| row.iter().filter(|at| hurt(at)).count() <= most)
         };
         !self.loses_site && view.pools.iter().all(decodable)
     }
@@ -188,8 +192,17 @@ fn counts(world: &World, volume: VolumeId, at: DiskRef) -> bool {
 
 /// The disks of each row of a pool.
 fn rows(pool: Pool, table: &SpreadTable) -> impl Iterator<Item = Vec<DiskRef>> + '_ {
+    places(pool, table).map(|row| row.into_iter().map(|(at, _)| at).collect())
+}
+
+/// The disks of each row of a pool, each with the one that its slot is moved from.
+fn places(
+    pool: Pool,
+    table: &SpreadTable,
+) -> impl Iterator<Item = Vec<(DiskRef, Option<DiskRef>)>> + '_ {
     (0..table.rows).map(Row).map(move |row| {
         let slots = (0..pool.code.slots()).map(Slot);
-        slots.filter_map(|slot| table.disk(row, slot)).collect()
+        let at = |slot| Some((table.disk(row, slot)?, table.former(row, slot)));
+        slots.filter_map(at).collect()
     })
 }

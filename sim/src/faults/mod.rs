@@ -7,6 +7,7 @@
 
 mod atlas;
 mod compound;
+pub mod drains;
 mod lost;
 
 use std::fmt;
@@ -120,6 +121,14 @@ pub enum Kind {
     Misdirect,
     /// A disk's next write of the journal goes to another place of the disk, or nowhere.
     MisdirectJournal,
+    /// The operator has a disk emptied; it serves again at the end, or stays as it is
+    /// ([`Plan::both`]).
+    DrainDisk,
+    /// The operator has a disk emptied, and takes it out once it is.
+    RemoveDisk,
+    /// The operator has a node emptied; it serves again at the end, or stays as it is
+    /// ([`Plan::both`]).
+    DrainNode,
 }
 
 impl Kind {
@@ -345,6 +354,17 @@ pub enum Fault {
     Deserted,
     /// The volume was given to that node.
     Moved(NodeId),
+    /// The operator has a node, or one disk of it, emptied.
+    Drained {
+        /// The node.
+        node: NodeId,
+        /// The disk, if it is one alone.
+        disk: Option<DiskId>,
+        /// Whether it is to go for good.
+        remove: bool,
+        /// Whether it serves again at the end.
+        back: bool,
+    },
     /// Nothing: it would have been more than the policy promises to survive.
     Spared,
 }

@@ -3,6 +3,7 @@
 //! say in words what is missing, and a run waits for all of them, within a bound.
 
 mod acked;
+mod drained;
 mod elected;
 mod leases;
 mod orphans;
@@ -79,6 +80,7 @@ impl Guard {
                     self.spread.check(world, node)?;
                     self.voters.check(world, node)?;
                     self.adopted.check(world, node)?;
+                    drained::check_removed(world, node)?;
                 }
                 Note::Sealed(disk, volume, epoch) if clocks => {
                     leases::sealed(world, disk, volume, epoch)?;
@@ -111,6 +113,7 @@ pub fn unhealed(world: &mut World, volume: VolumeId) -> Option<String> {
         .or_else(|| recoverable::check(world, volume))
         .or_else(|| orphans::check(world, volume, &served))
         .or_else(|| redundancy::check(world, volume, &served))
+        .or_else(|| drained::check(world, volume, &served))
         .or_else(|| space::check(world, volume, &served))
         .or_else(|| scrubbed::check(world, volume))
 }

@@ -27,11 +27,19 @@ impl Plan {
         let machines = machines(&mut rng);
         let network = network(&mut rng);
         let workload = load(&mut rng);
-        let faults = faults::plan(
+        let mut faults = faults::plan(
             &mut rng,
             Time::ZERO + CALM,
             workload.span,
             &topology.names(),
+        );
+        // From a stream of its own: nothing else of a seed's run is drawn otherwise for it.
+        faults::drains::add(
+            &mut Rng::new(seed, 8),
+            Time::ZERO + CALM,
+            workload.span,
+            &topology.names(),
+            &mut faults,
         );
         let ending = Ending {
             power_loss: rng.one_in(2),

@@ -110,7 +110,9 @@ impl Run {
         let begun = self.world.now();
         let mut missing = None;
         for _ in 0..HEAL_CHECKS {
-            missing = invariants::unhealed(&mut self.world, self.volume);
+            missing = self
+                .unwished()
+                .or_else(|| invariants::unhealed(&mut self.world, self.volume));
             if missing.is_none() {
                 self.healed_after = Some(self.world.now().since(begun));
                 self.tell("healed: served, at full redundancy, nothing left over".to_owned());

@@ -66,6 +66,7 @@ impl Run {
             healed_after: None,
             atlas: Atlas::default(),
             adding: BTreeMap::new(),
+            wishes: BTreeMap::new(),
             stale_until: Time::ZERO,
             dead: BTreeSet::new(),
             lost: BTreeSet::new(),

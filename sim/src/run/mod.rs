@@ -2,6 +2,7 @@
 //! mended, and everything must be served and right.
 
 mod clients;
+mod drains;
 mod ending;
 mod found;
 mod operator;
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use actors::client::Tag;
 use actors::planted::Bug;
-use model::ids::{ClientId, NodeId, VolumeId};
+use model::ids::{ClientId, DiskId, NodeId, VolumeId};
 use model::time::Time;
 use raft_meta::node::AdminToken;
 
@@ -69,6 +70,8 @@ enum Own {
     AddDisk(usize),
     /// A slot's client moves to where its volume is.
     Follow(usize),
+    /// The operator looks whether what he wants is so.
+    Operate,
 }
 
 impl Own {
@@ -83,6 +86,7 @@ impl Own {
             Self::Scripted(i) => (6, i),
             Self::AddDisk(i) => (7, i),
             Self::Follow(i) => (8, i),
+            Self::Operate => (9, 0),
         };
         kind << 32 | i as u64
     }
@@ -98,6 +102,7 @@ impl Own {
             6 => Self::Scripted(i),
             7 => Self::AddDisk(i),
             8 => Self::Follow(i),
+            9 => Self::Operate,
             _ => Self::Tick,
         }
     }
@@ -145,6 +150,8 @@ struct Run {
     atlas: Atlas,
     /// Disks that are being added, by the command's token.
     adding: BTreeMap<AdminToken, NodeId>,
+    /// What the operator wants of nodes and disks.
+    wishes: BTreeMap<(NodeId, Option<DiskId>), drains::Wish>,
     /// Until then reads may be stale: a clock runs wrong beyond the lease's margin.
     stale_until: Time,
     dead: BTreeSet<NodeId>,
@@ -278,6 +285,7 @@ impl Run {
                 Own::Scripted(i) => self.scripted(i),
                 Own::AddDisk(node) => self.replace_disk(node),
                 Own::Follow(slot) => self.follow(slot),
+                Own::Operate => self.operate(),
             },
             Happening::Meta { .. } => {}
             Happening::Admin { token, reply, .. } => self.admin_replied(token, &reply),
@@ -352,6 +360,7 @@ mod tests {
             Own::Scripted(4),
             Own::AddDisk(4),
             Own::Follow(1),
+            Own::Operate,
         ];
         for own in all {
             assert_eq!(Own::of(own.number()), own);

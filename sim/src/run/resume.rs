@@ -169,6 +169,7 @@ impl Run {
             | Fault::Stopped(_)
             | Fault::Deserted
             | Fault::Moved(_)
+            | Fault::Drained { .. }
             | Fault::Spared => (&[], &[]),
         };
         left_alone(&self.world.sites(), gone, cut)
@@ -196,6 +197,7 @@ fn is_gone(fault: &Fault, node: NodeId) -> bool {
         | Fault::Stopped(_)
         | Fault::Deserted
         | Fault::Moved(_)
+        | Fault::Drained { .. }
         | Fault::Spared => false,
     }
 }

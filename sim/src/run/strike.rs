@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use model::ids::{NodeId, SiteId};
+use model::placement::Duty;
 use model::time::Time;
 use raft_meta::GroupId;
 
+use super::drains::Wish;
 use super::{Own, Run};
 use crate::faults::{Fault, Kind, Plan, Struck, Victim};
 use crate::report::{between, listed};
@@ -139,6 +141,16 @@ impl Run {
             Fault::Stopped(node) => self.world.stop_volume(*node, self.volume),
             Fault::Deserted => self.leave(),
             Fault::Moved(to) => self.move_volume(*to),
+            Fault::Drained {
+                node, disk, remove, ..
+            } => {
+                let wish = match remove {
+                    true => Wish::Removal,
+                    false => Wish::Duty(Duty::Drain),
+                };
+                self.world.removing.extend(disk.filter(|_| *remove));
+                self.want(*node, *disk, wish);
+            }
             Fault::Spared => {}
         }
         self.world.plan(until, Own::Mend(i).number());
@@ -271,6 +283,7 @@ impl Run {
                 Some(to) => Fault::Moved(to),
                 None => Fault::Spared,
             },
+            Kind::DrainDisk | Kind::RemoveDisk | Kind::DrainNode => self.drained(plan, node),
             Kind::PullDisk
             | Kind::WipeDisk
             | Kind::FailDisk
@@ -286,6 +299,29 @@ impl Run {
                 Some((disk, ill)) => Fault::Disk { node, disk, ill },
                 None => Fault::Spared,
             },
+        }
+    }
+
+    /// What the operator has emptied by a plan.
+    fn drained(&self, plan: &Plan, node: NodeId) -> Fault {
+        let mut disks = self.world.nodes[&node].disks.keys().copied();
+        let nth = usize::try_from(plan.other.saturating_sub(1)).unwrap_or(usize::MAX);
+        let disk = match plan.kind {
+            Kind::DrainNode => None,
+            _ => match disks.nth(nth) {
+                Some(disk) => Some(disk),
+                None => return Fault::Spared,
+            },
+        };
+        if !self.may_want(node, disk) {
+            return Fault::Spared;
+        }
+        let remove = plan.kind == Kind::RemoveDisk;
+        Fault::Drained {
+            node,
+            disk,
+            remove,
+            back: !remove && !plan.both,
         }
     }
 
@@ -322,7 +358,17 @@ impl Run {
             Fault::Drifted { node, .. } => self.world.drift(node, 0),
             Fault::Disk { node, disk, ill } => self.cure(node, disk, ill),
             Fault::Deserted => self.come_back(),
-            Fault::Clogged(_) | Fault::Stopped(_) | Fault::Moved(_) | Fault::Spared => {}
+            Fault::Drained {
+                node,
+                disk,
+                back: true,
+                ..
+            } => self.want(node, disk, Wish::Duty(Duty::Serve)),
+            Fault::Clogged(_)
+            | Fault::Stopped(_)
+            | Fault::Moved(_)
+            | Fault::Drained { .. }
+            | Fault::Spared => {}
         }
         self.faults[i].1 = Stage::Mended;
     }
@@ -372,6 +418,13 @@ impl Run {
             Fault::Stopped(node) => format!("{} is asked to stop", self.name(*node)),
             Fault::Deserted => "all clients leave".to_owned(),
             Fault::Moved(node) => format!("the volume is given to {}", self.name(*node)),
+            Fault::Drained {
+                node, disk, remove, ..
+            } => {
+                let what = disk.map_or_else(String::new, |d| format!("{d} of "));
+                let then = if *remove { ", to be taken out" } else { "" };
+                format!("{what}{} is to be emptied{then}", self.name(*node))
+            }
             Fault::Spared => "spared: it would be more than may be lost".to_owned(),
         }
     }

@@ -275,11 +275,16 @@ impl World {
 
     /// A disk is lost for good.
     pub fn remove_disk(&mut self, node: NodeId, disk: DiskId) {
+        self.take_out(node, disk);
+        self.damaged = true;
+    }
+
+    /// A disk is taken out for good.
+    pub fn take_out(&mut self, node: NodeId, disk: DiskId) {
         self.pull_disk(node, disk);
         let n = self.nodes.get_mut(&node).expect("the node exists");
         n.disks.remove(&disk);
         n.armed.remove(&Who::Disk(disk));
-        self.damaged = true;
     }
 
     /// A node's clock runs at another rate from now on.

@@ -224,6 +224,8 @@ pub struct World {
     pub damaged: bool,
     /// Disks that lost their journal once: they may not know what they acknowledged.
     pub bereft: BTreeSet<DiskId>,
+    /// Disks that the operator has removed once they are empty.
+    pub removing: BTreeSet<DiskId>,
     watches: Vec<Watch>,
     rng: Rng,
     /// Reused: an outbox is emptied before the next machine writes to it.
@@ -255,6 +257,7 @@ impl World {
             notes: Vec::new(),
             damaged: false,
             bereft: BTreeSet::new(),
+            removing: BTreeSet::new(),
             watches: Vec::new(),
             rng,
             disk_out: Vec::new(),

@@ -13,7 +13,7 @@ use model::ids::{
 };
 use model::machine::Machine;
 use model::payload::Payload;
-use model::placement::{Disk, Node, Presence, Site, SlotPlace, SpreadTable, View};
+use model::placement::{Disk, Duty, Node, Presence, Site, SlotPlace, SpreadTable, View};
 use model::store::{FragmentMeta, SegmentKind, block_sum};
 use model::time::Time;
 
@@ -200,6 +200,7 @@ impl World {
                     address,
                     nbd: address,
                     presence: Presence::Up,
+                    duty: Duty::Serve,
                 };
                 view.nodes.insert(NodeId(n), node);
                 let disk = Disk {
@@ -207,6 +208,7 @@ impl World {
                     node: NodeId(n),
                     capacity_bytes: 1 << 40,
                     presence: Presence::Up,
+                    duty: Duty::Serve,
                 };
                 view.disks.insert(at.disk, disk);
                 let model = ModelDisk {

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use model::geometry::Code;
 use model::ids::{DiskId, Epoch, Incarnation, NodeId, Version};
 use model::journal::Checkpoint;
-use model::placement::{Disk, JournalConfig, Node, Site, VolumeRecord};
+use model::placement::{Disk, Duty, JournalConfig, Node, Site, VolumeRecord};
 use proptest::prelude::{any, prop, proptest};
 
 use super::*;
@@ -38,6 +38,7 @@ fn view(sites: u8) -> View {
                     address,
                     nbd: address,
                     presence: Presence::Up,
+                    duty: Duty::Serve,
                 },
             );
             view.disks.insert(
@@ -47,6 +48,7 @@ fn view(sites: u8) -> View {
                     node,
                     capacity_bytes: 1 << 30,
                     presence: Presence::Up,
+                    duty: Duty::Serve,
                 },
             );
         }
@@ -144,6 +146,29 @@ fn one_replica_alone_is_never_wanted() {
     set_site(&mut view, 1, Presence::Down);
     set_site(&mut view, 2, Presence::Down);
     assert_eq!(wanted(&view, VOLUME, &members()), None);
+}
+
+fn drain(view: &mut View, at: DiskRef) {
+    view.disks.get_mut(&at.disk).expect("there").duty = Duty::Drain;
+}
+
+#[test]
+fn a_drained_disk_is_left_and_not_chosen_unless_there_is_no_other() {
+    let mut view = view(3);
+    drain(&mut view, disk(1, 0));
+    let set = wanted(&view, VOLUME, &members()).expect("a better one");
+    assert_eq!((set[0], set[2]), (disk(0, 0), disk(2, 0)));
+    assert_ne!(set[1], disk(1, 0));
+    assert_eq!(view.site_of(set[1].disk), Some(SiteId(1)));
+    assert!(!is_urgent(&view, &members()), "it serves");
+    assert_eq!(wanted(&view, VOLUME, &set), None);
+    // Where all of a site are drained, the replica stays; a lost one is replaced all the same.
+    (0..NODES).for_each(|n| drain(&mut view, disk(1, n)));
+    assert_eq!(wanted(&view, VOLUME, &members()), None);
+    let lost = view.disks.get_mut(&disk(1, 0).disk).expect("there");
+    lost.presence = Presence::Down;
+    let set = wanted(&view, VOLUME, &members()).expect("a better one");
+    assert_eq!(view.site_of(set[1].disk), Some(SiteId(1)));
 }
 
 /// What a view does not show yet is not lost.

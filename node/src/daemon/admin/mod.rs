@@ -1,5 +1,8 @@
 //! The daemon's side of the admin API: what a node knows and does when asked.
 
+mod lifecycle;
+mod repairs;
+mod safety;
 mod scrub;
 mod show;
 mod status;
@@ -13,8 +16,7 @@ use std::time::{Duration, Instant};
 use model::geometry::Code;
 use model::ids::{DiskId, DiskRef, NodeId, SiteId};
 use model::meta::{MetaReply, MetaRequest, Refusal};
-use model::placement::{Node, Presence, View, VolumeRecord};
-use raft_meta::node::{AdminCommand, AdminReply};
+use model::placement::{Disk, Duty, Presence, View, VolumeRecord};
 
 use self::show::{Heard, disk_name, site_name};
 use super::join::{Admitter, make_token};
@@ -23,8 +25,7 @@ use super::nbd_tls::{NbdTlsError, Subject};
 use super::peers::{DiskNames, Peers, Question, Stats};
 use crate::admin::protocol::{
     Answer, CacheDropped, Deleted, DiskSyncs, Failure, FailureKind, Journal, JournalFile,
-    NbdCertificate, NbdSubject, NodeCache, Pong, Removed, Reply, Request, Syncs, Token,
-    VolumeState,
+    NbdCertificate, NbdSubject, NodeCache, Pong, Reply, Request, Syncs, Token, VolumeState,
 };
 use crate::admin::server::Handler;
 
@@ -129,6 +130,10 @@ impl Admin {
                 Ok(Reply::Nodes(show::nodes(&view, &heard)))
             }
             Request::NodeRemove { name } => self.remove_node(&name),
+            Request::NodeDrain { name, undo } => self.node_duty(&name, duty(undo)),
+            Request::NodeSafeToStop { name } => self.safe_to_stop(&name),
+            Request::DiskDrain { name, undo } => self.disk_duty(&name, duty(undo)),
+            Request::DiskRemove { name, lost } => self.remove_disk(&name, lost),
             Request::DiskList => {
                 let (view, heard) = self.hear_all()?;
                 Ok(Reply::Disks(show::disks(&view, &heard)))
@@ -346,32 +351,6 @@ impl Admin {
         }
     }
 
-    /// The operator's word that a node is gone for good. Of one that serves it is not taken.
-    fn remove_node(&self, name: &str) -> Result<Reply, Failure> {
-        let view = self.meta.view();
-        let takes_part = |n: &Node| n.name == name && n.presence != Presence::Gone;
-        let found = view.nodes.iter().find(|(_, n)| takes_part(n));
-        let (node, known) = found.ok_or_else(|| {
-            let members = view.nodes.values().filter(|n| n.presence != Presence::Gone);
-            unknown("node", name, members.map(|n| n.name.as_str()))
-        })?;
-        if known.presence == Presence::Up {
-            let why = format!(
-                "node '{name}' is up: stop it first; a node that died is down after some seconds \
-                 (`atoll node list`)"
-            );
-            return Err(fail(FailureKind::Refused, why));
-        }
-        let command = AdminCommand::RemoveNode { node: *node };
-        match self.meta.admin(command).blocking_recv() {
-            Ok(AdminReply::Done) => Ok(Reply::Removed(Removed {
-                removed: name.to_owned(),
-            })),
-            Ok(AdminReply::Refused(why)) => Err(fail(FailureKind::Refused, why.to_string())),
-            Ok(_) | Err(_) => Err(unknown_outcome()),
-        }
-    }
-
     fn here(&self, id: DiskId) -> (String, String, String) {
         let view = self.meta.view();
         (
@@ -421,6 +400,11 @@ impl Admin {
         }
         Ok(Journal { files })
     }
+}
+
+/// What is wanted of something that is drained, or undrained.
+fn duty(undo: bool) -> Duty {
+    if undo { Duty::Serve } else { Duty::Drain }
 }
 
 fn unknown_outcome() -> Failure {
@@ -497,7 +481,10 @@ fn journal_disks(view: &View, home: SiteId) -> Result<Vec<DiskRef>, Failure> {
             let up = view.disks.iter().filter(|(id, disk)| {
                 disk.presence == Presence::Up && view.site_of(**id) == Some(*site)
             });
-            let least = up.min_by_key(|(id, _)| (load.get(id).copied().unwrap_or(0), id.0));
+            // One that is to be emptied is better than none.
+            let leaves = |disk: &Disk| disk.duty == Duty::Drain;
+            let load = |id: &DiskId| load.get(id).copied().unwrap_or(0);
+            let least = up.min_by_key(|(id, disk)| (leaves(disk), load(id), id.0));
             least.map(|(_, disk)| disk.at).ok_or_else(|| {
                 let site = site_name(view, Some(*site));
                 fail(

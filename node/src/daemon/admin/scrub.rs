@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use model::ids::{DiskId, NodeId};
+use model::ids::DiskId;
 use model::placement::{Presence, View};
 
 use super::show::{self, Heard};
-use super::{Admin, fail, status, unknown};
+use super::{Admin, fail, status};
 use crate::admin::protocol::{Degraded, Failure, FailureKind, Reply};
 use crate::admin::scrub::{DiskScrub, Scrub, Scrubs};
 use crate::daemon::peers::{DiskUse, Question};
@@ -99,10 +99,10 @@ impl Admin {
         let view = self.meta.view();
         let (nodes, disk) = match (disk, node) {
             (Some(disk), _) => {
-                let (node, disk) = self.disk_called(&view, disk)?;
-                (BTreeSet::from([node]), Some(disk))
+                let disk = self.disk_named(&view, disk)?;
+                (BTreeSet::from([disk.node]), Some(disk.at.disk))
             }
-            (None, Some(node)) => (BTreeSet::from([node_called(&view, node)?]), None),
+            (None, Some(node)) => (BTreeSet::from([self.node_named(&view, node)?.0]), None),
             (None, None) => (show::members(&view), None),
         };
         let heard = self.hear(&view, nodes.clone(), Question::StartScrub(disk))?;
@@ -116,40 +116,13 @@ impl Admin {
         };
         Ok(Reply::Scrubs(scrubs(&view, &heard, is_meant)))
     }
-
-    /// Names of disks are known to their nodes alone.
-    fn disk_called(&self, view: &View, name: &str) -> Result<(NodeId, DiskId), Failure> {
-        let heard = self.hear(view, show::members(view), Question::All)?;
-        let known = show::disks(view, &heard).disks;
-        let called = known.iter().find(|disk| disk.is_called(name));
-        let found = called.and_then(|called| {
-            let mut disks = view.disks.iter();
-            disks.find(|(id, _)| show::disk_name(view, **id) == called.name)
-        });
-        found.map(|(id, disk)| (disk.node, *id)).ok_or_else(|| {
-            let names = known.iter().map(|disk| disk.name.as_str());
-            unknown("disk", name, names)
-        })
-    }
-}
-
-fn node_called(view: &View, name: &str) -> Result<NodeId, Failure> {
-    let is_member = |n: &&model::placement::Node| n.presence != Presence::Gone;
-    let found = view
-        .nodes
-        .iter()
-        .find(|(_, n)| n.name == name && is_member(n));
-    found.map(|(id, _)| *id).ok_or_else(|| {
-        let members = view.nodes.values().filter(is_member);
-        unknown("node", name, members.map(|n| n.name.as_str()))
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
-    use model::ids::{DiskRef, Incarnation};
+    use model::ids::{DiskRef, Incarnation, NodeId};
     use model::placement::Disk;
     use model::store::ScrubMark;
 
@@ -200,6 +173,7 @@ mod tests {
             node,
             capacity_bytes: 1,
             presence: Presence::Up,
+            duty: model::placement::Duty::Serve,
         };
         view.disks.insert(DiskId(7), disk);
         let of = |scrub| {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::ids::{DiskId, NodeId, SiteId};
-use model::placement::{JournalConfig, Presence, View, VolumeRecord};
+use model::placement::{Duty, JournalConfig, Presence, View, VolumeRecord};
 
 use crate::admin::protocol::{
     Condition, Disk, Disks, Node, Nodes, Site, Sites, Volume, VolumeState, VolumeStats, Volumes,
@@ -255,6 +255,7 @@ pub(super) fn nodes(view: &View, heard: &Heard) -> Nodes {
         name: node.name.clone(),
         site: site_name(view, Some(node.site)),
         condition: condition(node.presence, heard.is_silent(*id)),
+        draining: node.duty == Duty::Drain,
         quic: node.address.to_string(),
         nbd: node.nbd.to_string(),
         volumes_owned: owned.get(id).copied().unwrap_or(0),
@@ -284,6 +285,7 @@ pub(super) fn disks(view: &View, heard: &Heard) -> Disks {
             name: disk_name(view, *id),
             site: site_name(view, view.site_of(*id)),
             condition: condition(disk.presence, heard.is_silent(disk.node)),
+            draining: disk.duty == Duty::Drain && disk.presence != Presence::Gone,
             label: told.map(|d| d.name.clone()),
             path: told.map(|d| d.path.clone()),
             capacity_bytes: disk.capacity_bytes,

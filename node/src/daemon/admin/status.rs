@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use model::ids::{DiskId, DiskRef, NodeId, SiteId};
 use model::placement::{Presence, View, VolumeRecord};
 
+use super::repairs;
 use super::show::{Heard, disk_name, node_name, recovering};
 use crate::admin::protocol::{Degraded, Status, UpOf};
 
@@ -33,6 +34,8 @@ pub(super) fn status(view: &View, heard: &Heard, seen_by: &str) -> Status {
     Status {
         healthy: degraded.is_empty(),
         degraded,
+        at_risk_bytes: repairs::at_risk_bytes(view, heard),
+        repairs: repairs::repairs(view, heard),
         seen_by: seen_by.to_owned(),
         sites: up_of(
             view.sites
@@ -238,6 +241,10 @@ fn moves(view: &View, degraded: &mut Vec<Degraded>) {
     let mut leaving: BTreeMap<DiskId, (usize, BTreeSet<DiskId>)> = BTreeMap::new();
     for place in view.pools.values().flat_map(|table| &table.places) {
         if let (Some(from), Some(to)) = (place.disk, place.to) {
+            // What leaves a disk that serves lacks nothing: it is told as a repair alone.
+            if repairs::serves(view, from) {
+                continue;
+            }
             let (slots, targets) = leaving.entry(from.disk).or_default();
             *slots += 1;
             targets.insert(to.disk);

@@ -2,6 +2,7 @@
 
 use model::geometry::Code;
 use model::ids::{Boot, DiskId, Incarnation, NodeId, SiteId, Version};
+use model::placement::Duty;
 
 use super::*;
 use crate::message::{Beat, LocalDisk, MemberId};
@@ -377,4 +378,112 @@ fn a_target_that_is_lost_is_replaced_and_where_it_came_from_is_the_best() {
     assert!(redirected.iter().all(|at| node_of(at.disk) == NodeId(2)));
     site.settle(705);
     assert!(site.slots().all(|at| node_of(at.target()) == NodeId(2)));
+}
+
+fn drain(site: &mut Site, node: u16, duty: Duty) {
+    for at in Site::disks(node) {
+        let done = site.state.apply(SiteCommand::SetDiskDuty { at, duty });
+        assert_eq!(done, crate::site::SiteReply::Done);
+    }
+}
+
+#[test]
+fn a_disk_that_is_drained_is_emptied_and_given_nothing() {
+    let mut site = Site::new(4);
+    site.hear(0, 5, &[], &[]);
+    drain(&mut site, 2, Duty::Drain);
+    let commands = site.decide(5);
+    let [SiteCommand::BeginMoves(moves)] = &commands[..] else {
+        panic!("moves: {commands:?}");
+    };
+    site.state.apply(commands[0].clone());
+    for begin in moves {
+        let slot = site.state.slot(begin.pool, begin.row, begin.slot);
+        let slot = slot.expect("a slot");
+        assert_eq!(
+            node_of(slot.disk),
+            NodeId(2),
+            "it serves until the move ends"
+        );
+        assert_ne!(node_of(begin.to), NodeId(2));
+    }
+    let mut site = Site::new(4);
+    site.hear(0, 5, &[], &[]);
+    drain(&mut site, 2, Duty::Drain);
+    site.settle(5);
+    assert!(site.slots().all(|at| node_of(at.target()) != NodeId(2)));
+    assert_eq!(site.rows_on_one_node(), 0);
+    // What is begun by somebody who did not know yet is refused.
+    let begin = MoveBegin {
+        pool: POOL,
+        row: Row(0),
+        slot: Slot(0),
+        version: site
+            .state
+            .slot(POOL, Row(0), Slot(0))
+            .expect("a slot")
+            .version,
+        to: at(20),
+    };
+    let refused = site.state.apply(SiteCommand::BeginMoves(vec![begin]));
+    assert_eq!(refused, crate::site::SiteReply::Refused);
+    // It serves again: a slot whose disk is lost may go there.
+    drain(&mut site, 2, Duty::Serve);
+    site.node_presence(1, Presence::Up, Presence::Gone);
+    site.node_presence(3, Presence::Up, Presence::Gone);
+    site.settle(5);
+    assert!(site.slots().any(|at| node_of(at.target()) == NodeId(2)));
+}
+
+/// What was written since a move began is at its target alone.
+#[test]
+fn a_move_to_a_disk_that_is_drained_ends_before_the_slot_moves_on() {
+    let mut site = Site::new(3);
+    site.hear(0, 5, &[], &[]);
+    site.node_presence(2, Presence::Up, Presence::Gone);
+    let commands = site.decide(5);
+    site.state.apply(commands[0].clone());
+    drain(&mut site, 1, Duty::Drain);
+    let begun: Vec<SlotAt> = site.slots().filter(|at| at.to.is_some()).copied().collect();
+    assert!(begun.iter().any(|at| node_of(at.target()) == NodeId(1)));
+    if let [SiteCommand::BeginMoves(moves)] = &site.decide(5)[..] {
+        let redirected = |begin: &MoveBegin| {
+            let slot = site.state.slot(begin.pool, begin.row, begin.slot);
+            slot.is_some_and(|at| at.to.is_some())
+        };
+        assert!(!moves.iter().any(redirected));
+    }
+}
+
+#[test]
+fn a_site_whose_disks_are_all_drained_moves_nothing_but_what_is_lost() {
+    let mut site = Site::new(3);
+    site.hear(0, 5, &[], &[]);
+    (1..=3).for_each(|node| drain(&mut site, node, Duty::Drain));
+    assert_eq!(site.decide(5), []);
+    site.node_presence(2, Presence::Up, Presence::Gone);
+    site.settle(6);
+    assert!(site.slots().all(|at| node_of(at.target()) != NodeId(2)));
+}
+
+#[test]
+fn a_disk_goes_for_good_once_no_slot_is_on_it() {
+    let mut site = Site::new(3);
+    site.hear(0, 5, &[], &[]);
+    let remove = |site: &mut Site, lost| {
+        let at = at(20);
+        site.state.apply(SiteCommand::RemoveDisk { at, lost })
+    };
+    assert_eq!(remove(&mut site, false), crate::site::SiteReply::Refused);
+    drain(&mut site, 2, Duty::Drain);
+    assert_eq!(remove(&mut site, false), crate::site::SiteReply::Refused);
+    site.settle(5);
+    assert_eq!(remove(&mut site, false), crate::site::SiteReply::Done);
+    assert_eq!(site.state.disks[&DiskId(20)].presence, Presence::Gone);
+    // A lost one goes at once, and its slots leave it.
+    let mut site = Site::new(3);
+    site.hear(0, 5, &[], &[]);
+    assert_eq!(remove(&mut site, true), crate::site::SiteReply::Done);
+    site.settle(5);
+    assert!(site.slots().all(|slot| slot.disk != at(20)));
 }

@@ -2,7 +2,9 @@ use std::collections::BTreeMap;
 
 use model::ids::{Boot, DiskId, DiskRef, Epoch, Incarnation, NodeId, SiteId, Version, VolumeId};
 use model::journal::Checkpoint;
-use model::placement::{Disk, JournalConfig, Node, Owner, Presence, Site, View, VolumeRecord};
+use model::placement::{
+    Disk, Duty, JournalConfig, Node, Owner, Presence, Site, View, VolumeRecord,
+};
 
 use super::{Heard, disks, nodes, sites, volume};
 use crate::admin::protocol::{Condition, VolumeState, VolumeStats};
@@ -55,6 +57,7 @@ fn view() -> View {
             address,
             nbd: address,
             presence: Presence::Up,
+            duty: Duty::Serve,
         };
         view.nodes.insert(id, node);
         let disk = DiskId(id.0.into());
@@ -67,6 +70,7 @@ fn view() -> View {
             node: id,
             capacity_bytes: 1 << 30,
             presence: Presence::Up,
+            duty: Duty::Serve,
         };
         view.disks.insert(disk, of);
     }
@@ -85,6 +89,7 @@ fn told(volume: Option<VolumeFigures>) -> Figures {
         volumes: volume.map(|v| (VOLUME, v)).into_iter().collect(),
         disks: BTreeMap::from([(DiskId(1), disk)]),
         cache_bytes: 64,
+        ..Figures::default()
     }
 }
 

@@ -3,7 +3,8 @@ use std::collections::BTreeMap;
 use model::geometry::{Code, Pool};
 use model::ids::{Boot, DiskId, DiskRef, Epoch, Incarnation, NodeId, SiteId, Version, VolumeId};
 use model::placement::{
-    Disk, JournalConfig, Node, Owner, Presence, Site, SlotPlace, SpreadTable, View, VolumeRecord,
+    Disk, Duty, JournalConfig, Node, Owner, Presence, Site, SlotPlace, SpreadTable, View,
+    VolumeRecord,
 };
 
 use super::status;
@@ -33,6 +34,7 @@ fn view() -> View {
                 address,
                 nbd: address,
                 presence: Presence::Up,
+                duty: Duty::Serve,
             };
             view.nodes.insert(NodeId(id), node);
             add_disk(&mut view, id.into(), id);
@@ -86,6 +88,7 @@ fn add_disk(view: &mut View, id: u32, node: u16) {
         node: NodeId(node),
         capacity_bytes: 1 << 30,
         presence: Presence::Up,
+        duty: Duty::Serve,
     };
     view.disks.insert(DiskId(id), disk);
 }

@@ -1,0 +1,80 @@
+//! What a person reads of drains, removals and repairs.
+
+use super::{Style, Tone, size};
+use crate::admin::protocol::{Emptying, Left, Repair, Safety};
+
+fn left_in_words(left: &Left) -> String {
+    let s = |n: usize| if n == 1 { "" } else { "s" };
+    let mut parts = Vec::new();
+    if left.slots > 0 {
+        let n = usize::try_from(left.slots).unwrap_or(usize::MAX);
+        parts.push(format!("{n} slot{} of spreads", s(n)));
+    }
+    if !left.journals.is_empty() {
+        let n = left.journals.len();
+        parts.push(format!("{n} journal replica{}", s(n)));
+    }
+    if !left.volumes_owned.is_empty() {
+        let n = left.volumes_owned.len();
+        parts.push(format!("{n} owned volume{}", s(n)));
+    }
+    match left.fragment_bytes {
+        Some(0) => {}
+        Some(bytes) => parts.push(format!("{} of fragments", size(bytes))),
+        None => parts.push("fragments that a silent node does not tell of".to_owned()),
+    }
+    parts.join(", ")
+}
+
+pub(super) fn emptying(emptying: &Emptying) -> String {
+    let what = &emptying.what;
+    if !emptying.draining {
+        return format!("{what} serves");
+    }
+    match left_in_words(&emptying.left).as_str() {
+        "" => format!("{what} is empty"),
+        left => format!("{what} is being drained: {left} to move (`atoll status` says how far)"),
+    }
+}
+
+pub(super) fn safety(safety: &Safety, style: Style) -> String {
+    let node = &safety.node;
+    if safety.safe {
+        return style.paint(Tone::Good, format!("node {node} may stop"));
+    }
+    let head = style.paint(Tone::Bad, format!("node {node} may not stop now:"));
+    let reasons = safety.reasons.iter().map(|why| format!("\n  {why}"));
+    format!("{head}{}", reasons.collect::<String>())
+}
+
+/// Seconds, as people tell them.
+fn span(seconds: u64) -> String {
+    match seconds {
+        0..=119 => format!("{seconds} s"),
+        120..=7199 => format!("{} min", seconds.div_ceil(60)),
+        _ => format!("{} h", seconds.div_ceil(3600)),
+    }
+}
+
+pub(super) fn repair(repair: &Repair, style: Style) -> String {
+    let what = style.paint(Tone::Strong, &repair.what);
+    let slots = repair.slots;
+    let done = match (repair.total_bytes, repair.total_fragments) {
+        (Some(bytes), Some(fragments)) => format!(
+            "{} of {} ({} of {fragments} fragments)",
+            size(repair.done_bytes),
+            size(bytes),
+            repair.done_fragments
+        ),
+        _ => "being counted".to_owned(),
+    };
+    let eta = match repair.eta_s {
+        Some(seconds) => format!("{} to go", span(seconds)),
+        None => "how long is not known yet".to_owned(),
+    };
+    format!(
+        "~ {what}\n  slots  {slots} to {}\n  done   {done}\n  pace   {}/s, {eta}",
+        repair.to.join(", "),
+        size(repair.bytes_per_s)
+    )
+}

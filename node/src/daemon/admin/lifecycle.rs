@@ -1,0 +1,240 @@
+//! What the operator does with disks and nodes: has them emptied, removed, or asks whether a
+//! node may stop.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use model::ids::{DiskRef, NodeId};
+use model::placement::{Disk, Duty, Node, Presence, View};
+use raft_meta::node::{AdminCommand, AdminReply};
+
+use super::safety;
+use super::show::{self, Heard, disk_name, node_name};
+use super::{Admin, DISKS_MAX, POLL, fail, unknown, unknown_outcome};
+use crate::admin::protocol::{
+    DiskRemoved, Emptying, Failure, FailureKind, Left, Removed, Reply, Safety,
+};
+use crate::daemon::peers::Question;
+
+/// Slots that count on some disks, where they lie or are moved to.
+fn slots_on(view: &View, disks: &BTreeSet<DiskRef>) -> u64 {
+    let places = view.pools.values().flat_map(|table| &table.places);
+    let on = places.filter(|place| {
+        let here = |at: Option<DiskRef>| at.is_some_and(|at| disks.contains(&at));
+        here(place.disk) || here(place.to)
+    });
+    on.count() as u64
+}
+
+/// What is left of disks (and of a node, if it is one's) that are to be empty.
+fn left(view: &View, heard: &Heard, disks: &BTreeSet<DiskRef>, node: Option<NodeId>) -> Left {
+    let live = || view.volumes.values().filter(|v| !v.deleted);
+    let names = |v: &&model::placement::VolumeRecord| {
+        let next = v.journal.next.iter().flatten();
+        let mut all = v.journal.replicas.iter().chain(next);
+        all.any(|at| disks.contains(at))
+    };
+    let bytes = |at: &DiskRef| {
+        let of = heard.figures.get(&view.node_of(*at)?)?;
+        Some(of.disks.get(&at.disk)?.used_bytes)
+    };
+    let owned = live().filter(|v| node.is_some() && v.owner.map(|o| o.node) == node);
+    Left {
+        slots: slots_on(view, disks),
+        journals: live().filter(names).map(|v| v.name.clone()).collect(),
+        volumes_owned: owned.map(|v| v.name.clone()).collect(),
+        fragment_bytes: disks.iter().map(bytes).sum(),
+    }
+}
+
+impl Left {
+    /// What must be gone before a disk may be, in words.
+    fn in_words(&self) -> Option<String> {
+        let mut parts = Vec::new();
+        let s = |n: usize| if n == 1 { "" } else { "s" };
+        if self.slots > 0 {
+            let n = usize::try_from(self.slots).unwrap_or(usize::MAX);
+            parts.push(format!("{n} slot{} of spreads", s(n)));
+        }
+        if !self.journals.is_empty() {
+            let n = self.journals.len();
+            let names = self.journals.join(", ");
+            parts.push(format!("{n} journal replica{} ({names})", s(n)));
+        }
+        (!parts.is_empty()).then(|| parts.join(" and "))
+    }
+}
+
+impl Admin {
+    /// Names of disks are known to their nodes alone.
+    pub(super) fn disk_named(&self, view: &View, name: &str) -> Result<Disk, Failure> {
+        let heard = self.hear(view, show::members(view), Question::All)?;
+        let listed = show::disks(view, &heard).disks;
+        let called = listed.iter().find(|d| d.is_called(name));
+        let by_name = |d: &&Disk| called.is_some_and(|c| c.name == disk_name(view, d.at.disk));
+        let found = view.disks.values().find(by_name).cloned();
+        found.ok_or_else(|| unknown("disk", name, listed.iter().map(|d| d.name.as_str())))
+    }
+
+    pub(super) fn node_named(&self, view: &View, name: &str) -> Result<(NodeId, Node), Failure> {
+        let takes_part = |n: &Node| n.name == name && n.presence != Presence::Gone;
+        let found = view.nodes.iter().find(|(_, n)| takes_part(n));
+        found.map(|(id, n)| (*id, n.clone())).ok_or_else(|| {
+            let members = view.nodes.values().filter(|n| n.presence != Presence::Gone);
+            unknown("node", name, members.map(|n| n.name.as_str()))
+        })
+    }
+
+    fn command(&self, command: AdminCommand) -> Result<(), Failure> {
+        match self.meta.admin(command).blocking_recv() {
+            Ok(AdminReply::Done) => Ok(()),
+            Ok(AdminReply::Refused(why)) => Err(fail(FailureKind::Refused, why.to_string())),
+            Ok(_) | Err(_) => Err(unknown_outcome()),
+        }
+    }
+
+    /// Has a disk emptied, or serve again.
+    pub(super) fn disk_duty(&self, name: &str, duty: Duty) -> Result<Reply, Failure> {
+        let view = self.meta.view();
+        let disk = self.disk_named(&view, name)?;
+        let name = disk_name(&view, disk.at.disk);
+        let of_node = view.nodes.get(&disk.node);
+        if disk.presence == Presence::Gone {
+            return Err(fail(
+                FailureKind::Refused,
+                format!("disk {name} was removed"),
+            ));
+        }
+        if let Some(node) = of_node.filter(|n| duty == Duty::Serve && n.duty == Duty::Drain) {
+            let why = format!(
+                "node {0} is drained with all its disks: `atoll node undrain {0}` first",
+                node.name
+            );
+            return Err(fail(FailureKind::Refused, why));
+        }
+        let id = disk.at.disk;
+        self.command(AdminCommand::SetDiskDuty { disk: id, duty })?;
+        let is_known = |view: &View| view.disks.get(&id).is_some_and(|d| d.duty == duty);
+        let view = self.await_view(is_known);
+        let heard = self.hear(&view, BTreeSet::from([disk.node]), Question::All)?;
+        Ok(Reply::Emptying(Emptying {
+            what: format!("disk {name}"),
+            draining: duty == Duty::Drain,
+            left: left(&view, &heard, &BTreeSet::from([disk.at]), None),
+        }))
+    }
+
+    /// Has a node emptied, or serve again.
+    pub(super) fn node_duty(&self, name: &str, duty: Duty) -> Result<Reply, Failure> {
+        let (node, _) = self.node_named(&self.meta.view(), name)?;
+        self.command(AdminCommand::SetNodeDuty { node, duty })?;
+        let is_known = |view: &View| view.nodes.get(&node).is_some_and(|n| n.duty == duty);
+        let view = self.await_view(is_known);
+        let heard = self.hear(&view, BTreeSet::from([node]), Question::All)?;
+        let disks = view.disks.values().filter(|d| d.node == node);
+        Ok(Reply::Emptying(Emptying {
+            what: format!("node {name}"),
+            draining: duty == Duty::Drain,
+            left: left(&view, &heard, &disks.map(|d| d.at).collect(), Some(node)),
+        }))
+    }
+
+    /// The view in which something is so, or the one that there is when time is up.
+    fn await_view(&self, is_so: impl Fn(&View) -> bool) -> std::sync::Arc<View> {
+        let deadline = Instant::now() + DISKS_MAX;
+        loop {
+            let view = self.meta.view();
+            if is_so(&view) || Instant::now() > deadline {
+                return view;
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// A disk goes for good: an empty one, or one that is lost by the operator's word.
+    pub(super) fn remove_disk(&self, name: &str, lost: bool) -> Result<Reply, Failure> {
+        let view = self.meta.view();
+        let disk = self.disk_named(&view, name)?;
+        let (id, name) = (disk.at.disk, disk_name(&view, disk.at.disk));
+        let refused = |why: String| Err(fail(FailureKind::Refused, why));
+        if disk.presence == Presence::Gone {
+            return refused(format!("disk {name} was removed"));
+        }
+        let serves = disk.presence == Presence::Up;
+        if lost && serves {
+            return refused(format!(
+                "disk {name} serves: --force is for one that is lost; `atoll disk drain {name}` \
+                 empties it first"
+            ));
+        }
+        if !lost {
+            self.check_empty(&view, &disk, &name)?;
+        }
+        self.command(AdminCommand::RemoveDisk { disk: id, lost })?;
+        let gone = |view: &View| {
+            let known = view.disks.get(&id);
+            known.is_none_or(|d| d.presence == Presence::Gone)
+        };
+        if !gone(&self.await_view(gone)) {
+            return Err(unknown_outcome());
+        }
+        Ok(Reply::DiskRemoved(DiskRemoved { removed_disk: name }))
+    }
+
+    /// Whether nothing is left of a disk that was drained.
+    fn check_empty(&self, view: &View, disk: &Disk, name: &str) -> Result<(), Failure> {
+        let refused = |why: String| Err(fail(FailureKind::Refused, why));
+        if disk.duty != Duty::Drain {
+            return refused(format!(
+                "disk {name} takes part: `atoll disk drain {name}` empties it first"
+            ));
+        }
+        let heard = self.hear(view, BTreeSet::from([disk.node]), Question::All)?;
+        let left = left(view, &heard, &BTreeSet::from([disk.at]), None);
+        let Some(words) = left.in_words() else {
+            return Ok(());
+        };
+        let next = match disk.presence {
+            Presence::Up => "wait, `atoll status` says how long",
+            _ => "it does not serve: bring it back, or give it up with --force",
+        };
+        refused(format!("disk {name} still has {words}: {next}"))
+    }
+
+    /// The operator's word that a node is gone for good. Of one that serves it is not taken.
+    pub(super) fn remove_node(&self, name: &str) -> Result<Reply, Failure> {
+        let (node, known) = self.node_named(&self.meta.view(), name)?;
+        if known.presence == Presence::Up {
+            let why = format!(
+                "node '{name}' is up: `atoll node drain {name}` empties it, then stop it; a node that \
+                 died is down after some seconds (`atoll node list`)"
+            );
+            return Err(fail(FailureKind::Refused, why));
+        }
+        self.command(AdminCommand::RemoveNode { node })?;
+        Ok(Reply::Removed(Removed {
+            removed: name.to_owned(),
+        }))
+    }
+
+    /// Whether a node may stop now without anything falling below what it needs.
+    pub(super) fn safe_to_stop(&self, name: &str) -> Result<Reply, Failure> {
+        let view = self.meta.view();
+        let (node, known) = self.node_named(&view, name)?;
+        let heard = self.hear(&view, show::members(&view), Question::All)?;
+        let reasons = match known.presence {
+            Presence::Up => {
+                let groups = self.meta.members();
+                let groups = groups.blocking_recv().map_err(|_| unknown_outcome())?;
+                safety::reasons(&view, &heard, &groups, node)
+            }
+            // It serves nothing that its stop would take away.
+            Presence::Down | Presence::Gone => Vec::new(),
+        };
+        Ok(Reply::Safety(Safety {
+            node: node_name(&view, node),
+            safe: reasons.is_empty(),
+            reasons,
+        }))
+    }
+}

@@ -1,0 +1,197 @@
+//! What is being moved or rebuilt, how far that is, and what could be lost meanwhile: from the
+//! placement, and from what each node's Healer counted in the catalogs of its disks.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use actors::heal::{Count, SlotKey};
+use model::ids::{DiskRef, NodeId};
+use model::placement::{Disk, Duty, Presence, SlotPlace, View};
+
+use super::show::{Heard, disk_name};
+use crate::admin::protocol::Repair;
+
+/// Counts of all nodes together.
+struct Counts<'a> {
+    view: &'a View,
+    /// Of rows of which a slot is weak: what a slot that is whole holds, and what those hold
+    /// that are being filled.
+    of: BTreeMap<SlotKey, Count>,
+}
+
+/// A slot that is weak, with the row's counts as far as they are known.
+struct Weak {
+    key: SlotKey,
+    place: SlotPlace,
+    /// What it should hold.
+    total: Option<Count>,
+    /// What its new disk holds.
+    done: Option<Count>,
+}
+
+pub(super) fn serves(view: &View, at: DiskRef) -> bool {
+    let known = view.disks.get(&at.disk).filter(|d| d.at == at);
+    known.is_some_and(|d| d.presence == Presence::Up)
+}
+
+impl Counts<'_> {
+    fn weak(&self) -> Vec<Weak> {
+        let mut weak = Vec::new();
+        for (pool, table) in &self.view.pools {
+            for (row, slot, place) in table.iter() {
+                let is_whole =
+                    place.to.is_none() && place.disk.is_some_and(|at| serves(self.view, at));
+                if is_whole {
+                    continue;
+                }
+                let key = (*pool, row, slot);
+                // A slot that is whole holds as many as each should.
+                let of_row = self.of.range((*pool, row, model::ids::Slot(0))..);
+                let of_row = of_row.take_while(|((p, r, _), _)| (*p, *r) == (*pool, row));
+                let whole = of_row.filter(|((.., s), _)| table.place(row, *s).to.is_none());
+                weak.push(Weak {
+                    key,
+                    place,
+                    total: whole.map(|(_, count)| *count).max_by_key(|c| c.bytes),
+                    done: self.of.get(&key).copied(),
+                });
+            }
+        }
+        weak
+    }
+}
+
+impl Weak {
+    /// Whether its segments have fewer fragments than they should: what it held is not where
+    /// it lay any more. One that leaves a disk that serves lacks nothing.
+    fn lacks(&self, view: &View) -> bool {
+        self.place.disk.is_none_or(|at| !serves(view, at))
+    }
+
+    fn left(&self) -> Option<Count> {
+        let total = self.total?;
+        let done = self.done.unwrap_or_default();
+        Some(Count {
+            fragments: total.fragments.saturating_sub(done.fragments),
+            bytes: total.bytes.saturating_sub(done.bytes),
+        })
+    }
+}
+
+fn counts<'a>(view: &'a View, heard: &Heard) -> Counts<'a> {
+    let mut of = BTreeMap::new();
+    for figures in heard.figures.values() {
+        for (key, count) in &figures.counts {
+            of.insert(
+                *key,
+                Count {
+                    fragments: count.0,
+                    bytes: count.1,
+                },
+            );
+        }
+    }
+    Counts { view, of }
+}
+
+/// Bytes of segments that have fewer fragments than they should: those of each row of which a
+/// slot's disk does not serve, as far as it is not filled elsewhere. `None` while some row is
+/// not counted.
+pub(super) fn at_risk_bytes(view: &View, heard: &Heard) -> Option<u64> {
+    let mut rows: BTreeMap<_, u64> = BTreeMap::new();
+    for weak in counts(view, heard).weak() {
+        if !weak.lacks(view) {
+            continue;
+        }
+        let (pool, row, _) = weak.key;
+        let data = weak.left()?.bytes * u64::from(pool.code.data_fragments());
+        let of_row = rows.entry((pool, row)).or_default();
+        *of_row = data.max(*of_row);
+    }
+    Some(rows.values().sum())
+}
+
+/// Moves under way, by the disk that slots leave.
+pub(super) fn repairs(view: &View, heard: &Heard) -> Vec<Repair> {
+    let mut by_from: BTreeMap<Option<DiskRef>, Vec<Weak>> = BTreeMap::new();
+    let known = |at: &DiskRef| view.disks.contains_key(&at.disk);
+    for weak in counts(view, heard).weak() {
+        if weak.place.to.is_some() {
+            let from = weak.place.disk.filter(known);
+            by_from.entry(from).or_default().push(weak);
+        }
+    }
+    let left_at = left_at(view, heard);
+    let one =
+        |(from, slots): (Option<DiskRef>, Vec<Weak>)| repair(view, heard, &left_at, from, slots);
+    by_from.into_iter().map(one).collect()
+}
+
+/// What each node has still to bring.
+fn left_at(view: &View, heard: &Heard) -> BTreeMap<NodeId, Option<u64>> {
+    let mut left: BTreeMap<NodeId, Option<u64>> = BTreeMap::new();
+    for weak in counts(view, heard).weak() {
+        let Some(node) = weak.place.to.and_then(|to| view.node_of(to)) else {
+            continue;
+        };
+        let of_node = left.entry(node).or_insert(Some(0));
+        *of_node = of_node.zip(weak.left()).map(|(sum, c)| sum + c.bytes);
+    }
+    left
+}
+
+fn repair(
+    view: &View,
+    heard: &Heard,
+    left_at: &BTreeMap<NodeId, Option<u64>>,
+    from: Option<DiskRef>,
+    slots: Vec<Weak>,
+) -> Repair {
+    let drains = |d: &Disk| d.duty == Duty::Drain && d.presence == Presence::Up;
+    let is_drain = from.is_some_and(|at| view.disks.get(&at.disk).is_some_and(drains));
+    let name = |at: DiskRef| disk_name(view, at.disk);
+    let from_name = from.map_or_else(|| "disks of a lost site".to_owned(), name);
+    let is_there = from.is_some_and(|at| serves(view, at));
+    let what = match (is_drain, is_there) {
+        (true, _) => format!("draining disk {from_name}"),
+        (false, true) => format!("spreading what disk {from_name} holds"),
+        (false, false) => format!(
+            "rebuilding {}{from_name}",
+            if from.is_some() { "disk " } else { "" }
+        ),
+    };
+    let to: BTreeSet<DiskRef> = slots.iter().filter_map(|s| s.place.to).collect();
+    let nodes: BTreeSet<NodeId> = to.iter().filter_map(|to| view.node_of(*to)).collect();
+    let rate = |n: &NodeId| heard.figures.get(n).map(|f| f.heal_bytes_per_s);
+    let totals: Option<Vec<Count>> = slots.iter().map(|s| s.total).collect();
+    let done = slots.iter().map(|s| {
+        let (done, total) = (s.done.unwrap_or_default(), s.total.unwrap_or_default());
+        (
+            done.fragments.min(total.fragments),
+            done.bytes.min(total.bytes),
+        )
+    });
+    let (done_fragments, done_bytes) = done.fold((0, 0), |sum, d| (sum.0 + d.0, sum.1 + d.1));
+    // All that a node has to bring shares its pace.
+    let eta = |n: &NodeId| {
+        let left = (*left_at.get(n)?)?;
+        match (left, rate(n)?) {
+            (0, _) => Some(0),
+            (_, 0) => None,
+            (left, rate) => Some(left.div_ceil(rate)),
+        }
+    };
+    let etas: Option<Vec<u64>> = nodes.iter().map(eta).collect();
+    let sum = |of: fn(&Count) -> u64| totals.as_ref().map(|t| t.iter().map(of).sum::<u64>());
+    Repair {
+        what,
+        from: from_name,
+        to: to.into_iter().map(name).collect(),
+        slots: slots.len() as u64,
+        done_fragments,
+        total_fragments: sum(|c| c.fragments),
+        done_bytes,
+        total_bytes: sum(|c| c.bytes),
+        bytes_per_s: nodes.iter().filter_map(rate).sum(),
+        eta_s: etas.and_then(|etas| etas.into_iter().max()),
+    }
+}
