@@ -67,7 +67,7 @@ impl Atlas {
     #[must_use]
     pub fn allows_full(&self, view: &View, disk: DiskId) -> bool {
         let taken = |at: &DiskRef| {
-            let hurt = self.full.contains(&at.disk) || self.fragments.contains(&at.disk);
+            let hurt = self.full.contains(&at.disk) || self.is_hurt(at.disk);
             at.disk == disk || hurt
         };
         view.pools.iter().all(|(pool, table)| {
