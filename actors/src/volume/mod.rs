@@ -320,6 +320,18 @@ impl Volume {
         }
     }
 
+    /// Whether its log has this record, or covers it, once it leads.
+    #[must_use]
+    pub fn has_record(&self, at: Position) -> Option<bool> {
+        match &self.phase {
+            Phase::Leading(serving) => {
+                let log = serving.journal.log();
+                Some(at.seq < log.base().seq || log.position(at.seq) == Some(at))
+            }
+            Phase::Claiming { .. } | Phase::Recovering { .. } | Phase::Stopped => None,
+        }
+    }
+
     /// Its epoch, and until when it counts the lease that a disk granted it, once it leads.
     #[must_use]
     pub fn grant_of(&self, disk: DiskId) -> Option<(Epoch, Time)> {

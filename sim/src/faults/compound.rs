@@ -139,11 +139,19 @@ pub(super) fn relapse(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
         lasts: cut,
         ..lone.clone()
     });
+    // With nothing acknowledged, or with less than the old one has in vain.
+    let (after, moment) = match rng.one_in(2) {
+        true => (Duration::from_millis(800), (Moment::Serving, 1)),
+        false => (
+            rng.duration(Duration::from_millis(1500), Duration::from_millis(2800)),
+            (Moment::WriteAcked, rng.within(1, 2)),
+        ),
+    };
     out.push(Plan {
-        armed: lone.armed + Duration::from_millis(800),
+        armed: lone.armed + after,
         kind: Kind::KillSite,
         victim: Victim::Owner,
-        moment: Some((Moment::Serving, 1)),
+        moment: Some(moment),
         lasts: cut + Duration::from_secs(3),
         ..lone.clone()
     });

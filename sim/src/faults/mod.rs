@@ -140,7 +140,7 @@ impl Kind {
 }
 
 /// All kinds, the likelier ones more than once.
-const KINDS: [Kind; 57] = [
+const KINDS: [Kind; 59] = [
     Kind::Kill,
     Kind::Kill,
     Kind::KillSite,
@@ -167,6 +167,8 @@ const KINDS: [Kind; 57] = [
     Kind::SlowSite,
     Kind::Reform,
     Kind::Reform,
+    Kind::Relapse,
+    Kind::Relapse,
     Kind::Relapse,
     Kind::Relapse,
     Kind::Usurp,

@@ -4,24 +4,65 @@
 
 use std::collections::BTreeMap;
 
-use model::ids::{DiskRef, NodeId, Version, VolumeId};
+use actors::volume::Volume;
+use model::ids::{DiskRef, Epoch, NodeId, Position, Version, VolumeId};
 use model::placement::JournalConfig;
 
 use super::{Broken, broken};
 use crate::world::World;
 
-/// The configuration of each volume's journal that was looked at last.
+/// What was looked at last, of each volume.
 #[derive(Debug, Default)]
-pub(super) struct Adopted(BTreeMap<VolumeId, Version>);
+pub(super) struct Acked {
+    /// The configuration of its journal.
+    adopted: BTreeMap<VolumeId, Version>,
+    /// What an owner had committed when it answered a write.
+    committed: BTreeMap<VolumeId, Position>,
+}
 
-impl Adopted {
+impl Acked {
+    /// An owner answered a write.
+    pub(super) fn answered(
+        &mut self,
+        world: &World,
+        owner: NodeId,
+        volume: VolumeId,
+    ) -> Result<(), Broken> {
+        check(world, owner, volume)?;
+        if let Some((_, committed)) = machine(world, owner, volume).and_then(Volume::committed) {
+            let last = self.committed.entry(volume).or_default();
+            *last = committed.max(*last);
+        }
+        Ok(())
+    }
+
+    /// An owner begins to serve: what any owner answered before is in its log (R4), as what a
+    /// leader of Raft committed is in the logs of all later ones.
+    pub(super) fn serves(
+        &self,
+        world: &World,
+        owner: NodeId,
+        volume: VolumeId,
+        epoch: Epoch,
+    ) -> Result<(), Broken> {
+        let Some(committed) = self.committed.get(&volume).filter(|c| c.epoch < epoch) else {
+            return Ok(());
+        };
+        let holds = machine(world, owner, volume).and_then(|m| m.has_record(*committed));
+        if holds == Some(false) {
+            let how = format_args!("{owner} serves {volume} in {epoch} without {committed:?}");
+            return Err(broken("what was acknowledged is in every later log", how));
+        }
+        Ok(())
+    }
+
     /// A node's placement changed: an adopted set holds what the owner committed.
-    pub(super) fn check(&mut self, world: &World, node: NodeId) -> Result<(), Broken> {
+    pub(super) fn placed(&mut self, world: &World, node: NodeId) -> Result<(), Broken> {
         let Some(process) = world.nodes[&node].process.as_ref() else {
             return Ok(());
         };
         for (volume, record) in &process.host.current_view().volumes {
-            let last = self.0.entry(*volume).or_default();
+            let last = self.adopted.entry(*volume).or_default();
             if record.journal.version <= *last {
                 continue;
             }
@@ -34,9 +75,13 @@ impl Adopted {
     }
 }
 
-pub(super) fn check(world: &World, owner: NodeId, volume: VolumeId) -> Result<(), Broken> {
+fn machine(world: &World, owner: NodeId, volume: VolumeId) -> Option<&Volume> {
     let process = world.nodes[&owner].process.as_ref();
-    let Some(machine) = process.and_then(|p| p.volumes.get(&volume)) else {
+    process.and_then(|p| p.volumes.get(&volume))
+}
+
+fn check(world: &World, owner: NodeId, volume: VolumeId) -> Result<(), Broken> {
+    let Some(machine) = machine(world, owner, volume) else {
         return Ok(());
     };
     let Some((epoch, committed)) = machine.committed() else {

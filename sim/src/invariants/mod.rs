@@ -50,7 +50,7 @@ pub struct Guard {
     spread: spread::Spread,
     voters: voters::Voters,
     raft: raft::Groups,
-    adopted: acked::Adopted,
+    acked: acked::Acked,
 }
 
 impl Guard {
@@ -65,12 +65,13 @@ impl Guard {
                 Note::Serving(node, volume, epoch) => {
                     self.owners.serves(world, node, volume, epoch)?;
                     elected::check(world, node, volume, epoch)?;
+                    self.acked.serves(world, node, volume, epoch)?;
                     if clocks {
                         leases::serves(world, node, volume, epoch)?;
                     }
                 }
                 Note::Booted(node) => self.owners.opened(world, node)?,
-                Note::Acked(node, volume) => acked::check(world, node, volume)?,
+                Note::Acked(node, volume) => self.acked.answered(world, node, volume)?,
                 Note::Checkpoint(node, volume) => {
                     // What an older owner records never counts.
                     let last = self.owners.last(volume);
@@ -79,7 +80,7 @@ impl Guard {
                 Note::View(node) => {
                     self.spread.check(world, node)?;
                     self.voters.check(world, node)?;
-                    self.adopted.check(world, node)?;
+                    self.acked.placed(world, node)?;
                     drained::check_removed(world, node)?;
                 }
                 Note::Sealed(disk, volume, epoch) if clocks => {

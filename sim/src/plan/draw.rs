@@ -90,7 +90,7 @@ fn machines(rng: &mut Rng) -> Machines {
     };
     Machines {
         // What rotted is found within seconds, so that more may rot in the same run (R24).
-        scrub_every: drawn.heal_after,
+        scrub_every: drawn.heal_after / 2,
         ..drawn
     }
 }
