@@ -169,15 +169,14 @@ fn a_disk_and_a_node_are_emptied_under_load_and_go() {
     );
     fabric.json(&format!("node stop {owner}"));
     // Of its site's voters one more may not go.
-    let other = match owner.as_str() {
-        "a1" => "a2",
-        _ => "a1",
-    };
+    let site = &owner[..1];
+    let others = [1, 2].map(|n| format!("{site}{n}"));
+    let other = others.iter().find(|n| **n != owner).expect("two others");
     until("its death", || {
         let stop = fabric.run(&format!("node safe-to-stop {other}"));
         let told: Value = serde_json::from_slice(&stop.stdout).unwrap_or_default();
         let why = told["reasons"].to_string();
-        stop.status.code() == Some(1) && why.contains("the group of site a")
+        stop.status.code() == Some(1) && why.contains(&format!("the group of site {site}"))
     });
     passed(check);
     until("its removal", || {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use model::time::Time;
 
 use super::load::{ClientPlan, Place};
-use super::topology::NodeName;
+use super::topology::{Machines, NodeName};
 use super::{Expect, Plan};
 use crate::faults::{self, Kind, Victim};
 use crate::workload::Mix;
@@ -127,6 +127,8 @@ impl Outage {
         };
         if self.is_of_a_link() {
             plan.network.loss_one_in = 0;
+            // Nor is throughput bounded by how few records go at a time, which the swarm draws.
+            plan.machines.append_records = Machines::default().append_records;
             let window = plan.machines.window;
             plan.expect.pause = Some(self.bar());
             plan.expect.written = Some(WINDOWS * window);
