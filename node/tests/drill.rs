@@ -1,54 +1,14 @@
 //! One scenario file, in the simulator and on real processes, with the same kind of report.
 #![cfg(feature = "sim")]
 
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+mod dev_fabric;
 
-use rustix::process::{Pid, Signal, kill_process};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
 use serde_json::Value;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_atoll");
-
-/// `atoll dev`; dropping it stops it.
-struct Fabric(Child);
-
-impl Fabric {
-    fn start(directory: &Path) -> Self {
-        let mut process = Command::new(PROGRAM)
-            .args([
-                "dev",
-                "--json",
-                "--disks",
-                "1",
-                "--disk-size",
-                "512MiB",
-                "--dir",
-            ])
-            .arg(directory)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("atoll starts");
-        let stdout = process.stdout.take().expect("it is piped");
-        let fabric = Self(process);
-        let mut line = String::new();
-        BufReader::new(stdout)
-            .read_line(&mut line)
-            .expect("it says when it is ready");
-        assert!(line.contains("\"ready\":true"), "{line}");
-        fabric
-    }
-}
-
-impl Drop for Fabric {
-    fn drop(&mut self) {
-        let pid = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw);
-        let _ = pid.map(|pid| kill_process(pid, Signal::TERM));
-        let _ = self.0.wait();
-    }
-}
+use dev_fabric::{DevFabric, PROGRAM};
 
 fn scenario(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../sim/scenarios/{name}.toml"))
@@ -81,7 +41,7 @@ fn site_loss_is_simulated_and_drilled() {
 
     let scratch = tempfile::tempdir().expect("a temporary directory");
     let directory = scratch.path().join("fabric");
-    let _fabric = Fabric::start(&directory);
+    let _fabric = DevFabric::start(&directory, &["--disks", "1", "--disk-size", "512MiB"]);
     // What only the simulator can do is refused before anything is touched.
     let refused = drill(&directory, "failover_monkey_business");
     let said = String::from_utf8_lossy(&refused.stderr);

@@ -1,130 +1,32 @@
 //! A real fabric of a few real nodes, under real clients: `atoll dev`, the command line,
 //! libnbd's and qemu's tools.
 
+mod dev_fabric;
+
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-/// Longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(90);
+use dev_fabric::{DevFabric, PATIENCE};
+
+/// Of each disk.
+const DISK: [&str; 2] = ["--disk-size", "512MiB"];
 
 const VOLUME_BYTES: usize = 16 << 20;
-
-/// A running fabric; dropping it stops it.
-struct Fabric {
-    process: Child,
-    directory: PathBuf,
-    ready: Value,
-}
-
-impl Fabric {
-    fn start(directory: &Path, more: &[&str]) -> Self {
-        let said = directory.with_extension("said");
-        let mut process = Command::new(env!("CARGO_BIN_EXE_atoll"))
-            .args(["dev", "--json", "--disk-size", "512MiB", "--dir"])
-            .arg(directory)
-            .args(more)
-            .stdout(Stdio::piped())
-            .stderr(fs::File::create(&said).expect("a file"))
-            .spawn()
-            .expect("the supervisor starts");
-        let stdout = process.stdout.take().expect("a pipe");
-        let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line).expect("a line");
-        // Whatever happens from here on, it is stopped.
-        let mut fabric = Self {
-            process,
-            directory: directory.to_owned(),
-            ready: Value::Null,
-        };
-        fabric.ready = serde_json::from_str(&line).unwrap_or_else(|e| {
-            let said = fs::read_to_string(&said).unwrap_or_default();
-            panic!("no ready line ({e}): {line:?}\n{said}")
-        });
-        fabric
-    }
-
-    fn node(&self, name: &str) -> &Value {
-        let sites = self.ready["sites"].as_array().expect("sites");
-        let mut nodes = sites
-            .iter()
-            .flat_map(|s| s["nodes"].as_array().expect("nodes"));
-        nodes.find(|n| n["name"] == name).expect("a node")
-    }
-
-    fn address(&self, node: &str) -> SocketAddr {
-        let text = self.node(node)["nbd"].as_str().expect("an address");
-        text.parse().expect("an address")
-    }
-
-    fn signal(&self, node: &str, signal: Signal) {
-        let pid = self.node(node)["pid"].as_i64().expect("a pid");
-        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        kill_process(pid.expect("a pid"), signal).expect("a node of this test");
-    }
-
-    fn command(&self, line: &str) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_atoll"))
-            .arg("--dir")
-            .arg(&self.directory)
-            .args(line.split(' '))
-            .output()
-            .expect("it runs")
-    }
-
-    fn json(&self, line: &str) -> Value {
-        let output = self.command(&format!("{line} --json"));
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{line}: {said}");
-        serde_json::from_slice(&output.stdout).expect("json")
-    }
-
-    fn text(&self, line: &str) -> String {
-        let output = self.command(line);
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{line}: {said}");
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-
-    /// What is degraded, once it is that.
-    fn wait_for_degraded(&self, expected: &[&str]) -> Value {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let status = self.json("status");
-            let degraded = status["degraded"].as_array().expect("a list").clone();
-            let whats: Vec<&str> = degraded.iter().filter_map(|d| d["what"].as_str()).collect();
-            assert_eq!(status["healthy"], json!(degraded.is_empty()));
-            if whats == expected {
-                return status;
-            }
-            assert!(
-                Instant::now() < deadline,
-                "expected {expected:?}: {status:#}"
-            );
-            std::thread::sleep(Duration::from_millis(100));
-        }
-    }
-}
-
-impl Drop for Fabric {
-    fn drop(&mut self) {
-        let pid = i32::try_from(self.process.id())
-            .ok()
-            .and_then(Pid::from_raw);
-        let _ = kill_process(pid.expect("a pid"), Signal::TERM);
-        let _ = self.process.wait();
-    }
-}
 
 /// On a real disk: the temporary directory may be memory.
 fn scratch() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory")
+}
+
+fn start(directory: &Path, more: &[&str]) -> DevFabric {
+    DevFabric::start(directory, &[&DISK[..], more].concat())
 }
 
 fn client(program: &str, arguments: &[&str]) -> Output {
@@ -198,7 +100,7 @@ fn nbd_is_encrypted_as_the_command_line_says() {
     let scratch = scratch();
     let small = ["--nodes", "1", "--disks", "1"];
     let directory = scratch.path().join("fabric");
-    let with = |tls: &[&str]| Fabric::start(&directory, &[&small[..], tls].concat());
+    let with = |tls: &[&str]| start(&directory, &[&small[..], tls].concat());
     let (certificates, anonymous) = (scratch.path().join("kvm7"), scratch.path().join("nobody"));
     let (source, back) = (scratch.path().join("source"), scratch.path().join("back"));
     image(&source);
@@ -257,7 +159,7 @@ fn nbd_is_encrypted_as_the_command_line_says() {
     run("qemu-img", &compare);
 
     // Nobody is trusted for having a certificate of some other authority, or for another name.
-    let other = Fabric::start(
+    let other = start(
         &scratch.path().join("other"),
         &["--sites", "1", "--nodes", "1"],
     );
@@ -295,7 +197,7 @@ fn nbd_is_encrypted_as_the_command_line_says() {
 #[test]
 fn figures_of_every_node_are_told_by_any_and_the_silent_are_named() {
     let scratch = scratch();
-    let fabric = Fabric::start(
+    let fabric = start(
         &scratch.path().join("fabric"),
         &["--nodes", "2", "--disks", "1"],
     );
@@ -386,7 +288,7 @@ fn figures_of_every_node_are_told_by_any_and_the_silent_are_named() {
 fn what_is_degraded_is_told_and_goes_when_it_is_well_again() {
     let scratch = scratch();
     let directory = scratch.path().join("fabric");
-    let fabric = Fabric::start(&directory, &["--nodes", "2", "--disks", "1"]);
+    let fabric = start(&directory, &["--nodes", "2", "--disks", "1"]);
     fabric.json("volume create vol --size 16MiB");
     fabric.wait_for_degraded(&[]);
 
@@ -426,7 +328,7 @@ fn what_is_degraded_is_told_and_goes_when_it_is_well_again() {
 fn a_lost_site_is_made_anew() {
     let scratch = scratch();
     let directory = scratch.path().join("fabric");
-    let mut fabric = Fabric::start(&directory, &["--nodes", "2", "--disks", "1"]);
+    let mut fabric = start(&directory, &["--nodes", "2", "--disks", "1"]);
     fabric.json("volume create vol --size 16MiB --home b");
     let source = scratch.path().join("image");
     image(&source);
@@ -441,7 +343,7 @@ fn a_lost_site_is_made_anew() {
         fs::remove_dir_all(directory.join(node)).expect("removed");
     }
     let copy = scratch.path().join("copy");
-    let same = |fabric: &Fabric, node: &str| {
+    let same = |fabric: &DevFabric, node: &str| {
         let copy = copy.to_str().expect("a name");
         run("nbdcopy", &[&url("nbd", fabric.address(node), None), copy]);
         run("cmp", &[source, copy]);
@@ -467,7 +369,7 @@ fn a_lost_site_is_made_anew() {
     fabric.process.wait().expect("it ends");
     fs::remove_dir_all(directory.join("c2")).expect("removed");
     drop(fabric);
-    let fabric = Fabric::start(&directory, &[]);
+    let fabric = start(&directory, &[]);
     same(&fabric, "a1");
     same(&fabric, "c2");
 }
@@ -478,7 +380,7 @@ fn a_lost_site_is_made_anew() {
 fn what_a_lost_disk_held_is_rebuilt_before_the_next_loss() {
     let scratch = scratch();
     let directory = scratch.path().join("fabric");
-    let fabric = Fabric::start(&directory, &["--heal-after", "3"]);
+    let fabric = start(&directory, &["--heal-after", "3"]);
     fabric.json("volume create vol --size 16MiB");
     fabric.wait_for_degraded(&[]);
     let (written, read) = (scratch.path().join("written"), scratch.path().join("read"));

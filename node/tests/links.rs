@@ -1,20 +1,18 @@
 //! A link between two sites is cut under a client, on real processes with an emulated WAN: the
 //! client beyond the cut goes on, drains too, and nobody is found dead (R27).
 
-use std::io::{BufRead, BufReader, Read, Write};
+mod dev_fabric;
+
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
-use serde_json::{Value, json};
+use serde_json::json;
 
-/// Longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(90);
+use dev_fabric::{DevFabric, PATIENCE};
 
 /// The design's bound for a pause: what a cut may add to the longest wait beyond it. (A client that
 /// no cut parts from the owner waits too, if the machine is busy.)
@@ -29,79 +27,6 @@ const CUT_BYTES: u64 = 72 << 20;
 
 /// The last MiB of the volume is the control's.
 const SIZE: &str = "33MiB";
-
-/// A running fabric of six nodes; dropping it stops it.
-struct Fabric {
-    process: Child,
-    directory: PathBuf,
-    ready: Value,
-}
-
-impl Fabric {
-    fn start(directory: &Path) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_atoll"))
-            .args(["dev", "--json", "--disk-size", "2GiB", "--nodes", "2"])
-            .args(["--disks", "1", "--wan-rtt", "10ms", "--dir"])
-            .arg(directory)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the supervisor starts");
-        let stdout = process.stdout.take().expect("a pipe");
-        let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line).expect("a line");
-        let mut fabric = Self {
-            process,
-            directory: directory.to_owned(),
-            ready: Value::Null,
-        };
-        fabric.ready = serde_json::from_str(&line).expect("a ready line");
-        fabric
-    }
-
-    fn json(&self, line: &str) -> Value {
-        let output = Command::new(env!("CARGO_BIN_EXE_atoll"))
-            .arg("--dir")
-            .arg(&self.directory)
-            .args(line.split(' '))
-            .arg("--json")
-            .output()
-            .expect("it runs");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{line}: {said}");
-        serde_json::from_slice(&output.stdout).expect("json")
-    }
-
-    fn address(&self, node: &str) -> SocketAddr {
-        let sites = self.ready["sites"].as_array().expect("sites");
-        let nodes = sites.iter().map(|s| s["nodes"].as_array().expect("nodes"));
-        let mut nodes = nodes.flatten().filter(|n| n["name"] == node);
-        let text = nodes.next().expect("a node")["nbd"].as_str();
-        text.expect("an address").parse().expect("an address")
-    }
-
-    /// Waits until `path` of what a command tells is `value`.
-    fn wait_for(&self, line: &str, path: &str, value: &Value) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let told = self.json(line);
-            if told.pointer(path) == Some(value) {
-                return;
-            }
-            assert!(Instant::now() < deadline, "{path} of {line}: {told:#}");
-            std::thread::sleep(Duration::from_millis(100));
-        }
-    }
-}
-
-impl Drop for Fabric {
-    fn drop(&mut self) {
-        let pid = i32::try_from(self.process.id()).ok();
-        let pid = pid.and_then(Pid::from_raw).expect("a pid");
-        let _ = kill_process(pid, Signal::TERM);
-        let _ = self.process.wait();
-    }
-}
 
 /// A client of the volume: one request after the other.
 struct Nbd(TcpStream);
@@ -219,7 +144,19 @@ fn pattern(round: u64) -> Vec<u8> {
 #[test]
 fn clients_and_drains_go_on_while_a_link_is_cut() {
     let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
-    let fabric = Fabric::start(&scratch.path().join("fabric"));
+    let fabric = DevFabric::start(
+        &scratch.path().join("fabric"),
+        &[
+            "--disk-size",
+            "2GiB",
+            "--nodes",
+            "2",
+            "--disks",
+            "1",
+            "--wan-rtt",
+            "10ms",
+        ],
+    );
     fabric.json(&format!("volume create vol --size {SIZE}"));
     // Who attaches first is the owner.
     let _home = Nbd::open(fabric.address("a1"));
