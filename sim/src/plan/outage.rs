@@ -21,7 +21,6 @@ const THINK: Duration = Duration::from_millis(20);
 
 /// So many times a journal's window is written while a link is cut: what can't be drained stalls.
 const WINDOWS: u64 = 2;
-const WINDOW_MAX: u64 = 2 << 20;
 
 /// What goes wrong, once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -130,10 +129,7 @@ impl Outage {
             plan.network.loss_one_in = 0;
             // Nor is throughput bounded by how few records go at a time, which the swarm draws.
             plan.machines.append_records = Machines::default().append_records;
-            // Clients that wait for each answer fill the largest window hardly twice in that time
-            // where sites are far apart: it is drains that must be seen to go on.
-            let window = plan.machines.window.min(WINDOW_MAX);
-            plan.machines.window = window;
+            let window = plan.machines.window;
             plan.expect.pause = Some(self.bar());
             plan.expect.written = Some(WINDOWS * window);
             // Who is heard by relay lives, and an owner that commits by relay stays owner.
@@ -142,9 +138,15 @@ impl Outage {
         let nodes = plan.topology.nodes;
         let ends = |site| [1, nodes].map(|node| Place::At(NodeName { site, node }));
         let places = (0..plan.topology.sites).flat_map(ends);
+        let mut lanes = vec![Mix::Reads, Mix::Writes, Mix::All];
+        if self.is_of_a_link() {
+            // Clients that wait for each answer must ask enough to fill the window, however far
+            // apart the sites are.
+            lanes.push(Mix::Writes);
+        }
         let client = |place| ClientPlan {
             place,
-            lanes: vec![Mix::Reads, Mix::Writes, Mix::All],
+            lanes: lanes.clone(),
         };
         plan.workload.clients = places.map(client).collect();
         plan.workload.think = THINK;
