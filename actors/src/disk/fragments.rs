@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use model::BLOCK_BYTES;
 use model::geometry::{Code, Pool, SEGMENT_BYTES_MAX, SLOTS_MAX};
-use model::ids::{FragmentKey, Slot};
+use model::ids::{Actor, FragmentKey, Slot};
 use model::payload::Payload;
 use model::store::{FragmentDone, FragmentMeta, FragmentOp, OpId};
 
@@ -25,7 +25,7 @@ struct Running {
     /// Of a `Get`: where the fragment belongs.
     get: Option<(Pool, FragmentKey)>,
     /// Of a `Put`: what is stored.
-    put: Option<FragmentKey>,
+    put: Option<(Pool, FragmentKey)>,
 }
 
 /// The fragment requests under way.
@@ -127,7 +127,7 @@ impl Disk {
                     return self.answer(asker, DiskReply::NotMine { stamp: known }, out);
                 }
                 running.bytes = payload.len();
-                running.put = Some(put.key);
+                running.put = Some((put.meta.pool, put.key));
                 FragmentOp::Put {
                     key: put.key,
                     meta: put.meta,
@@ -216,8 +216,11 @@ impl Disk {
         let mut payload = Payload::empty();
         let reply = match done {
             FragmentDone::Stored => {
-                if let Some(key) = running.put {
-                    self.scrub.stored(key, running.asker.to.actor);
+                if let Some((pool, key)) = running.put {
+                    // What a move brings was never gone from here.
+                    let is_own = self.lies_here(pool, key);
+                    let mends = is_own && running.asker.to.actor == Actor::Healer;
+                    self.scrub.stored(key, mends);
                 }
                 DiskReply::Stored
             }

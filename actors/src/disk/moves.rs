@@ -176,6 +176,15 @@ impl Disk {
         DiskReply::NotMine { stamp }
     }
 
+    /// Whether a fragment's slot lies here for good, as far as is known.
+    pub(super) fn lies_here(&self, pool: Pool, key: FragmentKey) -> bool {
+        let table = self.moves.view.pools.get(&pool);
+        table.is_some_and(|table| {
+            let place = table.place(table.row(key.segment), key.slot);
+            place.disk == Some(self.at) && place.to.is_none()
+        })
+    }
+
     /// The tables as they are now: once a slot lies elsewhere for good, its fragments go.
     pub(super) fn moves_seen(&mut self, view: Arc<View>, out: &mut Vec<DiskEffect>) {
         for (pool, table) in &view.pools {

@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use model::ids::{Actor, FragmentKey, SegmentId};
+use model::ids::{FragmentKey, SegmentId};
 use model::sometimes::{Sometimes, reached};
 use model::store::{FragmentDone, FragmentMeta, FragmentOp, OpId, ScrubMark};
 use model::time::Time;
@@ -136,6 +136,10 @@ impl Scrub {
     }
 
     fn begin(&mut self, now: Time) {
+        assert!(
+            matches!(self.phase, Phase::Resting),
+            "one pass after the other"
+        );
         self.count(now);
         self.mark.pass_ns = 0;
         self.mark.pass_bytes = 0;
@@ -158,14 +162,14 @@ impl Scrub {
         }
     }
 
-    /// A fragment was stored, by a request of that actor.
-    pub(super) fn stored(&mut self, key: FragmentKey, by: Actor) {
+    /// A fragment was stored; `mends` tells whether the Healer brought it to where it had been.
+    pub(super) fn stored(&mut self, key: FragmentKey, mends: bool) {
         if self.rotten.remove(&key).is_some() {
             reached(Sometimes::RotRepaired);
             self.mark.repaired += 1;
             // What was just written is read again: the place may be bad.
             self.suspect(key);
-        } else if by == Actor::Healer {
+        } else if mends {
             self.mark.restored += 1;
         }
     }
@@ -290,6 +294,8 @@ impl Disk {
     fn end_pass(&mut self, now: Time, out: &mut Vec<DiskEffect>) {
         let scrub = &mut self.scrub;
         reached(Sometimes::ScrubPassed);
+        let read = |phase: &Phase| matches!(phase, Phase::Walking { queue, next: None } if queue.is_empty());
+        assert!(read(&scrub.phase), "a pass ends when all was read");
         scrub.phase = Phase::Resting;
         scrub.mark.cursor = None;
         scrub.mark.passes += 1;
@@ -301,6 +307,10 @@ impl Disk {
     }
 
     fn scrub_ask(&mut self, running: Running, request: FragmentOp, out: &mut Vec<DiskEffect>) {
+        assert!(
+            self.scrub.running.is_none(),
+            "the store has one question at a time"
+        );
         let op = self.op();
         self.scrub.running = Some((op, running));
         out.push(DiskEffect::Fragments { op, request });

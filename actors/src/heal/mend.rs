@@ -172,6 +172,10 @@ impl Healer {
         if place.disk != Some(at) || place.to.is_some() {
             return None;
         }
+        assert!(
+            self.view.node_of(at) == Some(self.node),
+            "only what lies here is mended"
+        );
         let healing = SlotMove {
             pool,
             row,
@@ -191,6 +195,8 @@ impl Healer {
     /// A pass is over: whether another one is needed.
     pub(super) fn mend_on(&mut self, now: Time, key: Key) {
         let job = self.jobs.get_mut(&key).expect("it is there");
+        let copied = |s: &State| matches!(s, State::Copying(c) if c.queue.is_empty() && c.running.is_empty());
+        assert!(copied(&job.state), "all that was found was tried");
         let mend = job.mend.as_mut().expect("it is mended");
         let tried = std::mem::take(&mut mend.trying);
         if job.left > 0 {

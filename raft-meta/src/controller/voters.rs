@@ -147,6 +147,10 @@ pub(crate) fn of_fabric(
         picked.sort_by_key(|v| (*v != leader, !voters.contains(v)));
         picked.truncate(1);
     }
+    assert!(
+        picked.len() != 2,
+        "of two, the loss of either stops the group"
+    );
     picked
 }
 

@@ -202,10 +202,20 @@ impl Bench {
     }
 
     pub(super) fn send_as(&mut self, id: RequestId, request: DiskRequest, payload: &[u8]) {
+        self.send_from(Actor::Volume(VOLUME), id, request, payload);
+    }
+
+    pub(super) fn send_from(
+        &mut self,
+        actor: Actor,
+        id: RequestId,
+        request: DiskRequest,
+        payload: &[u8],
+    ) {
         *self.unanswered.entry(id).or_insert(0) += 1;
         let from = Endpoint {
             node: NodeId(2),
-            actor: Actor::Volume(VOLUME),
+            actor,
         };
         let payload = Bytes::copy_from_slice(payload);
         self.input(DiskInput::Request {

@@ -1,16 +1,19 @@
 //! The scrub: passes, their pace, what is found, what is kept.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use model::geometry::{Code, Pool};
-use model::ids::{Epoch, FragmentKey, SegmentId, Slot};
+use model::ids::{Actor, Epoch, FragmentKey, Row, SegmentId, Slot};
 use model::machine::Machine;
+use model::placement::{SlotPlace, View};
+use model::spread::{RowStamp, SpreadTable};
 use model::store::{FragmentDone, FragmentMeta, FragmentOp, ScrubMark, SegmentKind};
 
 use super::bench::{Bench, INCARNATION, VOLUME};
 use crate::disk::{DiskConfig, DiskInput, ScrubConfig, ScrubNews, ScrubStats};
-use crate::messages::{DiskRequest, FragmentAt};
+use crate::messages::{DiskReply, DiskRequest, FragmentAt, PutFragment};
 
 const META: FragmentMeta = FragmentMeta {
     pool: Pool {
@@ -47,6 +50,15 @@ fn bench() -> Bench {
         ..DiskConfig::default()
     };
     Bench::new(config, 1000)
+}
+
+fn get(n: u32) -> DiskRequest {
+    DiskRequest::Get {
+        incarnation: INCARNATION,
+        key: key(n),
+        pool: META.pool,
+        ranges: vec![(0, 4096)],
+    }
 }
 
 fn stats(b: &Bench) -> ScrubStats {
@@ -185,19 +197,60 @@ fn what_is_rotten_is_told_until_it_is_stored_anew() {
 fn what_a_reader_met_is_looked_at_first_and_a_bad_disk_is_flagged() {
     let mut b = bench();
     for n in 0..2 {
-        let get = DiskRequest::Get {
-            incarnation: INCARNATION,
-            key: key(n),
-            pool: META.pool,
-            ranges: vec![(0, 4096)],
-        };
-        b.send(get, &[]);
+        b.send(get(n), &[]);
         let ranges = vec![None::<Bytes>];
         b.fragment_done(FragmentDone::Data { meta: META, ranges });
         verify(&mut b, n, false);
     }
     assert_eq!(b.news.len(), 2);
     assert!(stats(&b).flagged, "two of two");
+}
+
+/// What the Healer brings to a slot that lies here was gone; what it brings to one that is moved
+/// here was not.
+#[test]
+fn only_what_had_been_here_is_restored() {
+    for (moved, restored) in [(false, 1), (true, 0)] {
+        let mut b = bench();
+        let here = Some(super::bench::AT);
+        let place = SlotPlace {
+            disk: here.filter(|_| !moved),
+            to: here.filter(|_| moved),
+            ..SlotPlace::default()
+        };
+        let mut places = vec![SlotPlace::default(); 6];
+        places[2] = place;
+        let mut view = View::default();
+        let table = SpreadTable {
+            rows: 1,
+            places,
+            slots: 6,
+        };
+        view.pools.insert(META.pool, table);
+        b.input(DiskInput::View(Arc::new(view)));
+        while !b.fragment_ops.is_empty() {
+            // What it looks for to clear: nothing is there.
+            let (keys, next) = (Vec::new(), None);
+            b.fragment_done(FragmentDone::Scanned { keys, next });
+        }
+        let put = PutFragment {
+            incarnation: INCARNATION,
+            key: key(1),
+            meta: FragmentMeta {
+                segment_bytes: 4 * 4096,
+                fragment_bytes: 4096,
+                ..META
+            },
+            sums: vec![1],
+            row: Row(0),
+            stamp: RowStamp::default(),
+        };
+        let id = b.request_id();
+        b.send_from(Actor::Healer, id, DiskRequest::Put(put), &[7; 4096]);
+        b.fragment_done(FragmentDone::Stored);
+        assert_eq!(b.answer(id).expect("an answer").0, DiskReply::Stored);
+        assert_eq!(stats(&b).mark.restored, restored, "moved: {moved}");
+    }
 }
 
 #[test]
@@ -231,13 +284,7 @@ fn a_pass_goes_on_where_an_earlier_life_was() {
 fn clients_go_first_but_not_for_ever() {
     let mut b = bench();
     for n in 0..8 {
-        let get = DiskRequest::Get {
-            incarnation: INCARNATION,
-            key: key(n),
-            pool: META.pool,
-            ranges: vec![(0, 4096)],
-        };
-        b.send(get, &[]);
+        b.send(get(n), &[]);
     }
     b.input(DiskInput::ScrubNow);
     let is_read = |op: &FragmentOp| matches!(op, FragmentOp::Get { .. });

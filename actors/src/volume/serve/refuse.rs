@@ -63,7 +63,13 @@ impl Serving {
             error,
             since: now,
         };
+        let last = self.refusals.0.back().map(|last| last.since);
+        assert!(
+            last <= Some(now),
+            "they are proven in the order that they came in"
+        );
         self.refusals.0.push_back(refused);
+        assert!(self.refusals.0.len() <= WAITING_MAX);
     }
 
     /// Sends the errors that a quorum's answers since then prove to be this owner's to send.
@@ -78,6 +84,7 @@ impl Serving {
             if first.since + term > proven {
                 break;
             }
+            assert!(first.since <= now, "what was proven came before");
             answer(out, first.to, first.id, VolumeReply::Error(first.error));
             self.refusals.0.pop_front();
         }
