@@ -8,11 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::ids::{Epoch, NodeId, VolumeId};
-use model::placement::{View, VolumeRecord};
+use model::placement::{Duty, Presence, View, VolumeRecord};
+use model::sometimes::{Sometimes, reached};
 use model::time::Time;
 
 /// Pause before a volume whose machine ended is started again.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
+
+/// Pause between volumes that are woken though nobody asks for them.
+const WAKE_PAUSE: Duration = Duration::from_millis(50);
 
 /// What is to be done with a client's request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +36,10 @@ pub struct Host {
     view: Arc<View>,
     running: BTreeSet<VolumeId>,
     paused: BTreeMap<VolumeId, Time>,
+    /// No volume is woken before this.
+    wake_at: Time,
+    /// Some wait for that.
+    sleepers: bool,
     stopping: bool,
 }
 
@@ -44,6 +52,8 @@ impl Host {
             view,
             running: BTreeSet::new(),
             paused: BTreeMap::new(),
+            wake_at: Time::ZERO,
+            sleepers: false,
             stopping: false,
         }
     }
@@ -66,6 +76,36 @@ impl Host {
         mine && !record.clean && !record.deleted
     }
 
+    /// Whether a volume that ended cleanly, and that nobody serves, has to be looked after, and
+    /// by this node: a site is away, and what it has may be at risk (R26); or its journal's
+    /// place is on a disk that is to be emptied.
+    fn is_to_wake(&self, record: &VolumeRecord) -> bool {
+        let view = &self.view;
+        if !record.clean || record.owner.is_some() || record.deleted {
+            return false;
+        }
+        let mut replicas = record.journal.replicas.iter();
+        let drained = replicas.any(|at| {
+            let disk = view.disks.get(&at.disk);
+            disk.is_some_and(|d| d.duty == Duty::Drain && d.presence == Presence::Up)
+        });
+        let exposed = view.away().is_some() && record.checkpoint.root.is_some();
+        (drained || exposed) && self.waker(record) == Some(self.node)
+    }
+
+    /// Who wakes a volume: a node of its home site, if any is there. Views may differ, and then
+    /// two do; the later claim wins (R1).
+    fn waker(&self, record: &VolumeRecord) -> Option<NodeId> {
+        let view = &self.view;
+        let takes = |node: &NodeId| view.takes_volumes(*node);
+        let all: Vec<NodeId> = view.nodes.keys().copied().filter(takes).collect();
+        let is_home = |node: &&NodeId| view.nodes[*node].site == record.home;
+        let home: Vec<NodeId> = all.iter().filter(is_home).copied().collect();
+        let candidates = if home.is_empty() { all } else { home };
+        let nth = u64::from(record.id.0) % candidates.len().max(1) as u64;
+        candidates.get(usize::try_from(nth).ok()?).copied()
+    }
+
     /// The placement changed; appends the volumes to be started.
     pub fn view(&mut self, now: Time, view: Arc<View>, start: &mut Vec<VolumeId>) {
         if view.version >= self.view.version {
@@ -81,9 +121,19 @@ impl Host {
         }
         self.paused.retain(|_, until| *until > now);
         let view = Arc::clone(&self.view);
+        self.sleepers = false;
         for (id, record) in &view.volumes {
-            let idle = !self.running.contains(id) && !self.paused.contains_key(id);
-            if idle && self.must_run(record) {
+            if self.running.contains(id) || self.paused.contains_key(id) {
+                continue;
+            }
+            let wakes = self.is_to_wake(record);
+            let now_too = wakes && now >= self.wake_at;
+            if now_too {
+                reached(Sometimes::VolumeWoken);
+                self.wake_at = now + WAKE_PAUSE;
+            }
+            self.sleepers |= wakes && !now_too;
+            if now_too || self.must_run(record) {
                 self.running.insert(*id);
                 start.push(*id);
             }
@@ -93,7 +143,8 @@ impl Host {
     /// When [`Host::due`] must be called.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {
-        self.paused.values().min().copied()
+        let wakes = self.sleepers.then_some(self.wake_at);
+        self.paused.values().copied().chain(wakes).min()
     }
 
     /// A client's request for a volume arrived.

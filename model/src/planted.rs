@@ -100,6 +100,8 @@ bugs! {
     DeltaOrder = "R13" "delta-order",
     /// A leaf that takes pending changes in loses what it held before.
     ForgottenLeaf = "R13" "forgotten-leaf",
+    /// Segments that are written anew overwrite what was written meanwhile.
+    BlindMove = "R13" "blind-move",
     /// What a checkpoint drops is deleted when it is planned.
     EarlyDelete = "R15" "early-delete",
     /// The audit condemns what is not in the index, of its own epoch too.
@@ -118,6 +120,8 @@ bugs! {
     WeakIndex = "R25" "weak-index",
     /// With a site away, segments still go to the pool that needs it.
     NoPoolOfLeft = "R26" "no-pool-of-left",
+    /// What the loss of a site left with nothing to spare stays so.
+    LeftAtRisk = "R26" "left-at-risk",
     /// Two fragments of a segment lie on one node though others have none.
     CrowdedNode = "S5" "crowded-node",
     /// A slot's move is reported done before anything was copied. Shows as fragments that are

@@ -49,6 +49,10 @@ states! {
     HedgedRead = "segment: a late read is hedged",
     /// A segment's id is abandoned: its spread could not be written.
     SegmentAbandoned = "segment: a write is given up for another id",
+    /// A volume that nobody uses is started, for its own sake.
+    VolumeWoken = "host: an idle volume is woken",
+    /// Blocks of segments that should not stay are written anew.
+    SegmentRewritten = "rewriter: blocks are copied to a new segment",
     /// The owner's audit condemns an orphan.
     OrphanCondemned = "audit: an orphan is condemned",
     /// A change of the replicas is adopted.

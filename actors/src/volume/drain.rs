@@ -4,6 +4,8 @@
 //! **Invariant (R3):** the journal is trimmed only behind a `Checkpoint` record that is on a
 //! majority, whose data and index segments are all written. One drain at a time.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use model::BLOCK_BYTES;
 use model::geometry::{Code, SEGMENT_BYTES_MAX};
@@ -26,7 +28,7 @@ use crate::messages::{SegmentRef, SegmentRequest};
 use crate::planted::{Bug, planted};
 
 /// Blocks of a full segment.
-const SEGMENT_BLOCKS: usize = SEGMENT_BYTES_MAX / BLOCK_BYTES;
+pub(super) const SEGMENT_BLOCKS: usize = SEGMENT_BYTES_MAX / BLOCK_BYTES;
 
 /// A segment that is being written.
 #[derive(Debug)]
@@ -64,7 +66,7 @@ pub(super) enum Drain {
         written: Vec<Packed>,
     },
     /// The index takes the changes in; it may need pages.
-    Indexing { delta: Delta },
+    Indexing { deltas: VecDeque<Delta> },
     /// Index segments are being written.
     Paging {
         plan: Plan,
@@ -87,6 +89,7 @@ impl Serving {
             // Blocks written over and over fill the window, not the segments.
             || (trimmable && log.written_bytes() >= self.config.window_bytes / 2)
             || (self.stopping && trimmable)
+            || self.rewriter_wants_checkpoint()
             || oldest.is_some_and(|age| age >= self.config.drain_age)
             || (oldest.is_some() && now.since(self.last_write) >= self.config.drain_idle)
     }
@@ -161,12 +164,13 @@ impl Serving {
                 {
                     written.extend(std::mem::take(writes).into_values());
                     let written = std::mem::take(written);
-                    self.drain = Drain::Indexing {
-                        delta: self.delta(written),
-                    };
+                    let mut deltas = VecDeque::from([self.delta(written)]);
+                    // After what was written: of that, nothing lies where it was copied from.
+                    deltas.extend(self.rewriter.take_moved());
+                    self.drain = Drain::Indexing { deltas };
                 }
                 Drain::Indexing { .. } => {
-                    if !self.index_delta(view) {
+                    if !self.index_deltas(view) {
                         return;
                     }
                 }
@@ -182,7 +186,7 @@ impl Serving {
                     };
                     self.layers.index.abort(plan);
                     self.drain = Drain::Indexing {
-                        delta: Delta::default(),
+                        deltas: VecDeque::new(),
                     };
                 }
                 Drain::Paging { writes, .. } if writes.is_empty() => self.record_checkpoint(),
@@ -361,7 +365,10 @@ impl Serving {
     }
 
     /// A segment's write was answered: every slot is durable.
-    pub(super) fn segment_written(&mut self, id: RequestId, segment: SegmentId) {
+    pub(super) fn segment_written(&mut self, now: Time, id: RequestId, segment: SegmentId) {
+        if self.copy_written(now, id, segment) {
+            return;
+        }
         self.full_in_a_row = 0;
         match &mut self.drain {
             Drain::Writing { writes, written }
@@ -382,7 +389,10 @@ impl Serving {
 
     /// A segment can't be written where its pool says (R18): the id is abandoned, the data
     /// goes under the next counter to the pool that the view names then.
-    pub(super) fn segment_unwritable(&mut self, id: RequestId, full: bool) {
+    pub(super) fn segment_unwritable(&mut self, now: Time, id: RequestId, full: bool) {
+        if self.copy_unwritable(now, id) {
+            return;
+        }
         self.full_in_a_row = match full {
             true => self.full_in_a_row + 1,
             false => self.full_in_a_row,
@@ -452,20 +462,21 @@ impl Serving {
         delta
     }
 
-    /// Applies the delta, then plans the checkpoint; false while pages are being loaded.
-    fn index_delta(&mut self, view: &View) -> bool {
-        let Drain::Indexing { delta } = &self.drain else {
+    /// Applies the deltas, then plans the checkpoint; false while pages are being loaded.
+    fn index_deltas(&mut self, view: &View) -> bool {
+        let Drain::Indexing { deltas } = &mut self.drain else {
             unreachable!("the caller matched")
         };
-        if let Err(missing) = self.layers.index.apply(delta) {
-            self.reader
-                .load(missing, &mut self.segment_ids, &mut self.to_segment);
-            return false;
+        while let Some(delta) = deltas.front() {
+            if let Err(missing) = self.layers.index.apply(delta) {
+                self.reader
+                    .load(missing, &mut self.segment_ids, &mut self.to_segment);
+                return false;
+            }
+            deltas.pop_front();
         }
-        self.drain = Drain::Indexing {
-            delta: Delta::default(),
-        };
-        if let Err(missing) = self.layers.index.prepare_checkpoint() {
+        let leave = self.rewriter.leave();
+        if let Err(missing) = self.layers.index.prepare_checkpoint(leave) {
             self.reader
                 .load(missing, &mut self.segment_ids, &mut self.to_segment);
             return false;
@@ -559,6 +570,7 @@ impl Serving {
             sessions,
         });
         self.inherited_bytes = 0;
+        self.rewriter.checkpointed();
         self.dropped.push(at, self.reader.horizon(), dropped);
     }
 }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use model::ids::{BlockNo, Position};
 
 use super::cache::BlockCache;
-use super::index::{Index, Mapping, Missing};
+use super::index::{Index, Mapping, Missing, Piece};
 use super::overlay::{Content, Overlay, Patch};
 use crate::messages::SegmentRef;
 use model::BLOCK_BYTES;
@@ -98,6 +98,16 @@ impl Layers {
             }
         }
         Ok(())
+    }
+
+    /// Pieces of segments, to be read.
+    pub(super) fn slots_of(&mut self, pieces: &[Piece]) -> Vec<Slot> {
+        let mut slots = Vec::new();
+        for piece in pieces {
+            let at = (piece.segment, piece.offset, piece.sums.clone());
+            stored(&mut self.cache, piece.first, at, &mut slots);
+        }
+        slots
     }
 
     /// Where the index alone says that a range is.

@@ -12,6 +12,7 @@ pub mod journal;
 mod layers;
 pub mod overlay;
 mod read;
+mod rewrite;
 mod serve;
 pub mod sessions;
 mod start;
@@ -34,6 +35,7 @@ use crate::messages::{
     DiskReply, DiskRequest, SegmentRef, SegmentReply, SegmentRequest, VolumeReply, VolumeRequest,
 };
 use journal::{JournalTerms, Recovery, RequestIds, ToDisk};
+pub use rewrite::{Cause, RewriteTerms, Rewriting};
 use serve::Serving;
 
 /// Bounds and terms of a Volume machine.
@@ -67,6 +69,8 @@ pub struct VolumeConfig {
     pub replace_after: Duration,
     /// How often what disks hold is audited against the index (R16).
     pub audit_every: Duration,
+    /// When segments are written anew.
+    pub rewrite: RewriteTerms,
     /// How long an unanswered metadata request waits before it is asked again.
     pub meta_retry: Duration,
 }
@@ -87,6 +91,7 @@ impl Default for VolumeConfig {
             index_pending_bytes: 1 << 20,
             replace_after: Duration::from_secs(10),
             audit_every: Duration::from_secs(600),
+            rewrite: RewriteTerms::default(),
             meta_retry: Duration::from_millis(300),
         }
     }
@@ -263,6 +268,12 @@ pub struct VolumeStats {
     pub segments: u64,
     /// Fragments that the audit freed (R16).
     pub freed_orphans: u64,
+    /// Bytes that the next loss may make unreadable, as long as a site is away (R26).
+    pub at_risk_bytes: u64,
+    /// What is being written anew.
+    pub rewriting: Option<Rewriting>,
+    /// Bytes that were written anew in this owner's life.
+    pub rewritten_bytes: u64,
     /// Bytes of cached blocks.
     pub cache_bytes: u64,
 }

@@ -38,6 +38,8 @@ pub(super) enum Target {
     },
     /// The base of a block that a drain must merge a patch with (R12).
     Base { block: BlockNo },
+    /// Blocks that are written anew.
+    Copy,
 }
 
 /// Numbers jobs in the order in which they began.
@@ -68,6 +70,11 @@ pub(super) enum Outcome {
     Base {
         block: BlockNo,
         bytes: Option<Bytes>,
+    },
+    /// What was to be copied, or nothing if some of it is unreadable.
+    Copied {
+        job: JobId,
+        bytes: Option<Vec<Bytes>>,
     },
 }
 
@@ -127,6 +134,11 @@ impl Reader {
         JobId(self.next + 1)
     }
 
+    /// Whether jobs ended that nobody took yet: those that needed nothing but memory.
+    pub(super) fn has_done(&self) -> bool {
+        !self.done.is_empty()
+    }
+
     /// The jobs that ended.
     pub(super) fn take_done(&mut self) -> Vec<Outcome> {
         std::mem::take(&mut self.done)
@@ -157,6 +169,28 @@ impl Reader {
         }
     }
 
+    /// Begins to read what is to be copied: where it lies is known.
+    pub(super) fn begin_copy(
+        &mut self,
+        slots: Vec<Slot>,
+        layers: &mut Layers,
+        ids: &mut RequestIds,
+        out: &mut Vec<SegmentRequest>,
+    ) -> JobId {
+        self.next += 1;
+        let id = JobId(self.next);
+        let job = Job {
+            target: Target::Copy,
+            slots,
+            outstanding: 0,
+            looking: false,
+        };
+        self.jobs.insert(id, job);
+        self.fetch(id, ids, out);
+        self.finish_if_ready(id, layers);
+        id
+    }
+
     fn look(
         &mut self,
         id: JobId,
@@ -169,6 +203,7 @@ impl Reader {
         };
         let (first, blocks) = span(job.target);
         let found = match job.target {
+            Target::Copy => unreachable!("what is copied was looked up"),
             Target::Base { .. } => {
                 let mut slots = Vec::new();
                 layers
@@ -276,7 +311,10 @@ impl Reader {
             "the Segment machine answers run by run"
         );
         for (i, bytes) in fill.slots.iter().zip(runs) {
-            keep(layers, fill.segment, &job.slots[*i], &bytes);
+            // What is copied moves away: its place in the cache would be of no use.
+            if !matches!(job.target, Target::Copy) {
+                keep(layers, fill.segment, &job.slots[*i], &bytes);
+            }
             job.slots[*i].source = Source::Bytes(bytes);
         }
         job.outstanding -= 1;
@@ -284,6 +322,7 @@ impl Reader {
     }
 
     fn fail(&mut self, id: JobId) {
+        let number = id;
         let Some(job) = self.jobs.remove(&id) else {
             return;
         };
@@ -295,10 +334,15 @@ impl Reader {
                 payload: Payload::empty(),
             },
             Target::Base { block } => Outcome::Base { block, bytes: None },
+            Target::Copy => Outcome::Copied {
+                job: number,
+                bytes: None,
+            },
         });
     }
 
     fn finish_if_ready(&mut self, id: JobId, _layers: &Layers) {
+        let number = id;
         let job = &self.jobs[&id];
         if job.outstanding > 0 || job.looking {
             return;
@@ -338,6 +382,17 @@ impl Reader {
                 let bytes = job.slots.into_iter().next().map(|slot| whole(&slot));
                 Outcome::Base { block, bytes }
             }
+            Target::Copy => {
+                let slots = job.slots.into_iter();
+                let bytes = slots.map(|slot| match slot.source {
+                    Source::Bytes(bytes) => bytes,
+                    Source::Zeros { .. } | Source::Stored { .. } => {
+                        unreachable!("every read was answered")
+                    }
+                });
+                let bytes = Some(bytes.collect());
+                Outcome::Copied { job: number, bytes }
+            }
         });
     }
 }
@@ -353,6 +408,7 @@ fn span(target: Target) -> (BlockNo, u64) {
         Target::Read { offset, length, .. } => of(offset, u64::from(length)),
         Target::Status { offset, length, .. } => of(offset, length.min(STATUS_BYTES_MAX)),
         Target::Base { block } => (block, 1),
+        Target::Copy => unreachable!("what is copied was looked up"),
     }
 }
 

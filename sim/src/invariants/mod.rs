@@ -15,6 +15,7 @@ mod replicas;
 mod scrubbed;
 mod space;
 mod spread;
+mod standing;
 mod stored;
 mod trimmed;
 mod voters;
@@ -47,6 +48,7 @@ fn broken(rule: &'static str, how: impl fmt::Display) -> Broken {
 #[derive(Debug, Default)]
 pub struct Guard {
     owners: owner::Owners,
+    stored: stored::Stored,
     spread: spread::Spread,
     voters: voters::Voters,
     raft: raft::Groups,
@@ -75,7 +77,7 @@ impl Guard {
                 Note::Checkpoint(node, volume) => {
                     // What an older owner records never counts.
                     let last = self.owners.last(volume);
-                    stored::check(world, node, volume, last)?;
+                    self.stored.recorded(world, node, volume, last)?;
                 }
                 Note::View(node) => {
                     self.spread.check(world, node)?;
@@ -114,6 +116,7 @@ pub fn unhealed(world: &mut World, volume: VolumeId) -> Option<String> {
         .or_else(|| recoverable::check(world, volume))
         .or_else(|| orphans::check(world, volume, &served))
         .or_else(|| redundancy::check(world, volume, &served))
+        .or_else(|| standing::check(world, volume, &served))
         .or_else(|| drained::check(world, volume, &served))
         .or_else(|| space::check(world, volume, &served))
         .or_else(|| scrubbed::check(world, volume))

@@ -20,9 +20,9 @@ pub(super) fn check(world: &mut World, volume: VolumeId, served: &Served) -> Opt
 }
 
 /// What the disks of running nodes hold.
-type Held = BTreeMap<DiskRef, BTreeMap<FragmentKey, FragmentMeta>>;
+pub(super) type Held = BTreeMap<DiskRef, BTreeMap<FragmentKey, FragmentMeta>>;
 
-fn held(world: &mut World, volume: VolumeId) -> Held {
+pub(super) fn held(world: &mut World, volume: VolumeId) -> Held {
     let mut held = Held::new();
     let nodes: Vec<NodeId> = world.nodes.keys().copied().collect();
     for node in nodes {

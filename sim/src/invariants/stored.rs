@@ -8,7 +8,7 @@ use actors::messages::SegmentRef;
 use actors::volume::Volume;
 use disk_store::catalog::Catalog;
 use model::geometry::Code;
-use model::ids::{DiskRef, Epoch, FragmentKey, NodeId, SiteId, Slot, VolumeId};
+use model::ids::{DiskRef, Epoch, FragmentKey, NodeId, SegmentId, SiteId, Slot, VolumeId};
 use model::placement::View;
 
 use super::{Broken, broken};
@@ -16,41 +16,54 @@ use crate::world::World;
 
 const RULE: &str = "no trim before its segments survive";
 
-pub(super) fn check(
-    world: &World,
-    owner: NodeId,
-    volume: VolumeId,
-    last: Epoch,
-) -> Result<(), Broken> {
-    let Some(process) = world.nodes[&owner].process.as_ref() else {
-        return Ok(());
-    };
-    let machine = process.volumes.get(&volume);
-    let Some(segments) = machine.and_then(Volume::recording) else {
-        return Ok(());
-    };
-    let epoch = process.volumes[&volume].stats().epoch;
-    if epoch < last {
-        return Ok(());
-    }
-    let view = process.host.current_view();
-    // Older ones were looked at when they were new; disks may have been lost since.
-    for segment in segments.iter().filter(|s| s.id.epoch == epoch) {
-        let sites = held(world, view, segment);
-        let needed = usize::from(segment.pool.code.data_fragments());
-        for lost in view.sites.keys().collect::<BTreeSet<_>>() {
-            let left = sites.iter().filter(|s| *s != lost).count();
-            if left < needed && !world.is_damaged() {
-                let how = format_args!("{left} of {segment:?} are left without {lost}");
-                return Err(broken(RULE, how));
+/// The segments that were looked at.
+#[derive(Debug, Default)]
+pub(super) struct Stored {
+    seen: BTreeSet<SegmentId>,
+}
+
+impl Stored {
+    pub(super) fn recorded(
+        &mut self,
+        world: &World,
+        owner: NodeId,
+        volume: VolumeId,
+        last: Epoch,
+    ) -> Result<(), Broken> {
+        let Some(process) = world.nodes[&owner].process.as_ref() else {
+            return Ok(());
+        };
+        let machine = process.volumes.get(&volume);
+        let Some(segments) = machine.and_then(Volume::recording) else {
+            return Ok(());
+        };
+        let epoch = process.volumes[&volume].stats().epoch;
+        if epoch < last {
+            return Ok(());
+        }
+        let view = process.host.current_view();
+        // Older ones were looked at when they were new; disks may have been lost since.
+        for segment in segments {
+            // Its row may be pending for long, and change.
+            if segment.id.epoch != epoch || !self.seen.insert(segment.id) {
+                continue;
+            }
+            let sites = held(world, view, &segment);
+            let needed = usize::from(segment.pool.code.data_fragments());
+            for lost in view.sites.keys().collect::<BTreeSet<_>>() {
+                let left = sites.iter().filter(|s| *s != lost).count();
+                if left < needed && !world.is_damaged() {
+                    let how = format_args!("{left} of {segment:?} are left without {lost}");
+                    return Err(broken(RULE, how));
+                }
             }
         }
-    }
-    let pages = process.volumes[&volume].index_segments();
-    let weak = |s: &SegmentRef| s.pool.code != Code::INDEX && s.pool.without.is_none();
-    match pages.into_iter().find(weak) {
-        Some(segment) => Err(broken("R25", format_args!("index pages in {segment:?}"))),
-        None => Ok(()),
+        let pages = process.volumes[&volume].index_segments();
+        let weak = |s: &SegmentRef| s.pool.code != Code::INDEX && s.pool.without.is_none();
+        match pages.into_iter().find(weak) {
+            Some(segment) => Err(broken("R25", format_args!("index pages in {segment:?}"))),
+            None => Ok(()),
+        }
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use actors::client::ClientConfig;
 use actors::disk::{DiskConfig, ScrubConfig};
 use actors::heal::HealConfig;
-use actors::volume::VolumeConfig;
 use actors::volume::journal::JournalTerms;
+use actors::volume::{RewriteTerms, VolumeConfig};
 use model::geometry::Code;
 use raft_meta::node::Config as MetaConfig;
 use serde::{Deserialize, Serialize};
@@ -261,6 +261,14 @@ impl Machines {
             cache_blocks: self.cache_blocks,
             replace_after: self.replace_after,
             audit_every: self.audit_every,
+            // Small volumes have few segments: what is worth the while is little.
+            rewrite: RewriteTerms {
+                every: self.audit_every,
+                dead_blocks: 8,
+                small_blocks: 8,
+                small_segments: 8,
+                ..RewriteTerms::default()
+            },
             index_cache_bytes: usize::try_from(self.index_cache).unwrap_or(usize::MAX),
             index_pending_bytes: usize::try_from(self.index_pending).unwrap_or(usize::MAX),
             publish_every: self.publish_every,

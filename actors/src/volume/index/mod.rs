@@ -39,8 +39,12 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod walk;
+
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use model::geometry::Pool;
 use model::ids::{Epoch, SegmentId, VolumeId};
 use model::journal::{Checkpoint, PagePtr};
 use thiserror::Error;
@@ -48,6 +52,7 @@ use thiserror::Error;
 pub use apply::{Delta, NewMapping};
 pub use lookup::{MappedRun, Mapping, SegmentRows};
 pub use plan::Plan;
+pub use walk::{Piece, Pieces};
 
 use crate::messages::SegmentRef;
 use apply::Applying;
@@ -208,6 +213,8 @@ pub struct Index {
     preparation: Option<Preparation>,
     sweep_at: SweepAt,
     planned: bool,
+    /// Pools that stored pages are to leave.
+    leave: BTreeSet<Pool>,
     /// Data segments that the next checkpoint no longer reaches.
     dropped: Vec<SegmentRef>,
     /// The stored delta pages, in order.
@@ -237,6 +244,7 @@ impl Index {
             preparation: None,
             sweep_at: SweepAt::START,
             planned: false,
+            leave: BTreeSet::new(),
             dropped: Vec::new(),
             deltas: Vec::new(),
             meta: Vec::new(),

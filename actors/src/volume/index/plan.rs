@@ -205,15 +205,22 @@ impl Index {
     fn delta_pages(&self) -> (Vec<Vec<u8>>, bool) {
         let new = self.encode_deltas(false);
         let stored = self.deltas.len() + new.len();
-        if stored <= DELTA_PAGES_SLACK {
+        let left = self.deltas.iter().any(|at| self.is_left(*at));
+        if stored <= DELTA_PAGES_SLACK && !left {
             return (new, false);
         }
         let all = self.encode_deltas(true);
-        if stored <= 2 * all.len() + DELTA_PAGES_SLACK {
+        if !left && stored <= 2 * all.len() + DELTA_PAGES_SLACK {
             (new, false)
         } else {
             (all, true)
         }
+    }
+
+    /// Whether a page lies in a pool that is to be left.
+    fn is_left(&self, at: Location) -> bool {
+        let page = self.forest.table.pointer(at);
+        page.is_some_and(|page| self.leave.contains(&page.pool))
     }
 
     fn encode_deltas(&self, whole: bool) -> Vec<Vec<u8>> {

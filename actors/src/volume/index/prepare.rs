@@ -4,6 +4,8 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, VecDeque};
 
+use model::geometry::Pool;
+
 use super::overlay::Overlay;
 use super::page::{Entry, LEAF_BLOCKS, LEAF_SEGMENTS, Node, NodeKey, SegmentEntry, Space};
 use super::tree::{Found, Wants};
@@ -58,22 +60,34 @@ impl SweepAt {
 
 impl Index {
     /// Makes ready for [`Index::checkpoint`]. A checkpoint without it is sound, but writes
-    /// every pending change as deltas and moves nothing.
+    /// every pending change as deltas and moves nothing. Pages that lie in one of the pools
+    /// `leave` are stored elsewhere by and by: see [`Index::lies_in`].
     ///
     /// # Errors
     /// The pages that must be loaded before it is tried again.
     ///
     /// # Panics
     /// If a delta is being applied, or a checkpoint is planned.
-    pub fn prepare_checkpoint(&mut self) -> Result<(), Missing> {
+    pub fn prepare_checkpoint(&mut self, leave: &BTreeSet<Pool>) -> Result<(), Missing> {
         assert!(!self.planned, "one checkpoint at a time");
         assert!(
             self.applying.is_none(),
             "a checkpoint is an exact cut (R13)"
         );
         self.forest.cache.begin();
+        if self.leave != *leave {
+            self.leave.clone_from(leave);
+            self.preparation = None;
+        }
         let result = self.prepare();
         self.end(result)
+    }
+
+    /// Whether stored pages that the index reaches lie in one of these pools.
+    #[must_use]
+    pub fn lies_in(&self, pools: &BTreeSet<Pool>) -> bool {
+        let mut rows = self.forest.table.rows();
+        !pools.is_empty() && rows.any(|(_, row)| pools.contains(&row.pool))
     }
 
     fn prepare(&mut self) -> Result<(), Stop> {
@@ -184,15 +198,24 @@ impl Index {
         }
     }
 
-    /// Segments less than half live, if index segments take more than twice what is live.
+    /// Segments less than half live, if index segments take more than twice what is live; and
+    /// those of pools that are to be left.
     fn choose_victims(&self) -> Option<Sweep> {
         let (pages, live) = self.forest.table.pages();
-        if pages <= 2 * live + SPARSE_PAGES_MIN {
+        let is_sparse = pages > 2 * live + SPARSE_PAGES_MIN;
+        let victims: BTreeSet<u32> = self
+            .forest
+            .table
+            .rows()
+            .filter(|(_, row)| {
+                let sparse = is_sparse && u32::from(row.live) * 2 <= u32::from(row.blocks);
+                sparse || self.leave.contains(&row.pool)
+            })
+            .map(|(counter, _)| counter)
+            .collect();
+        if victims.is_empty() {
             return None;
         }
-        let rows = self.forest.table.rows();
-        let sparse = rows.filter(|(_, row)| u32::from(row.live) * 2 <= u32::from(row.blocks));
-        let victims = sparse.map(|(counter, _)| counter).collect();
         let (inner_left, pages_left) = (SWEEP_INNER_MAX, SWEEP_PAGES_MAX);
         Some(Sweep {
             victims,

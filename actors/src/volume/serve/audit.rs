@@ -103,7 +103,7 @@ impl Serving {
     }
 
     /// Whether the index holds what the committed checkpoint says, no more and no less.
-    fn index_is_committed(&self) -> bool {
+    pub(in crate::volume) fn index_is_committed(&self) -> bool {
         matches!(
             self.drain,
             Drain::Idle | Drain::Merging { .. } | Drain::Blocked { .. } | Drain::Writing { .. }

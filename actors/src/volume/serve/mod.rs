@@ -37,6 +37,7 @@ use crate::volume::journal::{Fenced, Journal, RequestIds, ToDisk};
 use crate::volume::layers::Layers;
 use crate::volume::overlay::Overlay;
 use crate::volume::read::{Outcome, Reader};
+use crate::volume::rewrite::Rewriter;
 use crate::volume::sessions::Sessions;
 use crate::volume::{Effect, StopReason, VolumeConfig, VolumeStats};
 
@@ -89,6 +90,7 @@ pub(super) struct Serving {
     pub(super) reader: Reader,
     pub(super) drain: Drain,
     pub(super) dropped: DroppedSegments,
+    pub(super) rewriter: Rewriter,
     published: Checkpoint,
     change: Change,
     audit: Audit,
@@ -143,6 +145,7 @@ impl Serving {
             reader: Reader::default(),
             drain: Drain::Idle,
             dropped: DroppedSegments::default(),
+            rewriter: Rewriter::new(now, config.rewrite),
             published: record.checkpoint,
             change: Change::default(),
             audit: Audit::default(),
@@ -213,6 +216,9 @@ impl Serving {
             replicas: self.journal.members().len(),
             segments: index.data_segments + index.index_segments,
             freed_orphans: self.freed_orphans,
+            at_risk_bytes: self.rewriter.at_risk_blocks() * BLOCK_BYTES as u64,
+            rewriting: self.rewriter.rewriting(),
+            rewritten_bytes: self.rewriter.rewritten_blocks() * BLOCK_BYTES as u64,
             cache_bytes: (self.layers.cache.len() * BLOCK_BYTES) as u64,
         }
     }
@@ -266,6 +272,10 @@ impl Serving {
             if matches!(self.drain, Drain::Merging { outstanding: 0 }) {
                 self.step_drain(now, view);
             }
+            self.rewriter_view(now, view);
+            self.step_rewriter(now, view);
+            // It may have been what the drain waited for, and has no other input then.
+            self.step_drain(now, view);
             self.publish(now);
             self.step_audit(now, view);
             self.finish_stop(now);
@@ -322,6 +332,7 @@ impl Serving {
                     });
                 }
                 Outcome::Base { block, bytes } => self.base_read(block, bytes),
+                Outcome::Copied { job, bytes } => self.copy_read(job, bytes),
             }
         }
         let until = self.journal.leased_until();
@@ -364,15 +375,10 @@ impl Serving {
         }
     }
 
-    pub(super) fn segment_reply(
-        &mut self,
-        _now: Time,
-        reply: SegmentReply,
-        _out: &mut Vec<Effect>,
-    ) {
+    pub(super) fn segment_reply(&mut self, now: Time, reply: SegmentReply, _out: &mut Vec<Effect>) {
         match reply {
-            SegmentReply::Written { id, segment } => self.segment_written(id, segment),
-            SegmentReply::Unwritable { id, full, .. } => self.segment_unwritable(id, full),
+            SegmentReply::Written { id, segment } => self.segment_written(now, id, segment),
+            SegmentReply::Unwritable { id, full, .. } => self.segment_unwritable(now, id, full),
             SegmentReply::Read { id, runs } => self.segment_read(id, Some(runs)),
             SegmentReply::Unreadable { id } => self.segment_read(id, None),
         }
@@ -393,10 +399,14 @@ impl Serving {
         {
             at(asked + self.config.meta_retry * 10);
         }
+        if self.reader.has_done() {
+            at(Time::ZERO);
+        }
         let own = [
             self.drain_deadline(),
             self.change_deadline(),
             self.audit_deadline(),
+            self.rewriter_deadline(),
         ];
         own.into_iter().flatten().for_each(&mut at);
         if self.journal.checkpoint().checkpoint.covers > self.published.covers {

@@ -90,7 +90,7 @@ impl Serving {
         if !self.stopping || self.publishing.is_some() || !self.covered() {
             return;
         }
-        if !matches!(self.drain, Drain::Idle) {
+        if !matches!(self.drain, Drain::Idle) || !self.rewriter.is_quiet() {
             return;
         }
         let current = self.journal.checkpoint();

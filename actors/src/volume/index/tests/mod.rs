@@ -256,7 +256,7 @@ impl World {
     }
 
     fn plan(&mut self) -> Plan {
-        self.drive(Index::prepare_checkpoint);
+        self.drive(|index| index.prepare_checkpoint(&BTreeSet::new()));
         self.seq += 1;
         let covers = Position {
             epoch: Epoch(1),

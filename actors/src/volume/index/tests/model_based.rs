@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::collection::vec;
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof, proptest};
 
-use super::{BlockNo, Delta, IndexConfig, Kind, NewMapping, Plain, TINY, World};
+use super::{BlockNo, Delta, IndexConfig, Kind, NewMapping, Plain, SegmentRef, TINY, World};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -92,6 +92,29 @@ impl World {
         self.finish_apply();
     }
 
+    /// A walk in small parts finds exactly the blocks of a segment.
+    fn check_walk(&mut self, segment: SegmentRef, blocks: &[(u64, u32)]) {
+        let of = BTreeMap::from([(segment.id.counter, segment)]);
+        let mut walked = Vec::new();
+        let mut from = Some(BlockNo(0));
+        while let Some(at) = from {
+            let part = self.drive(|index| index.pieces(at, &of, 50));
+            assert!(part.next.is_none_or(|next| next > at), "a walk goes on");
+            let mut count = 0;
+            for piece in part.pieces {
+                assert_eq!(piece.segment, segment);
+                count += piece.sums.len();
+                for i in 0..piece.sums.len() as u32 {
+                    let block = piece.offset / super::BLOCK + i;
+                    walked.push((piece.first.0 + u64::from(i), block));
+                }
+            }
+            assert!(count <= 50);
+            from = part.next;
+        }
+        assert_eq!(walked, blocks);
+    }
+
     /// As compaction does: copies live blocks, meanwhile some of them are overwritten.
     fn move_segment(&mut self, n: usize) {
         let live = self.truth.live();
@@ -108,6 +131,7 @@ impl World {
                 Plain::Data { .. } | Plain::Zero => None,
             })
             .collect();
+        self.check_walk(from, &blocks);
         let raced: Vec<(u64, u64, Kind)> = blocks
             .iter()
             .step_by(2)

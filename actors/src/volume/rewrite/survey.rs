@@ -1,0 +1,138 @@
+//! What a look through the rows of all data segments finds.
+
+use std::collections::BTreeMap;
+
+use model::geometry::Pool;
+use model::placement::View;
+
+use super::RewriteTerms;
+use super::cause::{self, Cause};
+use crate::messages::SegmentRef;
+use crate::planted::{Bug, planted};
+use crate::volume::index::{Index, Missing};
+
+/// Rows that are looked at together.
+const ROWS_MAX: usize = 1024;
+
+/// Segments that one pass takes at most: it is made again until none is left.
+const SEGMENTS_MAX: usize = 1 << 16;
+
+/// Segments that have one thing in common.
+#[derive(Debug, Default)]
+struct Found {
+    segments: BTreeMap<u32, SegmentRef>,
+    live_blocks: u64,
+    /// Of those that the map has no room for, too.
+    all_live_blocks: u64,
+    dead_blocks: u64,
+}
+
+impl Found {
+    fn add(&mut self, segment: SegmentRef, live: u32, blocks: u32) {
+        self.all_live_blocks += u64::from(live);
+        if self.segments.len() < SEGMENTS_MAX {
+            self.segments.insert(segment.id.counter, segment);
+            self.live_blocks += u64::from(live);
+            self.dead_blocks += u64::from(blocks.saturating_sub(live));
+        }
+    }
+}
+
+/// How far a look has come.
+#[derive(Debug)]
+pub(super) struct Survey {
+    from: u32,
+    causes: BTreeMap<Pool, Option<Cause>>,
+    at_risk: Found,
+    misplaced: Found,
+    sparse: Found,
+    small: Found,
+    /// Shorter than this is small.
+    small_blocks: u32,
+}
+
+impl Survey {
+    pub(super) fn new(terms: &RewriteTerms) -> Self {
+        Self {
+            from: 0,
+            causes: BTreeMap::new(),
+            at_risk: Found::default(),
+            misplaced: Found::default(),
+            sparse: Found::default(),
+            small: Found::default(),
+            small_blocks: terms.small_blocks,
+        }
+    }
+
+    /// Looks through all rows.
+    ///
+    /// # Errors
+    /// The pages of the index to be loaded before it goes on.
+    pub(super) fn proceed(&mut self, index: &mut Index, view: &View) -> Result<(), Missing> {
+        loop {
+            let part = index.data_segments(self.from, ROWS_MAX)?;
+            for (segment, live) in part.rows {
+                self.add(view, segment, live);
+            }
+            let Some(next) = part.next else {
+                return Ok(());
+            };
+            assert!(next > self.from, "a survey goes on");
+            self.from = next;
+        }
+    }
+
+    fn add(&mut self, view: &View, segment: SegmentRef, live: u32) {
+        let pool = segment.pool;
+        let of_pool = *self
+            .causes
+            .entry(pool)
+            .or_insert_with(|| cause::of_pool(view, pool));
+        let blocks = segment.bytes / model::BLOCK_BYTES as u32;
+        let found = match of_pool {
+            Some(Cause::AtRisk) if planted(Bug::LeftAtRisk) => return,
+            Some(Cause::AtRisk) => &mut self.at_risk,
+            Some(Cause::Misplaced) => &mut self.misplaced,
+            Some(Cause::Sparse) | None if live * 2 <= blocks => &mut self.sparse,
+            Some(Cause::Sparse) | None if blocks < self.small_blocks => &mut self.small,
+            Some(Cause::Sparse) | None => return,
+        };
+        found.add(segment, live, blocks);
+    }
+
+    /// Blocks that the next loss may make unreadable.
+    pub(super) fn at_risk_blocks(&self) -> u64 {
+        self.at_risk.all_live_blocks
+    }
+
+    /// What is to be written anew now, and how many live blocks it has: weakest first.
+    pub(super) fn choose(
+        self,
+        terms: &RewriteTerms,
+    ) -> Option<(Cause, BTreeMap<u32, SegmentRef>, u64)> {
+        let Self {
+            at_risk,
+            misplaced,
+            sparse,
+            small,
+            ..
+        } = self;
+        let some = |cause, found: Found| (cause, found.segments, found.live_blocks);
+        if !at_risk.segments.is_empty() {
+            return Some(some(Cause::AtRisk, at_risk));
+        }
+        if !misplaced.segments.is_empty() {
+            return Some(some(Cause::Misplaced, misplaced));
+        }
+        let enough_dead = sparse.dead_blocks >= terms.dead_blocks;
+        let enough_small = small.segments.len() as u64 >= u64::from(terms.small_segments);
+        let mut chosen = Found::default();
+        for (found, enough) in [(sparse, enough_dead), (small, enough_small)] {
+            if enough {
+                chosen.segments.extend(found.segments);
+                chosen.live_blocks += found.live_blocks;
+            }
+        }
+        (!chosen.segments.is_empty()).then(|| some(Cause::Sparse, chosen))
+    }
+}
