@@ -10,6 +10,7 @@ pub mod disk;
 pub mod heal;
 pub mod host;
 pub mod messages;
+mod meter;
 pub mod planted;
 pub mod segment;
 pub mod volume;

@@ -377,7 +377,7 @@ impl Disk {
     pub fn promised(&self, volume: VolumeId) -> Option<Epoch> {
         let replica = self.replicas.get(&volume)?;
         self.batcher
-            .is_durable(replica.ticket())
+            .is_durable(replica.promised_by())
             .then_some(replica.promised())
     }
 

@@ -51,6 +51,8 @@ pub(super) struct Replica {
     /// Changes whenever what was read before says nothing about the replica now.
     lineage: Serial,
     ticket: BatchNo,
+    /// The batch that holds the entry by which it promised.
+    promised_by: BatchNo,
     /// The last request that was told that this replica is damaged.
     told: Option<Asked>,
     leases: Leases,
@@ -84,6 +86,7 @@ impl Replica {
         };
         let mut replica = Self::found(volume, found, Time::ZERO, batcher);
         replica.queue_state(Position::ZERO, health, None, Payload::empty(), batcher);
+        replica.promised_by = replica.ticket;
         replica
     }
 
@@ -113,6 +116,7 @@ impl Replica {
             },
             lineage: batcher.serial(),
             ticket: BatchNo::default(),
+            promised_by: BatchNo::default(),
             told: None,
             leases: Leases::recovered(found.promised, wait_until),
         };
@@ -151,6 +155,11 @@ impl Replica {
     /// The batch that holds its last queued entry.
     pub(super) fn ticket(&self) -> BatchNo {
         self.ticket
+    }
+
+    /// The batch that holds the entry by which it promised.
+    pub(super) fn promised_by(&self) -> BatchNo {
+        self.promised_by
     }
 
     /// A request is answered `Damaged`.
@@ -225,6 +234,7 @@ impl Replica {
         let header = Entry::Promise { epoch }.into_header();
         let serial = self.push(Subject::Promise, header, Payload::empty(), batcher);
         self.promise.pending = Some(serial);
+        self.promised_by = self.ticket;
     }
 
     /// Appends what is not held of `records`; a conflicting suffix goes. `payload` is all

@@ -18,7 +18,6 @@ mod copy;
 mod job;
 mod listing;
 mod mend;
-mod meter;
 mod sources;
 mod survey;
 #[cfg(test)]
@@ -40,12 +39,12 @@ use model::time::Time;
 use self::copy::{Copy, Next};
 use self::job::{Copying, Job, State};
 use self::listing::Out;
-use self::meter::Meter;
 use self::sources::Row;
 use self::survey::Survey;
 use crate::bucket::Bucket;
 use crate::disk::ScrubNews;
 use crate::messages::{DiskReply, DiskRequest, PutFragment};
+use crate::meter::Meter;
 use crate::planted::{Bug, planted};
 
 pub use config::HealConfig;

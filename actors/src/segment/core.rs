@@ -136,12 +136,23 @@ impl Core {
         let Some(table) = self.table(pool).filter(|_| !self.full.is_empty()) else {
             return true;
         };
-        let roomy = |row: Row| {
-            let mut disks = (0..table.slots).filter_map(|slot| table.disk(row, Slot(slot)));
-            disks.all(|at| !self.full.contains_key(&at.disk))
+        let other = |row: &Row| self.takes(table, *row) && self.is_roomy(table, *row);
+        self.is_roomy(table, table.row(segment)) || !(0..table.rows).map(Row).any(|row| other(&row))
+    }
+
+    /// Whether space is all that lacks: no row of a pool without a full disk waits for something
+    /// else, such as a disk that is being replaced (R18).
+    pub(super) fn lacks_space_alone(&self, pool: Pool) -> bool {
+        let Some(table) = self.table(pool) else {
+            return false;
         };
-        let other = |row: &Row| self.takes(table, *row) && roomy(*row);
-        roomy(table.row(segment)) || !(0..table.rows).map(Row).any(|row| other(&row))
+        let waits = |row: Row| !self.takes(table, row) && self.is_roomy(table, row);
+        !(0..table.rows).map(Row).any(waits)
+    }
+
+    fn is_roomy(&self, table: &SpreadTable, row: Row) -> bool {
+        let mut disks = (0..table.slots).filter_map(|slot| table.disk(row, Slot(slot)));
+        disks.all(|at| !self.full.contains_key(&at.disk))
     }
 
     /// Whether that can be said of any segment of a pool.

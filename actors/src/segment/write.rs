@@ -173,9 +173,11 @@ impl Writes {
             DiskReply::Full | DiskReply::Conflict | DiskReply::WrongIncarnation => {
                 slot.refusals += 1;
                 if slot.refusals >= turn.core.config.refusals_max {
-                    let full = *reply == DiskReply::Full;
+                    let mut full = *reply == DiskReply::Full;
                     if full {
                         turn.core.note_full(turn.now, at.disk);
+                        let pool = self.running[&id].segment.pool;
+                        full = turn.core.lacks_space_alone(pool);
                     }
                     self.abandon(
                         turn,

@@ -507,9 +507,10 @@ pub struct Status {
     pub healthy: bool,
     /// What is.
     pub degraded: Vec<Degraded>,
-    /// Bytes of segments that have fewer fragments than they should, since a disk that held
-    /// some does not serve and they are not elsewhere yet. Not counted are replicas of
-    /// journals, and what rotted and nobody read. Absent while some node did not count, or did
+    /// Bytes of segments that would not survive what a fabric promises to (the loss of any one
+    /// site; while one is away, of any one node), since disks that held some of their fragments
+    /// do not serve and they are not elsewhere yet. Not counted are replicas of journals, and what
+    /// rotted and nobody read. Absent while some node did not count, or did
     /// not answer.
     pub at_risk_bytes: Option<u64>,
     /// What is being moved or rebuilt.
@@ -535,16 +536,16 @@ pub struct UpOf {
     pub of: u32,
 }
 
-/// Slots that leave a disk.
+/// Slots that leave a disk, or segments that are written anew.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Repair {
     /// Such as `draining disk a1/2`.
     pub what: String,
-    /// The disk that they leave.
+    /// The disk that they leave, or what the segments have in common.
     pub from: String,
-    /// Their new disks.
+    /// Their new disks; of segments, `new segments`.
     pub to: Vec<String>,
-    /// How many slots of spreads.
+    /// How many slots of spreads; 0 of segments.
     pub slots: u64,
     /// Fragments that are at their new disks.
     pub done_fragments: u64,

@@ -58,7 +58,6 @@ fn span(seconds: u64) -> String {
 
 pub(super) fn repair(repair: &Repair, style: Style) -> String {
     let what = style.paint(Tone::Strong, &repair.what);
-    let slots = repair.slots;
     let done = match (repair.total_bytes, repair.total_fragments) {
         (Some(bytes), Some(fragments)) => format!(
             "{} of {} ({} of {fragments} fragments)",
@@ -66,15 +65,20 @@ pub(super) fn repair(repair: &Repair, style: Style) -> String {
             size(bytes),
             repair.done_fragments
         ),
-        _ => "being counted".to_owned(),
+        (Some(bytes), None) => format!("{} of {}", size(repair.done_bytes), size(bytes)),
+        (None, _) => "being counted".to_owned(),
     };
     let eta = match repair.eta_s {
         Some(seconds) => format!("{} to go", span(seconds)),
         None => "how long is not known yet".to_owned(),
     };
+    let to = match repair.slots {
+        0 => repair.to.join(", "),
+        n => format!("{n} slots to {}", repair.to.join(", ")),
+    };
     format!(
-        "~ {what}\n  slots  {slots} to {}\n  done   {done}\n  pace   {}/s, {eta}",
-        repair.to.join(", "),
+        "~ {what}\n  from   {} to {to}\n  done   {done}\n  pace   {}/s, {eta}",
+        repair.from,
         size(repair.bytes_per_s)
     )
 }

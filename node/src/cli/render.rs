@@ -358,7 +358,7 @@ fn one_status(status: &Status, style: Style) -> String {
     match status.at_risk_bytes {
         Some(0) => {}
         Some(bytes) => text.push_str(&format!(
-            "\n\nat risk: {} of segments have fewer fragments than they should",
+            "\n\nat risk: {} of segments would not survive the next loss",
             size(bytes)
         )),
         None => text.push_str("\n\nat risk: not counted yet"),

@@ -13,8 +13,9 @@ use actors::heal::SlotKey;
 use actors::runtime::{
     DiskFigures, Dropped, GetHealing, GetStats, Healing, StartScrub, Switchboard,
 };
-use actors::volume::VolumeStats;
+use actors::volume::{Cause, Rewriting, VolumeStats};
 use bincode::{Decode, Encode};
+use model::BLOCK_BYTES;
 use model::ids::{DiskId, NodeId, VolumeId};
 use model::payload::Payload;
 use model::store::ScrubMark;
@@ -108,6 +109,48 @@ pub struct VolumeFigures {
     pub replicas_in_step: u64,
     /// Before it serves: journal replicas that lost what they had.
     pub replicas_lost: u64,
+    /// What is being written anew.
+    pub rewriting: Option<RewritingFigures>,
+}
+
+/// Segments of a volume that are being written anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct RewritingFigures {
+    /// Why.
+    pub why: Why,
+    /// Bytes that are copied.
+    pub done_bytes: u64,
+    /// Bytes that are not.
+    pub left_bytes: u64,
+    /// Lately.
+    pub bytes_per_s: u64,
+}
+
+/// Why segments are written anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Why {
+    /// A site is away, and what is left is just enough to read them.
+    AtRisk,
+    /// They were written while a site was away that is back.
+    Misplaced,
+    /// To free space.
+    Sparse,
+}
+
+impl From<Rewriting> for RewritingFigures {
+    fn from(rewriting: Rewriting) -> Self {
+        let bytes = |blocks: u64| blocks * BLOCK_BYTES as u64;
+        Self {
+            why: match rewriting.cause {
+                Cause::AtRisk => Why::AtRisk,
+                Cause::Misplaced => Why::Misplaced,
+                Cause::Sparse => Why::Sparse,
+            },
+            done_bytes: bytes(rewriting.blocks_done),
+            left_bytes: bytes(rewriting.blocks_left),
+            bytes_per_s: rewriting.bytes_per_s,
+        }
+    }
 }
 
 /// A disk at its node.
@@ -165,6 +208,7 @@ impl From<&VolumeStats> for VolumeFigures {
             replicas_current: stats.replicas_current as u64,
             replicas_in_step: stats.replicas_in_step as u64,
             replicas_lost: stats.replicas_lost as u64,
+            rewriting: stats.rewriting.map(RewritingFigures::from),
         }
     }
 }

@@ -34,6 +34,7 @@ use super::read::JobId;
 use super::serve::Serving;
 use crate::bucket::Bucket;
 use crate::messages::{SegmentRef, SegmentRequest};
+use crate::meter::Meter;
 use crate::planted::{Bug, planted};
 
 /// Blocks that wait for a checkpoint at most.
@@ -74,8 +75,12 @@ impl Default for RewriteTerms {
 pub struct Rewriting {
     /// Why.
     pub cause: Cause,
+    /// Blocks that were copied in this pass.
+    pub blocks_done: u64,
     /// Blocks that are still to be copied.
     pub blocks_left: u64,
+    /// Bytes a second, lately.
+    pub bytes_per_s: u64,
 }
 
 /// One walk over the blocks of segments with one cause.
@@ -87,6 +92,7 @@ struct Pass {
     at: BlockNo,
     /// Blocks that are copied at a time: less after something was unreadable.
     batch: usize,
+    blocks_done: u64,
     blocks_left: u64,
 }
 
@@ -148,6 +154,8 @@ pub(super) struct Rewriter {
     /// Blocks with [`Cause::AtRisk`], as of the last survey.
     at_risk_blocks: u64,
     rewritten_blocks: u64,
+    meter: Meter,
+    copied_at: Time,
 }
 
 impl Rewriter {
@@ -166,6 +174,8 @@ impl Rewriter {
             pages_stay: false,
             at_risk_blocks: 0,
             rewritten_blocks: 0,
+            meter: Meter::default(),
+            copied_at: now,
         }
     }
 
@@ -197,7 +207,9 @@ impl Rewriter {
         let pass = self.pass()?;
         Some(Rewriting {
             cause: pass.cause,
+            blocks_done: pass.blocks_done,
             blocks_left: pass.blocks_left,
+            bytes_per_s: self.meter.per_s(self.copied_at),
         })
     }
 
@@ -328,6 +340,7 @@ impl Serving {
                     of,
                     at: BlockNo(0),
                     batch: SEGMENT_BLOCKS,
+                    blocks_done: 0,
                     blocks_left: blocks,
                 };
                 (Step::Walking(pass), true)
@@ -481,6 +494,9 @@ impl Serving {
         rewriter.moved.push(moved(&batch.pieces, segment));
         rewriter.moved_blocks += blocks;
         rewriter.rewritten_blocks += blocks;
+        rewriter.meter.add(now, blocks * BLOCK_BYTES as u64);
+        rewriter.copied_at = now;
+        pass.blocks_done += blocks;
         pass.blocks_left = pass.blocks_left.saturating_sub(blocks);
         pass.batch = (pass.batch * 2).min(SEGMENT_BLOCKS);
         match batch.next {

@@ -4,11 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use actors::heal::{Count, SlotKey};
-use model::ids::{DiskRef, NodeId};
+use coding::{Codec, SlotSet};
+use model::geometry::Pool;
+use model::ids::{DiskRef, NodeId, Row};
 use model::placement::{Disk, Duty, Presence, SlotPlace, View};
 
 use super::show::{Heard, disk_name};
 use crate::admin::protocol::Repair;
+use crate::daemon::peers::{RewritingFigures, Why};
 
 /// Counts of all nodes together.
 struct Counts<'a> {
@@ -93,21 +96,57 @@ fn counts<'a>(view: &'a View, heard: &Heard) -> Counts<'a> {
     Counts { view, of }
 }
 
-/// Bytes of segments that have fewer fragments than they should: those of each row of which a
-/// slot's disk does not serve, as far as it is not filled elsewhere. `None` while some row is
-/// not counted.
+/// Bytes of segments that would not survive what a fabric promises to: the loss of any one
+/// site, or while one is away, of any one node. Looked at are rows of which slots are on no
+/// disk that serves, as far as they are not filled elsewhere. `None` while some such row is not
+/// counted.
 pub(super) fn at_risk_bytes(view: &View, heard: &Heard) -> Option<u64> {
-    let mut rows: BTreeMap<_, u64> = BTreeMap::new();
+    let mut rows: BTreeMap<(Pool, Row), (SlotSet, Option<u64>)> = BTreeMap::new();
     for weak in counts(view, heard).weak() {
         if !weak.lacks(view) {
             continue;
         }
-        let (pool, row, _) = weak.key;
-        let data = weak.left()?.bytes * u64::from(pool.code.data_fragments());
-        let of_row = rows.entry((pool, row)).or_default();
-        *of_row = data.max(*of_row);
+        let (pool, row, slot) = weak.key;
+        let left = weak.left().map(|left| left.bytes);
+        if left == Some(0) {
+            continue;
+        }
+        let (lacking, bytes) = rows.entry((pool, row)).or_insert((SlotSet::EMPTY, Some(0)));
+        lacking.insert(slot);
+        *bytes = bytes.zip(left).map(|(most, left)| most.max(left));
     }
-    Some(rows.values().sum())
+    let exposed = rows
+        .into_iter()
+        .filter(|((pool, row), (lacking, _))| !survives(view, *pool, *row, *lacking));
+    let data = |((pool, _), (_, bytes)): ((Pool, Row), (SlotSet, Option<u64>))| {
+        bytes.map(|bytes| bytes * u64::from(pool.code.data_fragments()))
+    };
+    exposed.map(data).sum()
+}
+
+/// Whether what a row has, without these slots, can be read after the next loss too.
+fn survives(view: &View, pool: Pool, row: Row, lacking: SlotSet) -> bool {
+    let (Some(table), Ok(codec)) = (view.pools.get(&pool), Codec::new(pool.code)) else {
+        return false;
+    };
+    let mut by_loss: BTreeMap<Option<u64>, SlotSet> = BTreeMap::new();
+    let have = codec.all().without(lacking);
+    for slot in have.iter() {
+        let disk = table.place(row, slot).disk;
+        let node = disk.and_then(|at| Some(view.disks.get(&at.disk)?.node));
+        let lost_with = match view.away() {
+            Some(_) => node.map(|n| u64::from(n.0)),
+            None => node.and_then(|n| Some(u64::from(view.nodes.get(&n)?.site.0))),
+        };
+        by_loss
+            .entry(lost_with)
+            .or_insert(SlotSet::EMPTY)
+            .insert(slot);
+    }
+    codec.decodable(have)
+        && by_loss
+            .values()
+            .all(|lost| codec.decodable(have.without(*lost)))
 }
 
 /// Moves under way, by the disk that slots leave.
@@ -123,7 +162,56 @@ pub(super) fn repairs(view: &View, heard: &Heard) -> Vec<Repair> {
     let left_at = left_at(view, heard);
     let one =
         |(from, slots): (Option<DiskRef>, Vec<Weak>)| repair(view, heard, &left_at, from, slots);
-    by_from.into_iter().map(one).collect()
+    by_from
+        .into_iter()
+        .map(one)
+        .chain(rewriting(view, heard))
+        .collect()
+}
+
+/// Volumes of which segments are being written anew.
+fn rewriting<'a>(view: &'a View, heard: &'a Heard) -> impl Iterator<Item = Repair> + 'a {
+    let told = heard.figures.values().flat_map(|figures| &figures.volumes);
+    told.filter_map(|(id, figures)| {
+        let name = &view.volumes.get(id)?.name;
+        Some(rewritten(view, name, figures.rewriting?))
+    })
+}
+
+fn rewritten(view: &View, volume: &str, figures: RewritingFigures) -> Repair {
+    let RewritingFigures {
+        why,
+        done_bytes,
+        left_bytes,
+        bytes_per_s,
+    } = figures;
+    let site = |id| view.sites.get(&id).map_or("?", |site| site.name.as_str());
+    let (what, from) = match why {
+        Why::AtRisk => (
+            format!("protecting volume {volume} against the next loss"),
+            format!("site {}", view.away().map_or("?", site)),
+        ),
+        Why::Misplaced => (
+            format!("spreading volume {volume} over all sites again"),
+            "sites that were left".to_owned(),
+        ),
+        Why::Sparse => (
+            format!("compacting volume {volume}"),
+            "segments that are mostly free".to_owned(),
+        ),
+    };
+    Repair {
+        what,
+        from,
+        to: vec!["new segments".to_owned()],
+        slots: 0,
+        done_fragments: 0,
+        total_fragments: None,
+        done_bytes,
+        total_bytes: Some(done_bytes + left_bytes),
+        bytes_per_s,
+        eta_s: (bytes_per_s > 0).then(|| left_bytes.div_ceil(bytes_per_s)),
+    }
 }
 
 /// What each node has still to bring.

@@ -124,7 +124,7 @@ fn sites(view: &View, heard: &Heard, degraded: &mut Vec<Degraded>) {
                 what,
                 "none of its nodes answers",
                 "its volumes are served elsewhere; new segments are spread over the sites that are left, \
-                 older ones stand without slack until it returns; start its nodes",
+                 older ones with nothing to spare are written anew there (repairs); start its nodes",
             );
         } else if is_up(site.presence) && up_nodes(view, *id).next().is_none() {
             add(

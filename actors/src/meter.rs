@@ -11,12 +11,12 @@ const SECONDS: u64 = 10;
 
 /// Bytes by second.
 #[derive(Debug, Default)]
-pub(super) struct Meter {
+pub(crate) struct Meter {
     seconds: VecDeque<(u64, u64)>,
 }
 
 impl Meter {
-    pub(super) fn add(&mut self, now: Time, bytes: u64) {
+    pub(crate) fn add(&mut self, now: Time, bytes: u64) {
         let second = now.0 / NS_PER_S;
         match self.seconds.back_mut() {
             Some((last, sum)) if *last == second => *sum += bytes,
@@ -28,7 +28,7 @@ impl Meter {
     }
 
     /// Bytes a second, over the last seconds, or over those since the first byte of them.
-    pub(super) fn per_s(&self, now: Time) -> u64 {
+    pub(crate) fn per_s(&self, now: Time) -> u64 {
         let second = now.0 / NS_PER_S;
         let recent = |(at, _): &&(u64, u64)| *at + SECONDS > second;
         let recent = || self.seconds.iter().filter(recent);
