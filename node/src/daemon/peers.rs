@@ -109,6 +109,8 @@ pub struct VolumeFigures {
     pub replicas_in_step: u64,
     /// Before it serves: journal replicas that lost what they had.
     pub replicas_lost: u64,
+    /// Bytes that the loss of a site left with nothing to spare.
+    pub at_risk_bytes: u64,
     /// What is being written anew.
     pub rewriting: Option<RewritingFigures>,
 }
@@ -208,6 +210,7 @@ impl From<&VolumeStats> for VolumeFigures {
             replicas_current: stats.replicas_current as u64,
             replicas_in_step: stats.replicas_in_step as u64,
             replicas_lost: stats.replicas_lost as u64,
+            at_risk_bytes: stats.at_risk_bytes,
             rewriting: stats.rewriting.map(RewritingFigures::from),
         }
     }

@@ -459,6 +459,12 @@ impl World {
         table.disk(table.row(segment.id), slot).unwrap().disk
     }
 
+    /// Where new fragments of a slot go, if there is such a disk.
+    pub(super) fn place(&self, segment: SegmentRef, slot: u8) -> Option<DiskRef> {
+        let table = &self.view.pools[&segment.pool];
+        table.disk(table.row(segment.id), Slot(slot))
+    }
+
     pub(super) fn fragment(&mut self, segment: SegmentRef, slot: u8) -> &mut Fragment {
         let at = self.disk_of(segment, Slot(slot));
         let key = FragmentKey {

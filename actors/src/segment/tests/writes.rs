@@ -176,6 +176,44 @@ fn no_space_and_conflict_are_said_after_a_few_tries() {
     }
 }
 
+/// Where rows have room, and wait for a disk that is being replaced, space is not what lacks
+/// (simulator seed 1380).
+#[test]
+fn what_waits_for_a_disk_is_not_full() {
+    for others_wait in [true, false] {
+        let mut world = world(&[RS_4_2]);
+        let (_, first, _) = world.write(POOL, 8);
+        world.answer();
+        let disk = world.disk(first, 2);
+        disk.mood = Mood::Full;
+        let full = disk.at;
+        world.change_view(|view| {
+            let table = view.pools.get_mut(&POOL).expect("its pool");
+            let slots = usize::from(table.slots);
+            for row in table.places.chunks_mut(slots) {
+                match (row.iter().any(|p| p.disk == Some(full)), others_wait) {
+                    (true, _) => {}
+                    (false, true) => row[0].disk = None,
+                    // Of these, each has the full disk too.
+                    (false, false) => row[2].disk = Some(full),
+                }
+            }
+        });
+        let mut answers = Vec::new();
+        for _ in 0..20 {
+            let (_, segment, _) = world.write(POOL, 8);
+            let on_it = (0..6).any(|slot| world.place(segment, slot) == Some(full));
+            let answer = world.answer();
+            if on_it {
+                answers.push(answer);
+            }
+        }
+        let told = |a: &SegmentReply| matches!(a, SegmentReply::Unwritable { full: true, .. });
+        assert!(!answers.is_empty());
+        assert_eq!(answers.iter().any(told), !others_wait, "{answers:?}");
+    }
+}
+
 /// A few full disks are not a full fabric: after one answered so, other rows are taken at once.
 #[test]
 fn rows_with_a_full_disk_are_left_alone() {

@@ -97,10 +97,21 @@ fn counts<'a>(view: &'a View, heard: &Heard) -> Counts<'a> {
 }
 
 /// Bytes of segments that would not survive what a fabric promises to: the loss of any one
-/// site, or while one is away, of any one node. Looked at are rows of which slots are on no
-/// disk that serves, as far as they are not filled elsewhere. `None` while some such row is not
-/// counted.
+/// site, or while one is away, of any one node. What volumes know of themselves is known at
+/// once, what disks hold once it was counted; neither is less than what there is. `None` while
+/// nothing is known.
 pub(super) fn at_risk_bytes(view: &View, heard: &Heard) -> Option<u64> {
+    let told = heard.figures.values().flat_map(|f| f.volumes.values());
+    let of_volumes: u64 = told.map(|volume| volume.at_risk_bytes).sum();
+    match of_rows(view, heard) {
+        Some(of_rows) => Some(of_rows.max(of_volumes)),
+        None => (of_volumes > 0).then_some(of_volumes),
+    }
+}
+
+/// By rows of which slots are on no disk that serves, as far as they are not filled elsewhere.
+/// `None` while some such row is not counted.
+fn of_rows(view: &View, heard: &Heard) -> Option<u64> {
     let mut rows: BTreeMap<(Pool, Row), (SlotSet, Option<u64>)> = BTreeMap::new();
     for weak in counts(view, heard).weak() {
         if !weak.lacks(view) {
@@ -169,16 +180,16 @@ pub(super) fn repairs(view: &View, heard: &Heard) -> Vec<Repair> {
         .collect()
 }
 
-/// Volumes of which segments are being written anew.
+/// Volumes of which segments are being written anew, other than to free space.
 fn rewriting<'a>(view: &'a View, heard: &'a Heard) -> impl Iterator<Item = Repair> + 'a {
     let told = heard.figures.values().flat_map(|figures| &figures.volumes);
     told.filter_map(|(id, figures)| {
         let name = &view.volumes.get(id)?.name;
-        Some(rewritten(view, name, figures.rewriting?))
+        rewritten(view, name, figures.rewriting?)
     })
 }
 
-fn rewritten(view: &View, volume: &str, figures: RewritingFigures) -> Repair {
+fn rewritten(view: &View, volume: &str, figures: RewritingFigures) -> Option<Repair> {
     let RewritingFigures {
         why,
         done_bytes,
@@ -195,12 +206,9 @@ fn rewritten(view: &View, volume: &str, figures: RewritingFigures) -> Repair {
             format!("spreading volume {volume} over all sites again"),
             "sites that were left".to_owned(),
         ),
-        Why::Sparse => (
-            format!("compacting volume {volume}"),
-            "segments that are mostly free".to_owned(),
-        ),
+        Why::Sparse => return None,
     };
-    Repair {
+    Some(Repair {
         what,
         from,
         to: vec!["new segments".to_owned()],
@@ -211,7 +219,7 @@ fn rewritten(view: &View, volume: &str, figures: RewritingFigures) -> Repair {
         total_bytes: Some(done_bytes + left_bytes),
         bytes_per_s,
         eta_s: (bytes_per_s > 0).then(|| left_bytes.div_ceil(bytes_per_s)),
-    }
+    })
 }
 
 /// What each node has still to bring.

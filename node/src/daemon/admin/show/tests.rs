@@ -109,6 +109,7 @@ fn a_serving_owners_figures_are_the_volumes() {
         replicas_current: 3,
         replicas_in_step: 3,
         replicas_lost: 0,
+        at_risk_bytes: 0,
         rewriting: None,
     };
     let shown = volume(&view(), &record(), &from_owner(Some(figures)));
