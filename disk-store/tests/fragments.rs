@@ -10,7 +10,7 @@ use disk_store::catalog::MemCatalog;
 use disk_store::file::sim::{Fault, SimFiles};
 use disk_store::fragments::Fragments;
 use model::ids::VolumeId;
-use model::store::{FragmentDone, FragmentOp, SegmentKind};
+use model::store::{Claim, FragmentDone, FragmentOp, SegmentKind};
 use proptest::prelude::{ProptestConfig, any, prop, proptest};
 
 #[test]
@@ -85,6 +85,7 @@ fn malformed_requests_store_and_return_nothing() {
     let bad = |blocks: usize, sums: Vec<u32>, len: usize| FragmentOp::Put {
         key: key(1),
         meta: meta(blocks, SegmentKind::Data),
+        claim: Claim::Client,
         sums,
         data: data.slice(..len).into(),
     };
@@ -270,11 +271,12 @@ fn full_is_honest_and_deleting_works() {
     let limit = fragments_config().capacity_bytes - fragments_config().reserve_bytes;
     assert!(store.stats().used_bytes <= limit && store.stats().used_bytes + 4 * 4096 > limit);
     assert_eq!(store.execute(put(n, 3)), Ok(FragmentDone::Full));
-    // The index may use half of the reserve.
+    // Upkeep may use half of the reserve.
     let data = common::bytes_of(9, BLOCK);
     let index = FragmentOp::Put {
         key: key(900),
         meta: meta(1, SegmentKind::Index),
+        claim: Claim::Upkeep,
         sums: sums(key(900), &data),
         data: data.into(),
     };

@@ -98,6 +98,16 @@ pub struct FragmentMeta {
     pub kind: SegmentKind,
 }
 
+/// Who wants the space: reserves rank (R18), so that what frees space, and what keeps data
+/// safe, still has some when clients have none.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Decode)]
+pub enum Claim {
+    /// New data of clients: none of the reserve.
+    Client,
+    /// The index, compaction, repair: half of the reserve. Deletes alone have the rest.
+    Upkeep,
+}
+
 /// What a segment holds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Decode)]
 pub enum SegmentKind {
@@ -118,6 +128,8 @@ pub enum FragmentOp {
         key: FragmentKey,
         /// Its description.
         meta: FragmentMeta,
+        /// Who wants the space.
+        claim: Claim,
         /// CRC-32C of each 4 KiB block of it, as [`block_sum`] computes it.
         sums: Vec<u32>,
         /// Its bytes.

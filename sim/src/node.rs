@@ -99,6 +99,8 @@ impl OpenDisk {
 pub struct MachineTerms {
     /// Volumes.
     pub volume: VolumeConfig,
+    /// Segments.
+    pub segment: SegmentConfig,
     /// Clients.
     pub client: ClientConfig,
     /// Disks.
@@ -331,12 +333,7 @@ impl Process {
         self.life_of.insert(id, self.lives);
         let first = (boot.0 & 0xffff) << 48 | (self.lives & 0xffff) << 32;
         let view = Arc::clone(self.host.current_view());
-        let segments = Segments::new(
-            node,
-            SegmentConfig::default(),
-            Arc::clone(&view),
-            RequestId(first),
-        );
+        let segments = Segments::new(node, terms.segment, Arc::clone(&view), RequestId(first));
         self.segments.insert(id, segments);
         self.volumes
             .insert(id, Volume::new(id, node, terms.volume, view, first));

@@ -131,6 +131,7 @@ impl Disk {
                 FragmentOp::Put {
                     key: put.key,
                     meta: put.meta,
+                    claim: put.claim,
                     sums: put.sums,
                     data: payload.into(),
                 }

@@ -34,6 +34,7 @@ use model::machine::Machine;
 use model::payload::Payload;
 use model::placement::View;
 use model::spread::SlotMove;
+use model::store::Claim;
 use model::time::Time;
 
 use self::copy::{Copy, Next};
@@ -531,6 +532,7 @@ fn send_due(
             incarnation: healing.to.incarnation,
             key,
             meta: copy.missing.meta,
+            claim: Claim::Upkeep,
             sums: put.sums.clone(),
             row: healing.row,
             stamp: row.stamp.clone(),

@@ -7,7 +7,7 @@ use model::ids::{
 };
 use model::journal::{Checkpoint, RecordHead, SealReport};
 use model::spread::RowStamp;
-use model::store::FragmentMeta;
+use model::store::{Claim, FragmentMeta};
 
 /// Sent by a Volume machine (journal) or a Segment machine (fragments) to a disk. Every
 /// request names the disk's life that it is meant for; another life answers
@@ -174,6 +174,8 @@ pub struct PutFragment {
     pub key: FragmentKey,
     /// Its description.
     pub meta: FragmentMeta,
+    /// Who wants the space.
+    pub claim: Claim,
     /// [`model::store::block_sum`] of each of its blocks.
     pub sums: Vec<u32>,
     /// Its segment's row.

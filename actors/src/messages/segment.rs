@@ -5,7 +5,7 @@ use bytes::Bytes;
 use model::geometry::Pool;
 use model::ids::{RequestId, SegmentId};
 use model::payload::Payload;
-use model::store::SegmentKind;
+use model::store::{Claim, SegmentKind};
 
 /// A segment and what must be known to read it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -39,6 +39,8 @@ pub enum SegmentRequest {
         segment: SegmentRef,
         /// Data or index.
         kind: SegmentKind,
+        /// Who wants the space.
+        claim: Claim,
         /// Its data, `segment.bytes` long.
         data: Payload,
     },

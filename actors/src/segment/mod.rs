@@ -214,6 +214,7 @@ impl Machine for Segments {
                 id,
                 segment,
                 kind,
+                claim,
                 data,
             }) => {
                 assert!(
@@ -236,6 +237,7 @@ impl Machine for Segments {
                         id,
                         segment,
                         kind,
+                        claim,
                         data,
                     },
                 );

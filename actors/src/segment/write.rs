@@ -7,7 +7,7 @@ use model::BLOCK_BYTES;
 use model::ids::{DiskRef, FragmentKey, RequestId, SegmentId, Slot};
 use model::payload::Payload;
 use model::sometimes::{Sometimes, reached};
-use model::store::{FragmentMeta, SegmentKind, block_sum};
+use model::store::{Claim, FragmentMeta, SegmentKind, block_sum};
 use model::time::Time;
 
 use super::Turn;
@@ -21,6 +21,7 @@ pub(super) struct Queued {
     pub(super) id: RequestId,
     pub(super) segment: SegmentRef,
     pub(super) kind: SegmentKind,
+    pub(super) claim: Claim,
     pub(super) data: Payload,
 }
 
@@ -37,6 +38,7 @@ pub(super) struct Writes {
 struct Write {
     segment: SegmentRef,
     meta: FragmentMeta,
+    claim: Claim,
     slots: Vec<SlotWrite>,
 }
 
@@ -318,6 +320,7 @@ fn begin(now: Time, core: &mut Core, queued: &Queued) -> Result<Write, Abandoned
     Ok(Write {
         segment,
         meta,
+        claim: queued.claim,
         slots: slots.collect(),
     })
 }
@@ -376,6 +379,7 @@ impl Write {
         let Self {
             segment,
             meta,
+            claim,
             slots,
         } = self;
         let (row, stamp) = turn.core.row(segment.pool, segment.id);
@@ -410,6 +414,7 @@ impl Write {
                     slot,
                 },
                 meta: *meta,
+                claim: *claim,
                 sums: job.sums.clone(),
                 row,
                 stamp: stamp.clone(),

@@ -14,7 +14,7 @@ use model::journal::{Checkpoint, RecordBody};
 use model::payload::Payload;
 use model::placement::View;
 use model::sometimes::{Sometimes, reached};
-use model::store::SegmentKind;
+use model::store::{Claim, SegmentKind};
 use model::time::Time;
 
 use super::Pending;
@@ -354,6 +354,7 @@ impl Serving {
             id,
             segment: packed.segment,
             kind: packed.kind,
+            claim: Claim::Client,
             data: packed.data.clone(),
         });
         match &mut self.drain {
@@ -507,6 +508,7 @@ impl Serving {
                 id,
                 segment: *segment,
                 kind: SegmentKind::Index,
+                claim: Claim::Upkeep,
                 data: data.clone(),
             });
         }

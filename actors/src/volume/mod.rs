@@ -58,6 +58,8 @@ pub struct VolumeConfig {
     pub publish_every: Duration,
     /// Requests that wait for the owner's start, or for the window.
     pub waiting_max: usize,
+    /// Reads that the Segment machine has at a time; others wait. No more than it has room for.
+    pub reads_out: usize,
     /// Blocks of the read cache.
     pub cache_blocks: usize,
     /// Bytes of clean index pages kept.
@@ -86,6 +88,7 @@ impl Default for VolumeConfig {
             drain_records: 16 << 10,
             publish_every: Duration::from_secs(1),
             waiting_max: 4096,
+            reads_out: 1024,
             cache_blocks: 16 << 10,
             index_cache_bytes: 16 << 20,
             index_pending_bytes: 1 << 20,

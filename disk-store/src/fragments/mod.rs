@@ -52,7 +52,7 @@ pub struct FragmentsConfig {
     pub extent_bytes: u64,
     /// Bytes that fragments may take, headers included.
     pub capacity_bytes: u64,
-    /// Of the capacity, kept from data segments: half of it is index segments' (R18).
+    /// Of the capacity, kept from clients' new data: half of it is upkeep's (R18).
     pub reserve_bytes: u64,
 }
 
@@ -203,9 +203,10 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
                 FragmentOp::Put {
                     key,
                     meta,
+                    claim,
                     sums,
                     data,
-                } => self.put(key, meta, sums, &data)?,
+                } => self.put((key, meta), claim, sums, &data)?,
                 FragmentOp::Get { key, ranges } => self.get(key, &ranges)?,
                 FragmentOp::Delete { keys } => self.delete(&keys)?,
                 FragmentOp::List {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use model::BLOCK_BYTES;
 use model::ids::FragmentKey;
 use model::payload::Payload;
-use model::store::{DeviceError, FragmentDone, FragmentMeta, SegmentKind};
+use model::store::{Claim, DeviceError, FragmentDone, FragmentMeta};
 
 use super::header::{self, Header};
 use super::ledger::EXTENTS_MAX;
@@ -27,8 +27,8 @@ impl From<DeviceError> for NoPlace {
 impl<L: FileLayer, C: Catalog> Fragments<L, C> {
     pub(super) fn put(
         &mut self,
-        key: FragmentKey,
-        meta: FragmentMeta,
+        (key, meta): (FragmentKey, FragmentMeta),
+        claim: Claim,
         sums: Vec<u32>,
         data: &Payload,
     ) -> Result<FragmentDone, DeviceError> {
@@ -43,9 +43,9 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
             return self.put_again(row, key, meta, sums, data);
         }
         let bytes = header::area_bytes(meta.fragment_bytes) + u64::from(meta.fragment_bytes);
-        let reserve = match meta.kind {
-            SegmentKind::Data => self.config.reserve_bytes,
-            SegmentKind::Index => self.config.reserve_bytes / 2,
+        let reserve = match claim {
+            Claim::Client => self.config.reserve_bytes,
+            Claim::Upkeep => self.config.reserve_bytes / 2,
         };
         let capacity = self.config.capacity_bytes.saturating_sub(reserve);
         let place = match self.allocate(bytes, capacity) {

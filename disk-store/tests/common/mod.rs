@@ -10,8 +10,8 @@ use model::geometry::{Code, Pool};
 use model::ids::{Epoch, FragmentKey, SegmentId, Slot, VolumeId};
 use model::payload::Payload;
 use model::store::{
-    DeviceError, FragmentDone, FragmentMeta, FragmentOp, JournalDone, JournalEntry, JournalOp,
-    SegmentKind, block_sum,
+    Claim, DeviceError, FragmentDone, FragmentMeta, FragmentOp, JournalDone, JournalEntry,
+    JournalOp, SegmentKind, block_sum,
 };
 
 pub const ID: u64 = 0x1234_5678_9abc_def0;
@@ -136,6 +136,7 @@ pub fn put_tagged(n: u64, tag: u64, blocks: usize) -> FragmentOp {
     FragmentOp::Put {
         key: key(n),
         meta: meta(blocks, SegmentKind::Data),
+        claim: Claim::Client,
         sums: sums(key(n), &data),
         data: data.into(),
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use actors::client::ClientConfig;
 use actors::disk::{DiskConfig, ScrubConfig};
 use actors::heal::HealConfig;
+use actors::segment::SegmentConfig;
 use actors::volume::journal::JournalTerms;
 use actors::volume::{RewriteTerms, VolumeConfig};
 use model::geometry::Code;
@@ -252,7 +253,18 @@ impl Machines {
     /// As the machines take them.
     #[must_use]
     pub fn terms(&self, topology: &Topology) -> MachineTerms {
+        // Where caches are none, reads queue too, so that a drain's or a copy's fill the room.
+        let segment = match self.cache_blocks {
+            0 => SegmentConfig {
+                reads_max: 4,
+                read_queue_max: 4,
+                ..SegmentConfig::default()
+            },
+            _ => SegmentConfig::default(),
+        };
+        let room = segment.reads_max + segment.read_queue_max;
         let volume = VolumeConfig {
+            reads_out: room.min(VolumeConfig::default().reads_out),
             window_bytes: self.window,
             drain_bytes: self.drain,
             drain_idle: self.drain_idle,
@@ -280,6 +292,7 @@ impl Machines {
         };
         MachineTerms {
             volume,
+            segment,
             client: ClientConfig::default(),
             disk: DiskConfig {
                 scrub: ScrubConfig {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use model::geometry::{Code, Pool};
 use model::ids::{Epoch, FragmentKey, Position, Row, SegmentId, Slot};
 use model::spread::RowStamp;
-use model::store::{FragmentDone, FragmentMeta, FragmentOp, SegmentKind};
+use model::store::{Claim, FragmentDone, FragmentMeta, FragmentOp, SegmentKind};
 
 use super::bench::{Append, Bench, INCARNATION, VOLUME, at, plain, seal};
 use crate::disk::DiskConfig;
@@ -34,6 +34,7 @@ fn put() -> PutFragment {
         incarnation: INCARNATION,
         key: KEY,
         meta: META,
+        claim: Claim::Client,
         sums: vec![1, 2],
         row: Row(0),
         stamp: RowStamp::default(),

@@ -7,7 +7,7 @@ use model::geometry::{Code, Pool};
 use model::ids::{DiskId, DiskRef, Epoch, FragmentKey, Incarnation, Row, SegmentId, Slot, Version};
 use model::placement::View;
 use model::spread::{RowStamp, SlotPlace, SpreadTable};
-use model::store::{FragmentDone, FragmentMeta, FragmentOp, SegmentKind};
+use model::store::{Claim, FragmentDone, FragmentMeta, FragmentOp, SegmentKind};
 
 use super::bench::{AT, Bench, INCARNATION, VOLUME};
 use crate::disk::{DiskConfig, DiskInput};
@@ -48,6 +48,7 @@ fn put(stamp: RowStamp) -> DiskRequest {
         incarnation: INCARNATION,
         key: KEY,
         meta: META,
+        claim: Claim::Client,
         sums: vec![1],
         row: Row(0),
         stamp,

@@ -9,7 +9,7 @@ use model::ids::{Actor, Epoch, FragmentKey, Row, SegmentId, Slot};
 use model::machine::Machine;
 use model::placement::{SlotPlace, View};
 use model::spread::{RowStamp, SpreadTable};
-use model::store::{FragmentDone, FragmentMeta, FragmentOp, ScrubMark, SegmentKind};
+use model::store::{Claim, FragmentDone, FragmentMeta, FragmentOp, ScrubMark, SegmentKind};
 
 use super::bench::{Bench, INCARNATION, VOLUME};
 use crate::disk::{DiskConfig, DiskInput, ScrubConfig, ScrubNews, ScrubStats};
@@ -236,6 +236,7 @@ fn only_what_had_been_here_is_restored() {
         let put = PutFragment {
             incarnation: INCARNATION,
             key: key(1),
+            claim: Claim::Client,
             meta: FragmentMeta {
                 segment_bytes: 4 * 4096,
                 fragment_bytes: 4096,

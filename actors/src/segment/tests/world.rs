@@ -14,7 +14,7 @@ use model::ids::{
 use model::machine::Machine;
 use model::payload::Payload;
 use model::placement::{Disk, Duty, Node, Presence, Site, SlotPlace, SpreadTable, View};
-use model::store::{FragmentMeta, SegmentKind, block_sum};
+use model::store::{Claim, FragmentMeta, SegmentKind, block_sum};
 use model::time::Time;
 
 use crate::messages::{BlockRun, DiskReply, DiskRequest, SegmentRef, SegmentReply, SegmentRequest};
@@ -414,6 +414,7 @@ impl World {
             id,
             segment,
             kind,
+            claim: Claim::Client,
             data: payload,
         }));
         (id, segment, data)

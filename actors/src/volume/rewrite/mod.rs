@@ -22,7 +22,7 @@ use model::ids::{BlockNo, RequestId, SegmentId};
 use model::payload::Payload;
 use model::placement::View;
 use model::sometimes::{Sometimes, reached};
-use model::store::SegmentKind;
+use model::store::{Claim, SegmentKind};
 use model::time::Time;
 
 pub use cause::Cause;
@@ -39,6 +39,9 @@ use crate::planted::{Bug, planted};
 
 /// Blocks that wait for a checkpoint at most.
 const MOVED_BLOCKS_MAX: u64 = 8 * SEGMENT_BLOCKS as u64;
+
+/// Pieces that are read together at most.
+const PIECES_MAX: usize = 256;
 
 /// Pause after a copy that could not be written.
 const UNWRITABLE_PAUSE: Duration = Duration::from_millis(500);
@@ -377,7 +380,7 @@ impl Serving {
             return (Step::Walking(pass), false);
         }
         let found = self.layers.index.pieces(pass.at, &pass.of, pass.batch);
-        let found = match found {
+        let mut found = match found {
             Ok(found) => found,
             Err(missing) => {
                 self.await_pages(now, missing);
@@ -392,6 +395,11 @@ impl Serving {
             assert!(next > pass.at, "a walk goes on");
             pass.at = next;
             return (Step::Walking(pass), true);
+        }
+        // Clients' reads wait for no more than these.
+        if let Some(beyond) = found.pieces.get(PIECES_MAX) {
+            found.next = Some(beyond.first);
+            found.pieces.truncate(PIECES_MAX);
         }
         let batch = Batch {
             pieces: found.pieces,
@@ -461,6 +469,7 @@ impl Serving {
             id,
             segment,
             kind: SegmentKind::Data,
+            claim: Claim::Upkeep,
             data,
         });
         let step = Step::Writing {

@@ -109,6 +109,10 @@ pub(super) struct Serving {
     pub(super) segment_ids: RequestIds,
     pub(super) segment_counter: SegmentCounter,
     pub(super) to_segment: Vec<SegmentRequest>,
+    /// Reads that wait until the Segment machine has room.
+    reads_waiting: VecDeque<SegmentRequest>,
+    /// Reads that it has.
+    reads_out: usize,
     tokens: u64,
     meta: Vec<(MetaToken, MetaRequest)>,
     release: bool,
@@ -163,6 +167,8 @@ impl Serving {
             segment_ids: RequestIds::after(0),
             segment_counter: SegmentCounter::new(record.epoch, checkpoint.next_counter),
             to_segment: Vec::new(),
+            reads_waiting: VecDeque::new(),
+            reads_out: 0,
             tokens,
             meta: Vec::new(),
             release: false,
@@ -283,11 +289,26 @@ impl Serving {
                 self.to_segment.push(SegmentRequest::Delete { segments });
             }
         }
-        for request in self.to_segment.drain(..) {
-            out.push(Effect::ToSegment(request));
-        }
+        self.send_to_segment(out);
         for (token, request) in self.meta.drain(..) {
             out.push(Effect::Meta { token, request });
+        }
+    }
+
+    /// Hands over what the Segment machine is asked; reads only as it has room for them: a drain
+    /// of many small writes needs more bases than that.
+    fn send_to_segment(&mut self, out: &mut Vec<Effect>) {
+        for request in self.to_segment.drain(..) {
+            match request {
+                read @ SegmentRequest::Read { .. } => self.reads_waiting.push_back(read),
+                other => out.push(Effect::ToSegment(other)),
+            }
+        }
+        while self.reads_out < self.config.reads_out
+            && let Some(read) = self.reads_waiting.pop_front()
+        {
+            self.reads_out += 1;
+            out.push(Effect::ToSegment(read));
         }
     }
 
@@ -385,6 +406,8 @@ impl Serving {
     }
 
     fn segment_read(&mut self, id: RequestId, runs: Option<Vec<Bytes>>) {
+        let out = self.reads_out.checked_sub(1);
+        self.reads_out = out.expect("each read is answered once");
         let (layers, ids) = (&mut self.layers, &mut self.segment_ids);
         self.reader
             .arrived(id, runs, layers, ids, &mut self.to_segment);
