@@ -176,3 +176,6 @@ impl Host {
         self.stopping = true;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -136,3 +136,61 @@ impl Survey {
         (!chosen.segments.is_empty()).then(|| some(Cause::Sparse, chosen))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use model::geometry::Code;
+    use model::ids::{Epoch, SegmentId, VolumeId};
+
+    use super::*;
+
+    fn segment(counter: u32, blocks: u32) -> SegmentRef {
+        SegmentRef {
+            id: SegmentId {
+                volume: VolumeId(1),
+                epoch: Epoch(1),
+                counter,
+            },
+            pool: Pool {
+                code: Code::Rs { k: 4, m: 2 },
+                without: None,
+            },
+            bytes: blocks * 4096,
+        }
+    }
+
+    fn chosen(rows: &[(u32, u32)]) -> Option<(Cause, Vec<u32>, u64)> {
+        let terms = RewriteTerms {
+            dead_blocks: 100,
+            small_blocks: 10,
+            small_segments: 3,
+            ..RewriteTerms::default()
+        };
+        let mut survey = Survey::new(&terms);
+        for (counter, (blocks, live)) in (0..).zip(rows) {
+            survey.add(&View::default(), segment(counter, *blocks), *live);
+        }
+        assert_eq!(survey.at_risk_blocks(), 0, "no site is away");
+        let (cause, of, blocks) = survey.choose(&terms)?;
+        Some((cause, of.into_keys().collect(), blocks))
+    }
+
+    #[test]
+    fn what_gains_too_little_stays() {
+        assert_eq!(chosen(&[]), None);
+        // Each is more than half alive, or all together too few are dead.
+        assert_eq!(chosen(&[(200, 101), (150, 76), (150, 100)]), None);
+        assert_eq!(chosen(&[(100, 50), (90, 45)]), None);
+        assert_eq!(chosen(&[(9, 9), (9, 8)]), None, "two small ones");
+    }
+
+    #[test]
+    fn the_dead_and_the_small_are_chosen_each_for_itself() {
+        let sparse = [(200, 100), (200, 101), (9, 9)];
+        assert_eq!(chosen(&sparse), Some((Cause::Sparse, vec![0], 100)));
+        let small = [(9, 9), (8, 8), (200, 150), (7, 6)];
+        assert_eq!(chosen(&small), Some((Cause::Sparse, vec![0, 1, 3], 23)));
+        let both = [(9, 9), (8, 8), (200, 0), (7, 6)];
+        assert_eq!(chosen(&both), Some((Cause::Sparse, vec![0, 1, 2, 3], 23)));
+    }
+}
