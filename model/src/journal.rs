@@ -2,6 +2,7 @@
 
 use bincode::{Decode, Encode};
 
+use crate::cut::Cut;
 use crate::geometry::Pool;
 use crate::ids::{Epoch, Position, SegmentId, SessionId};
 use crate::payload::Payload;
@@ -66,6 +67,8 @@ pub enum RecordBody {
     },
     /// A durable checkpoint (R3). The payload holds the session table (see actors::volume).
     Checkpoint(Checkpoint),
+    /// The volume was made smaller: a range that is a hole from now on. No client's request.
+    Cut(Cut),
 }
 
 /// A record with its payload.

@@ -5,6 +5,7 @@
 //! clock, a thread, a random source or I/O.
 
 pub mod block;
+pub mod cut;
 pub mod geometry;
 pub mod ids;
 pub mod journal;

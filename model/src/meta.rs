@@ -81,10 +81,13 @@ pub enum MetaRequest {
         /// One disk in each site, home's first.
         journal: Vec<DiskRef>,
     },
-    /// Change a volume's size. Answered with [`MetaReply::Volume`].
+    /// Change a volume's size. What a smaller one cuts off is gone for good: until its owner
+    /// has made it so, an owned volume can't grow. Answered with [`MetaReply::Volume`].
     ResizeVolume {
         /// The volume.
         volume: VolumeId,
+        /// Compare-and-set: a request that comes late must not cut off what was written since.
+        expected: Version,
         /// Its new size.
         size_bytes: u64,
     },
@@ -102,6 +105,16 @@ pub enum MetaRequest {
         expected: Epoch,
         /// The new owner.
         to: NodeId,
+    },
+    /// The owner journaled that what was cut off is a hole, and it is committed: the cut is
+    /// over. Answered with [`MetaReply::Volume`].
+    EndCut {
+        /// The volume.
+        volume: VolumeId,
+        /// Compare-and-set.
+        epoch: Epoch,
+        /// Compare-and-set: the cut is that of this version.
+        resized: Version,
     },
 }
 
@@ -129,7 +142,7 @@ pub enum MetaReply {
 pub enum Refusal {
     /// The epoch is another one now.
     StaleEpoch,
-    /// The journal configuration's version is another one now.
+    /// The version of the journal configuration, or of the size, is another one now.
     StaleVersion,
     /// No such volume, or it was deleted.
     NoVolume,
@@ -143,4 +156,6 @@ pub enum Refusal {
     BadCode,
     /// The node is unknown, or another one owns the volume.
     NotYours,
+    /// The volume can't grow yet: its owner has not journaled what was cut off it.
+    CutPending,
 }

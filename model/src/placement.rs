@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use bincode::{Decode, Encode};
 
+use crate::cut::Cut;
 use crate::geometry::{Code, Pool};
 use crate::ids::{Boot, DiskId, DiskRef, Epoch, NodeId, SiteId, Version, VolumeId};
 use crate::journal::Checkpoint;
@@ -60,6 +61,11 @@ pub struct VolumeRecord {
     pub name: String,
     /// Logical size in bytes, a multiple of the block size.
     pub size_bytes: u64,
+    /// Raised by every change of its size, and by every end of a cut.
+    pub resized: Version,
+    /// What was cut off it and may still be found in its journal or index: its owner journals
+    /// a hole there, and serves nothing from there on before it has ended the cut.
+    pub cut: Option<Cut>,
     /// The code of its data segments.
     pub code: Code,
     /// Its home site.
@@ -78,6 +84,16 @@ pub struct VolumeRecord {
     pub founded: Epoch,
     /// Whether it was deleted: a tombstone (R16).
     pub deleted: bool,
+}
+
+impl VolumeRecord {
+    /// The bytes that may be served: nothing of what was cut off, though the volume may have
+    /// grown again since.
+    #[must_use]
+    pub fn served_bytes(&self) -> u64 {
+        self.cut
+            .map_or(self.size_bytes, |cut| self.size_bytes.min(cut.from))
+    }
 }
 
 /// Whether a site, node or disk takes part.

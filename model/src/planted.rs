@@ -96,6 +96,12 @@ bugs! {
     KeptEdges = "R12" "kept-edges",
     /// A trim is answered and never journaled.
     UnjournaledTrim = "R12" "unjournaled-trim",
+    /// An owner ends a cut without journaling the hole.
+    KeptTail = "S4" "kept-tail",
+    /// An owner refuses what is beyond the end that it knows, without a look at the record.
+    StaleEnd = "S4" "stale-end",
+    /// A volume grows while its owner may not know yet that it was smaller.
+    HastyGrowth = "S4" "hasty-growth",
     /// An index that is opened takes its pending changes in the wrong order.
     DeltaOrder = "R13" "delta-order",
     /// A leaf that takes pending changes in loses what it held before.

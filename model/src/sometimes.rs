@@ -59,6 +59,12 @@ states! {
     ChangeAdopted = "replicas: a change is adopted",
     /// A change of the replicas is cancelled.
     ChangeCancelled = "replicas: a change is cancelled",
+    /// What a smaller volume lost is journaled as a hole.
+    CutJournaled = "volume: what was cut off is journaled as a hole",
+    /// A request beyond the end that the owner knows is served by a newer record.
+    BeyondServed = "volume: a request beyond a stale end is served",
+    /// A volume that nobody serves grows while a cut is pending.
+    GrownUnserved = "volume: it grows while nobody serves it, and a cut is pending",
     /// A clean volume's journal is founded anew.
     CleanFounded = "volume: a clean volume's journal is founded",
     /// A site is found down by the global group.

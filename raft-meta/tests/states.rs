@@ -4,14 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use model::cut::Cut;
 use model::geometry::{Code, Pool};
 use model::ids::{
     Boot, DiskId, DiskRef, Epoch, Incarnation, NodeId, Position, Row, Seq, SiteId, Slot, Version,
     VolumeId,
 };
 use model::journal::Checkpoint;
-use model::meta::MetaRequest;
-use model::placement::{Duty, Presence};
+use model::meta::{MetaReply, MetaRequest, Refusal};
+use model::placement::{Duty, Presence, VolumeRecord};
 use model::spread::SlotMove;
 use model::wire;
 use proptest::collection::vec;
@@ -125,9 +126,17 @@ fn request() -> BoxedStrategy<MetaRequest> {
                 journal,
             }
         }),
-        (volume(), 0u64..3).prop_map(|(volume, blocks)| MetaRequest::ResizeVolume {
+        (volume(), 1u64..5, 0u64..4).prop_map(|(volume, expected, blocks)| {
+            MetaRequest::ResizeVolume {
+                volume,
+                expected: Version(expected),
+                size_bytes: blocks * 4096,
+            }
+        }),
+        (volume(), epoch(), 1u64..5).prop_map(|(volume, epoch, resized)| MetaRequest::EndCut {
             volume,
-            size_bytes: blocks * 4096
+            epoch,
+            resized: Version(resized),
         }),
         volume().prop_map(|volume| MetaRequest::DeleteVolume { volume }),
         (volume(), epoch(), node()).prop_map(|(volume, expected, to)| MetaRequest::MoveVolume {
@@ -255,6 +264,7 @@ fn check_step(
         prop_assert!(new.journal.version >= old.journal.version);
         prop_assert!(new.checkpoint.covers >= old.checkpoint.covers);
         prop_assert_eq!(new.code, old.code);
+        check_size(old, new)?;
     }
     for (pool, old) in &before.pools {
         let same = after.pools.get(pool).is_some_and(|new| new == old);
@@ -267,6 +277,28 @@ fn check_step(
         let now = after.sites[id].presence;
         prop_assert!(site.presence != Presence::Gone || now == Presence::Gone);
     }
+    Ok(())
+}
+
+/// What was cut off stays so until the owner of this epoch says otherwise, and meanwhile an owned
+/// volume does not grow.
+fn check_size(old: &VolumeRecord, new: &VolumeRecord) -> Result<(), TestCaseError> {
+    let same = (new.size_bytes, new.cut) == (old.size_bytes, old.cut);
+    prop_assert_eq!(new.resized.0, old.resized.0 + u64::from(!same));
+    match (old.cut, new.cut) {
+        (_, None) if new.size_bytes < old.size_bytes => prop_assert!(false, "nothing is cut"),
+        (Some(_), None) => {
+            let claimed = old.owner.is_some_and(|o| o.boot.is_some());
+            prop_assert!(claimed && new.size_bytes == old.size_bytes);
+        }
+        (Some(was), Some(is)) => {
+            prop_assert!(is.from <= was.from && is.to >= was.to);
+            prop_assert!(new.size_bytes <= old.size_bytes || new.owner.is_none());
+        }
+        (None, Some(is)) => prop_assert_eq!((is.from, is.to), (new.size_bytes, old.size_bytes)),
+        (None, None) => {}
+    }
+    prop_assert!(new.served_bytes() <= new.size_bytes);
     Ok(())
 }
 
@@ -603,4 +635,63 @@ fn a_drained_nodes_volumes_go_to_others() {
         state.volumes[&volume].epoch > Epoch(1),
         "the old one is fenced"
     );
+}
+
+/// A volume is made smaller and larger: with an owner it grows once that has ended the cut, and
+/// a word that comes late, the operator's or the owner's, changes nothing.
+#[test]
+fn what_is_cut_off_is_ended_by_the_owner_before_the_volume_grows() {
+    let mut state = fabric();
+    let node = NodeId(1);
+    let volume = VolumeId(1);
+    let mut meta = |request| {
+        let by = node;
+        let boot = Boot(1);
+        match state.apply(GlobalCommand::Meta { by, boot, request }) {
+            GlobalReply::Meta(MetaReply::Volume(Some(record))) => Ok(record),
+            GlobalReply::Meta(MetaReply::Refused { reason, .. }) => Err(reason),
+            other => panic!("{other:?}"),
+        }
+    };
+    let size = |expected: u64, blocks: u64| MetaRequest::ResizeVolume {
+        volume,
+        expected: Version(expected),
+        size_bytes: blocks * 4096,
+    };
+    let end = |resized: u64| MetaRequest::EndCut {
+        volume,
+        epoch: Epoch(1),
+        resized: Version(resized),
+    };
+    let cut = |from: u64, to: u64| {
+        let (from, to) = (from * 4096, to * 4096);
+        Some(Cut { from, to })
+    };
+    meta(MetaRequest::CreateVolume {
+        name: "vol".to_owned(),
+        size_bytes: 9 * 4096,
+        code: Code::Rs { k: 4, m: 2 },
+        home: SiteId(1),
+        journal: (1..=3).map(disk_at).collect(),
+    })
+    .expect("it is sound");
+    // Nobody serves it: it may grow, and whoever comes knows what is to be cut.
+    assert_eq!(meta(size(1, 5)).expect("smaller").cut, cut(5, 9));
+    assert_eq!(meta(size(1, 9)), Err(Refusal::StaleVersion));
+    let grown = meta(size(2, 8)).expect("larger");
+    assert_eq!((grown.cut, grown.served_bytes()), (cut(5, 9), 5 * 4096));
+    meta(MetaRequest::Claim {
+        volume,
+        expected: Epoch(0),
+        node,
+    })
+    .expect("nobody owns it");
+    assert_eq!(meta(size(3, 9)), Err(Refusal::CutPending));
+    assert_eq!(meta(size(3, 4)).expect("smaller yet").cut, cut(4, 9));
+    // It ended a cut that is not all of it any more.
+    assert_eq!(meta(end(3)), Err(Refusal::StaleVersion));
+    let ended = meta(end(4)).expect("that is all");
+    assert_eq!((ended.cut, ended.size_bytes), (None, 4 * 4096));
+    assert_eq!(meta(end(4)), Err(Refusal::StaleVersion));
+    assert_eq!(meta(size(5, 9)).expect("larger").cut, None);
 }

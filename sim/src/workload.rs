@@ -251,6 +251,17 @@ impl Op {
         }
     }
 
+    /// The first sector that it touches, and how many.
+    #[must_use]
+    pub fn sectors(self) -> (u64, u64) {
+        match self {
+            Self::Write { first, count, .. }
+            | Self::Clear { first, count, .. }
+            | Self::Read { first, count }
+            | Self::Status { first, count } => (first, count),
+        }
+    }
+
     /// What it writes.
     #[must_use]
     pub fn data(self) -> Bytes {

@@ -335,9 +335,14 @@ impl Client {
             VolumeReply::Opened {
                 session,
                 size_bytes,
+                resized,
             } => {
                 if matches!(self.session, Session::Opening(_)) {
                     self.session = Session::Open(session);
+                    // Whoever knows better: the owner may learn of another size late.
+                    let known = self.view.volumes.get(&self.volume);
+                    let newer = known.filter(|r| r.resized > resized);
+                    let size_bytes = newer.map_or(size_bytes, |r| r.size_bytes);
                     out.push(Effect::Opened { size_bytes });
                 }
             }

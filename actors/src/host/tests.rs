@@ -78,6 +78,8 @@ fn record(id: VolumeId) -> VolumeRecord {
         id,
         name: id.to_string(),
         size_bytes: 1 << 30,
+        resized: Version(0),
+        cut: None,
         code: Code::Rs { k: 4, m: 2 },
         home: SITES[0],
         epoch: Epoch(3),

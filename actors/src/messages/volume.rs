@@ -2,7 +2,7 @@
 
 use bincode::{Decode, Encode};
 use model::block::{BlockError, Extent};
-use model::ids::{Epoch, SessionId, VolumeId};
+use model::ids::{Epoch, SessionId, Version, VolumeId};
 use model::journal::Part;
 
 /// Sent by a Client machine to the node that it believes to own the volume. All but reads are
@@ -97,8 +97,10 @@ pub enum VolumeReply {
     Opened {
         /// The session.
         session: SessionId,
-        /// The volume's size in bytes.
+        /// The volume's size in bytes, as its owner knows.
         size_bytes: u64,
+        /// The version of that size.
+        resized: Version,
     },
     /// To `Write`, `Zero` and `Close`: committed.
     Done,

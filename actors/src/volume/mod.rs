@@ -471,7 +471,7 @@ impl Volume {
         }
     }
 
-    fn on_view(&mut self, now: Time, view: Arc<View>, out: &mut Vec<Effect>) {
+    fn on_view(&mut self, view: Arc<View>, out: &mut Vec<Effect>) {
         if view.version < self.view.version {
             return;
         }
@@ -494,7 +494,7 @@ impl Volume {
             Phase::Recovering { record: mine, .. } if record.epoch > mine.epoch => {
                 self.stop(StopReason::Fenced, out);
             }
-            Phase::Leading(serving) => serving.view(now, &self.view, &record),
+            Phase::Leading(serving) => serving.learn(&record),
             Phase::Claiming { .. } | Phase::Recovering { .. } | Phase::Stopped => {}
         }
     }
@@ -523,6 +523,7 @@ impl Volume {
         self.pump_start(now, out);
         if let Phase::Leading(serving) = &mut self.phase {
             serving.settle(now, &self.view, out);
+            self.waiting.extend(serving.no_longer_beyond());
             if let Some(reason) = serving.ended() {
                 serving.give_up(&mut self.ids, &mut self.to_disk);
                 self.send_to_disks(out);
@@ -598,7 +599,7 @@ impl Machine for Volume {
                 }
             }
             Input::Meta { token, reply } => self.on_meta(now, token, reply, out),
-            Input::View(view) => self.on_view(now, view, out),
+            Input::View(view) => self.on_view(view, out),
             Input::DropCache => {
                 if let Phase::Leading(serving) = &mut self.phase {
                     serving.drop_cache();

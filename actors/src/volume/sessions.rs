@@ -93,7 +93,7 @@ impl Sessions {
             RecordBody::Close(id) => {
                 self.open.remove(id);
             }
-            RecordBody::EpochStart | RecordBody::Checkpoint(_) => {}
+            RecordBody::EpochStart | RecordBody::Checkpoint(_) | RecordBody::Cut(_) => {}
         }
     }
 

@@ -129,7 +129,11 @@ impl Volume {
             self.config.journal,
             adopted,
         );
-        let serving = Serving::new(now, self.config, record, journal, self.tokens);
+        let mut serving = Serving::new(now, self.config, record, journal, self.tokens);
+        // While it recovered, the volume may have got another size.
+        if let Some(known) = self.record() {
+            serving.learn(known);
+        }
         self.phase = Phase::Leading(Box::new(serving));
     }
 

@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 
 use model::BLOCK_BYTES;
+use model::cut::Cut;
 use model::geometry::Code;
 use model::ids::{Boot, DiskRef, Epoch, NodeId, SiteId, Version, VolumeId};
 use model::journal::Checkpoint;
 use model::meta::{MetaReply, MetaRequest, Refusal};
 use model::placement::{JournalConfig, Owner, Presence, VolumeRecord};
 use model::planted::{Bug, planted};
+use model::sometimes::{Sometimes, reached};
 
 use super::GlobalState;
 
@@ -56,9 +58,16 @@ impl GlobalState {
                 home,
                 journal,
             } => self.create_volume(name, size_bytes, code, home, journal),
-            MetaRequest::ResizeVolume { volume, size_bytes } => {
-                self.resize_volume(volume, size_bytes)
-            }
+            MetaRequest::ResizeVolume {
+                volume,
+                expected,
+                size_bytes,
+            } => self.resize_volume(volume, expected, size_bytes),
+            MetaRequest::EndCut {
+                volume,
+                epoch,
+                resized,
+            } => self.end_cut(volume, epoch, resized, by),
             MetaRequest::DeleteVolume { volume } => self.delete_volume(volume),
             MetaRequest::MoveVolume {
                 volume,
@@ -274,6 +283,8 @@ impl GlobalState {
             id,
             name,
             size_bytes,
+            resized: Version(1),
+            cut: None,
             code,
             home,
             epoch: Epoch(0),
@@ -288,9 +299,57 @@ impl GlobalState {
         Ok(id)
     }
 
-    fn resize_volume(&mut self, volume: VolumeId, size_bytes: u64) -> Result<VolumeId, Refusal> {
+    /// What a smaller volume loses is lost for good, although it is still in the journal and
+    /// in the index: the owner makes a hole of it, and says so ([`Self::end_cut`]). Until then
+    /// an owned volume can't grow: its owner may still know the old size, and serve what was
+    /// cut off as if it had never been, or acknowledge what it then cuts off. Where there is no
+    /// owner, the next one begins by reading this record.
+    fn resize_volume(
+        &mut self,
+        volume: VolumeId,
+        expected: Version,
+        size_bytes: u64,
+    ) -> Result<VolumeId, Refusal> {
         check_size(size_bytes)?;
-        self.live(volume)?.size_bytes = size_bytes;
+        let record = self.live(volume)?;
+        if record.resized != expected {
+            return Err(Refusal::StaleVersion);
+        }
+        let old = record.size_bytes;
+        if size_bytes == old {
+            return Ok(volume);
+        }
+        if size_bytes < old {
+            let cut = Cut {
+                from: size_bytes,
+                to: old,
+            };
+            record.cut = Some(record.cut.map_or(cut, |earlier| earlier.join(cut)));
+        } else if record.cut.is_some() {
+            if record.owner.is_some() && !planted(Bug::HastyGrowth) {
+                return Err(Refusal::CutPending);
+            }
+            reached(Sometimes::GrownUnserved);
+        }
+        record.size_bytes = size_bytes;
+        record.resized = record.resized.next();
+        Ok(volume)
+    }
+
+    /// The owner has journaled what was cut off by then: nothing of it will be seen again.
+    fn end_cut(
+        &mut self,
+        volume: VolumeId,
+        epoch: Epoch,
+        resized: Version,
+        by: NodeId,
+    ) -> Result<VolumeId, Refusal> {
+        let record = self.owned(volume, epoch, by)?;
+        if record.resized != resized || record.cut.is_none() {
+            return Err(Refusal::StaleVersion);
+        }
+        record.cut = None;
+        record.resized = record.resized.next();
         Ok(volume)
     }
 
@@ -339,6 +398,7 @@ fn concerned(request: &MetaRequest) -> Option<VolumeId> {
         | MetaRequest::BeginJournalChange { volume, .. }
         | MetaRequest::EndJournalChange { volume, .. }
         | MetaRequest::ResizeVolume { volume, .. }
+        | MetaRequest::EndCut { volume, .. }
         | MetaRequest::DeleteVolume { volume }
         | MetaRequest::MoveVolume { volume, .. } => Some(*volume),
     }

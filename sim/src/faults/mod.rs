@@ -9,6 +9,7 @@ mod atlas;
 mod compound;
 pub mod drains;
 mod lost;
+pub mod resizes;
 
 use std::fmt;
 use std::time::Duration;
@@ -129,6 +130,8 @@ pub enum Kind {
     /// The operator has a node emptied; it serves again at the end, or stays as it is
     /// ([`Plan::both`]).
     DrainNode,
+    /// The operator makes the volume smaller, and as large as it was at the end.
+    Resize,
 }
 
 impl Kind {
@@ -356,6 +359,8 @@ pub enum Fault {
     Deserted,
     /// The volume was given to that node.
     Moved(NodeId),
+    /// The volume was made smaller.
+    Resized,
     /// The operator has a node, or one disk of it, emptied.
     Drained {
         /// The node.

@@ -41,6 +41,8 @@ impl Plan {
             &topology.names(),
             &mut faults,
         );
+        let mut sizes = Rng::new(seed, 12);
+        faults::resizes::add(&mut sizes, Time::ZERO + CALM, workload.span, &mut faults);
         let ending = Ending {
             power_loss: rng.one_in(2),
             clean_stop: rng.one_in(3),

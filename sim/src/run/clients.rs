@@ -241,6 +241,8 @@ impl Run {
             }
             // The session is gone with its owner's memory of it: unknown.
             Reply::Error(BlockError::NoSession) => {}
+            // The volume was smaller meanwhile.
+            Reply::Error(BlockError::OutOfRange) if self.was_too_far(&pending) => {}
             Reply::Error(_) => return Err(Failure::Refused(pending.op)),
         }
         if let (slot, Some(lane)) = pending.lane {
@@ -252,8 +254,13 @@ impl Run {
         Ok(())
     }
 
+    fn was_too_far(&self, pending: &Pending) -> bool {
+        let (first, count) = pending.op.sectors();
+        self.sizes.may_refuse(pending.called, first, count)
+    }
+
     /// No operation that is under way, or comes later, was called before this.
-    fn horizon(&self) -> Time {
+    pub(super) fn horizon(&self) -> Time {
         let earliest = self.pending.values().map(|p| p.called).min();
         earliest.unwrap_or_else(|| self.world.now())
     }

@@ -50,6 +50,9 @@ impl Run {
             self.start_node(node);
         }
         self.pass(Duration::from_millis(500))?;
+        self.until("the volume's size", Duration::from_secs(120), |run| {
+            run.is_sized()
+        })?;
         self.close()
     }
 
@@ -141,6 +144,7 @@ impl Run {
         if self.plan.ending.power_loss_after {
             self.last_power_loss()?;
         }
+        self.resize_unserved()?;
         self.leaving = false;
         for slot in 0..self.slots.len() {
             self.open(slot);

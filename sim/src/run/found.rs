@@ -13,6 +13,7 @@ use model::time::Time;
 use raft_meta::log::{MemoryLog, RaftLog};
 use raft_meta::node::{AdminCommand, AdminReply, AdminToken, Identity, MetaNode};
 
+use super::sizes::Sizes;
 use super::{Failure, Options, Own, Run};
 use crate::allocation::AllocationModel;
 use crate::faults::Atlas;
@@ -42,6 +43,7 @@ impl Run {
             rng: Rng::new(seed, 5),
             placing: Rng::new(seed, 6),
             thinking: Rng::new(seed, 7),
+            rng_of_sizes: Rng::new(seed, 13),
             oracle: Oracle::default(),
             allocation: AllocationModel::default(),
             guard: Guard::default(),
@@ -67,6 +69,7 @@ impl Run {
             atlas: Atlas::default(),
             adding: BTreeMap::new(),
             wishes: BTreeMap::new(),
+            sizes: Sizes::default(),
             stale_until: Time::ZERO,
             dead: BTreeSet::new(),
             lost: BTreeSet::new(),

@@ -8,6 +8,7 @@ mod found;
 mod operator;
 mod outcome;
 mod resume;
+mod sizes;
 mod strike;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +34,7 @@ use crate::world::{Happening, World};
 use clients::{Pending, Slot};
 pub use outcome::{Failure, Outcome};
 use resume::Resumed;
+use sizes::Sizes;
 use strike::Stage;
 
 /// How a plan is run.
@@ -72,6 +74,8 @@ enum Own {
     Follow(usize),
     /// The operator looks whether what he wants is so.
     Operate,
+    /// The operator looks whether the volume has the size that he wants.
+    Resize,
 }
 
 impl Own {
@@ -87,6 +91,7 @@ impl Own {
             Self::AddDisk(i) => (7, i),
             Self::Follow(i) => (8, i),
             Self::Operate => (9, 0),
+            Self::Resize => (10, 0),
         };
         kind << 32 | i as u64
     }
@@ -103,6 +108,7 @@ impl Own {
             7 => Self::AddDisk(i),
             8 => Self::Follow(i),
             9 => Self::Operate,
+            10 => Self::Resize,
             _ => Self::Tick,
         }
     }
@@ -117,6 +123,8 @@ struct Run {
     placing: Rng,
     /// How long lanes pause.
     thinking: Rng,
+    /// Whom the operator asks for another size.
+    rng_of_sizes: Rng,
     oracle: Oracle,
     allocation: AllocationModel,
     guard: Guard,
@@ -152,6 +160,8 @@ struct Run {
     adding: BTreeMap<AdminToken, NodeId>,
     /// What the operator wants of nodes and disks.
     wishes: BTreeMap<(NodeId, Option<DiskId>), drains::Wish>,
+    /// What the operator wants of the volume's size.
+    sizes: Sizes,
     /// Until then reads may be stale: a clock runs wrong beyond the lease's margin.
     stale_until: Time,
     dead: BTreeSet<NodeId>,
@@ -286,6 +296,7 @@ impl Run {
                 Own::AddDisk(node) => self.replace_disk(node),
                 Own::Follow(slot) => self.follow(slot),
                 Own::Operate => self.operate(),
+                Own::Resize => self.resize(),
             },
             Happening::Meta { .. } => {}
             Happening::Admin { token, reply, .. } => self.admin_replied(token, &reply),
@@ -361,6 +372,7 @@ mod tests {
             Own::AddDisk(4),
             Own::Follow(1),
             Own::Operate,
+            Own::Resize,
         ];
         for own in all {
             assert_eq!(Own::of(own.number()), own);

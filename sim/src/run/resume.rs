@@ -169,6 +169,7 @@ impl Run {
             | Fault::Stopped(_)
             | Fault::Deserted
             | Fault::Moved(_)
+            | Fault::Resized
             | Fault::Drained { .. }
             | Fault::Spared => (&[], &[]),
         };
@@ -197,6 +198,7 @@ fn is_gone(fault: &Fault, node: NodeId) -> bool {
         | Fault::Stopped(_)
         | Fault::Deserted
         | Fault::Moved(_)
+        | Fault::Resized
         | Fault::Drained { .. }
         | Fault::Spared => false,
     }

@@ -151,7 +151,7 @@ impl Run {
                 self.world.removing.extend(disk.filter(|_| *remove));
                 self.want(*node, *disk, wish);
             }
-            Fault::Spared => {}
+            Fault::Resized | Fault::Spared => {}
         }
         self.world.plan(until, Own::Mend(i).number());
         // While others take over, and when the old state is back.
@@ -279,6 +279,8 @@ impl Run {
             }
             Kind::Stop => Fault::Stopped(owner),
             Kind::Desert => Fault::Deserted,
+            Kind::Resize if self.shrink(plan) => Fault::Resized,
+            Kind::Resize => Fault::Spared,
             Kind::Move | Kind::Usurp => match self.elsewhere(owner) {
                 Some(to) => Fault::Moved(to),
                 None => Fault::Spared,
@@ -358,6 +360,10 @@ impl Run {
             Fault::Drifted { node, .. } => self.world.drift(node, 0),
             Fault::Disk { node, disk, ill } => self.cure(node, disk, ill),
             Fault::Deserted => self.come_back(),
+            Fault::Resized => {
+                let plan = self.faults[i].0.clone();
+                self.grow_back(&plan);
+            }
             Fault::Drained {
                 node,
                 disk,
@@ -417,6 +423,7 @@ impl Run {
             }
             Fault::Stopped(node) => format!("{} is asked to stop", self.name(*node)),
             Fault::Deserted => "all clients leave".to_owned(),
+            Fault::Resized => "the volume is made smaller".to_owned(),
             Fault::Moved(node) => format!("the volume is given to {}", self.name(*node)),
             Fault::Drained {
                 node, disk, remove, ..

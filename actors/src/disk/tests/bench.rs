@@ -363,6 +363,8 @@ pub(super) fn record(volume: VolumeId, epoch: Epoch) -> VolumeRecord {
         id: volume,
         name: "v".to_owned(),
         size_bytes: 1 << 30,
+        resized: Version(1),
+        cut: None,
         code: Code::Rs { k: 4, m: 2 },
         home: SiteId(0),
         epoch,

@@ -55,20 +55,31 @@ impl Serving {
                 answer(out, from, id, VolumeReply::Done);
             }
             VolumeRequest::Read { offset, length, .. } => {
-                self.read(now, (from, id), *offset, *length, out);
+                let (offset, length) = (*offset, *length);
+                if length as usize > PART_BYTES_MAX {
+                    self.refuse(now, (from, id), BlockError::OutOfRange, out);
+                } else if self
+                    .in_range(now, waiting, (offset, u64::from(length)), out)
+                    .is_some()
+                {
+                    self.begin_read(Target::Read {
+                        from,
+                        id,
+                        offset,
+                        length,
+                    });
+                }
             }
             VolumeRequest::Status { offset, length, .. } => {
-                if !self.in_range(*offset, *length) {
-                    self.refuse(now, (from, id), BlockError::OutOfRange, out);
-                    return None;
+                let (offset, length) = (*offset, *length);
+                if self.in_range(now, waiting, (offset, length), out).is_some() {
+                    self.begin_read(Target::Status {
+                        from,
+                        id,
+                        offset,
+                        length,
+                    });
                 }
-                let target = Target::Status {
-                    from,
-                    id,
-                    offset: *offset,
-                    length: *length,
-                };
-                self.begin_read(target);
             }
             VolumeRequest::Write { .. } | VolumeRequest::Zero { .. } => {
                 return self.mutate(now, waiting, out);
@@ -77,32 +88,22 @@ impl Serving {
         None
     }
 
-    pub(super) fn in_range(&self, offset: u64, length: u64) -> bool {
-        length > 0
-            && offset
-                .checked_add(length)
-                .is_some_and(|end| end <= self.size_bytes)
-    }
-
-    pub(super) fn read(
+    /// Gives a request back that reaches no further than what is served; others are refused, or
+    /// wait until that is certain.
+    fn in_range(
         &mut self,
         now: Time,
-        (from, id): (Endpoint, RequestId),
-        offset: u64,
-        length: u32,
+        waiting: Waiting,
+        (offset, length): (u64, u64),
         out: &mut Vec<Effect>,
-    ) {
-        let short = length as usize <= PART_BYTES_MAX;
-        if !short || !self.in_range(offset, u64::from(length)) {
-            self.refuse(now, (from, id), BlockError::OutOfRange, out);
-            return;
+    ) -> Option<Waiting> {
+        match offset.checked_add(length).filter(|end| *end > offset) {
+            Some(end) if self.bounds.serves(end) => return Some(waiting),
+            Some(end) => self.reach_beyond(now, waiting, end, out),
+            // None that any size would have room for.
+            None => self.refuse(now, (waiting.from, waiting.id), BlockError::OutOfRange, out),
         }
-        self.begin_read(Target::Read {
-            from,
-            id,
-            offset,
-            length,
-        });
+        None
     }
 
     pub(in crate::volume) fn begin_read(&mut self, target: Target) {
@@ -137,10 +138,11 @@ impl Serving {
             Admission::New => {}
             _ => return None,
         }
-        if !self.in_range(offset, length) || waiting.payload.len() > PART_BYTES_MAX {
+        if waiting.payload.len() > PART_BYTES_MAX {
             self.refuse(now, (from, id), BlockError::OutOfRange, out);
             return None;
         }
+        let waiting = self.in_range(now, waiting, (offset, length), out)?;
         let full = self.journal.log().written_bytes() + length.min(waiting.payload.len() as u64)
             > self.window_bytes();
         let spreads = if planted(Bug::FullDisk) {

@@ -121,7 +121,7 @@ impl Serving {
                     && ack.seq == position.seq
                 {
                     let session = SessionId(position);
-                    let size_bytes = self.size_bytes;
+                    let (size_bytes, resized) = self.bounds.size();
                     answer(
                         out,
                         ack.to,
@@ -129,6 +129,7 @@ impl Serving {
                         VolumeReply::Opened {
                             session,
                             size_bytes,
+                            resized,
                         },
                     );
                     self.acks.pop_front();
@@ -146,6 +147,10 @@ impl Serving {
             } => {
                 self.oldest_write.get_or_insert(now);
                 self.apply_zero(*offset, *length, *allocate);
+            }
+            RecordBody::Cut(cut) => {
+                self.oldest_write.get_or_insert(now);
+                self.apply_zero(cut.from, cut.bytes(), false);
             }
             RecordBody::Checkpoint(_) => self.checkpoint_recorded(position),
         }

@@ -4,12 +4,14 @@
 mod admit;
 mod apply;
 mod audit;
+mod bounds;
 mod publish;
 mod refuse;
 mod replicas;
 
 pub use admit::write_sums;
 use audit::Audit;
+use bounds::Bounds;
 use refuse::Refusals;
 use replicas::Change;
 
@@ -77,7 +79,7 @@ pub(super) struct Serving {
     epoch: Epoch,
     pub(super) config: VolumeConfig,
     pub(super) code: Code,
-    size_bytes: u64,
+    bounds: Bounds,
     pub(super) journal: Journal,
     stage: Stage,
     clean_start: bool,
@@ -132,7 +134,7 @@ impl Serving {
             epoch: record.epoch,
             config,
             code: record.code,
-            size_bytes: record.size_bytes,
+            bounds: Bounds::new(record),
             layers: Layers {
                 active: Overlay::default(),
                 frozen: None,
@@ -229,12 +231,6 @@ impl Serving {
         }
     }
 
-    pub(super) fn view(&mut self, _now: Time, _view: &Arc<View>, record: &VolumeRecord) {
-        if record.epoch == self.epoch {
-            self.size_bytes = record.size_bytes;
-        }
-    }
-
     pub(super) fn disk_reply(
         &mut self,
         now: Time,
@@ -267,6 +263,7 @@ impl Serving {
         self.found(now, out);
         self.step_replicas(now, view);
         if self.stage == Stage::Serving {
+            self.step_bounds(now, out);
             self.step_drain(now, view);
             if self.layers.index.damage().is_some() {
                 self.fail(StopReason::Corrupt);
@@ -430,6 +427,7 @@ impl Serving {
             self.change_deadline(),
             self.audit_deadline(),
             self.rewriter_deadline(),
+            self.bounds.deadline(self.config.meta_retry * 10),
         ];
         own.into_iter().flatten().for_each(&mut at);
         if self.journal.checkpoint().checkpoint.covers > self.published.covers {

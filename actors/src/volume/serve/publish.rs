@@ -64,7 +64,9 @@ impl Serving {
                 }
             }
         } else {
-            self.change_reply(token, reply);
+            if !self.bounds_reply(token, reply) {
+                self.change_reply(token, reply);
+            }
             return;
         }
         if refused {

@@ -57,6 +57,8 @@ fn view(sites: u8) -> View {
         id: VOLUME,
         name: "v".to_owned(),
         size_bytes: 1 << 30,
+        resized: Version(1),
+        cut: None,
         code: Code::Rs { k: 4, m: 2 },
         home: SiteId(0),
         epoch: Epoch(1),

@@ -2,6 +2,7 @@
 
 mod lifecycle;
 mod repairs;
+mod resize;
 mod safety;
 mod scrub;
 mod show;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use model::geometry::Code;
 use model::ids::{DiskId, DiskRef, NodeId, SiteId};
-use model::meta::{MetaReply, MetaRequest, Refusal};
+use model::meta::{MetaRequest, Refusal};
 use model::placement::{Disk, Duty, Presence, View, VolumeRecord};
 
 use self::show::{Heard, disk_name, site_name};
@@ -108,12 +109,7 @@ impl Admin {
                 Ok(Reply::Volumes(show::volumes(&view, &heard)))
             }
             Request::VolumeShow { name } => self.shown(&self.named(&name)?),
-            Request::VolumeResize { name, size_bytes } => {
-                let volume = self.named(&name)?.id;
-                let request = MetaRequest::ResizeVolume { volume, size_bytes };
-                let refused = |reason| refused(reason, &name, size_bytes);
-                self.shown(&self.ask(request, refused)?)
-            }
+            Request::VolumeResize { name, size_bytes } => self.resize(&name, size_bytes),
             Request::VolumeDelete { name } => {
                 let volume = self.named(&name)?.id;
                 let request = MetaRequest::DeleteVolume { volume };
@@ -260,13 +256,7 @@ impl Admin {
         request: MetaRequest,
         refused: impl FnOnce(Refusal) -> Failure,
     ) -> Result<VolumeRecord, Failure> {
-        let reply = self.meta.request(request).blocking_recv();
-        match reply.map_err(|_| fail(FailureKind::NotNow, "this node is stopping"))? {
-            MetaReply::Volume(Some(record)) => Ok(record),
-            MetaReply::Volume(None) | MetaReply::Done => Err(refused(Refusal::NoVolume)),
-            MetaReply::Refused { reason, .. } => Err(refused(reason)),
-            MetaReply::Unavailable => Err(unknown_outcome()),
-        }
+        self.ask_once(request)?.map_err(refused)
     }
 
     fn create(
@@ -446,6 +436,10 @@ fn refused(reason: Refusal, name: &str, size_bytes: u64) -> Failure {
         Refusal::StaleEpoch | Refusal::StaleVersion => {
             "the volume changed meanwhile: look with `atoll volume show`, then try again".to_owned()
         }
+        Refusal::CutPending => format!(
+            "'{name}' was made smaller, and can grow once its owner has journaled that: it can't commit now \
+             (`atoll status` says why), try again when it serves"
+        ),
     };
     fail(FailureKind::Refused, message)
 }

@@ -19,6 +19,8 @@ fn record() -> VolumeRecord {
         id: VOLUME,
         name: "vol".into(),
         size_bytes: 1 << 30,
+        resized: Version(1),
+        cut: None,
         code: "rs:4+2".parse().expect("a code"),
         home: SiteId(1),
         epoch: Epoch(3),

@@ -58,6 +58,8 @@ fn view() -> View {
         id: VolumeId(1),
         name: "vol".into(),
         size_bytes: 1 << 30,
+        resized: Version(1),
+        cut: None,
         code: pool.code,
         home: SiteId(1),
         epoch: Epoch(1),
