@@ -67,6 +67,14 @@ pub enum RecordBody {
     },
     /// A durable checkpoint (R3). The payload holds the session table (see actors::volume).
     Checkpoint(Checkpoint),
+    /// Bytes within one block that were written before, whose base could not be read when they
+    /// were to be drained (R28). No client's request.
+    Kept {
+        /// First byte.
+        offset: u64,
+        /// CRC-32C of the payload.
+        sum: u32,
+    },
     /// The volume was made smaller: a range that is a hole from now on. No client's request.
     Cut(Cut),
 }

@@ -128,6 +128,8 @@ bugs! {
     NoPoolOfLeft = "R26" "no-pool-of-left",
     /// What the loss of a site left with nothing to spare stays so.
     LeftAtRisk = "R26" "left-at-risk",
+    /// A piece of a block whose base can't be read is forgotten by the drain.
+    DroppedPatch = "R28" "dropped-patch",
     /// Two fragments of a segment lie on one node though others have none.
     CrowdedNode = "S5" "crowded-node",
     /// A slot's move is reported done before anything was copied. Shows as fragments that are

@@ -49,6 +49,8 @@ states! {
     HedgedRead = "segment: a late read is hedged",
     /// A segment's id is abandoned: its spread could not be written.
     SegmentAbandoned = "segment: a write is given up for another id",
+    /// A piece of a block whose base can't be read is journaled again.
+    PatchKept = "drain: a piece without a base is kept",
     /// A volume that nobody uses is started, for its own sake.
     VolumeWoken = "host: an idle volume is woken",
     /// Blocks of segments that should not stay are written anew.

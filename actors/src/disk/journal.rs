@@ -296,6 +296,11 @@ fn is_body_well_formed(record: &RecordHead) -> bool {
             let covers = checkpoint.covers;
             covers.seq < record.position.seq && covers.epoch <= record.position.epoch
         }
+        RecordBody::Kept { offset, .. } => {
+            let block = BLOCK_BYTES as u64;
+            let at = offset % block;
+            (1..=block - at).contains(&u64::from(record.payload_len))
+        }
         RecordBody::Cut(cut) => {
             let block = BLOCK_BYTES as u64;
             cut.from < cut.to && cut.from.is_multiple_of(block) && cut.to.is_multiple_of(block)

@@ -53,6 +53,11 @@ pub enum SegmentRequest {
         /// The runs, ascending, not overlapping.
         runs: Vec<BlockRun>,
     },
+    /// Nobody waits for that read any more. Not answered; an answer may be on its way.
+    Forget {
+        /// The read.
+        id: RequestId,
+    },
     /// Delete segments: retried until every slot answered (R15). Not answered; the machine
     /// remembers until done. Which segments are to be deleted is decided by the Volume
     /// machine's committed checkpoints alone.

@@ -246,6 +246,7 @@ impl Machine for Segments {
                 assert!(read_room > 0, "the Volume machine minds the room for reads");
                 reads.submit(turn, id, segment, runs);
             }
+            Input::Request(SegmentRequest::Forget { id }) => reads.forget(turn, id),
             Input::Request(SegmentRequest::Delete { segments }) => {
                 for segment in segments {
                     let busy = writes.contains(segment.id);

@@ -127,6 +127,16 @@ impl Reads {
         }
     }
 
+    /// Ends a read that nobody waits for.
+    pub(super) fn forget(&mut self, turn: &mut Turn<'_>, id: RequestId) {
+        self.queue.retain(|(queued, ..)| *queued != id);
+        if let Some(job) = self.running.remove(&id) {
+            turn.core.timers.set(Timer::Read(id), None);
+            job.gets.keys().for_each(|get| turn.core.forget(*get));
+        }
+        self.admit(turn);
+    }
+
     /// Does something to a read, lets it go on, and ends it if it is complete or hopeless.
     fn go(
         &mut self,

@@ -4,7 +4,7 @@
 //! **Invariant (R3):** the journal is trimmed only behind a `Checkpoint` record that is on a
 //! majority, whose data and index segments are all written. One drain at a time.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use model::BLOCK_BYTES;
@@ -30,6 +30,10 @@ use crate::planted::{Bug, planted};
 /// Blocks of a full segment.
 pub(super) const SEGMENT_BLOCKS: usize = SEGMENT_BYTES_MAX / BLOCK_BYTES;
 
+/// Attempts to read a block's base before its patch is kept (R28): the first may have looked at
+/// a segment that is gone since.
+const BASE_ATTEMPTS: u8 = 3;
+
 /// A segment that is being written.
 #[derive(Debug)]
 pub(super) struct Packed {
@@ -53,7 +57,12 @@ pub(super) enum Drain {
     /// Nothing is being drained.
     Idle,
     /// Bases of patched blocks are being read.
-    Merging { outstanding: usize },
+    Merging {
+        /// Blocks that wait for theirs, and how often it could not be read.
+        waiting: BTreeMap<BlockNo, u8>,
+        /// What still waits then is kept (R28).
+        until: Time,
+    },
     /// No pool can take segments now: looked at again with every new view.
     Blocked {
         unwritten: Vec<Packed>,
@@ -88,7 +97,8 @@ impl Serving {
             || (trimmable && log.len() >= self.config.drain_records)
             // Blocks written over and over fill the window, not the segments.
             || (trimmable && log.written_bytes() >= self.config.window_bytes / 2)
-            || (self.stopping && trimmable)
+            || (self.stopping && trimmable && !self.only_kept())
+            || self.kept_due.is_some_and(|due| now >= due)
             || self.rewriter_wants_checkpoint()
             || oldest.is_some_and(|age| age >= self.config.drain_age)
             || (oldest.is_some() && now.since(self.last_write) >= self.config.drain_idle)
@@ -107,9 +117,13 @@ impl Serving {
     pub(super) fn drain_deadline(&self) -> Option<Time> {
         match self.drain {
             Drain::Idle => {
-                let oldest = self.oldest_write?;
-                Some((oldest + self.config.drain_age).min(self.last_write + self.config.drain_idle))
+                let idle = self.last_write + self.config.drain_idle;
+                let oldest = self
+                    .oldest_write
+                    .map(|at| idle.min(at + self.config.drain_age));
+                oldest.into_iter().chain(self.kept_due).min()
             }
+            Drain::Merging { until, .. } => Some(until),
             _ => None,
         }
     }
@@ -137,9 +151,12 @@ impl Serving {
                     if !self.drain_due(now) {
                         return;
                     }
-                    self.freeze();
+                    self.freeze(now);
                 }
-                Drain::Merging { outstanding: 0 } => self.pack(view),
+                Drain::Merging { waiting, until } if waiting.is_empty() || now >= *until => {
+                    self.keep_unmerged(now);
+                    self.pack(view);
+                }
                 Drain::Blocked {
                     unwritten,
                     written,
@@ -199,11 +216,12 @@ impl Serving {
     }
 
     /// Cuts: what was committed until now is drained, what comes after is not (R13).
-    fn freeze(&mut self) {
+    fn freeze(&mut self, now: Time) {
         assert!(self.layers.frozen.is_none());
         let covers = self.applied();
         let overlay = std::mem::take(&mut self.layers.active);
         self.oldest_write = None;
+        self.kept_due = None;
         let patched: Vec<BlockNo> = overlay
             .runs()
             .filter(|(_, run)| matches!(run.content, Content::Patch(_)))
@@ -213,10 +231,12 @@ impl Serving {
         self.layers.frozen = Some(Frozen {
             overlay,
             covers,
+            unmerged: BTreeSet::new(),
             sessions,
         });
         self.drain = Drain::Merging {
-            outstanding: patched.len(),
+            waiting: patched.iter().map(|block| (*block, 0)).collect(),
+            until: now + self.config.base_wait,
         };
         for block in patched {
             self.begin_read(Target::Base { block });
@@ -225,15 +245,26 @@ impl Serving {
 
     /// A patched block's base arrived: merge, in the frozen layer.
     pub(super) fn base_read(&mut self, block: BlockNo, bytes: Option<Bytes>) {
-        let Drain::Merging { outstanding } = &mut self.drain else {
-            unreachable!("bases are read for a merge")
-        };
-        let Some(bytes) = bytes else {
-            // R28 is not here yet: the base is asked for again until it can be read, and the
-            // journal keeps the patch meanwhile. Nothing is lost, the drain waits.
-            self.begin_read(Target::Base { block });
+        // It may come just when it was given up.
+        let Drain::Merging { waiting, .. } = &mut self.drain else {
             return;
         };
+        let Some(failed) = waiting.get_mut(&block) else {
+            return;
+        };
+        let Some(bytes) = bytes else {
+            *failed += 1;
+            if *failed < BASE_ATTEMPTS {
+                self.begin_read(Target::Base { block });
+                return;
+            }
+            // R28: the drain goes on without it.
+            waiting.remove(&block);
+            let frozen = self.layers.frozen.as_mut();
+            frozen.expect("a drain's layer").unmerged.insert(block);
+            return;
+        };
+        waiting.remove(&block);
         let frozen = self
             .layers
             .frozen
@@ -247,7 +278,6 @@ impl Serving {
         patch.lay_over(&mut whole);
         let content = Content::block(Bytes::from(whole));
         frozen.overlay.insert(block, Run { blocks: 1, content });
-        *outstanding -= 1;
     }
 
     /// Packs the frozen layer's data into segments, in block order.
@@ -261,8 +291,8 @@ impl Serving {
         for (first, run) in frozen.overlay.runs() {
             let Content::Data { bytes, sums } = &run.content else {
                 assert!(
-                    !matches!(run.content, Content::Patch(_)),
-                    "patches were merged"
+                    !matches!(run.content, Content::Patch(_)) || frozen.unmerged.contains(&first),
+                    "patches were merged, or are kept"
                 );
                 continue;
             };

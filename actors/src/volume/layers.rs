@@ -1,6 +1,8 @@
 //! Where a block's content is looked up: what was committed since the last freeze, what is
 //! being drained, the index.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use model::ids::{BlockNo, Position};
 
@@ -16,6 +18,8 @@ pub(super) struct Frozen {
     pub(super) overlay: Overlay,
     /// The cut: every record up to here, and none after, is in it or in the index.
     pub(super) covers: Position,
+    /// Patches whose base can't be read: they are journaled again, behind the cut (R28).
+    pub(super) unmerged: BTreeSet<BlockNo>,
     /// The session table at the cut.
     pub(super) sessions: Vec<u8>,
 }

@@ -9,6 +9,7 @@ mod drain;
 mod dropped;
 pub mod index;
 pub mod journal;
+mod kept;
 mod layers;
 pub mod overlay;
 mod read;
@@ -58,6 +59,8 @@ pub struct VolumeConfig {
     pub publish_every: Duration,
     /// Requests that wait for the owner's start, or for the window.
     pub waiting_max: usize,
+    /// How long a drain waits for what partial writes are laid over (R28).
+    pub base_wait: Duration,
     /// Reads that the Segment machine has at a time; others wait. No more than it has room for.
     pub reads_out: usize,
     /// Blocks of the read cache.
@@ -88,6 +91,7 @@ impl Default for VolumeConfig {
             drain_records: 16 << 10,
             publish_every: Duration::from_secs(1),
             waiting_max: 4096,
+            base_wait: Duration::from_secs(5),
             reads_out: 1024,
             cache_blocks: 16 << 10,
             index_cache_bytes: 16 << 20,

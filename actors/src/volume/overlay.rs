@@ -67,6 +67,44 @@ impl Patch {
         }
     }
 
+    /// Whether nothing is written.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.written.iter().all(|word| *word == 0)
+    }
+
+    /// Without the bytes that a newer patch of the block has.
+    pub fn forget(&mut self, newer: &Self) {
+        for (mine, newer) in self.written.iter_mut().zip(newer.written.iter()) {
+            *mine &= !newer;
+        }
+    }
+
+    /// Without the bytes of a range.
+    pub fn forget_range(&mut self, range: std::ops::Range<usize>) {
+        for i in range {
+            self.written[i / 64] &= !(1 << (i % 64));
+        }
+    }
+
+    /// What is written: runs of bytes with where they begin.
+    #[must_use]
+    pub fn pieces(&self) -> Vec<(usize, Bytes)> {
+        let is_written = |i: usize| i < BLOCK_BYTES && self.written[i / 64] >> (i % 64) & 1 == 1;
+        let mut pieces = Vec::new();
+        let mut at = 0;
+        while at < BLOCK_BYTES {
+            let end = (at..=BLOCK_BYTES)
+                .find(|i| !is_written(*i))
+                .unwrap_or(BLOCK_BYTES);
+            if end > at {
+                pieces.push((at, Bytes::copy_from_slice(&self.bytes[at..end])));
+            }
+            at = end + 1;
+        }
+        pieces
+    }
+
     fn whole(&self) -> bool {
         self.written.iter().all(|word| *word == u64::MAX)
     }

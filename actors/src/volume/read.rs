@@ -139,6 +139,19 @@ impl Reader {
         !self.done.is_empty()
     }
 
+    /// Ends all reads of bases; the requests that they sent.
+    pub(super) fn abandon_bases(&mut self) -> BTreeSet<RequestId> {
+        self.jobs
+            .retain(|_, job| !matches!(job.target, Target::Base { .. }));
+        let orphans = self
+            .fills
+            .iter()
+            .filter(|(_, f)| !self.jobs.contains_key(&f.job));
+        let ids: BTreeSet<RequestId> = orphans.map(|(id, _)| *id).collect();
+        self.fills.retain(|id, _| !ids.contains(id));
+        ids
+    }
+
     /// The jobs that ended.
     pub(super) fn take_done(&mut self) -> Vec<Outcome> {
         std::mem::take(&mut self.done)

@@ -93,7 +93,10 @@ impl Sessions {
             RecordBody::Close(id) => {
                 self.open.remove(id);
             }
-            RecordBody::EpochStart | RecordBody::Checkpoint(_) | RecordBody::Cut(_) => {}
+            RecordBody::EpochStart
+            | RecordBody::Checkpoint(_)
+            | RecordBody::Cut(_)
+            | RecordBody::Kept { .. } => {}
         }
     }
 

@@ -264,6 +264,8 @@ impl Machines {
         };
         let room = segment.reads_max + segment.read_queue_max;
         let volume = VolumeConfig {
+            // Short, so that slow disks and far sites are enough for it (R28).
+            base_wait: (self.drain_age / 16).max(Duration::from_millis(250)),
             reads_out: room.min(VolumeConfig::default().reads_out),
             window_bytes: self.window,
             drain_bytes: self.drain,

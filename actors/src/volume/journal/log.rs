@@ -113,7 +113,7 @@ impl Log {
 /// What a record counts for in the journal window: a client's bytes.
 fn written(record: &Record) -> u64 {
     match record.head.body {
-        RecordBody::Write { .. } => record.payload.len() as u64,
+        RecordBody::Write { .. } | RecordBody::Kept { .. } => record.payload.len() as u64,
         _ => 0,
     }
 }

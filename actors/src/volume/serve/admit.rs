@@ -222,7 +222,12 @@ impl Serving {
         admission
     }
 
-    pub(super) fn append(&mut self, now: Time, body: RecordBody, payload: Payload) -> Position {
+    pub(in crate::volume) fn append(
+        &mut self,
+        now: Time,
+        body: RecordBody,
+        payload: Payload,
+    ) -> Position {
         self.last_write = now;
         let position = self.journal.append(body, payload);
         let head = &self

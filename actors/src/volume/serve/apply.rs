@@ -152,6 +152,10 @@ impl Serving {
                 self.oldest_write.get_or_insert(now);
                 self.apply_zero(cut.from, cut.bytes(), false);
             }
+            RecordBody::Kept { offset, .. } => {
+                let bytes = record.payload.clone().into_bytes();
+                self.apply_kept(now, *offset, &bytes);
+            }
             RecordBody::Checkpoint(_) => self.checkpoint_recorded(position),
         }
         self.answer_acks(out);
@@ -210,7 +214,7 @@ impl Serving {
     }
 
     /// R12: byte ranges are merged in seq order.
-    pub(super) fn patch(&mut self, offset: u64, bytes: &[u8]) {
+    pub(in crate::volume) fn patch(&mut self, offset: u64, bytes: &[u8]) {
         let block = BlockNo(offset / BLOCK_BYTES as u64);
         let at = (offset % BLOCK_BYTES as u64) as usize;
         let below = self

@@ -15,7 +15,7 @@ use bounds::Bounds;
 use refuse::Refusals;
 use replicas::Change;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -104,6 +104,8 @@ pub(super) struct Serving {
     renewed_at: Time,
     pub(super) last_write: Time,
     pub(super) oldest_write: Option<Time>,
+    /// When kept pieces are tried again (R28).
+    pub(super) kept_due: Option<Time>,
     /// Segments in a row that found a full disk, each on a spread of its own.
     pub(super) full_in_a_row: u32,
     pub(super) stopping: bool,
@@ -112,9 +114,9 @@ pub(super) struct Serving {
     pub(super) segment_counter: SegmentCounter,
     pub(super) to_segment: Vec<SegmentRequest>,
     /// Reads that wait until the Segment machine has room.
-    reads_waiting: VecDeque<SegmentRequest>,
+    pub(super) reads_waiting: VecDeque<SegmentRequest>,
     /// Reads that it has.
-    reads_out: usize,
+    pub(super) reads_out: BTreeSet<RequestId>,
     tokens: u64,
     meta: Vec<(MetaToken, MetaRequest)>,
     release: bool,
@@ -163,6 +165,7 @@ impl Serving {
             renewed_at: Time::ZERO,
             last_write: now,
             oldest_write: None,
+            kept_due: None,
             full_in_a_row: 0,
             stopping: false,
             ended: None,
@@ -170,7 +173,7 @@ impl Serving {
             segment_counter: SegmentCounter::new(record.epoch, checkpoint.next_counter),
             to_segment: Vec::new(),
             reads_waiting: VecDeque::new(),
-            reads_out: 0,
+            reads_out: BTreeSet::new(),
             tokens,
             meta: Vec::new(),
             release: false,
@@ -272,7 +275,7 @@ impl Serving {
             self.answer_refused(now, out);
             // The last base that a merge waited for may have been among them: an idle volume
             // has no other input that would take the drain on.
-            if matches!(self.drain, Drain::Merging { outstanding: 0 }) {
+            if matches!(&self.drain, Drain::Merging { waiting, .. } if waiting.is_empty()) {
                 self.step_drain(now, view);
             }
             self.rewriter_view(now, view);
@@ -301,10 +304,12 @@ impl Serving {
                 other => out.push(Effect::ToSegment(other)),
             }
         }
-        while self.reads_out < self.config.reads_out
+        while self.reads_out.len() < self.config.reads_out
             && let Some(read) = self.reads_waiting.pop_front()
         {
-            self.reads_out += 1;
+            if let SegmentRequest::Read { id, .. } = &read {
+                self.reads_out.insert(*id);
+            }
             out.push(Effect::ToSegment(read));
         }
     }
@@ -403,8 +408,10 @@ impl Serving {
     }
 
     fn segment_read(&mut self, id: RequestId, runs: Option<Vec<Bytes>>) {
-        let out = self.reads_out.checked_sub(1);
-        self.reads_out = out.expect("each read is answered once");
+        if !self.reads_out.remove(&id) {
+            // It was forgotten meanwhile.
+            return;
+        }
         let (layers, ids) = (&mut self.layers, &mut self.segment_ids);
         self.reader
             .arrived(id, runs, layers, ids, &mut self.to_segment);

@@ -89,6 +89,16 @@ impl Serving {
     /// A passivating owner: all is covered and committed; it gives up its lease, then commits
     /// the clean end (R3), and never acknowledges in this epoch again.
     pub(super) fn finish_stop(&mut self, now: Time) {
+        if self.stopping
+            && matches!(self.drain, Drain::Idle)
+            && self.only_kept()
+            && self.acks.is_empty()
+        {
+            // What can't be merged now stays in the journal, for the next owner (R28).
+            self.release = true;
+            self.fail(StopReason::Released);
+            return;
+        }
         if !self.stopping || self.publishing.is_some() || !self.covered() {
             return;
         }

@@ -111,3 +111,31 @@ proptest! {
         }
     }
 }
+
+/// What is forgotten of a patch is in none of its pieces; all else that was written is (R28).
+#[test]
+fn a_patch_knows_its_pieces() {
+    let patch_of = |ranges: &[(usize, usize)], tag: u8| {
+        let mut overlay = Overlay::default();
+        for (at, len) in ranges {
+            overlay.patch(BlockNo(3), *at, &vec![tag; *len], None);
+        }
+        match overlay.get(BlockNo(3)) {
+            Some(Content::Patch(patch)) => patch,
+            other => panic!("no patch: {other:?}"),
+        }
+    };
+    let places = |patch: &Patch| -> Vec<(usize, usize)> {
+        let pieces = patch.pieces().into_iter();
+        pieces.map(|(at, bytes)| (at, bytes.len())).collect()
+    };
+    let mut patch = patch_of(&[(0, 10), (63, 2), (100, 50), (4090, 6)], 7);
+    assert_eq!(places(&patch), [(0, 10), (63, 2), (100, 50), (4090, 6)]);
+    patch.forget(&patch_of(&[(5, 70), (149, 1)], 8));
+    assert_eq!(places(&patch), [(0, 5), (100, 49), (4090, 6)]);
+    patch.forget_range(0..4095);
+    assert_eq!(patch.pieces(), [(4095, Bytes::from_static(&[7]))]);
+    assert!(!patch.is_empty());
+    patch.forget_range(4000..4096);
+    assert!(patch.is_empty() && patch.pieces().is_empty());
+}
