@@ -9,6 +9,7 @@
 mod history;
 mod worker;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -211,39 +212,54 @@ impl Check {
     /// # Errors
     /// See [`CheckError`]: what could not be read back, too.
     pub fn judge(&self, show: Show<'_>) -> Result<(), CheckError> {
-        self.read_back(show)?;
+        self.read_by_all(true, show)?;
         self.history.finish().map_err(CheckError::Wrong)
     }
 
-    /// Reads all by every server that is reachable, while operations go on or not.
+    /// Reads all by a server of each site, while operations go on.
     ///
     /// # Errors
     /// See [`CheckError`].
     pub fn read_back(&self, show: Show<'_>) -> Result<(), CheckError> {
+        self.read_by_all(false, show)
+    }
+
+    /// Reads all by the first server of each site that is reachable; by every server whose site
+    /// is not known.
+    fn read_by_all(&self, at_rest: bool, show: Show<'_>) -> Result<(), CheckError> {
         if let Some(fault) = self.history.fault() {
             return Err(CheckError::Wrong(fault));
         }
-        let (mut read, mut last) = (false, None);
-        let of = self.history.bytes() * self.terms.targets.len() as u64;
-        for (target, before) in self.terms.targets.iter().zip(0..) {
-            let before = before * self.history.bytes();
+        let targets = &self.terms.targets;
+        let sites: BTreeSet<_> = targets.iter().filter_map(|t| t.site.as_ref()).collect();
+        let readers = match sites.len() {
+            0 => targets.len(),
+            sites => sites,
+        };
+        let of = self.history.bytes() * readers as u64;
+        let (mut read, mut last, mut before) = (BTreeSet::new(), None, 0);
+        for target in targets {
+            if target.site.is_some() && read.contains(&target.site) {
+                continue;
+            }
             // In a drill, a lost site's servers are not there any more.
             let patience = self.terms.patience;
-            let wait = match self.terms.targets.len() {
+            let wait = match targets.len() {
                 1 => patience,
                 _ => Duration::from_secs(2),
             };
             match Connection::open(target.address, &self.terms.export, wait, patience) {
                 Ok(mut connection) => {
                     let mut show = |done, _| show(before + done, of);
-                    connection.verify(&self.history, &mut show)?;
-                    read = true;
+                    connection.verify(&self.history, at_rest, &mut show)?;
+                    before += self.history.bytes();
+                    read.insert(target.site.clone());
                 }
                 Err(error) => last = Some(error),
             }
         }
-        match (read, last) {
-            (false, Some(error)) => Err(error),
+        match (read.is_empty(), last) {
+            (true, Some(error)) => Err(error),
             _ => Ok(()),
         }
     }

@@ -114,7 +114,7 @@ impl Named {
             ),
             Self::DiskLoss => (
                 "disk-loss",
-                "a disk's directory is gone; the disk is given up, rebuilt on others, and replaced",
+                "the directory of a journal's disk is gone; the disk is given up, rebuilt on others, and replaced",
                 "2 disks a site",
                 "writes go on within 3 s",
             ),
@@ -354,6 +354,7 @@ fn disk_loss(disk: &LostDisk, hands_off: bool, span: Duration) -> Vec<Step> {
         replaced: false,
     };
     let mut steps = vec![
+        Step::Await(Wait::Stored),
         phase(Kind::Disaster, format!("disk {name} is lost")),
         Step::Strike(0, Aim::At(fault)),
         Step::Await(Wait::Down(name.clone())),
@@ -410,6 +411,7 @@ fn rolling_restart(field: &Field) -> Vec<Step> {
 
 fn drain_node(node: String, span: Duration) -> Vec<Step> {
     let mut steps = vec![
+        Step::Await(Wait::Stored),
         phase(Kind::Disaster, format!("node {node} is emptied")),
         Step::Strike(0, Aim::At(Fault::Drained(node.clone()))),
         Step::Await(Wait::Empty(node.clone())),
@@ -485,17 +487,16 @@ fn other_site(field: &Field, site: &str) -> String {
     sites[(at + 1) % sites.len()].name.clone()
 }
 
-/// The disk that was asked for, or the one with the owner's replica of the journal.
+/// The disk that was asked for, or of those with a replica of the journal the fullest.
 fn victim_disk(order: &Order, field: &Field, volume: &Volume) -> Result<LostDisk, DrillError> {
-    let home = volume.owner.as_ref().map(|owner| field.site_of(owner));
-    let near = volume.journal.iter().find(|name| {
-        let node = name.split('/').next().unwrap_or_default();
-        Some(field.site_of(node)) == home
-    });
-    let named = order.disk.as_ref().or(near).or(volume.journal.first());
-    let fallback = String::new();
-    let disk = field.disk(named.unwrap_or(&fallback))?;
-    Ok(LostDisk::of(&disk))
+    if let Some(name) = &order.disk {
+        return Ok(LostDisk::of(&field.disk(name)?));
+    }
+    let disks = field.disks()?.disks;
+    let replicas = disks.iter().filter(|d| volume.journal.contains(&d.name));
+    let fullest = replicas.max_by_key(|d| d.used_bytes);
+    let name = fullest.map_or_else(String::new, |d| d.name.clone());
+    Ok(LostDisk::of(&field.disk(&name)?))
 }
 
 /// The disk that was asked for, or of those of which least ever rotted the fullest: one that

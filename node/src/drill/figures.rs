@@ -57,6 +57,9 @@ pub(super) fn outcome(found: Found<'_>) -> Outcome {
     }
     report.rto = recovery_time(found.script, &struck, found.history.now());
     report.wan_bytes = found.wan_bytes;
+    for entry in &mut report.timeline {
+        entry.what = by_name(&entry.what, found.layout);
+    }
     let last_mended = struck.iter().filter_map(|s| s.mended).max();
     let healed = found.whole.zip(last_mended);
     report.healed_after = healed.map(|(whole, mended)| whole.saturating_sub(mended));
@@ -88,6 +91,15 @@ pub(super) fn outcome(found: Found<'_>) -> Outcome {
     outcome.expectations = judge::expectations(&outcome, &facts);
     outcome.report.verdict = judge::verdict(&outcome.expectations);
     outcome
+}
+
+/// Nodes by their names, not by where they listen.
+fn by_name(what: &str, layout: &Layout) -> String {
+    let mut what = what.to_owned();
+    for (_, node) in layout.nodes() {
+        what = what.replace(&node.nbd.to_string(), &format!("node {}", node.name));
+    }
+    what
 }
 
 /// The longest wait of a site that a fault left alone. Of a drill that leaves nobody alone, the

@@ -60,7 +60,7 @@ pub(super) fn render(outcome: &Outcome) -> String {
             ),
         ),
         figure(
-            "Protection, as `status` told it",
+            "Protection, as status told it",
             &chart::protection(outcome, time),
             PROTECTION_KEY,
         ),

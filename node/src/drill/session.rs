@@ -36,6 +36,8 @@ const AWAY_MAX: Duration = Duration::from_secs(60);
 const SETTLE: Duration = Duration::from_secs(5);
 /// Connections to each server.
 const CONNECTIONS: usize = 3;
+/// A volume is made by then, or the drill does not begin.
+const CREATE_MAX: Duration = Duration::from_secs(10);
 /// A volume is deleted by then, or told as left.
 const DELETE_MAX: Duration = Duration::from_secs(20);
 
@@ -155,12 +157,7 @@ pub fn run(directory: &Path, script: &Script, terms: &Terms) -> Result<Outcome, 
     let setup = script.setup(terms, &field)?;
     let stop = Stop::on_signals().map_err(DrillError::Signals)?;
     let volume = format!("drill-{}", std::process::id());
-    field.admin(&Request::VolumeCreate {
-        name: volume.clone(),
-        size_bytes: setup.bytes,
-        home: setup.home.clone(),
-        code: setup.code.clone(),
-    })?;
+    create(&field, &setup, &volume)?;
     let session = Session {
         script,
         terms,
@@ -178,6 +175,30 @@ pub fn run(directory: &Path, script: &Script, terms: &Terms) -> Result<Outcome, 
     session.clean_up(&field, &mut outcome);
     session.write(directory, &mut outcome)?;
     Ok(outcome)
+}
+
+/// Makes the volume: a fabric that was started just now may need a moment for it.
+fn create(field: &Field, setup: &Setup, volume: &str) -> Result<(), DrillError> {
+    let deadline = Instant::now() + CREATE_MAX;
+    let request = Request::VolumeCreate {
+        name: volume.to_owned(),
+        size_bytes: setup.bytes,
+        home: setup.home.clone(),
+        code: setup.code.clone(),
+    };
+    loop {
+        let Err(error) = field.admin(&request) else {
+            return Ok(());
+        };
+        // The answer alone may have been lost.
+        if field.volume(volume).is_ok() {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(error);
+        }
+        thread::sleep(Duration::from_millis(500));
+    }
 }
 
 /// Deletes a volume; false if that was not to be had.
