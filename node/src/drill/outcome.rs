@@ -223,9 +223,7 @@ pub(super) mod tests {
                 disks: all,
                 volumes: all,
             },
-            replicas: Some((3, 3)),
-            untrimmed: Some(0),
-            wan_bytes: None,
+            replicas: Some(3),
         }
     }
 

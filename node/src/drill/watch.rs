@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::field::Field;
-use crate::admin::protocol::{Nodes, Status, Volume};
+use crate::admin::protocol::{Nodes, Status};
 use crate::check::History;
 
 const PAUSE: Duration = Duration::from_millis(300);
@@ -21,13 +21,8 @@ pub(super) struct Look {
     /// When it was known.
     pub(super) at: Duration,
     pub(super) status: Status,
-    /// Replicas of the volume's journal, and how many of them hold all; none while nobody
-    /// serves it.
-    pub(super) replicas: Option<(usize, u64)>,
-    /// Journaled bytes of the volume that are not in fragments yet.
-    pub(super) untrimmed: Option<u64>,
-    /// Bytes that passed between sites until then, if something counts them.
-    pub(super) wan_bytes: Option<u64>,
+    /// Replicas of the volume's journal.
+    pub(super) replicas: Option<usize>,
 }
 
 impl Look {
@@ -38,11 +33,10 @@ impl Look {
 
     /// Whether nothing is wrong at all, and the volume has so many journal replicas.
     pub(super) fn is_whole(&self, replicas: usize) -> bool {
-        self.status.healthy
-            && self.is_rebuilt()
-            && self.replicas.is_some_and(|(of, current)| {
-                of >= replicas && usize::try_from(current).is_ok_and(|n| n >= replicas)
-            })
+        // That one of them is behind for a moment is usual under load; `status` tells of those
+        // that are out of step.
+        let all = self.replicas.is_some_and(|of| of >= replicas);
+        self.status.healthy && self.is_rebuilt() && all
     }
 
     /// Seconds until all repairs are done, as far as that is known.
@@ -171,15 +165,11 @@ fn look(field: &Field, volume: &str, history: &History, seen: &Mutex<Seen>) {
     let Ok(status) = field.status() else { return };
     let shown = field.volume(volume).ok();
     let nodes = field.nodes().ok();
-    let wan_bytes = field.wan_bytes();
-    let replicas = |v: &Volume| Some((v.journal.len(), v.stats.as_ref()?.replicas_current?));
     let look = Look {
         asked,
         at: history.now(),
         status,
-        replicas: shown.as_ref().and_then(replicas),
-        untrimmed: shown.and_then(|v| Some(v.stats?.untrimmed_bytes)),
-        wan_bytes,
+        replicas: shown.map(|v| v.journal.len()),
     };
     let mut seen = lock(seen);
     seen.looks.push(look);
@@ -190,8 +180,8 @@ fn look(field: &Field, volume: &str, history: &History, seen: &Mutex<Seen>) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Nodes, Traffic};
-    use crate::admin::protocol::{Condition, Node};
+    use super::{Duration, Look, Nodes, Status, Traffic};
+    use crate::admin::protocol::{Condition, Node, UpOf};
 
     fn told(bytes: &[(&str, Option<u64>)]) -> Nodes {
         let node = |(name, bytes): &(&str, Option<u64>)| Node {
@@ -211,6 +201,46 @@ mod tests {
             nodes: bytes.iter().map(node).collect(),
             unreachable: Vec::new(),
         }
+    }
+
+    #[test]
+    fn full_protection_takes_all_of_it() {
+        let all = UpOf { up: 9, of: 9 };
+        let whole = Look {
+            asked: Duration::ZERO,
+            at: Duration::ZERO,
+            status: Status {
+                healthy: true,
+                degraded: Vec::new(),
+                at_risk_bytes: Some(0),
+                repairs: Vec::new(),
+                seen_by: "a1".to_owned(),
+                sites: all,
+                nodes: all,
+                disks: all,
+                volumes: all,
+            },
+            replicas: Some(3),
+        };
+        assert!(whole.is_whole(3) && whole.is_rebuilt());
+        let with = |change: fn(&mut Look)| {
+            let mut look = whole.clone();
+            change(&mut look);
+            look
+        };
+        assert!(
+            !with(|l| l.replicas = Some(2)).is_whole(3),
+            "a replica is missing"
+        );
+        assert!(!with(|l| l.replicas = None).is_whole(3), "nobody knows");
+        assert!(!with(|l| l.status.healthy = false).is_whole(3));
+        let at_risk = with(|l| l.status.at_risk_bytes = Some(1));
+        assert!(!at_risk.is_whole(3) && !at_risk.is_rebuilt());
+        let uncounted = with(|l| l.status.at_risk_bytes = None);
+        assert!(
+            !uncounted.is_rebuilt(),
+            "what nobody counted may be at risk"
+        );
     }
 
     #[test]
