@@ -1,32 +1,71 @@
-//! One scenario file, in the simulator and on real processes, with the same kind of report.
+//! Drills on real processes: one scenario file, in the simulator and on processes, with the same
+//! kind of report; and drills by name, which leave the fabric as it was.
 #![cfg(feature = "sim")]
 
 mod dev_fabric;
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use dev_fabric::{DevFabric, PROGRAM};
 
-fn scenario(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../sim/scenarios/{name}.toml"))
+fn scenario(name: &str) -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sim/scenarios");
+    let file: PathBuf = folder.join(format!("{name}.toml"));
+    file.display().to_string()
 }
 
-fn drill(directory: &Path, name: &str) -> Output {
+fn drill(directory: &Path, arguments: &[&str]) -> Output {
     Command::new(PROGRAM)
         .arg("--dir")
         .arg(directory)
         .args(["drill", "run", "--json"])
-        .arg(scenario(name))
+        .args(arguments)
         .output()
         .expect("atoll starts")
 }
 
+/// The last line that was printed.
 fn report(output: &Output) -> Value {
     let said = String::from_utf8_lossy(&output.stderr);
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {said}"))
+    let text = String::from_utf8_lossy(&output.stdout);
+    let last = text.trim_end().lines().last().unwrap_or_default();
+    serde_json::from_str(last).unwrap_or_else(|e| panic!("{e}: {said}"))
+}
+
+/// What the contract promises of every drill.
+fn assert_passed(output: &Output, name: &str, rto_max_ms: u64) -> Value {
+    let report = report(output);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{report:#}\n{said}");
+    let facts = ["drill", "verdict", "rpo_bytes", "bytes_lost"].map(|key| report[key].clone());
+    assert_eq!(facts, [json!(name), json!("pass"), json!(0), json!(0)]);
+    assert!(report["rto_ms"].as_u64() < Some(rto_max_ms), "{report:#}");
+    assert!(report["rto_ms"].is_u64(), "{report:#}");
+    assert!(
+        report["bytes_verified"].as_u64() > Some(1 << 20),
+        "{report:#}"
+    );
+    let page = report["report"].as_str().expect("a path");
+    let page = fs::read_to_string(page).expect("a page");
+    assert!(
+        page.ends_with("</html>\n") && page.contains("<svg"),
+        "a whole page"
+    );
+    assert!(
+        !page.contains("http://") && !page.contains("https://"),
+        "it needs nothing else"
+    );
+    report
+}
+
+fn keys(report: &Value) -> BTreeSet<String> {
+    let object = report.as_object().expect("a report is an object");
+    object.keys().cloned().collect()
 }
 
 #[test]
@@ -41,18 +80,17 @@ fn site_loss_is_simulated_and_drilled() {
 
     let scratch = tempfile::tempdir().expect("a temporary directory");
     let directory = scratch.path().join("fabric");
-    let _fabric = DevFabric::start(&directory, &["--disks", "1", "--disk-size", "512MiB"]);
+    let fabric = DevFabric::start(&directory, &["--disks", "1", "--disk-size", "512MiB"]);
     // What only the simulator can do is refused before anything is touched.
-    let refused = drill(&directory, "failover_monkey_business");
+    let refused = drill(&directory, &[&scenario("failover_monkey_business")]);
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(
         !refused.status.success() && said.contains("can't be drilled"),
         "{said}"
     );
 
-    let drilled = drill(&directory, "site-loss");
-    let drilled_report = report(&drilled);
-    assert!(drilled.status.success(), "{drilled_report}");
+    let drilled = drill(&directory, &[&scenario("site-loss")]);
+    let drilled_report = assert_passed(&drilled, "site-loss", 10_000);
     for report in [&simulated_report, &drilled_report] {
         assert_eq!(
             (&report["passed"], &report["bytes_lost"]),
@@ -67,16 +105,75 @@ fn site_loss_is_simulated_and_drilled() {
             "{report}"
         );
     }
-    let keys = |r: &Value| {
-        let object = r.as_object().expect("a report is an object");
-        object
-            .keys()
-            .cloned()
-            .collect::<std::collections::BTreeSet<_>>()
+    let simulated_keys = keys(&simulated_report);
+    assert!(
+        keys(&drilled_report).is_superset(&simulated_keys),
+        "the same kind of report"
+    );
+    // What was lost for good is back, and the volume is gone.
+    fabric.wait_for("status", "/healthy", &json!(true));
+    assert_eq!(fabric.json("volume list")["volumes"], json!([]));
+}
+
+#[test]
+fn drills_by_name_leave_the_fabric_as_it_was() {
+    let scratch = tempfile::tempdir().expect("a temporary directory");
+    let directory = scratch.path().join("fabric");
+    let fabric = DevFabric::start(&directory, &["--nodes", "2", "--disk-size", "1GiB"]);
+    fabric.wait_for("status", "/healthy", &json!(true));
+    let before = fabric.json("node list");
+
+    // What this fabric can't have is refused before anything is touched.
+    let refused = drill(&directory, &["link-cut"]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        !refused.status.success() && said.contains("--wan"),
+        "{said}"
+    );
+    let refused = drill(&directory, &["site-loss", "--disk", "a1/1"]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        !refused.status.success() && said.contains("--site"),
+        "{said}"
+    );
+
+    let short = ["--size", "4MiB", "--seconds", "2"];
+    let lost = drill(
+        &directory,
+        &[&["node-loss", "--node", "b2"], &short[..]].concat(),
+    );
+    let lost = assert_passed(&lost, "node-loss", 3_000);
+    let timeline = lost["timeline"].to_string();
+    assert!(
+        timeline.contains("b2 is killed") && timeline.contains("b2 runs again"),
+        "{timeline}"
+    );
+    assert!(lost["client_throughput_ratio"].is_number(), "{lost:#}");
+    assert!(lost["full_protection_ms"].is_u64(), "{lost:#}");
+
+    let rotten = drill(&directory, &[&["rot"], &short[..]].concat());
+    let rotten = assert_passed(&rotten, "rot", 3_000);
+    let timeline = rotten["timeline"].to_string();
+    assert!(
+        timeline.contains("rotten fragments are repaired"),
+        "{timeline}"
+    );
+    assert!(rotten["wan_repair_bytes"].is_u64(), "{rotten:#}");
+    let scrubs = fabric.json("scrub status");
+    let disks = scrubs["disks"].as_array().expect("a list").iter();
+    let repaired: u64 = disks.filter_map(|d| d["scrub"]["repaired"].as_u64()).sum();
+    assert!(repaired > 0, "{scrubs:#}");
+
+    // All nodes serve, nothing is left, and the reports are listed.
+    fabric.wait_for("status", "/healthy", &json!(true));
+    assert_eq!(fabric.json("volume list")["volumes"], json!([]));
+    let names = |list: &Value| -> Vec<(Value, Value)> {
+        let nodes = list["nodes"].as_array().expect("a list").iter();
+        nodes
+            .map(|n| (n["name"].clone(), n["condition"].clone()))
+            .collect()
     };
-    let more: Vec<String> = keys(&drilled_report)
-        .difference(&keys(&simulated_report))
-        .cloned()
-        .collect();
-    assert_eq!(more, ["drill"]);
+    assert_eq!(names(&fabric.json("node list")), names(&before));
+    let reports = fabric.json("drill report");
+    assert_eq!(reports["reports"].as_array().map(Vec::len), Some(2));
 }

@@ -442,6 +442,9 @@ pub struct Node {
     pub used_bytes: Option<u64>,
     /// What its caches hold; absent if it does not answer.
     pub cache_bytes: Option<u64>,
+    /// Bytes of repair that came to it from other sites, since its start; absent likewise.
+    #[serde(default)]
+    pub repair_wan_bytes: Option<u64>,
 }
 
 /// Nodes.

@@ -21,6 +21,19 @@ pub struct Ack {
     pub site: Option<String>,
 }
 
+/// An operation that was answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sample {
+    /// When its answer came.
+    pub at: Duration,
+    /// How long it took.
+    pub took: Duration,
+    /// By which target, counted from 0.
+    pub by: usize,
+    /// Whether it changed anything.
+    pub mutates: bool,
+}
+
 /// All of it.
 #[derive(Debug)]
 pub struct History {
@@ -40,8 +53,11 @@ struct Inner {
     answered: u64,
     fault: Option<String>,
     bytes_lost: u64,
+    /// Those of them that read as they were before an acknowledged write.
+    bytes_stale: u64,
     rpo: Duration,
     timeline: Vec<Entry>,
+    samples: Vec<Sample>,
     /// A drill's faults.
     awaited: Vec<Awaited>,
 }
@@ -65,6 +81,8 @@ pub(super) struct Call {
     number: u64,
     called: Time,
     write: Option<WriteId>,
+    /// The target of clients' operations; none of what the check itself asks.
+    by: Option<usize>,
 }
 
 impl History {
@@ -82,8 +100,10 @@ impl History {
             answered: 0,
             fault: None,
             bytes_lost: 0,
+            bytes_stale: 0,
             rpo: Duration::ZERO,
             timeline: Vec::new(),
+            samples: Vec::new(),
             awaited: Vec::new(),
         };
         Self {
@@ -113,23 +133,35 @@ impl History {
         Time::ZERO + self.now()
     }
 
-    /// The next operation of a mix; it counts as called now.
-    pub(super) fn call(&self, mix: Mix) -> Call {
+    /// The next operation of a mix for a client of target `by`; it counts as called now.
+    pub(super) fn call(&self, mix: Mix, by: usize) -> Call {
         let mut inner = self.lock();
         let op = match inner.workload.next(mix) {
             // The client asks no server for `base:allocation`.
             Op::Status { first, count } => Op::Read { first, count },
             op => op,
         };
-        self.called(&mut inner, op)
+        self.called(&mut inner, op, Some(by))
     }
 
     /// A read of all sectors from `first` on.
     pub(super) fn call_read(&self, first: u64, count: u64) -> Call {
-        self.called(&mut self.lock(), Op::Read { first, count })
+        self.called(&mut self.lock(), Op::Read { first, count }, None)
     }
 
-    fn called(&self, inner: &mut Inner, op: Op) -> Call {
+    /// A write of all sectors from `first` on.
+    pub(super) fn call_write(&self, first: u64, count: u64) -> Call {
+        let mut inner = self.lock();
+        let value = inner.workload.values(count);
+        let op = Op::Write {
+            first,
+            count,
+            value,
+        };
+        self.called(&mut inner, op, None)
+    }
+
+    fn called(&self, inner: &mut Inner, op: Op, by: Option<usize>) -> Call {
         let called = self.time();
         inner.next += 1;
         let number = inner.next;
@@ -142,6 +174,7 @@ impl History {
             number,
             called,
             write,
+            by,
         }
     }
 
@@ -154,16 +187,15 @@ impl History {
     /// sectors as they were, or as zeros: it stays unknown until it is seen.
     pub(super) fn trimmed(&self, call: &Call) {
         let mut inner = self.lock();
-        inner.open.remove(&call.number);
-        inner.answered += 1;
+        let now = self.time();
+        inner.answered(call, now);
     }
 
     /// A mutation was acknowledged.
     pub(super) fn acknowledged(&self, call: &Call, site: Option<&String>) {
         let mut inner = self.lock();
         let now = self.time();
-        inner.open.remove(&call.number);
-        inner.answered += 1;
+        inner.answered(call, now);
         if let Some(write) = call.write {
             inner.oracle.write_answered(now, write);
         }
@@ -184,8 +216,7 @@ impl History {
         };
         let mut inner = self.lock();
         let now = self.time();
-        inner.open.remove(&call.number);
-        inner.answered += 1;
+        inner.answered(call, now);
         let earliest = inner.open.values().min().copied().unwrap_or(now);
         let times = (call.called, now, earliest.min(call.called));
         for (sector, value) in (first..).zip(values) {
@@ -195,6 +226,8 @@ impl History {
                     Ok(()) => None,
                     Err(violation) => {
                         inner.measure(&violation);
+                        let stale = matches!(violation, Violation::Stale { .. });
+                        inner.bytes_stale += if stale { SECTOR as u64 } else { 0 };
                         Some(violation.to_string())
                     }
                 },
@@ -270,6 +303,27 @@ impl History {
         awaited.sites.get(site).copied()
     }
 
+    /// All answers to clients so far.
+    #[must_use]
+    pub fn samples(&self) -> Vec<Sample> {
+        self.lock().samples.clone()
+    }
+
+    /// How many operations of clients were answered within `span` before now.
+    #[must_use]
+    pub fn answered_within(&self, span: Duration) -> usize {
+        let since = self.now().saturating_sub(span);
+        let inner = self.lock();
+        let recent = inner.samples.iter().rev();
+        recent.take_while(|s| s.at >= since).count()
+    }
+
+    /// Acknowledged bytes that were read as they had been before.
+    #[must_use]
+    pub fn bytes_stale(&self) -> u64 {
+        self.lock().bytes_stale
+    }
+
     pub(super) fn finish(&self) -> Result<(), String> {
         self.lock().oracle.finish().map_err(|v| v.to_string())
     }
@@ -290,6 +344,19 @@ impl History {
 }
 
 impl Inner {
+    fn answered(&mut self, call: &Call, now: Time) {
+        self.open.remove(&call.number);
+        self.answered += 1;
+        if let Some(by) = call.by {
+            self.samples.push(Sample {
+                at: now.since(Time::ZERO),
+                took: now.since(call.called),
+                by,
+                mutates: call.op.mutates(),
+            });
+        }
+    }
+
     fn note(&mut self, ack: &Ack) {
         let Some(site) = &ack.site else { return };
         let mut told = Vec::new();

@@ -9,6 +9,7 @@
 mod history;
 mod worker;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +20,7 @@ use sim::report::Report;
 use sim::workload::Mix;
 use thiserror::Error;
 
-pub use history::{Ack, History};
+pub use history::{Ack, History, Sample};
 use worker::{Connection, Worker};
 
 /// Where to check.
@@ -92,9 +93,14 @@ pub enum CheckError {
 pub struct Check {
     terms: Arc<Terms>,
     history: Arc<History>,
+    /// To each server.
+    connections: usize,
     stop: Arc<AtomicBool>,
     workers: Vec<thread::JoinHandle<()>>,
 }
+
+/// Told of bytes that were done of all, and asked whether to go on.
+pub type Show<'a> = &'a mut dyn FnMut(u64, u64) -> bool;
 
 impl Check {
     /// Looks at the export, clears what will be used of it, and begins.
@@ -102,6 +108,16 @@ impl Check {
     /// # Errors
     /// See [`CheckError`].
     pub fn begin(terms: Terms) -> Result<Self, CheckError> {
+        let mut check = Self::prepare(terms)?;
+        check.start();
+        Ok(check)
+    }
+
+    /// Looks at the export, and clears what will be used of it: nobody works yet.
+    ///
+    /// # Errors
+    /// See [`CheckError`].
+    pub fn prepare(terms: Terms) -> Result<Self, CheckError> {
         let first = terms.targets.first().expect("somebody is to be checked");
         let patience = terms.patience;
         let mut connection = Connection::open(first.address, &terms.export, patience, patience)?;
@@ -115,35 +131,47 @@ impl Check {
             true => terms.connections.max(1),
             false => 1,
         };
-        drop(connection);
-        let history = Arc::new(History::new(bytes, terms.seed));
-        let (terms, stop) = (Arc::new(terms), Arc::new(AtomicBool::new(false)));
+        Ok(Self {
+            history: Arc::new(History::new(bytes, terms.seed)),
+            terms: Arc::new(terms),
+            connections,
+            stop: Arc::new(AtomicBool::new(false)),
+            workers: Vec::new(),
+        })
+    }
+
+    /// Writes all that is used, by the first server, so that there is something to lose.
+    ///
+    /// # Errors
+    /// See [`CheckError`].
+    pub fn fill(&self, show: Show<'_>) -> Result<(), CheckError> {
+        let patience = self.terms.patience;
+        let first = &self.terms.targets[0];
+        let export = &self.terms.export;
+        let mut connection = Connection::open(first.address, export, patience, patience)?;
+        connection.fill(&self.history, show)
+    }
+
+    /// Sets the clients to work.
+    pub fn start(&mut self) {
         let mixes = [Mix::All, Mix::Writes, Mix::Reads];
-        let workers = terms.targets.iter().flat_map(|target| {
-            let (terms, history, stop) = (&terms, &history, &stop);
-            (0..connections).map(move |i| {
+        for (by, target) in self.terms.targets.iter().enumerate() {
+            for i in 0..self.connections {
                 let worker = Worker {
-                    terms: Arc::clone(terms),
+                    terms: Arc::clone(&self.terms),
                     target: target.clone(),
-                    history: Arc::clone(history),
+                    by,
+                    history: Arc::clone(&self.history),
                     tells: i == 0,
-                    stop: Arc::clone(stop),
-                    mix: if connections == 1 {
-                        Mix::All
-                    } else {
-                        mixes[i % mixes.len()]
+                    stop: Arc::clone(&self.stop),
+                    mix: match self.connections {
+                        1 => Mix::All,
+                        _ => mixes[i % mixes.len()],
                     },
                 };
-                thread::spawn(move || worker.run())
-            })
-        });
-        let workers = workers.collect();
-        Ok(Self {
-            terms,
-            history,
-            stop,
-            workers,
-        })
+                self.workers.push(thread::spawn(move || worker.run()));
+            }
+        }
     }
 
     /// What has been asked and answered so far.
@@ -162,37 +190,77 @@ impl Check {
     ///
     /// # Errors
     /// See [`CheckError`]: what could not be read back, too.
-    pub fn end(self) -> Result<(), CheckError> {
+    pub fn end(mut self) -> Result<(), CheckError> {
+        self.halt();
+        self.judge(&mut |_, _| true)
+    }
+
+    /// Ends the operations.
+    pub fn halt(&mut self) {
         self.stop.store(true, Ordering::Release);
-        for worker in self.workers {
+        for worker in std::mem::take(&mut self.workers) {
             // A worker's panic is a fault of the checker, and must not pass for a good end.
             if worker.join().is_err() {
                 self.history.fail("the checker itself panicked".to_owned());
             }
         }
+    }
+
+    /// Reads all by every server that is reachable, and judges; to be called once operations
+    /// have ended.
+    ///
+    /// # Errors
+    /// See [`CheckError`]: what could not be read back, too.
+    pub fn judge(&self, show: Show<'_>) -> Result<(), CheckError> {
+        self.read_by_all(true, show)?;
+        self.history.finish().map_err(CheckError::Wrong)
+    }
+
+    /// Reads all by a server of each site, while operations go on.
+    ///
+    /// # Errors
+    /// See [`CheckError`].
+    pub fn read_back(&self, show: Show<'_>) -> Result<(), CheckError> {
+        self.read_by_all(false, show)
+    }
+
+    /// Reads all by the first server of each site that is reachable; by every server whose site
+    /// is not known.
+    fn read_by_all(&self, at_rest: bool, show: Show<'_>) -> Result<(), CheckError> {
         if let Some(fault) = self.history.fault() {
             return Err(CheckError::Wrong(fault));
         }
-        let mut read = false;
-        let mut last = None;
-        for target in &self.terms.targets {
+        let targets = &self.terms.targets;
+        let sites: BTreeSet<_> = targets.iter().filter_map(|t| t.site.as_ref()).collect();
+        let readers = match sites.len() {
+            0 => targets.len(),
+            sites => sites,
+        };
+        let of = self.history.bytes() * readers as u64;
+        let (mut read, mut last, mut before) = (BTreeSet::new(), None, 0);
+        for target in targets {
+            if target.site.is_some() && read.contains(&target.site) {
+                continue;
+            }
             // In a drill, a lost site's servers are not there any more.
             let patience = self.terms.patience;
-            let wait = match self.terms.targets.len() {
+            let wait = match targets.len() {
                 1 => patience,
                 _ => Duration::from_secs(2),
             };
             match Connection::open(target.address, &self.terms.export, wait, patience) {
                 Ok(mut connection) => {
-                    connection.verify(&self.history)?;
-                    read = true;
+                    let mut show = |done, _| show(before + done, of);
+                    connection.verify(&self.history, at_rest, &mut show)?;
+                    before += self.history.bytes();
+                    read.insert(target.site.clone());
                 }
                 Err(error) => last = Some(error),
             }
         }
-        match (read, last) {
-            (false, Some(error)) => Err(error),
-            _ => self.history.finish().map_err(CheckError::Wrong),
+        match (read.is_empty(), last) {
+            (true, Some(error)) => Err(error),
+            _ => Ok(()),
         }
     }
 

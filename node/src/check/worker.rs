@@ -13,7 +13,7 @@ use sim::rng::Rng;
 use sim::workload::{Mix, Op, values};
 
 use super::history::{Call, History};
-use super::{CheckError, Target, Terms};
+use super::{CheckError, Show, Target, Terms};
 
 /// Sizes are whole numbers of it.
 pub(super) const BLOCK: u64 = 4096;
@@ -121,19 +121,48 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads all that was used, and what is allocated of it: what is said to be zeros must be.
-    pub(super) fn verify(&mut self, history: &History) -> Result<(), CheckError> {
+    /// Writes all that is used.
+    pub(super) fn fill(&mut self, history: &History, show: Show<'_>) -> Result<(), CheckError> {
         for offset in (0..history.bytes()).step_by(CHUNK as usize) {
+            if !show(offset, history.bytes()) {
+                return Ok(());
+            }
+            let bytes = CHUNK.min(history.bytes() - offset);
+            let call = history.call_write(offset / SECTOR as u64, bytes / SECTOR as u64);
+            if let Err(error) = self.client.write(offset, &call.op.data(), false) {
+                history.lost(&call);
+                return Err(self.failed(&error));
+            }
+            history.acknowledged(&call, None);
+        }
+        Ok(())
+    }
+
+    /// Reads all that was used. Where nobody works, what is allocated of it too: what is said to be
+    /// zeros must be.
+    pub(super) fn verify(
+        &mut self,
+        history: &History,
+        at_rest: bool,
+        show: Show<'_>,
+    ) -> Result<(), CheckError> {
+        for offset in (0..history.bytes()).step_by(CHUNK as usize) {
+            if !show(offset, history.bytes()) {
+                return Ok(());
+            }
             let length = length(CHUNK.min(history.bytes() - offset));
             let sectors = u64::from(length) / SECTOR as u64;
             let call = history.call_read(offset / SECTOR as u64, sectors);
-            let data = self
-                .client
-                .read(offset, length)
-                .map_err(|e| self.failed(&e))?;
-            let wrong = self
-                .wrong_zeros(offset, &data)
-                .map_err(|e| self.failed(&e))?;
+            let read = self.client.read(offset, length);
+            let read = read.and_then(|data| match at_rest {
+                true => Ok((self.wrong_zeros(offset, &data)?, data)),
+                // Somebody may write between the two questions.
+                false => Ok((None, data)),
+            });
+            let (wrong, data) = read.map_err(|error| {
+                history.lost(&call);
+                self.failed(&error)
+            })?;
             history.read(&call, values(&[Chunk::Data(data.into())]).into_iter());
             if let Some(at) = wrong {
                 history.fail(format!(
@@ -193,6 +222,8 @@ fn connect(
 pub(super) struct Worker {
     pub(super) terms: Arc<Terms>,
     pub(super) target: Target,
+    /// The target's place among all.
+    pub(super) by: usize,
     pub(super) history: Arc<History>,
     pub(super) stop: Arc<AtomicBool>,
     pub(super) mix: Mix,
@@ -250,7 +281,7 @@ impl Worker {
             return None;
         }
         while !self.is_over() {
-            let call = self.history.call(self.mix);
+            let call = self.history.call(self.mix, self.by);
             let done = self.ask(&mut client, &call, rng).and_then(|()| {
                 let flush = client.can_flush() && rng.one_in(FLUSH_ONE_IN);
                 if flush { client.flush() } else { Ok(()) }

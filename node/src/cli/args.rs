@@ -89,10 +89,10 @@ pub enum Command {
     /// Check that an NBD server, this one or another, keeps what it acknowledges.
     #[cfg(feature = "sim")]
     Check(super::sim::CheckArgs),
-    /// Drill a disaster on the processes of `atoll dev`.
+    /// Drill disasters on the processes of `atoll dev`: what survives, how fast it goes on.
     #[cfg(feature = "sim")]
     #[command(subcommand)]
-    Drill(super::sim::DrillCommand),
+    Drill(super::drill::DrillCommand),
 }
 
 /// A new node.

@@ -5,6 +5,8 @@ pub mod render;
 pub mod style;
 
 mod dev;
+#[cfg(feature = "sim")]
+pub mod drill;
 mod nbd;
 mod node;
 mod scrub;
@@ -70,9 +72,19 @@ fn carry_out(cli: &Cli) -> anyhow::Result<bool> {
         #[cfg(feature = "sim")]
         Command::Check(args) => sim::check(args, cli.json),
         #[cfg(feature = "sim")]
-        Command::Drill(command) => sim::drill(&directory(cli)?, command, cli.json),
+        Command::Drill(command) => drill_command(cli, command),
         command => talk(cli, command),
     }
+}
+
+/// What drills there are is no fabric's affair.
+#[cfg(feature = "sim")]
+fn drill_command(cli: &Cli, command: &drill::DrillCommand) -> anyhow::Result<bool> {
+    let directory = match command {
+        drill::DrillCommand::List => PathBuf::new(),
+        _ => directory(cli)?,
+    };
+    drill::run(&directory, command, cli.json)
 }
 
 /// Asks a node or the supervisor; false if the answer is a no.

@@ -1,17 +1,13 @@
-//! `atoll sim`, `atoll check` and `atoll drill`.
+//! `atoll sim` and `atoll check`.
 
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use clap::{Args, Subcommand};
-use serde_json::json;
-use sim::plan::Plan;
+use clap::Args;
 
 use super::print;
 use crate::check::{Check, Target, Terms};
-use crate::drill;
 use crate::units::{ByteSize, parse_duration};
 
 /// NBD's port.
@@ -43,16 +39,6 @@ pub struct CheckArgs {
     /// Overwrite data that no check wrote.
     #[arg(long)]
     pub overwrite: bool,
-}
-
-/// On drills.
-#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
-pub enum DrillCommand {
-    /// Carry a scenario file out on the processes of `atoll dev`, and report what happened.
-    Run {
-        /// The file (TOML).
-        file: std::path::PathBuf,
-    },
 }
 
 /// An NBD export's address.
@@ -126,26 +112,6 @@ pub(super) fn check(args: &CheckArgs, as_json: bool) -> anyhow::Result<bool> {
     let report = Check::report(&history, name, &verdict);
     let text = if as_json {
         report.to_json().to_string()
-    } else {
-        report.to_text()
-    };
-    print(&text)?;
-    Ok(report.passed())
-}
-
-/// Carries a drill out; true if nothing was wrong.
-pub(super) fn drill(
-    directory: &Path,
-    command: &DrillCommand,
-    as_json: bool,
-) -> anyhow::Result<bool> {
-    let DrillCommand::Run { file } = command;
-    let plan: Plan = sim::cli::read(file)?;
-    let report = drill::run(directory, &plan)?;
-    let mut value = report.to_json();
-    value["drill"] = json!(true);
-    let text = if as_json {
-        value.to_string()
     } else {
         report.to_text()
     };

@@ -437,6 +437,7 @@ fn show_picks_by_name() {
         capacity_bytes: 0,
         used_bytes: None,
         cache_bytes: None,
+        repair_wan_bytes: None,
     };
     let nodes = || {
         Reply::Nodes(Nodes {

@@ -10,4 +10,5 @@ pub mod meta;
 pub mod nbd_tls;
 pub mod peers;
 pub mod raft_log;
+pub mod repair_traffic;
 pub mod run;

@@ -25,6 +25,8 @@ use tokio::runtime::Handle;
 use transport::class::Class;
 use transport::net::endpoint::Transport;
 
+use super::repair_traffic::RepairTraffic;
+
 /// A node that has not answered by then is named as silent. Far above a round trip around the
 /// world, and no long wait for a person.
 pub const ANSWER_MAX: Duration = Duration::from_secs(1);
@@ -86,6 +88,8 @@ pub struct Figures {
     pub counts: BTreeMap<SlotKey, (u64, u64)>,
     /// Bytes a second that its Healer brought lately.
     pub heal_bytes_per_s: u64,
+    /// Bytes of repair that came here from other sites, since the node's start.
+    pub repair_wan_bytes: u64,
 }
 
 /// A volume at the node that runs it.
@@ -230,6 +234,7 @@ pub type Stats = (
 struct Local {
     switchboard: Addr<Switchboard>,
     disks: Arc<Mutex<DiskNames>>,
+    repair: RepairTraffic,
 }
 
 impl Local {
@@ -292,6 +297,7 @@ impl Local {
                 .map(|(key, c)| (key, (c.fragments, c.bytes)))
                 .collect(),
             heal_bytes_per_s: healing.bytes_per_s,
+            repair_wan_bytes: self.repair.bytes(),
         })
     }
 }
@@ -332,8 +338,17 @@ impl Peers {
     }
 
     /// From now on this node has answers of its own.
-    pub fn serve(&self, switchboard: Addr<Switchboard>, disks: Arc<Mutex<DiskNames>>) {
-        let _ = self.0.local.set(Local { switchboard, disks });
+    pub fn serve(
+        &self,
+        switchboard: Addr<Switchboard>,
+        disks: Arc<Mutex<DiskNames>>,
+        repair: RepairTraffic,
+    ) {
+        let _ = self.0.local.set(Local {
+            switchboard,
+            disks,
+            repair,
+        });
     }
 
     /// Whether this node has answers of its own.

@@ -41,6 +41,7 @@ use super::meta::{self, Listener, MetaHandle, SharedView};
 use super::nbd_tls::{self, NbdAuthority};
 use super::peers::{NodeMessage, Peers};
 use super::raft_log::RocksRaftLog;
+use super::repair_traffic::RepairTraffic;
 use crate::admin::server as admin_server;
 
 struct ToActors(Addr<Switchboard>);
@@ -118,7 +119,8 @@ async fn serve(
     let admitter = admitter(&directory, &identity, &config, &handle, &view)?;
     let peers = Peers::new(node, transport.clone());
     let (inbound, switchboard_ready) = Inlet::new();
-    let mut handlers = inbound.handlers(&handle, &peers);
+    let repair = RepairTraffic::new(node, Arc::clone(&view));
+    let mut handlers = inbound.handlers(&handle, &peers, &repair);
     if let Some(admitter) = &admitter {
         handlers = handlers.joining(Arc::new(AdmitJoiners(Arc::clone(admitter))));
     }
@@ -145,7 +147,7 @@ async fn serve(
     );
     switchboard_ready.set(switchboard.clone());
     handle.listen(Box::new(ToActors(switchboard.clone())));
-    peers.serve(switchboard.clone(), Arc::clone(&admin.disks));
+    peers.serve(switchboard.clone(), Arc::clone(&admin.disks), repair);
 
     let listener = NbdListener::bind(&Address::Tcp(config.nbd))
         .await
@@ -359,9 +361,10 @@ impl Inlet {
         let _ = self.0.set(switchboard);
     }
 
-    fn handlers(&self, meta: &MetaHandle, peers: &Peers) -> Handlers {
-        let inlet = self.clone();
-        let to_actors = move |from: NodeId, _class: Class, header: Bytes, payload: Bytes| {
+    fn handlers(&self, meta: &MetaHandle, peers: &Peers, repair: &RepairTraffic) -> Handlers {
+        let (inlet, repair) = (self.clone(), repair.clone());
+        let to_actors = move |from: NodeId, class: Class, header: Bytes, payload: Bytes| {
+            repair.note(from, class, &header, &payload);
             if let Some(switchboard) = inlet.0.get() {
                 switchboard.do_send(Inbound {
                     from,

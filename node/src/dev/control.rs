@@ -26,6 +26,14 @@ pub enum Request {
         /// Which.
         name: String,
     },
+    /// As [`Request::NodeStart`], for several nodes at once: those that can't serve alone do
+    /// together.
+    NodesStart {
+        /// Which.
+        names: Vec<String>,
+    },
+    /// Which processes run. Answered with [`Answer::Nodes`], of all nodes.
+    Processes,
     /// Stop a node's process cleanly; nothing if it does not run. Answered with
     /// [`Answer::Nodes`] once it is gone.
     NodeStop {

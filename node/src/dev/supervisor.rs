@@ -278,6 +278,15 @@ impl<S: FnMut(Event<'_>)> Supervisor<S> {
     async fn carry_out(&mut self, request: Request) -> Answer {
         let done = match request {
             Request::NodeStart { name } => self.start_named(self.node_names(&name)).await,
+            Request::NodesStart { names } => {
+                let known = names.iter().map(|name| self.node_names(name));
+                let known: Result<Vec<_>, _> = known.collect();
+                self.start_named(known.map(|names| names.concat())).await
+            }
+            Request::Processes => {
+                let all = self.layout.nodes().map(|(_, n)| n.name.clone());
+                Ok(self.processes(all.collect()))
+            }
             Request::NodeStop { name } => self.stop_named(self.node_names(&name)).await,
             Request::SiteStart { name } => self.start_named(self.site_names(&name)).await,
             Request::SiteStop { name } => self.stop_named(self.site_names(&name)).await,

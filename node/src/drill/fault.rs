@@ -1,85 +1,21 @@
-//! Faults that real processes can be made to have.
+//! What a drill does to real processes, links and disks, and how it is undone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use sim::faults::{self, Kind, Victim};
 use sim::plan::Plan;
 use sim::report::{between, listed};
 use sim::service::left_alone;
 
-use super::{DrillError, processes};
+use super::error::{DrillError, at};
+use super::field::Field;
+use super::rot::Rot;
+use crate::admin::protocol::{Disk, Request};
 use crate::check::Target;
-use crate::dev::control::{self, Answer, Request};
-use crate::dev::layout::Layout;
-
-/// Where a drill takes place.
-pub(super) struct Field {
-    pub(super) directory: PathBuf,
-    pub(super) layout: Layout,
-}
-
-impl Field {
-    pub(super) fn new(directory: &Path, layout: Layout) -> Self {
-        Self {
-            directory: directory.to_owned(),
-            layout,
-        }
-    }
-
-    fn ask(&self, request: &Request) -> Result<Answer, DrillError> {
-        match control::ask(&self.directory, request)? {
-            Answer::Error(why) => Err(DrillError::Refused(why)),
-            answer => Ok(answer),
-        }
-    }
-
-    /// The process of a node that runs: starting what runs tells, and changes nothing.
-    fn pid(&self, node: &str) -> Result<Option<Pid>, DrillError> {
-        let name = node.to_owned();
-        let answer = self.ask(&Request::NodeStart { name })?;
-        let pid = processes(answer)?.into_iter().find(|p| p.name == node);
-        let raw = pid.and_then(|p| i32::try_from(p.pid?).ok());
-        Ok(raw.and_then(Pid::from_raw))
-    }
-
-    fn signal(&self, node: &str, signal: Signal) -> Result<(), DrillError> {
-        let Some(pid) = self.pid(node)? else {
-            return Ok(());
-        };
-        kill_process(pid, signal).map_err(|error| DrillError::Signal {
-            node: node.to_owned(),
-            error: error.into(),
-        })
-    }
-
-    fn start(&self, node: &str) -> Result<(), DrillError> {
-        let name = node.to_owned();
-        self.ask(&Request::NodeStart { name }).map(drop)
-    }
-
-    /// Bytes that passed between sites, if the WAN emulator counts them.
-    pub(super) fn wan_bytes(&self) -> Option<u64> {
-        match control::ask(&self.directory, &Request::LinkList) {
-            Ok(Answer::Links(links)) => Some(links.iter().map(|l| l.bytes_passed).sum()),
-            _ => None,
-        }
-    }
-
-    fn nodes_of(&self, site: &str) -> Vec<String> {
-        let site = self.layout.sites.iter().find(|s| s.name == site);
-        let nodes = site.into_iter().flat_map(|s| &s.nodes);
-        nodes.map(|n| n.name.clone()).collect()
-    }
-
-    fn sites(&self) -> BTreeMap<String, Vec<String>> {
-        let name = |s: &crate::dev::layout::SiteLayout| s.name.clone();
-        let sites = self.layout.sites.iter().map(name);
-        sites.map(|s| (s.clone(), self.nodes_of(&s))).collect()
-    }
-}
+use crate::dev::control;
 
 /// Refuses a scenario that can't be drilled, before anything is touched.
 pub(super) fn check(plan: &Plan, field: &Field) -> Result<(), DrillError> {
@@ -112,16 +48,54 @@ pub(super) fn check(plan: &Plan, field: &Field) -> Result<(), DrillError> {
     Ok(())
 }
 
+/// A disk whose directory is taken away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LostDisk {
+    pub(super) node: String,
+    /// `node/disk`.
+    pub(super) name: String,
+    pub(super) path: PathBuf,
+}
+
+impl LostDisk {
+    pub(super) fn of(disk: &Disk) -> Self {
+        let node = disk.name.split('/').next().unwrap_or_default();
+        Self {
+            node: node.to_owned(),
+            name: disk.name.clone(),
+            path: PathBuf::from(disk.path.clone().unwrap_or_default()),
+        }
+    }
+
+    /// Where the directory is kept until what it held is whole elsewhere.
+    pub(super) fn kept(&self) -> PathBuf {
+        let mut name = self.path.file_name().unwrap_or_default().to_owned();
+        name.push(".lost-by-drill");
+        self.path.with_file_name(name)
+    }
+}
+
 /// A fault with whom it hits.
 #[derive(Clone, Debug)]
 pub(super) enum Fault {
+    /// Processes die at once; for good: until the drill has been judged.
     Killed { nodes: Vec<String>, for_good: bool },
+    /// A process stops in good order.
+    Stopped(String),
+    /// A process stands still.
     Paused(String),
+    /// Nothing gets through from one site to another.
     Cut(Vec<(String, String)>),
+    /// A node is to be emptied.
+    Drained(String),
+    /// A disk's directory is gone; `replaced` once another one is to take its place.
+    DiskLost { disk: LostDisk, replaced: bool },
+    /// Bytes of fragments flipped.
+    Rotten(Rot),
 }
 
 impl Fault {
-    /// Whom a fault hits now. Without an owner, it is the first node.
+    /// Whom a scenario's fault hits now. Without an owner, it is the first node.
     pub(super) fn resolve(plan: &faults::Plan, owner: Option<&str>, field: &Field) -> Self {
         let first = &field.layout.sites[0].nodes[0].name;
         let node = match plan.victim {
@@ -130,10 +104,7 @@ impl Fault {
                 owner.unwrap_or(first).to_owned()
             }
         };
-        let site = match field.layout.node(&node) {
-            Ok((site, _)) => site.name.clone(),
-            Err(_) => field.layout.sites[0].name.clone(),
-        };
+        let site = field.site_of(&node);
         let names: Vec<String> = field.sites().into_keys().collect();
         let at = names.iter().position(|s| *s == site).unwrap_or(0);
         let other = &names[(at + plan.other as usize) % names.len()];
@@ -160,57 +131,86 @@ impl Fault {
         }
     }
 
-    pub(super) fn strike(&self, field: &mut Field) -> Result<(), DrillError> {
+    pub(super) fn strike(&self, field: &Field) -> Result<(), DrillError> {
         match self {
-            Self::Killed { nodes, .. } => {
-                // All of them are known before the first one dies.
-                let pids = nodes.iter().map(|n| Ok((n, field.pid(n)?)));
-                let pids: Vec<_> = pids.collect::<Result<_, DrillError>>()?;
-                for (node, pid) in pids {
-                    let Some(pid) = pid else { continue };
-                    kill_process(pid, Signal::KILL).map_err(|error| DrillError::Signal {
-                        node: node.clone(),
-                        error: error.into(),
-                    })?;
-                }
-                Ok(())
-            }
-            Self::Paused(node) => field.signal(node, Signal::STOP),
+            Self::Killed { nodes, .. } => field.kill(nodes),
+            Self::Stopped(node) => field.stop(node),
+            Self::Paused(node) => field.signal(std::slice::from_ref(node), Signal::STOP),
             Self::Cut(links) => links.iter().try_for_each(|(from, to)| {
                 let (from, to) = (from.clone(), to.clone());
                 let one_way = true;
-                let cut = Request::LinkCut { from, to, one_way };
-                field.ask(&cut).map(drop)
+                let cut = control::Request::LinkCut { from, to, one_way };
+                field.control(&cut).map(drop)
             }),
+            Self::Drained(node) => field.drain(node, false).map(drop),
+            Self::DiskLost { disk, .. } => {
+                std::fs::rename(&disk.path, disk.kept()).map_err(at(&disk.path))
+            }
+            Self::Rotten(rot) => rot.strike(),
         }
     }
 
-    /// Ends it; false if it stays.
-    pub(super) fn mend(&self, field: &mut Field) -> Result<bool, DrillError> {
+    /// Undoes it.
+    pub(super) fn mend(&self, field: &Field) -> Result<(), DrillError> {
         match self {
-            Self::Killed { for_good: true, .. } => return Ok(false),
-            Self::Killed { nodes, .. } => nodes.iter().try_for_each(|n| field.start(n))?,
-            Self::Paused(node) => field.signal(node, Signal::CONT)?,
+            Self::Killed { nodes, .. } => field.start(nodes),
+            Self::Stopped(node) => field.start(std::slice::from_ref(node)),
+            Self::Paused(node) => field.signal(std::slice::from_ref(node), Signal::CONT),
             Self::Cut(links) => {
                 let pairs = links
                     .iter()
                     .map(|(a, b)| (a.min(b).clone(), a.max(b).clone()));
-                for pair in pairs.collect::<BTreeSet<_>>() {
+                let pairs: BTreeSet<_> = pairs.collect();
+                pairs.into_iter().try_for_each(|pair| {
                     let between = Some(pair);
-                    field.ask(&Request::LinkHeal { between })?;
-                }
+                    let heal = control::Request::LinkHeal { between };
+                    field.control(&heal).map(drop)
+                })
+            }
+            Self::Drained(node) => field.drain(node, true).map(drop),
+            Self::DiskLost { disk, replaced } => {
+                field.stop(&disk.node)?;
+                put_back(disk, *replaced)?;
+                field.start(std::slice::from_ref(&disk.node))
+            }
+            // What was not repaired yet is by the next pass.
+            Self::Rotten(rot) => {
+                let start = Request::ScrubStart {
+                    disk: Some(rot.disk.clone()),
+                    node: None,
+                };
+                field.admin(&start).map(drop)
             }
         }
-        Ok(true)
+    }
+
+    /// What was done to undo it, for the report.
+    pub(super) fn mended(&self) -> String {
+        match self {
+            Self::Killed { nodes, .. } => {
+                let run = if nodes.len() == 1 { "runs" } else { "run" };
+                format!("{} {run} again", listed(nodes.iter().cloned()))
+            }
+            Self::Stopped(node) => format!("{node} runs again"),
+            Self::Paused(node) => format!("{node} goes on"),
+            Self::Cut(links) => {
+                format!("messages pass again {}", between(links.iter().cloned()))
+            }
+            Self::Drained(node) => format!("{node} serves again"),
+            Self::DiskLost {
+                disk,
+                replaced: true,
+            } => {
+                format!("{} has a new disk in place of {}", disk.node, disk.name)
+            }
+            Self::DiskLost { disk, .. } => format!("disk {} is put back", disk.name),
+            Self::Rotten(rot) => format!("disk {} is scrubbed", rot.disk),
+        }
     }
 
     /// The sites with clients that must be served while it lasts.
     pub(super) fn asked(&self, field: &Field, targets: &[Target]) -> Vec<String> {
-        let (gone, cut): (&[String], &[(String, String)]) = match self {
-            Self::Killed { nodes, .. } => (nodes, &[]),
-            Self::Paused(node) => (std::slice::from_ref(node), &[]),
-            Self::Cut(links) => (&[], links),
-        };
+        let (gone, cut) = (self.gone(), self.cut());
         let alone = left_alone(&field.sites(), gone, cut);
         let served = |t: &&Target| {
             let node = field.layout.nodes().find(|(_, n)| n.nbd == t.address);
@@ -220,6 +220,40 @@ impl Fault {
         let sites: BTreeSet<String> = sites.filter(|s| alone.contains(s)).collect();
         sites.into_iter().collect()
     }
+
+    /// Nodes that don't serve while it lasts.
+    pub(super) fn gone(&self) -> &[String] {
+        match self {
+            Self::Killed { nodes, .. } => nodes,
+            Self::Paused(node) | Self::Stopped(node) => std::slice::from_ref(node),
+            Self::Cut(_) | Self::Drained(_) | Self::DiskLost { .. } | Self::Rotten(_) => &[],
+        }
+    }
+
+    fn cut(&self) -> &[(String, String)] {
+        match self {
+            Self::Cut(links) => links,
+            _ => &[],
+        }
+    }
+}
+
+/// Makes room for a new disk, or brings the old one back. To be called while the node is down.
+fn put_back(disk: &LostDisk, replaced: bool) -> Result<(), DrillError> {
+    // The node may have left something in the place of what it lost.
+    match std::fs::remove_dir_all(&disk.path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(at(&disk.path)(e)),
+        _ => {}
+    }
+    if replaced {
+        return Ok(());
+    }
+    std::fs::rename(disk.kept(), &disk.path).map_err(at(&disk.path))
+}
+
+/// Removes what is left of a lost disk.
+pub(super) fn discard(kept: &Path) -> Result<(), DrillError> {
+    std::fs::remove_dir_all(kept).map_err(at(kept))
 }
 
 impl fmt::Display for Fault {
@@ -227,12 +261,21 @@ impl fmt::Display for Fault {
         match self {
             Self::Killed { nodes, for_good } => {
                 let for_good = if *for_good { ", for good" } else { "" };
-                write!(f, "{} are killed{for_good}", listed(nodes.iter().cloned()))
+                let are = if nodes.len() == 1 { "is" } else { "are" };
+                write!(
+                    f,
+                    "{} {are} killed{for_good}",
+                    listed(nodes.iter().cloned())
+                )
             }
+            Self::Stopped(node) => write!(f, "{node} is stopped"),
             Self::Paused(node) => write!(f, "{node} stands still"),
             Self::Cut(links) => {
                 write!(f, "nothing gets through {}", between(links.iter().cloned()))
             }
+            Self::Drained(node) => write!(f, "{node} is drained"),
+            Self::DiskLost { disk, .. } => write!(f, "disk {} loses its directory", disk.name),
+            Self::Rotten(rot) => write!(f, "{rot}"),
         }
     }
 }

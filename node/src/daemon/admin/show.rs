@@ -262,6 +262,7 @@ pub(super) fn nodes(view: &View, heard: &Heard) -> Nodes {
         capacity_bytes: capacity.get(id).copied().unwrap_or(0),
         used_bytes: heard.used_bytes(*id),
         cache_bytes: heard.figures.get(id).map(|f| f.cache_bytes),
+        repair_wan_bytes: heard.figures.get(id).map(|f| f.repair_wan_bytes),
     });
     let mut nodes: Vec<Node> = nodes.collect();
     nodes.sort_by(|a, b| (&a.site, &a.name).cmp(&(&b.site, &b.name)));

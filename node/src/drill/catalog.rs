@@ -1,0 +1,513 @@
+//! The drills that have a name.
+
+use std::time::Duration;
+
+use model::geometry::Code;
+use model::units::ByteSize;
+
+use super::error::DrillError;
+use super::fault::{Fault, LostDisk};
+use super::field::Field;
+use super::program::{Aim, Kind, Limits, Setup, Step, Wait, everywhere};
+use crate::admin::protocol::{Disk, Volume};
+
+/// A node's death is a pause of less, for every client of another node.
+const NODE_LOSS_MAX: Duration = Duration::from_secs(3);
+/// A site's death is a pause of less, for every client elsewhere.
+const SITE_LOSS_MAX: Duration = Duration::from_secs(10);
+
+/// The longest pause of a client between two operations.
+const THINK: Duration = Duration::from_millis(20);
+
+/// What the caller of a drill says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Order {
+    /// The site that it hits.
+    pub site: Option<String>,
+    /// The node that it hits.
+    pub node: Option<String>,
+    /// The disk that it hits.
+    pub disk: Option<String>,
+    /// The volume's code.
+    pub code: Code,
+    /// The volume's size.
+    pub size: ByteSize,
+    /// How long clients work under the disaster; before it, half as long.
+    pub span: Duration,
+    /// How long something that must come is waited for.
+    pub patience: Duration,
+    /// Whether a lost disk is left to the fabric's own time (`--heal-after`).
+    pub hands_off: bool,
+}
+
+/// A drill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// A site's processes are killed.
+    SiteLoss,
+    /// The owner's node is killed.
+    NodeLoss,
+    /// A disk's directory is gone.
+    DiskLoss,
+    /// Every process is killed at once.
+    FullRestart,
+    /// Every node in turn.
+    RollingRestart,
+    /// A node is emptied, stopped, and back.
+    DrainNode,
+    /// A link is cut.
+    LinkCut,
+    /// A site is cut off.
+    SiteIsolation,
+    /// Fragments rot.
+    Rot,
+}
+
+/// What a drill is, for people.
+#[derive(Clone, Copy, Debug)]
+pub struct About {
+    /// Its name.
+    pub name: &'static str,
+    /// What happens.
+    pub what: &'static str,
+    /// What it needs.
+    pub needs: &'static str,
+    /// What it must come to, beside that nothing is lost.
+    pub bar: &'static str,
+}
+
+impl Named {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::SiteLoss,
+        Self::NodeLoss,
+        Self::DiskLoss,
+        Self::FullRestart,
+        Self::RollingRestart,
+        Self::DrainNode,
+        Self::LinkCut,
+        Self::SiteIsolation,
+        Self::Rot,
+    ];
+
+    /// By its name.
+    #[must_use]
+    pub fn find(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|d| d.about().name == name)
+    }
+
+    /// What it is.
+    #[must_use]
+    pub const fn about(self) -> About {
+        let (name, what, needs, bar) = match self {
+            Self::SiteLoss => (
+                "site-loss",
+                "all processes of the owner's site are killed; all is read back without it; it returns",
+                "3 sites",
+                "writes go on within 10 s",
+            ),
+            Self::NodeLoss => (
+                "node-loss",
+                "the owner's process is killed, and started again later",
+                "2 nodes a site",
+                "writes go on within 3 s",
+            ),
+            Self::DiskLoss => (
+                "disk-loss",
+                "the directory of a journal's disk is gone; the disk is given up, rebuilt on others, and replaced",
+                "2 disks a site",
+                "writes go on within 3 s",
+            ),
+            Self::FullRestart => (
+                "full-restart",
+                "every process of the fabric is killed at once, then all are started",
+                "3 sites",
+                "all is there again",
+            ),
+            Self::RollingRestart => (
+                "rolling-restart",
+                "one node after the other is stopped and started, each once it is safe to stop",
+                "2 nodes a site",
+                "no pause of 3 s",
+            ),
+            Self::DrainNode => (
+                "drain-node",
+                "the owner's node is emptied, stopped once that is safe, and back",
+                "2 nodes a site",
+                "no pause of 3 s",
+            ),
+            Self::LinkCut => (
+                "link-cut",
+                "the owner's link to another site is cut both ways, then in one direction",
+                "3 sites, atoll dev --wan",
+                "no pause of 3 s",
+            ),
+            Self::SiteIsolation => (
+                "site-isolation",
+                "nothing gets through to or from the owner's site, whose processes live on",
+                "3 sites, atoll dev --wan",
+                "writes go on within 10 s",
+            ),
+            Self::Rot => (
+                "rot",
+                "bytes of fragments flip on a disk; it is scrubbed",
+                "3 sites",
+                "all of it is repaired, clients notice nothing",
+            ),
+        };
+        About {
+            name,
+            what,
+            needs,
+            bar,
+        }
+    }
+
+    /// Which of the options that say whom it hits it has.
+    fn options(self) -> (bool, bool, bool) {
+        match self {
+            Self::SiteLoss | Self::LinkCut | Self::SiteIsolation => (true, false, false),
+            Self::NodeLoss | Self::DrainNode => (false, true, false),
+            Self::DiskLoss | Self::Rot => (false, false, true),
+            Self::FullRestart | Self::RollingRestart => (false, false, false),
+        }
+    }
+
+    /// What must come out.
+    pub(super) fn limits(self) -> Limits {
+        let (rto, pause) = match self {
+            Self::SiteLoss | Self::SiteIsolation => (Some(SITE_LOSS_MAX), None),
+            Self::NodeLoss | Self::DiskLoss => (Some(NODE_LOSS_MAX), None),
+            Self::RollingRestart | Self::DrainNode | Self::LinkCut | Self::Rot => {
+                (Some(NODE_LOSS_MAX), Some(NODE_LOSS_MAX))
+            }
+            Self::FullRestart => (None, None),
+        };
+        Limits {
+            rto,
+            pause,
+            wan_bytes: None,
+        }
+    }
+
+    /// Refuses what this drill can't do on this fabric, or what it has no option for.
+    pub(super) fn check(self, order: &Order, field: &Field) -> Result<(), DrillError> {
+        let about = self.about();
+        let (site, node, disk) = self.options();
+        let options = [
+            (site, &order.site, "--site"),
+            (node, &order.node, "--node"),
+            (disk, &order.disk, "--disk"),
+        ];
+        for (has, given, option) in options {
+            if !has && given.is_some() {
+                let taken = options.iter().find(|(has, ..)| *has);
+                let instead = taken.map_or("it takes none", |(_, _, name)| *name);
+                return Err(DrillError::Option {
+                    drill: about.name,
+                    option,
+                    instead,
+                });
+            }
+        }
+        if let Some(site) = &order.site {
+            field.layout.site(site)?;
+        }
+        if let Some(node) = &order.node {
+            field.layout.node(node)?;
+        }
+        let layout = &field.layout;
+        let sites = layout.sites.len();
+        let nodes = layout.sites.iter().map(|s| s.nodes.len()).min();
+        let disks = layout.sites.iter().map(|s| {
+            let of_node = s.nodes.iter().map(|n| n.disks.len());
+            of_node.sum::<usize>()
+        });
+        let (nodes, disks) = (nodes.unwrap_or(0), disks.min().unwrap_or(0));
+        let fits = match self {
+            Self::SiteLoss | Self::FullRestart | Self::Rot => sites >= 3,
+            Self::NodeLoss | Self::RollingRestart | Self::DrainNode => nodes >= 2,
+            Self::DiskLoss => disks >= 2,
+            Self::LinkCut | Self::SiteIsolation => sites >= 3 && field.wan_bytes().is_some(),
+        };
+        if fits {
+            return Ok(());
+        }
+        let wan = if field.wan_bytes().is_some() {
+            "with"
+        } else {
+            "without"
+        };
+        Err(DrillError::Needs {
+            drill: about.name,
+            needs: about.needs,
+            found: format!(
+                "{sites} sites, {nodes} nodes and {disks} disks a site, {wan} the WAN emulator"
+            ),
+        })
+    }
+
+    /// The volume and its clients: the owner is to be where the disaster is.
+    pub(super) fn setup(self, order: &Order, field: &Field) -> Result<Setup, DrillError> {
+        let of_site = |site: &String| field.nodes_of(site).into_iter().next();
+        let victim = match (&order.node, &order.site, &order.disk) {
+            (Some(node), ..) => Some(node.clone()),
+            (_, Some(site), _) => of_site(site),
+            (.., Some(disk)) => {
+                let disk = field.disk(disk)?;
+                disk.name.split('/').next().map(ToOwned::to_owned)
+            }
+            _ => None,
+        };
+        let first = victim.clone().unwrap_or_else(|| {
+            let site = &field.layout.sites[0];
+            site.nodes[0].name.clone()
+        });
+        Ok(Setup {
+            bytes: order.size.0,
+            code: order.code.to_string(),
+            home: Some(field.site_of(&first)),
+            targets: everywhere(field, &first),
+            think: THINK,
+            seed: 1,
+            fill: true,
+        })
+    }
+
+    /// What is done, once the volume has an owner.
+    pub(super) fn steps(
+        self,
+        order: &Order,
+        field: &Field,
+        volume: &Volume,
+    ) -> Result<Vec<Step>, DrillError> {
+        let span = order.span;
+        let mut steps = vec![
+            phase(Kind::Before, "nothing is wrong yet"),
+            Step::Work(span / 2),
+        ];
+        let owner = volume.owner.clone();
+        let owner = owner.unwrap_or_else(|| field.layout.sites[0].nodes[0].name.clone());
+        let site = order.site.clone().unwrap_or_else(|| field.site_of(&owner));
+        steps.extend(match self {
+            Self::SiteLoss => site_loss(field, &site, span),
+            Self::NodeLoss => node_loss(order.node.clone().unwrap_or(owner), span),
+            Self::DiskLoss => disk_loss(&victim_disk(order, field, volume)?, order.hands_off, span),
+            Self::FullRestart => full_restart(field, span),
+            Self::RollingRestart => rolling_restart(field),
+            Self::DrainNode => drain_node(order.node.clone().unwrap_or(owner), span),
+            Self::LinkCut => link_cut(&site, &other_site(field, &site), span),
+            Self::SiteIsolation => site_isolation(field, &site, span),
+            Self::Rot => rot(calmest_disk(order, field)?.name, span),
+        });
+        Ok(steps)
+    }
+}
+
+fn phase(kind: Kind, name: impl Into<String>) -> Step {
+    Step::Phase(kind, name.into())
+}
+
+fn killed(nodes: Vec<String>) -> Aim {
+    let for_good = false;
+    Aim::At(Fault::Killed { nodes, for_good })
+}
+
+/// The end of most drills.
+fn heal(name: impl Into<String>) -> [Step; 2] {
+    [phase(Kind::Healing, name), Step::Await(Wait::Whole)]
+}
+
+fn site_loss(field: &Field, site: &str, span: Duration) -> Vec<Step> {
+    let mut steps = vec![
+        phase(Kind::Disaster, format!("site {site} is lost")),
+        Step::Strike(0, killed(field.nodes_of(site))),
+        Step::Work(span),
+        phase(
+            Kind::Reading,
+            format!("all is read back without site {site}"),
+        ),
+        Step::ReadBack,
+        phase(Kind::Healing, format!("site {site} returns")),
+        Step::Mend(0),
+    ];
+    steps.extend(heal("back to full protection"));
+    steps
+}
+
+fn node_loss(node: String, span: Duration) -> Vec<Step> {
+    let mut steps = vec![
+        phase(Kind::Disaster, format!("node {node} is lost")),
+        Step::Strike(0, killed(vec![node.clone()])),
+        Step::Work(span),
+        phase(Kind::Healing, format!("node {node} returns")),
+        Step::Mend(0),
+    ];
+    steps.extend(heal("back to full protection"));
+    steps
+}
+
+fn disk_loss(disk: &LostDisk, hands_off: bool, span: Duration) -> Vec<Step> {
+    let name = &disk.name;
+    let fault = Fault::DiskLost {
+        disk: disk.clone(),
+        replaced: false,
+    };
+    let mut steps = vec![
+        Step::Await(Wait::Stored),
+        phase(Kind::Disaster, format!("disk {name} is lost")),
+        Step::Strike(0, Aim::At(fault)),
+        Step::Await(Wait::Down(name.clone())),
+        Step::Work(span / 2),
+    ];
+    if hands_off {
+        let rebuilt = format!("disk {name} is waited for, then rebuilt on others");
+        steps.push(phase(Kind::Healing, rebuilt));
+    } else {
+        let rebuilt = format!("disk {name} is given up, and rebuilt on others");
+        steps.extend([phase(Kind::Healing, rebuilt), Step::GiveUp(0)]);
+    }
+    steps.extend([
+        Step::Await(Wait::Rebuilt),
+        Step::Work(span / 2),
+        Step::Replace(0),
+        phase(Kind::Healing, format!("node {} gets a new disk", disk.node)),
+        Step::Mend(0),
+        Step::Await(Wait::Whole),
+    ]);
+    steps
+}
+
+fn full_restart(field: &Field, span: Duration) -> Vec<Step> {
+    vec![
+        phase(Kind::Disaster, "every process is killed, and started again"),
+        Step::Strike(0, killed(field.all_nodes())),
+        Step::Mend(0),
+        phase(Kind::Healing, "back to full protection"),
+        Step::Await(Wait::Whole),
+        Step::Work(span),
+    ]
+}
+
+fn rolling_restart(field: &Field) -> Vec<Step> {
+    let nodes = field.layout.nodes_across_sites();
+    let mut steps = Vec::new();
+    for (i, (_, node)) in nodes.iter().enumerate() {
+        let name = &node.name;
+        let of = nodes.len();
+        steps.extend([
+            phase(
+                Kind::Disaster,
+                format!("node {name} restarts ({} of {of})", i + 1),
+            ),
+            Step::Await(Wait::Safe(name.clone())),
+            Step::Strike(i, Aim::At(Fault::Stopped(name.clone()))),
+            Step::Mend(i),
+        ]);
+    }
+    steps.extend(heal("back to full protection"));
+    steps
+}
+
+fn drain_node(node: String, span: Duration) -> Vec<Step> {
+    let mut steps = vec![
+        Step::Await(Wait::Stored),
+        phase(Kind::Disaster, format!("node {node} is emptied")),
+        Step::Strike(0, Aim::At(Fault::Drained(node.clone()))),
+        Step::Await(Wait::Empty(node.clone())),
+        Step::Await(Wait::Safe(node.clone())),
+        phase(Kind::Disaster, format!("node {node} is stopped")),
+        Step::Strike(1, Aim::At(Fault::Stopped(node.clone()))),
+        Step::Work(span / 2),
+        phase(Kind::Healing, format!("node {node} is back")),
+        Step::Mend(1),
+        Step::Mend(0),
+    ];
+    steps.extend(heal("back to full protection"));
+    steps
+}
+
+fn link_cut(a: &str, b: &str, span: Duration) -> Vec<Step> {
+    let link = |from: &str, to: &str| (from.to_owned(), to.to_owned());
+    let both = Fault::Cut(vec![link(a, b), link(b, a)]);
+    let one = Fault::Cut(vec![link(a, b)]);
+    let mut steps = vec![
+        phase(Kind::Disaster, format!("cut between {a} and {b}")),
+        Step::Strike(0, Aim::At(both)),
+        Step::Work(span),
+        Step::Mend(0),
+        phase(Kind::Healing, "between the cuts"),
+        Step::Work(span / 4),
+        phase(Kind::Disaster, format!("cut from {a} to {b}")),
+        Step::Strike(1, Aim::At(one)),
+        Step::Work(span),
+        Step::Mend(1),
+    ];
+    steps.extend(heal("back to full protection"));
+    steps
+}
+
+fn site_isolation(field: &Field, site: &str, span: Duration) -> Vec<Step> {
+    let names: Vec<String> = field.sites().into_keys().collect();
+    let others = names.iter().filter(|s| *s != site);
+    let pairs = others.flat_map(|other| {
+        let there = (site.to_owned(), other.clone());
+        let back = (other.clone(), site.to_owned());
+        [there, back]
+    });
+    let mut steps = vec![
+        phase(Kind::Disaster, format!("site {site} is cut off")),
+        Step::Strike(0, Aim::At(Fault::Cut(pairs.collect()))),
+        Step::Work(span),
+        phase(Kind::Healing, format!("site {site} is back")),
+        Step::Mend(0),
+    ];
+    steps.extend(heal("back to full protection"));
+    steps
+}
+
+fn rot(disk: String, span: Duration) -> Vec<Step> {
+    let mut steps = vec![
+        Step::Await(Wait::Stored),
+        phase(Kind::Disaster, format!("fragments rot on disk {disk}")),
+        Step::Strike(0, Aim::Rot(disk.clone())),
+        Step::Work(span / 2),
+        phase(Kind::Healing, format!("disk {disk} is scrubbed")),
+        Step::Mend(0),
+        Step::Await(Wait::Repaired(0)),
+    ];
+    steps.extend(heal("back to full protection"));
+    steps
+}
+
+/// The site after that one.
+fn other_site(field: &Field, site: &str) -> String {
+    let sites = &field.layout.sites;
+    let at = sites.iter().position(|s| s.name == site).unwrap_or(0);
+    sites[(at + 1) % sites.len()].name.clone()
+}
+
+/// The disk that was asked for, or of those with a replica of the journal the fullest.
+fn victim_disk(order: &Order, field: &Field, volume: &Volume) -> Result<LostDisk, DrillError> {
+    if let Some(name) = &order.disk {
+        return Ok(LostDisk::of(&field.disk(name)?));
+    }
+    let disks = field.disks()?.disks;
+    let replicas = disks.iter().filter(|d| volume.journal.contains(&d.name));
+    let fullest = replicas.max_by_key(|d| d.used_bytes);
+    let name = fullest.map_or_else(String::new, |d| d.name.clone());
+    Ok(LostDisk::of(&field.disk(&name)?))
+}
+
+/// The disk that was asked for, or of those of which least ever rotted the fullest: one that
+/// corrupts again and again is flagged.
+fn calmest_disk(order: &Order, field: &Field) -> Result<Disk, DrillError> {
+    if let Some(name) = &order.disk {
+        return field.disk(name);
+    }
+    let disks = field.disks()?.disks;
+    let found = |d: &Disk| d.scrub.as_ref().map_or(u64::MAX, |s| s.found);
+    let serving = disks.into_iter().filter(|d| d.path.is_some());
+    let calmest = serving.min_by_key(|d| (found(d), std::cmp::Reverse(d.used_bytes)));
+    calmest.ok_or_else(|| DrillError::NothingToRot("of any node".to_owned()))
+}
