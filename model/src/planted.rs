@@ -124,6 +124,10 @@ bugs! {
     WeakIndex = "R25" "weak-index",
     /// With a site away, segments still go to the pool that needs it.
     NoPoolOfLeft = "R26" "no-pool-of-left",
+    /// A site whose disks take nothing holds up all drains.
+    NeverLeft = "R27" "never-left",
+    /// A site whose disks took nothing once is left alone for good.
+    LeftForGood = "R27" "left-for-good",
     /// Two fragments of a segment lie on one node though others have none.
     CrowdedNode = "S5" "crowded-node",
     /// A slot's move is reported done before anything was copied. Shows as fragments that are

@@ -169,6 +169,8 @@ mutants! {
     crowded_voters_is_caught: CrowdedVoters,
     weak_index_is_caught: WeakIndex,
     no_pool_of_left_is_caught: NoPoolOfLeft,
+    never_left_is_caught: NeverLeft,
+    left_for_good_is_caught: LeftForGood,
     crowded_node_is_caught: CrowdedNode,
     crowded_site_is_caught: CrowdedSite,
     wrong_status_is_caught: WrongStatus,

@@ -362,7 +362,7 @@ impl Serving {
 
     /// A segment's write was answered: every slot is durable.
     pub(super) fn segment_written(&mut self, id: RequestId, segment: SegmentId) {
-        self.full_in_a_row = 0;
+        self.fullness.stored();
         match &mut self.drain {
             Drain::Writing { writes, written }
             | Drain::Blocked {
@@ -382,11 +382,7 @@ impl Serving {
 
     /// A segment can't be written where its pool says (R18): the id is abandoned, the data
     /// goes under the next counter to the pool that the view names then.
-    pub(super) fn segment_unwritable(&mut self, id: RequestId, full: bool) {
-        self.full_in_a_row = match full {
-            true => self.full_in_a_row + 1,
-            false => self.full_in_a_row,
-        };
+    pub(super) fn segment_unwritable(&mut self, id: RequestId) {
         match &mut self.drain {
             Drain::Writing { writes, .. } => {
                 let Some(packed) = writes.remove(&id) else {

@@ -18,6 +18,7 @@ mod spread;
 mod stored;
 mod trimmed;
 mod voters;
+mod writable;
 
 use std::fmt;
 
@@ -117,6 +118,7 @@ pub fn unhealed(world: &mut World, volume: VolumeId) -> Option<String> {
         .or_else(|| drained::check(world, volume, &served))
         .or_else(|| space::check(world, volume, &served))
         .or_else(|| scrubbed::check(world, volume))
+        .or_else(|| writable::check(world))
 }
 
 /// A volume's owner and how its machine is.

@@ -34,6 +34,7 @@ use crate::planted::{Bug, planted};
 use crate::volume::cache::BlockCache;
 use crate::volume::drain::Drain;
 use crate::volume::dropped::DroppedSegments;
+use crate::volume::fullness::Fullness;
 use crate::volume::index::{Index, IndexConfig, SegmentCounter};
 use crate::volume::journal::{Fenced, Journal, RequestIds, ToDisk};
 use crate::volume::layers::Layers;
@@ -102,8 +103,7 @@ pub(super) struct Serving {
     renewed_at: Time,
     pub(super) last_write: Time,
     pub(super) oldest_write: Option<Time>,
-    /// Segments in a row that found a full disk, each on a spread of its own.
-    pub(super) full_in_a_row: u32,
+    pub(super) fullness: Fullness,
     pub(super) stopping: bool,
     ended: Option<StopReason>,
     pub(super) segment_ids: RequestIds,
@@ -156,7 +156,7 @@ impl Serving {
             renewed_at: Time::ZERO,
             last_write: now,
             oldest_write: None,
-            full_in_a_row: 0,
+            fullness: Fullness::default(),
             stopping: false,
             ended: None,
             segment_ids: RequestIds::after(0),
@@ -361,15 +361,15 @@ impl Serving {
         }
     }
 
-    pub(super) fn segment_reply(
-        &mut self,
-        _now: Time,
-        reply: SegmentReply,
-        _out: &mut Vec<Effect>,
-    ) {
+    pub(super) fn segment_reply(&mut self, now: Time, reply: SegmentReply, _out: &mut Vec<Effect>) {
         match reply {
             SegmentReply::Written { id, segment } => self.segment_written(id, segment),
-            SegmentReply::Unwritable { id, full, .. } => self.segment_unwritable(id, full),
+            SegmentReply::Unwritable { id, full, .. } => {
+                if full {
+                    self.fullness.refused(now);
+                }
+                self.segment_unwritable(id);
+            }
             SegmentReply::Read { id, runs } => self.segment_read(id, Some(runs)),
             SegmentReply::Unreadable { id } => self.segment_read(id, None),
         }
