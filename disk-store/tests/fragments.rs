@@ -281,13 +281,25 @@ fn full_is_honest_and_deleting_works() {
         data: data.into(),
     };
     assert_eq!(store.execute(index), Ok(FragmentDone::Stored));
+    let try_room = || FragmentOp::Try {
+        fragment_bytes: 3 * BLOCK as u32,
+    };
+    assert_eq!(store.execute(try_room()), Ok(FragmentDone::Full));
     assert_eq!(
         store.execute(FragmentOp::Delete {
             keys: (0..5).map(key).collect()
         }),
         Ok(FragmentDone::Deleted)
     );
+    let before = store.stats();
+    assert_eq!(store.execute(try_room()), Ok(FragmentDone::HasRoom));
+    assert_eq!(store.stats().used_bytes, before.used_bytes);
     assert_eq!(store.execute(put(n, 3)), Ok(FragmentDone::Stored));
+    // Nothing of a try looks like a fragment after a restart without a catalog.
+    let fragments = store.stats().fragments;
+    drop(store);
+    let (store, _) = open_fragments(&files, &MemCatalog::new());
+    assert_eq!(store.stats().fragments, fragments);
 }
 
 #[test]
@@ -301,6 +313,9 @@ fn a_device_full_before_its_bound_is_full_too() {
     }
     assert!(n >= 4);
     assert_eq!(store.execute(put(n, 3)), Ok(FragmentDone::Full));
+    let fragment_bytes = 3 * BLOCK as u32;
+    let try_room = FragmentOp::Try { fragment_bytes };
+    assert_eq!(store.execute(try_room), Ok(FragmentDone::Full));
     assert!(!store.has_failed());
     let before = files.allocated();
     assert_eq!(

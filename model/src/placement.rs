@@ -125,6 +125,9 @@ pub struct Site {
     pub name: String,
     /// Whether it takes part.
     pub presence: Presence,
+    /// Whether new segments go to it too (R27): by a committed decision, a site whose disks take
+    /// nothing is left alone, and takes part otherwise.
+    pub takes_segments: bool,
 }
 
 /// A node.
@@ -211,11 +214,25 @@ impl View {
         }
     }
 
+    /// The site that new segments do without: the one that is away, else one whose disks take
+    /// nothing (R27).
+    #[must_use]
+    pub fn without(&self) -> Option<SiteId> {
+        let mut sites = self.sites.iter();
+        match sites.any(|(_, s)| s.presence == Presence::Down) {
+            true => self.away(),
+            false => {
+                let unwritable = self.sites.iter().find(|(_, s)| !s.takes_segments);
+                unwritable.map(|(id, _)| *id)
+            }
+        }
+    }
+
     /// The pool that new segments of a code go to: with a site away, the pool made of those
     /// that are left (R26), once it has a table.
     #[must_use]
     pub fn pool_for(&self, code: Code) -> Option<Pool> {
-        if let Some(away) = self.away().filter(|_| !planted(Bug::NoPoolOfLeft)) {
+        if let Some(away) = self.without().filter(|_| !planted(Bug::NoPoolOfLeft)) {
             let of_left = |p: &&Pool| p.without == Some(away);
             if let Some(pool) = self.pools.keys().find(of_left) {
                 return Some(*pool);

@@ -130,6 +130,10 @@ bugs! {
     LeftAtRisk = "R26" "left-at-risk",
     /// A piece of a block whose base can't be read is forgotten by the drain.
     DroppedPatch = "R28" "dropped-patch",
+    /// A site whose disks take nothing holds up all drains.
+    NeverLeft = "R27" "never-left",
+    /// A site whose disks took nothing once is left alone for good.
+    LeftForGood = "R27" "left-for-good",
     /// Two fragments of a segment lie on one node though others have none.
     CrowdedNode = "S5" "crowded-node",
     /// A slot's move is reported done before anything was copied. Shows as fragments that are

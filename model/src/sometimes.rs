@@ -69,6 +69,10 @@ states! {
     GrownUnserved = "volume: it grows while nobody serves it, and a cut is pending",
     /// A clean volume's journal is founded anew.
     CleanFounded = "volume: a clean volume's journal is founded",
+    /// A site whose disks take nothing is left alone by new segments.
+    SiteUnwritable = "metadata: a site takes no segments",
+    /// Its disks take segments again.
+    SiteWritable = "metadata: a site takes segments again",
     /// A site is found down by the global group.
     SiteDown = "metadata: a site is found down",
     /// A site is up again.

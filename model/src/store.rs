@@ -181,6 +181,11 @@ pub enum FragmentOp {
     },
     /// Durably remember how far the scrub has come.
     KeepScrub(ScrubMark),
+    /// Whether a fragment of data would find room: its place is written to, and given back.
+    Try {
+        /// Of so many bytes.
+        fragment_bytes: u32,
+    },
 }
 
 /// How far a disk's scrub has come, as it outlives the process.
@@ -238,6 +243,8 @@ pub enum FragmentDone {
     },
     /// To `KeepScrub`: remembered, durably.
     Kept,
+    /// To `Try`; else `Full`.
+    HasRoom,
     /// To `Scan`.
     Scanned {
         /// The keys, ascending, with their descriptions.

@@ -279,7 +279,8 @@ fn figures_of_every_node_are_told_by_any_and_the_silent_are_named() {
     let of_b2 = fabric.json("node show b2");
     assert_eq!(of_b2["used_bytes"], Value::Null);
     assert!(fabric.text("node list").contains("no answer from b2"));
-    fabric.wait_for_degraded(&["node b2"]);
+    // With one of its two nodes away, none of its rows can be written to (R27).
+    fabric.wait_for_degraded(&["site b", "node b2"]);
     fabric.signal("b2", Signal::CONT);
     fabric.wait_for_degraded(&[]);
 }
@@ -293,10 +294,10 @@ fn what_is_degraded_is_told_and_goes_when_it_is_well_again() {
     fabric.wait_for_degraded(&[]);
 
     fabric.json("node stop c2");
-    let status = fabric.wait_for_degraded(&["node c2"]);
+    let status = fabric.wait_for_degraded(&["site c", "node c2"]);
     assert_eq!(status["nodes"], json!({ "up": 5, "of": 6 }));
-    for key in ["why", "doing"] {
-        let text = status["degraded"][0][key].as_str().expect("a text");
+    for (i, key) in [(0, "why"), (0, "doing"), (1, "why"), (1, "doing")] {
+        let text = status["degraded"][i][key].as_str().expect("a text");
         assert!(!text.is_empty(), "{key}");
     }
     fabric.json("node start c2");
@@ -317,9 +318,9 @@ fn what_is_degraded_is_told_and_goes_when_it_is_well_again() {
     let disk = fabric.json("disk show a2/d1");
     fs::remove_dir_all(disk["path"].as_str().expect("a path")).expect("removed");
     let what = format!("disk {}", disk["name"].as_str().expect("a name"));
-    let status = fabric.wait_for_degraded(&[&what]);
+    let status = fabric.wait_for_degraded(&["site a", &what]);
     assert_eq!(status["disks"], json!({ "up": 5, "of": 6 }));
-    let doing = status["degraded"][0]["doing"].as_str().expect("a text");
+    let doing = status["degraded"][1]["doing"].as_str().expect("a text");
     assert!(doing.contains("restart the node"), "{doing}");
 }
 
@@ -423,4 +424,51 @@ fn what_a_lost_disk_held_is_rebuilt_before_the_next_loss() {
     fabric.json("cache drop");
     run("nbdcopy", &[&at("c1"), &path(&read)]);
     assert!(fs::read(&read).expect("read") == fs::read(&written).expect("written"));
+}
+
+/// A volume is made smaller and larger while it is served: what was cut off is gone, what is left
+/// is not, and who connects next sees the new size and can write there.
+#[test]
+fn what_was_cut_off_is_zeros_when_the_volume_grows_again() {
+    let scratch = scratch();
+    let small = ["--nodes", "1", "--disks", "1"];
+    let fabric = start(&scratch.path().join("fabric"), &small);
+    let (source, back) = (scratch.path().join("source"), scratch.path().join("back"));
+    image(&source);
+    let written = fs::read(&source).expect("it was written");
+    let (source, back_path) = (
+        source.to_str().expect("UTF-8"),
+        back.to_str().expect("UTF-8"),
+    );
+    fabric.json("volume create vol --size 16MiB");
+    let at = |node: &str| url("nbd", fabric.address(node), None);
+    run("nbdcopy", &[source, &at("b1")]);
+
+    let half = VOLUME_BYTES / 2;
+    let cut = |size: &str| {
+        let shown = fabric.json(&format!("volume resize vol --size {size}"));
+        shown["size_bytes"].as_u64().expect("a number") as usize
+    };
+    let read = |node: &str| {
+        run("nbdcopy", &[&at(node), back_path]);
+        let bytes = fs::read(&back).expect("it was read");
+        fs::remove_file(&back).expect("it is there");
+        bytes
+    };
+    assert_eq!(cut("8MiB"), half);
+    assert!(read("c1") == written[..half], "what is left is as it was");
+    assert_eq!(cut("16MiB"), VOLUME_BYTES);
+    let grown = read("c1");
+    assert!(grown[..half] == written[..half] && grown.len() == VOLUME_BYTES);
+    assert!(grown[half..].iter().all(|byte| *byte == 0));
+
+    // All of it is written again, what is new too.
+    run("nbdcopy", &[source, &at("a1")]);
+    assert!(read("b1") == written);
+    assert_eq!((cut("4MiB"), cut("12MiB")), (half / 2, half / 2 * 3));
+    let grown = read("a1");
+    assert!(grown[..half / 2] == written[..half / 2] && grown.len() == half / 2 * 3);
+    assert!(grown[half / 2..].iter().all(|byte| *byte == 0));
+    let wrong = fabric.command("volume resize vol --size 1000");
+    assert!(!wrong.status.success(), "no whole number of blocks");
 }

@@ -35,6 +35,8 @@ struct Heard {
     beat: Option<Beat>,
     /// When each disk that the node ever served was last served.
     disks: BTreeMap<DiskRef, Time>,
+    /// Of each disk that it serves now: whether it has room, and since when.
+    room: BTreeMap<DiskRef, (bool, Time)>,
 }
 
 /// A node's view of the others.
@@ -86,6 +88,14 @@ impl Detector {
             let oldest = heard.disks.iter().min_by_key(|(_, seen)| **seen);
             let oldest = oldest.map(|(at, _)| *at).expect("there are some");
             heard.disks.remove(&oldest);
+        }
+        let before = std::mem::take(&mut heard.room);
+        for disk in &beat.disks {
+            let known = before.get(&disk.at).copied();
+            let same = known.filter(|(had, _)| *had == disk.has_room);
+            heard
+                .room
+                .insert(disk.at, same.unwrap_or((disk.has_room, now)));
         }
         heard.beat = Some(beat);
     }
@@ -162,6 +172,20 @@ impl Detector {
         Some(now.since(since))
     }
 
+    /// Whether a disk has taken fragments, or has taken none, for how long: one that nobody serves
+    /// takes none.
+    #[must_use]
+    pub fn room(&self, now: Time, node: NodeId, at: DiskRef) -> Option<(bool, Duration)> {
+        let heard = self.nodes.get(&node)?;
+        let silence = now.since(heard.last);
+        match heard.room.get(&at) {
+            Some((has_room, since)) if silence < self.dead_after => {
+                Some((*has_room, now.since(*since)))
+            }
+            _ => Some((false, self.disk_silence(now, node, at)?)),
+        }
+    }
+
     /// Whether a live node has not served that disk for too long.
     #[must_use]
     pub fn disk_is_dead(&self, now: Time, node: NodeId, at: DiskRef) -> bool {
@@ -182,6 +206,7 @@ impl Heard {
             cut_since: None,
             beat: None,
             disks: BTreeMap::new(),
+            room: BTreeMap::new(),
         }
     }
 }

@@ -5,6 +5,7 @@ mod admin;
 mod failover;
 mod pools;
 mod volumes;
+mod writable;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -139,6 +140,9 @@ pub struct GlobalState {
     pub disks: BTreeMap<DiskId, DiskEntry>,
     /// Pools.
     pub pools: BTreeMap<Pool, PoolEntry>,
+    /// The site that new segments do without, since its disks take nothing (R27). Only while no
+    /// site is away, and never more than one.
+    pub unwritable: Option<SiteId>,
     /// Volumes, deleted ones too (R16).
     pub volumes: BTreeMap<VolumeId, VolumeRecord>,
     /// The names of those that are not deleted.
@@ -220,6 +224,19 @@ pub enum GlobalCommand {
         /// Nodes that live, have a reachable quorum (R11) and are not drained themselves.
         candidates: Vec<NodeId>,
     },
+    /// A site that takes part has disks that take nothing: new segments do without it (R27), as
+    /// if it were away.
+    LeaveUnwritable {
+        /// The site.
+        site: SiteId,
+        /// Nodes of the sites that are left, which live.
+        live: Vec<NodeId>,
+    },
+    /// Its disks take fragments again.
+    TakeWritable {
+        /// The site.
+        site: SiteId,
+    },
 }
 
 /// What is asked.
@@ -270,6 +287,7 @@ impl GlobalState {
             nodes: BTreeMap::from([(node, entry)]),
             disks: BTreeMap::new(),
             pools: BTreeMap::new(),
+            unwritable: None,
             volumes: BTreeMap::new(),
             names: BTreeMap::new(),
             tokens: BTreeMap::new(),
@@ -349,6 +367,10 @@ impl StateMachine for GlobalState {
             GlobalCommand::Evacuate { node, candidates } => {
                 GlobalReply::Done(self.evacuate(node, &candidates))
             }
+            GlobalCommand::LeaveUnwritable { site, live } => {
+                GlobalReply::Done(self.leave_unwritable(site, &live))
+            }
+            GlobalCommand::TakeWritable { site } => GlobalReply::Done(self.take_writable(site)),
         }
     }
 

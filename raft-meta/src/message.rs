@@ -451,6 +451,8 @@ pub struct LocalDisk {
     pub at: DiskRef,
     /// Its capacity in bytes.
     pub capacity_bytes: u64,
+    /// Whether it has room for fragments.
+    pub has_room: bool,
 }
 
 /// Any message between two nodes' metadata machines.

@@ -27,6 +27,7 @@ pub(crate) fn build(
                     Site {
                         name: s.name.clone(),
                         presence: s.presence,
+                        takes_segments: global.unwritable != Some(*id),
                     },
                 )
             })

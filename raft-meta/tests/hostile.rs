@@ -272,6 +272,7 @@ fn message(w: &mut World, from: NodeId, to: NodeId) -> MetaMessage {
             let disk = LocalDisk {
                 at,
                 capacity_bytes: number(w, 1 << 40),
+                has_room: w.draw(2) == 0,
             };
             let healed = SlotMove {
                 pool: Pool {

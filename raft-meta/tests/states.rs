@@ -197,6 +197,8 @@ fn global_command() -> BoxedStrategy<GlobalCommand> {
         1 => site().prop_map(|site| GlobalCommand::ReturnSite { site }),
         1 => (site(), vec(node(), 0..5)).prop_map(|(site, live)| GlobalCommand::AddPoolWithout { site, live }),
         1 => (node(), vec(node(), 0..5)).prop_map(|(node, candidates)| GlobalCommand::Evacuate { node, candidates }),
+        2 => (site(), vec(node(), 0..5)).prop_map(|(site, live)| GlobalCommand::LeaveUnwritable { site, live }),
+        1 => site().prop_map(|site| GlobalCommand::TakeWritable { site }),
     ]
     .boxed()
 }
@@ -316,6 +318,12 @@ fn check_state(state: &GlobalState) -> Result<(), proptest::test_runner::TestCas
             prop_assert!(!set.is_empty() && sites.len() == set.len());
         }
     }
+    let settled = state.settled_sites();
+    let is_up = |s: &SiteId| state.sites[s].presence == Presence::Up;
+    prop_assert!(
+        state.unwritable.is_none() || settled.iter().all(is_up),
+        "R27: never without two sites"
+    );
     for (pool, entry) in &state.pools {
         prop_assert_eq!(
             entry.sites.len(),

@@ -64,6 +64,7 @@ scenarios! {
     edge_reroute: "edge_reroute",
     enospc: "enospc",
     failover_monkey_business: "failover_monkey_business",
+    full_site: "full-site",
     migration_monkey_business: "migration_monkey_business",
     partial_download_bad_fragment: "partial_download_bad_fragment",
     rolling_restart: "rolling_restart",

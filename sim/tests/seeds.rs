@@ -172,6 +172,8 @@ mutants! {
     left_at_risk_is_caught: LeftAtRisk,
     blind_move_is_caught: BlindMove,
     dropped_patch_is_caught: DroppedPatch,
+    never_left_is_caught: NeverLeft,
+    left_for_good_is_caught: LeftForGood,
     crowded_node_is_caught: CrowdedNode,
     crowded_site_is_caught: CrowdedSite,
     wrong_status_is_caught: WrongStatus,

@@ -95,6 +95,9 @@ pub enum DiskEffect {
         /// Whose.
         volume: VolumeId,
     },
+    /// Tell the node's metadata whether there is room for fragments (R27). It is taken that there
+    /// is, until this says otherwise.
+    Room(bool),
     /// The device failed: this disk will never again do anything. Said once.
     Retire {
         /// Why.

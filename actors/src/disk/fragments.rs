@@ -26,6 +26,8 @@ struct Running {
     get: Option<(Pool, FragmentKey)>,
     /// Of a `Put`: what is stored.
     put: Option<(Pool, FragmentKey)>,
+    /// Of a `Put`: its bytes.
+    put_bytes: u32,
 }
 
 /// The fragment requests under way.
@@ -112,6 +114,7 @@ impl Disk {
             keys_max: 0,
             get: None,
             put: None,
+            put_bytes: 0,
         };
         let request = match request {
             // R16: nothing of a deleted volume comes back.
@@ -128,6 +131,7 @@ impl Disk {
                 }
                 running.bytes = payload.len();
                 running.put = Some((put.meta.pool, put.key));
+                running.put_bytes = put.meta.fragment_bytes;
                 FragmentOp::Put {
                     key: put.key,
                     meta: put.meta,
@@ -225,12 +229,16 @@ impl Disk {
                 }
                 DiskReply::Stored
             }
-            FragmentDone::Full => DiskReply::Full,
+            FragmentDone::Full => {
+                self.room.refused(running.put_bytes);
+                DiskReply::Full
+            }
             FragmentDone::Conflict => DiskReply::Conflict,
             FragmentDone::NotFound => self.not_found(running.get),
-            FragmentDone::Adopted | FragmentDone::Verified { .. } | FragmentDone::Kept => {
-                unreachable!("nobody's request")
-            }
+            FragmentDone::Adopted
+            | FragmentDone::Verified { .. }
+            | FragmentDone::Kept
+            | FragmentDone::HasRoom => unreachable!("nobody's request"),
             FragmentDone::Scanned { keys, next } => {
                 assert!(keys.len() <= running.keys_max, "a bounded listing");
                 let keys = keys.into_iter();

@@ -31,6 +31,7 @@ mod progress;
 mod reads;
 mod recovery;
 mod replica;
+mod room;
 mod scrub;
 mod seal;
 #[cfg(test)]
@@ -61,6 +62,7 @@ use log::Slot;
 use moves::Moves;
 use reads::Reading;
 use replica::Replica;
+use room::Room;
 use scrub::Scrub;
 use seal::Joining;
 
@@ -170,6 +172,9 @@ pub struct Disk {
     gone: Gone,
     moves: Moves,
     scrub: Scrub,
+    room: Room,
+    /// Whether there is room, as the shell was told last.
+    told_room: bool,
     appends: usize,
     controls: usize,
     /// R8: the journal lost synced bytes once. A replica that should exist but does not may
@@ -254,6 +259,8 @@ impl Disk {
             gone: Gone::default(),
             moves: Moves::default(),
             scrub: Scrub::new(config.scrub, now),
+            room: Room::default(),
+            told_room: true,
             appends: 0,
             controls: 0,
             damaged: recovered.damaged_mark.is_some(),
@@ -557,6 +564,7 @@ impl Machine for Disk {
             DiskInput::Fragments { op, done: Ok(done) } => {
                 let done = self.swept(op, done, out);
                 let done = done.and_then(|done| self.cleared(op, done, out));
+                let done = done.and_then(|done| self.tried(op, done));
                 let done = done.and_then(|done| self.scrubbed(now, op, done, out));
                 if let Some(done) = done {
                     self.fragment_done(op, done, out);
@@ -576,6 +584,8 @@ impl Machine for Disk {
             DiskInput::Failed(error) => self.retire(error, out),
         }
         self.scrub_on(now, out);
+        self.try_room(now, out);
+        self.tell_room(out);
         self.settle(out);
     }
 
@@ -587,7 +597,8 @@ impl Machine for Disk {
             return Some(self.started);
         }
         let timer = self.timers.keys().next().map(|(at, _)| *at);
-        timer.into_iter().chain(self.scrub.deadline()).min()
+        let own = timer.into_iter().chain(self.scrub.deadline());
+        own.chain(self.room.deadline()).min()
     }
 
     fn tick(&mut self, now: Time, out: &mut Vec<DiskEffect>) {
@@ -601,6 +612,7 @@ impl Machine for Disk {
             }
         }
         self.scrub_on(now, out);
+        self.try_room(now, out);
         self.settle(out);
     }
 }

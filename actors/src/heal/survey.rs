@@ -254,6 +254,7 @@ mod tests {
         let site = Site {
             name: "a".to_owned(),
             presence: Presence::Up,
+            takes_segments: true,
         };
         view.sites.insert(SiteId(1), site);
         let address = "127.0.0.1:1".parse().expect("an address");

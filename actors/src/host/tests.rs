@@ -37,7 +37,14 @@ fn view(volumes: u32) -> View {
     for site in SITES {
         let name = site.to_string();
         let presence = Presence::Up;
-        view.sites.insert(site, Site { name, presence });
+        view.sites.insert(
+            site,
+            Site {
+                name,
+                presence,
+                takes_segments: true,
+            },
+        );
         for n in [0, 1] {
             let id = NodeId(u16::from(site.0) * 10 + n);
             let node = Node {

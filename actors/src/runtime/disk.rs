@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 use super::clock::boottime;
 use super::driver::{Driver, Shell};
-use super::switchboard::{AskMeta, DiskRetired, Post, ScrubTold, Switchboard};
+use super::switchboard::{AskMeta, DiskRetired, DiskRoom, Post, ScrubTold, Switchboard};
 use crate::disk::{Disk, DiskEffect as Effect, DiskInput as Input, ScrubNews, ScrubStats};
 use crate::messages::{DiskRequest, Message as Wire};
 
@@ -442,6 +442,13 @@ impl Shell for DiskActor {
                     tracing::warn!(disk = %self.id, fragment = ?found.key, "a fragment is rotten");
                 }
                 self.switchboard.do_send(ScrubTold { at, news });
+            }
+            Effect::Room(has_room) => {
+                let disk = self.id;
+                if !has_room {
+                    tracing::warn!(%disk, "the disk has no room for fragments");
+                }
+                self.switchboard.do_send(DiskRoom { disk, has_room });
             }
             Effect::Retire { error } => {
                 if !self.retired {

@@ -50,6 +50,8 @@ pub struct SwitchboardConfig {
     pub meta: MetaPort,
     /// Told when a disk retires, so that the site group is.
     pub retired: Arc<dyn Fn(DiskId) + Send + Sync>,
+    /// Told when it changes whether a disk has room, so that the groups are.
+    pub room: Arc<dyn Fn(DiskId, bool) + Send + Sync>,
     /// The volumes' bounds and terms.
     pub volume: VolumeConfig,
     /// The Segment machines'.
@@ -149,6 +151,14 @@ pub(super) struct VolumeEnded {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct DiskRetired(pub(super) DiskId);
+
+/// Whether a disk has room for fragments changed.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct DiskRoom {
+    pub(super) disk: DiskId,
+    pub(super) has_room: bool,
+}
 
 /// What the scrub of a disk found, for the Healer.
 #[derive(Debug, Message)]
@@ -611,6 +621,14 @@ impl Handler<DiskRetired> for Switchboard {
 
     fn handle(&mut self, DiskRetired(disk): DiskRetired, _ctx: &mut Self::Context) {
         (self.config.retired)(disk);
+    }
+}
+
+impl Handler<DiskRoom> for Switchboard {
+    type Result = ();
+
+    fn handle(&mut self, DiskRoom { disk, has_room }: DiskRoom, _ctx: &mut Self::Context) {
+        (self.config.room)(disk, has_room);
     }
 }
 

@@ -342,7 +342,7 @@ fn block_sums(key: FragmentKey, fragment: &Payload) -> Vec<u32> {
 /// Whether the view still lets the segment be written: every slot on a disk that takes part,
 /// and no other pool to be taken because a site is away (R26).
 fn check(core: &Core, segment: SegmentRef) -> Result<(), Abandoned> {
-    let another = core.view.away().is_some()
+    let another = core.view.without().is_some()
         && core
             .view
             .pool_for(segment.pool.code)

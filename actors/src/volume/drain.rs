@@ -400,7 +400,7 @@ impl Serving {
         if self.copy_written(now, id, segment) {
             return;
         }
-        self.full_in_a_row = 0;
+        self.fullness.stored();
         match &mut self.drain {
             Drain::Writing { writes, written }
             | Drain::Blocked {
@@ -424,10 +424,9 @@ impl Serving {
         if self.copy_unwritable(now, id) {
             return;
         }
-        self.full_in_a_row = match full {
-            true => self.full_in_a_row + 1,
-            false => self.full_in_a_row,
-        };
+        if full {
+            self.fullness.refused(now);
+        }
         match &mut self.drain {
             Drain::Writing { writes, .. } => {
                 let Some(packed) = writes.remove(&id) else {

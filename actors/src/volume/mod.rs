@@ -7,6 +7,7 @@
 pub mod cache;
 mod drain;
 mod dropped;
+mod fullness;
 pub mod index;
 pub mod journal;
 mod kept;
@@ -498,7 +499,10 @@ impl Volume {
             Phase::Recovering { record: mine, .. } if record.epoch > mine.epoch => {
                 self.stop(StopReason::Fenced, out);
             }
-            Phase::Leading(serving) => serving.learn(&record),
+            Phase::Leading(serving) => {
+                serving.learn(&record);
+                serving.fullness.without(self.view.without());
+            }
             Phase::Claiming { .. } | Phase::Recovering { .. } | Phase::Stopped => {}
         }
     }

@@ -134,6 +134,7 @@ impl Volume {
         if let Some(known) = self.record() {
             serving.learn(known);
         }
+        serving.fullness.without(self.view.without());
         self.phase = Phase::Leading(Box::new(serving));
     }
 

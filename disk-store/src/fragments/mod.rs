@@ -218,6 +218,7 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
                 FragmentOp::Scan { of, after, limit } => self.scan(of, after, limit)?,
                 FragmentOp::Verify { key } => self.verify(key)?,
                 FragmentOp::KeepScrub(mark) => self.keep_scrub(mark)?,
+                FragmentOp::Try { fragment_bytes } => self.try_room(fragment_bytes)?,
             });
         }
         self.commit()?;

@@ -8,7 +8,7 @@ use model::store::{Claim, DeviceError, FragmentDone, FragmentMeta};
 
 use super::header::{self, Header};
 use super::ledger::EXTENTS_MAX;
-use super::{Fragments, extent_path, scan};
+use super::{FRAGMENT_BYTES_MAX, Fragments, extent_path, scan};
 use crate::catalog::{Catalog, Row};
 use crate::file::{File, FileError, FileLayer};
 
@@ -43,12 +43,7 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
             return self.put_again(row, key, meta, sums, data);
         }
         let bytes = header::area_bytes(meta.fragment_bytes) + u64::from(meta.fragment_bytes);
-        let reserve = match claim {
-            Claim::Client => self.config.reserve_bytes,
-            Claim::Upkeep => self.config.reserve_bytes / 2,
-        };
-        let capacity = self.config.capacity_bytes.saturating_sub(reserve);
-        let place = match self.allocate(bytes, capacity) {
+        let place = match self.allocate(bytes, self.capacity_for(claim)) {
             Ok(place) => place,
             Err(NoPlace::Full) => return Ok(FragmentDone::Full),
             Err(NoPlace::Device(error)) => return Err(error),
@@ -69,6 +64,39 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
         self.stats.used_bytes += row.bytes();
         self.stats.fragments += 1;
         Ok(FragmentDone::Stored)
+    }
+
+    /// Bytes that fragments may fill up, by who wants the space (R18).
+    fn capacity_for(&self, claim: Claim) -> u64 {
+        let reserve = match claim {
+            Claim::Client => self.config.reserve_bytes,
+            Claim::Upkeep => self.config.reserve_bytes / 2,
+        };
+        self.config.capacity_bytes.saturating_sub(reserve)
+    }
+
+    /// Whether a fragment of data of so many bytes would find room. The device is asked too: it
+    /// may be full of something else.
+    pub(super) fn try_room(&mut self, fragment_bytes: u32) -> Result<FragmentDone, DeviceError> {
+        let fragment_bytes = fragment_bytes.min(FRAGMENT_BYTES_MAX);
+        let bytes = header::area_bytes(fragment_bytes) + u64::from(fragment_bytes);
+        let place = match self.allocate(bytes, self.capacity_for(Claim::Client)) {
+            Ok(place) => place,
+            Err(NoPlace::Full) => return Ok(FragmentDone::Full),
+            Err(NoPlace::Device(error)) => return Err(error),
+        };
+        let file = &self.extents[&place.0];
+        let zeros = Bytes::from(vec![0; usize::try_from(bytes).expect("a fragment's")]);
+        let done = match file.write_at(place.1, &[zeros]) {
+            Ok(()) => FragmentDone::HasRoom,
+            Err(FileError::NoSpace) => FragmentDone::Full,
+            Err(error) => return Err(error.during("trying for room")),
+        };
+        file.punch_hole(place.1, bytes)
+            .map_err(|error| error.during("trying for room"))?;
+        let freed = self.space.free(place, bytes);
+        assert!(freed, "what was allocated was not free");
+        Ok(done)
     }
 
     /// The same fragment again: a retry, a repair, or a contradiction.

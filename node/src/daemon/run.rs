@@ -283,17 +283,27 @@ fn start_actors(
         .map(|(_, disk)| LocalDisk {
             at: disk.at,
             capacity_bytes: disk.capacity_bytes,
+            has_room: true,
         })
         .collect();
     meta.disks(served.clone());
     let to_site = meta.clone();
     let (to_group, served) = (meta.clone(), Mutex::new(served));
-    let retired = move |disk| {
+    // The disks that are served are told anew with each change.
+    let change = Arc::new(move |change: &dyn Fn(&mut Vec<LocalDisk>)| {
         let mut served = served
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        served.retain(|d| d.at.disk != disk);
+        change(&mut served);
         to_group.disks(served.clone());
+    });
+    let changed = Arc::clone(&change);
+    let retired = move |disk| change(&|served| served.retain(|d| d.at.disk != disk));
+    let room = move |disk, has_room| {
+        changed(&|served| {
+            let of = served.iter_mut().filter(|d| d.at.disk == disk);
+            of.for_each(|d| d.has_room = has_room);
+        });
     };
     let switchboard = Switchboard::new(SwitchboardConfig {
         node,
@@ -301,6 +311,7 @@ fn start_actors(
         transport: transport.clone(),
         meta: Arc::new(move |token, request| port.ask(token, request)),
         retired: Arc::new(retired),
+        room: Arc::new(room),
         volume: VolumeConfig::default(),
         segment: SegmentConfig::default(),
         disk: DiskConfig {

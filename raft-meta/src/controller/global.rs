@@ -35,6 +35,7 @@ pub(crate) fn decide(facts: &Facts<'_>) -> Vec<GlobalCommand> {
     for site in facts.state.settled_sites() {
         out.extend(facts.site_presence(site, &candidates));
     }
+    out.extend(facts.writability());
     out.extend(facts.missing_pool());
     facts.dead_owners(&candidates, &mut out);
     facts.drained_owners(&candidates, &mut out);
@@ -157,10 +158,7 @@ impl Facts<'_> {
 
     fn missing_pool(&self) -> Option<GlobalCommand> {
         let site = self.state.lacks_pool_without()?;
-        let nodes = self.state.nodes.iter();
-        let left = nodes.filter(|(_, e)| e.site != site && !e.gone);
-        let lives = |n: &NodeId| self.detector.liveness(self.now, *n) != Liveness::Dead;
-        let live = left.map(|(n, _)| *n).filter(lives).collect();
+        let live = self.live_outside(site);
         Some(GlobalCommand::AddPoolWithout { site, live })
     }
 

@@ -260,6 +260,8 @@ impl GlobalState {
     fn remove_site(&mut self, site: SiteId) -> Result<(), AdminRefusal> {
         let entry = self.sites.get_mut(&site).ok_or(AdminRefusal::NoSite)?;
         entry.presence = Presence::Gone;
+        // Segments go to the sites that are left, whichever they were before.
+        self.unwritable = None;
         Ok(())
     }
 

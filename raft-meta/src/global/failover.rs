@@ -38,6 +38,8 @@ impl GlobalState {
             }
             _ => return false,
         }
+        // Never without two sites at once: new segments need those that are left.
+        self.unwritable = None;
         let candidates = self.known(candidates, |_, of| of != site);
         let lost: BTreeSet<NodeId> = self
             .nodes
@@ -110,19 +112,21 @@ impl GlobalState {
         true
     }
 
-    /// R26: the site that is away, if new segments have no pool over those that are left. With
-    /// one data site left there is none to make: the journal stalls until a policy allows more
-    /// (R22).
+    /// R26: the site that new segments do without, if they have no pool over those that are left.
+    /// With one data site left there is none to make: the journal stalls until a policy allows
+    /// more (R22).
     #[must_use]
     pub fn lacks_pool_without(&self) -> Option<SiteId> {
         let settled = self.settled_sites();
         let is_up = |s: &SiteId| self.sites[s].presence == Presence::Up;
-        let mut away = settled.iter().filter(|s| !is_up(s));
-        let (Some(site), None) = (away.next(), away.next()) else {
-            return None;
+        let mut away = settled.iter().copied().filter(|s| !is_up(s));
+        let site = match (away.next(), away.next()) {
+            (Some(site), None) => site,
+            (None, None) => self.unwritable?,
+            _ => return None,
         };
-        let exists = self.pools.keys().any(|p| p.without == Some(*site));
-        (settled.len() > 2 && !exists).then_some(*site)
+        let exists = self.pools.keys().any(|p| p.without == Some(site));
+        (settled.len() > 2 && !exists).then_some(site)
     }
 
     /// R26: new segments go to `rs n+n` over the sites that are left, by how many nodes live

@@ -445,6 +445,7 @@ impl World {
         host.disks.push(LocalDisk {
             at,
             capacity_bytes: 1 << 40,
+            has_room: true,
         });
         let disks = host.disks.clone();
         self.input(node, Input::LocalDisks(disks));

@@ -84,6 +84,12 @@ impl Atlas {
         };
     }
 
+    /// Whether some disk has no room now.
+    #[must_use]
+    pub fn any_full(&self) -> bool {
+        !self.full.is_empty()
+    }
+
     /// Whether a journal on a disk may be damaged: every other replica of the volume is whole,
     /// and was not damaged in a way that its disk may not have found out. They may be away, or
     /// behind: what they lack, others have, and a seal waits for those.

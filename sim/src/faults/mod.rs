@@ -8,6 +8,7 @@
 mod atlas;
 mod compound;
 pub mod drains;
+pub mod full;
 mod lost;
 pub mod resizes;
 
@@ -132,6 +133,8 @@ pub enum Kind {
     DrainNode,
     /// The operator makes the volume smaller, and as large as it was at the end.
     Resize,
+    /// All disks of a site have no room for fragments for a while.
+    FullSite,
 }
 
 impl Kind {
@@ -361,6 +364,8 @@ pub enum Fault {
     Moved(NodeId),
     /// The volume was made smaller.
     Resized,
+    /// All these disks, a site's, have no room.
+    FullSite(Vec<(NodeId, DiskId)>),
     /// The operator has a node, or one disk of it, emptied.
     Drained {
         /// The node.

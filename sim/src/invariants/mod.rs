@@ -19,6 +19,7 @@ mod standing;
 mod stored;
 mod trimmed;
 mod voters;
+mod writable;
 
 use std::fmt;
 
@@ -120,6 +121,7 @@ pub fn unhealed(world: &mut World, volume: VolumeId) -> Option<String> {
         .or_else(|| drained::check(world, volume, &served))
         .or_else(|| space::check(world, volume, &served))
         .or_else(|| scrubbed::check(world, volume))
+        .or_else(|| writable::check(world))
 }
 
 /// A volume's owner and how its machine is.

@@ -24,9 +24,8 @@ pub(super) fn check(world: &mut World, volume: VolumeId, served: &Served) -> Opt
 
 fn wrong(view: &View, segment: SegmentId, pool: Pool) -> Option<String> {
     let is_back = |site| {
-        view.sites
-            .get(&site)
-            .is_some_and(|s| s.presence == Presence::Up)
+        let known = view.sites.get(&site);
+        known.is_some_and(|s| s.presence == Presence::Up && s.takes_segments)
     };
     if pool.without.is_some_and(is_back) {
         return Some(format!("{segment} lies in {pool}, and the site is back"));

@@ -43,6 +43,13 @@ impl Plan {
         );
         let mut sizes = Rng::new(seed, 12);
         faults::resizes::add(&mut sizes, Time::ZERO + CALM, workload.span, &mut faults);
+        faults::full::add(
+            &mut Rng::new(seed, 14),
+            Time::ZERO + CALM,
+            workload.span,
+            &topology.names(),
+            &mut faults,
+        );
         let ending = Ending {
             power_loss: rng.one_in(2),
             clean_stop: rng.one_in(3),

@@ -5,13 +5,13 @@ use std::time::Duration;
 use disk_store::catalog::Catalog;
 use disk_store::file::sim::Fault as FileFault;
 use disk_store::file::{File, FileLayer};
-use model::ids::{DiskId, Incarnation, NodeId};
+use model::ids::{DiskId, Incarnation, NodeId, SiteId};
 use model::meta::{MetaRequest, MetaToken};
 use raft_meta::GroupId;
 use raft_meta::node::{AdminCommand, AdminReply, AdminToken};
 
 use super::{Own, Run};
-use crate::faults::{Ill, Kind, Plan};
+use crate::faults::{Fault, Ill, Kind, Plan};
 use crate::world::RUN_TOKENS;
 
 /// A command that was not carried out is given again after this time.
@@ -173,6 +173,32 @@ impl Run {
             self.kill(node, false);
             self.dead.remove(&node);
             self.start_node(node);
+        }
+    }
+
+    /// All disks of a site, if there is no other one that lacks room.
+    pub(super) fn disks_of(&self, site: SiteId) -> Fault {
+        let nodes = self.world.nodes.values().filter(|n| n.site == site);
+        let disks = nodes.flat_map(|n| n.disks.keys().map(|disk| (n.id, *disk)));
+        let disks: Vec<(NodeId, DiskId)> = disks.collect();
+        match disks.is_empty() || self.atlas.any_full() {
+            true => Fault::Spared,
+            false => Fault::FullSite(disks),
+        }
+    }
+
+    /// These disks have no room, or have it again.
+    pub(super) fn fill(&mut self, disks: &[(NodeId, DiskId)], full: bool) {
+        for (node, disk) in disks {
+            self.atlas.note_full(*disk, full);
+            let Some(d) = self.world.nodes[node].disks.get(disk) else {
+                continue;
+            };
+            let fault = FileFault::Full(EXTENTS.to_owned());
+            match full {
+                true => d.files.inject(fault),
+                false => d.files.remove_fault(&fault),
+            }
         }
     }
 

@@ -170,6 +170,7 @@ impl Run {
             | Fault::Deserted
             | Fault::Moved(_)
             | Fault::Resized
+            | Fault::FullSite(_)
             | Fault::Drained { .. }
             | Fault::Spared => (&[], &[]),
         };
@@ -199,6 +200,7 @@ fn is_gone(fault: &Fault, node: NodeId) -> bool {
         | Fault::Deserted
         | Fault::Moved(_)
         | Fault::Resized
+        | Fault::FullSite(_)
         | Fault::Drained { .. }
         | Fault::Spared => false,
     }

@@ -12,7 +12,7 @@ use model::time::Time;
 
 use super::{Failure, Own, Run};
 use crate::allocation::TouchId;
-use crate::faults::{Kind, Plan};
+use crate::faults::Plan;
 use crate::oracle::{SECTOR, Value, WriteId};
 use crate::world::RUN_TOKENS;
 
@@ -99,10 +99,9 @@ impl Run {
     }
 
     /// Nobody serves the volume, and it is made smaller and larger: whoever serves it next cuts
-    /// it. In half the runs that change its size at all.
+    /// it. In half the runs that come here.
     pub(super) fn resize_unserved(&mut self) -> Result<(), Failure> {
-        let resizes = self.plan.faults.iter().any(|f| f.kind == Kind::Resize);
-        if !resizes || self.whole() < 2 || self.rng_of_sizes.one_in(2) {
+        if self.whole() < 2 || self.rng_of_sizes.one_in(2) {
             return Ok(());
         }
         let (half, whole) = (self.whole() / 2, self.whole());

@@ -151,6 +151,7 @@ impl Run {
                 self.world.removing.extend(disk.filter(|_| *remove));
                 self.want(*node, *disk, wish);
             }
+            Fault::FullSite(disks) => self.fill(disks, true),
             Fault::Resized | Fault::Spared => {}
         }
         self.world.plan(until, Own::Mend(i).number());
@@ -281,6 +282,7 @@ impl Run {
             Kind::Desert => Fault::Deserted,
             Kind::Resize if self.shrink(plan) => Fault::Resized,
             Kind::Resize => Fault::Spared,
+            Kind::FullSite => self.disks_of(site),
             Kind::Move | Kind::Usurp => match self.elsewhere(owner) {
                 Some(to) => Fault::Moved(to),
                 None => Fault::Spared,
@@ -364,6 +366,7 @@ impl Run {
                 let plan = self.faults[i].0.clone();
                 self.grow_back(&plan);
             }
+            Fault::FullSite(disks) => self.fill(&disks, false),
             Fault::Drained {
                 node,
                 disk,
@@ -424,6 +427,11 @@ impl Run {
             Fault::Stopped(node) => format!("{} is asked to stop", self.name(*node)),
             Fault::Deserted => "all clients leave".to_owned(),
             Fault::Resized => "the volume is made smaller".to_owned(),
+            Fault::FullSite(disks) => {
+                let (node, _) = disks[0];
+                let letter = self.letter(self.world.nodes[&node].site);
+                format!("all {} disks of site {letter} are full", disks.len())
+            }
             Fault::Moved(node) => format!("the volume is given to {}", self.name(*node)),
             Fault::Drained {
                 node, disk, remove, ..

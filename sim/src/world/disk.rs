@@ -80,6 +80,7 @@ impl World {
         };
         let mut retired = false;
         let mut found = Vec::new();
+        let mut room = false;
         for effect in out.drain(..) {
             match effect {
                 DiskEffect::Reply {
@@ -111,6 +112,7 @@ impl World {
                     self.ask(node, from.actor, token, MetaRequest::ReadVolume { volume });
                 }
                 DiskEffect::Scrub(news) => found.push(news),
+                DiskEffect::Room(_) => room = true,
                 DiskEffect::Retire { .. } => retired = true,
             }
         }
@@ -118,6 +120,8 @@ impl World {
         if retired {
             // As the shells do: it is closed, and no longer announced.
             self.disk(node, id).open = None;
+        }
+        if retired || room {
             self.announce_disks(node);
         }
         let disk = self.nodes[&node]

@@ -24,10 +24,13 @@ impl World {
         let disks = self.nodes[&node]
             .disks
             .values()
-            .filter(|d| d.open.is_some())
-            .map(|d| raft_meta::message::LocalDisk {
-                at: d.at,
-                capacity_bytes,
+            .filter_map(|d| {
+                let machine = &d.open.as_ref()?.machine;
+                Some(raft_meta::message::LocalDisk {
+                    at: d.at,
+                    capacity_bytes,
+                    has_room: machine.takes_fragments(),
+                })
             })
             .collect();
         self.drive_meta(node, meta::Input::LocalDisks(disks));

@@ -178,6 +178,7 @@ impl Bench {
                     self.record_reads.push_back((token, volume));
                 }
                 DiskEffect::Scrub(news) => self.news.push(news),
+                DiskEffect::Room(_) => {}
                 DiskEffect::Retire { .. } => self.retired += 1,
             }
         }

@@ -7,6 +7,7 @@ mod leases;
 mod log;
 mod moves;
 mod recovery;
+mod room;
 mod scrub;
 mod truth;
 mod world;

@@ -186,6 +186,7 @@ impl World {
                 Site {
                     name,
                     presence: Presence::Up,
+                    takes_segments: true,
                 },
             );
             for i in 0..per_site {

@@ -17,15 +17,17 @@ pub enum Cause {
 
 /// What is wrong with all segments of a pool, if anything is.
 pub(super) fn of_pool(view: &View, pool: Pool) -> Option<Cause> {
-    let is_up = |site| {
-        view.sites
-            .get(&site)
-            .is_some_and(|s| s.presence == Presence::Up)
-    };
     if is_at_risk(view, pool) {
         return Some(Cause::AtRisk);
     }
-    pool.without.is_some_and(is_up).then_some(Cause::Misplaced)
+    // A site whose disks take nothing is there, and still to be done without (R27).
+    let is_back = |site| {
+        let known = view.sites.get(&site);
+        known.is_some_and(|s| s.presence == Presence::Up) && view.without() != Some(site)
+    };
+    pool.without
+        .is_some_and(is_back)
+        .then_some(Cause::Misplaced)
 }
 
 /// Whether the site that is away took all the fragments that a segment can do without. A `geo`

@@ -18,7 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use model::BLOCK_BYTES;
 use model::geometry::{Code, Pool};
-use model::ids::{BlockNo, RequestId, SegmentId};
+use model::ids::{BlockNo, RequestId, SegmentId, Version};
 use model::payload::Payload;
 use model::placement::View;
 use model::sometimes::{Sometimes, reached};
@@ -150,6 +150,8 @@ pub(super) struct Rewriter {
     /// Copies that the next checkpoint takes in.
     moved: Vec<Delta>,
     moved_blocks: u64,
+    /// The placement that was looked at last.
+    placed: Option<Version>,
     /// Pools that nothing is to stay in.
     leave: BTreeSet<Pool>,
     /// Pages of the index lie in such a pool.
@@ -173,6 +175,7 @@ impl Rewriter {
             wake: None,
             moved: Vec::new(),
             moved_blocks: 0,
+            placed: None,
             leave: BTreeSet::new(),
             pages_stay: false,
             at_risk_blocks: 0,
@@ -242,6 +245,10 @@ impl Rewriter {
     /// The placement changed: what is wrong with where segments lie is seen at once. Pools that
     /// were to be left and are not any more stop a walk that would leave them.
     fn placement(&mut self, now: Time, view: &View) {
+        if self.placed == Some(view.version) {
+            return;
+        }
+        self.placed = Some(view.version);
         let leave: BTreeSet<Pool> = view
             .pools
             .keys()
@@ -365,8 +372,8 @@ impl Serving {
     /// What ends that is an input.
     fn is_held(&self, view: &View, cause: Cause) -> bool {
         let target = view.pool_for(self.code);
-        let no_pool = target.is_none_or(|pool| cause::of_pool(view, pool).is_some());
-        let is_urgent = cause == Cause::AtRisk || self.full_in_a_row > 0;
+        let no_pool = target.is_none_or(|pool| self.rewriter.leave.contains(&pool));
+        let is_urgent = cause == Cause::AtRisk || self.fullness.is_met();
         let busy = self.journal.log().written_bytes() >= self.config.window_bytes / 2;
         no_pool || (busy && !is_urgent) || self.rewriter.moved_blocks >= MOVED_BLOCKS_MAX
     }
@@ -448,7 +455,7 @@ impl Serving {
         bytes: Vec<Bytes>,
     ) -> (Step, bool) {
         let target = view.pool_for(self.code);
-        let sound = target.filter(|pool| cause::of_pool(view, *pool).is_none());
+        let sound = target.filter(|pool| !self.rewriter.leave.contains(pool));
         let Some(pool) = sound else {
             return (Step::Walking(pass), false);
         };

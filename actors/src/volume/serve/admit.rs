@@ -15,10 +15,6 @@ use crate::volume::read::Target;
 use crate::volume::sessions::Admission;
 use crate::volume::{Effect, Waiting};
 
-/// A full disk is not a full fabric: so many spreads in a row must have one before writes are
-/// refused for lack of space (R18).
-const FULL_SPREADS: u32 = 16;
-
 impl Serving {
     /// Bytes of writes that the journal holds before further ones wait. What a new owner took
     /// over comes on top, once: else a volume that was written to as fast as it drains would
@@ -145,12 +141,7 @@ impl Serving {
         let waiting = self.in_range(now, waiting, (offset, length), out)?;
         let full = self.journal.log().written_bytes() + length.min(waiting.payload.len() as u64)
             > self.window_bytes();
-        let spreads = if planted(Bug::FullDisk) {
-            1
-        } else {
-            FULL_SPREADS
-        };
-        if full && self.full_in_a_row >= spreads {
+        if full && self.fullness.is_certain(now) {
             self.refuse(now, (from, id), BlockError::NoSpace, out);
             return None;
         }

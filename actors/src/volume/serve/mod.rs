@@ -34,6 +34,7 @@ use crate::planted::{Bug, planted};
 use crate::volume::cache::BlockCache;
 use crate::volume::drain::Drain;
 use crate::volume::dropped::DroppedSegments;
+use crate::volume::fullness::Fullness;
 use crate::volume::index::{Index, IndexConfig, SegmentCounter};
 use crate::volume::journal::{Fenced, Journal, RequestIds, ToDisk};
 use crate::volume::layers::Layers;
@@ -106,8 +107,7 @@ pub(super) struct Serving {
     pub(super) oldest_write: Option<Time>,
     /// When kept pieces are tried again (R28).
     pub(super) kept_due: Option<Time>,
-    /// Segments in a row that found a full disk, each on a spread of its own.
-    pub(super) full_in_a_row: u32,
+    pub(super) fullness: Fullness,
     pub(super) stopping: bool,
     ended: Option<StopReason>,
     pub(super) segment_ids: RequestIds,
@@ -166,7 +166,7 @@ impl Serving {
             last_write: now,
             oldest_write: None,
             kept_due: None,
-            full_in_a_row: 0,
+            fullness: Fullness::default(),
             stopping: false,
             ended: None,
             segment_ids: RequestIds::after(0),

@@ -26,6 +26,7 @@ fn view(sites: u8) -> View {
         let site = Site {
             name: format!("s{s}"),
             presence: Presence::Up,
+            takes_segments: true,
         };
         view.sites.insert(SiteId(s), site);
         for d in 0..NODES {

@@ -140,6 +140,14 @@ fn sites(view: &View, heard: &Heard, degraded: &mut Vec<Degraded>) {
                 "none of its nodes answers, and nothing is decided yet",
                 "if a majority of sites finds it silent too, its volumes are given to others",
             );
+        } else if !site.takes_segments {
+            add(
+                degraded,
+                what,
+                "its disks take no new data: they are full, failed, or their nodes do not answer",
+                "new segments are spread over the other sites until its disks have room again; delete what is \
+                 not needed there, or add disks",
+            );
         }
     }
 }

@@ -143,6 +143,7 @@ fn beat(node: u16, disks: Vec<DiskRef>, healed: Vec<SlotMove>) -> Beat {
     let local = |at| LocalDisk {
         at,
         capacity_bytes: 1 << 40,
+        has_room: true,
     };
     Beat {
         site: SiteId(1),

@@ -49,6 +49,7 @@ fn view() -> View {
     let site = Site {
         name: "a".into(),
         presence: Presence::Up,
+        takes_segments: true,
     };
     view.sites.insert(SiteId(1), site);
     for (id, name) in [(OWNER, "a1"), (OTHER, "a2")] {

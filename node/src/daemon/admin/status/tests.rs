@@ -23,6 +23,7 @@ fn view() -> View {
         let of = Site {
             name: name.into(),
             presence: Presence::Up,
+            takes_segments: true,
         };
         view.sites.insert(SiteId(site), of);
         for n in 1..=2_u16 {
