@@ -76,8 +76,8 @@ impl Host {
         mine && !record.clean && !record.deleted
     }
 
-    /// Whether a volume that ended cleanly, and that nobody serves, has to be looked after, and
-    /// by this node: a site is away, and what it has may be at risk (R26); or its journal's
+    /// Whether a volume that ended cleanly, and that nobody serves, has to be looked after: a
+    /// site is away, and what it has may be at risk (R26); or its journal's
     /// place is on a disk that is to be emptied.
     fn is_to_wake(&self, record: &VolumeRecord) -> bool {
         let view = &self.view;
@@ -90,11 +90,11 @@ impl Host {
             disk.is_some_and(|d| d.duty == Duty::Drain && d.presence == Presence::Up)
         });
         let exposed = view.away().is_some() && record.checkpoint.root.is_some();
-        (drained || exposed) && self.waker(record) == Some(self.node)
+        drained || exposed
     }
 
     /// Who wakes a volume: a node of its home site, if any is there. Views may differ, and then
-    /// two do; the later claim wins (R1).
+    /// two do: one claim makes the epoch, and the other one is refused (R1).
     fn waker(&self, record: &VolumeRecord) -> Option<NodeId> {
         let view = &self.view;
         let takes = |node: &NodeId| view.takes_volumes(*node);
@@ -121,23 +121,31 @@ impl Host {
         }
         self.paused.retain(|_, until| *until > now);
         let view = Arc::clone(&self.view);
-        self.sleepers = false;
+        let may_wake = now >= self.wake_at;
+        let (mut woken, mut asleep) = (None, false);
         for (id, record) in &view.volumes {
             if self.running.contains(id) || self.paused.contains_key(id) {
                 continue;
             }
-            let wakes = self.is_to_wake(record);
-            let now_too = wakes && now >= self.wake_at;
-            if now_too {
-                reached(Sometimes::VolumeWoken);
-                self.wake_at = now + WAKE_PAUSE;
+            // One at a time: who wakes which of the others is asked when it is their turn.
+            if self.is_to_wake(record) {
+                asleep = true;
+                if may_wake && woken.is_none() && self.waker(record) == Some(self.node) {
+                    woken = Some(*id);
+                }
             }
-            self.sleepers |= wakes && !now_too;
-            if now_too || self.must_run(record) {
+            if self.must_run(record) {
                 self.running.insert(*id);
                 start.push(*id);
             }
         }
+        if let Some(id) = woken {
+            reached(Sometimes::VolumeWoken);
+            self.wake_at = now + WAKE_PAUSE;
+            self.running.insert(id);
+            start.push(id);
+        }
+        self.sleepers = woken.is_some() || (asleep && !may_wake);
     }
 
     /// When [`Host::due`] must be called.

@@ -271,12 +271,12 @@ fn full_is_honest_and_deleting_works() {
     let limit = fragments_config().capacity_bytes - fragments_config().reserve_bytes;
     assert!(store.stats().used_bytes <= limit && store.stats().used_bytes + 4 * 4096 > limit);
     assert_eq!(store.execute(put(n, 3)), Ok(FragmentDone::Full));
-    // Upkeep may use half of the reserve.
+    // The index may use half of the reserve.
     let data = common::bytes_of(9, BLOCK);
     let index = FragmentOp::Put {
         key: key(900),
         meta: meta(1, SegmentKind::Index),
-        claim: Claim::Upkeep,
+        claim: Claim::Index,
         sums: sums(key(900), &data),
         data: data.into(),
     };

@@ -72,8 +72,6 @@ pub enum RecordBody {
     Kept {
         /// First byte.
         offset: u64,
-        /// CRC-32C of the payload.
-        sum: u32,
     },
     /// The volume was made smaller: a range that is a hole from now on. No client's request.
     Cut(Cut),

@@ -104,8 +104,11 @@ pub struct FragmentMeta {
 pub enum Claim {
     /// New data of clients: none of the reserve.
     Client,
-    /// The index, compaction, repair: half of the reserve. Deletes alone have the rest.
+    /// Compaction, repair: a quarter of the reserve.
     Upkeep,
+    /// The index, without which nothing is freed: half of the reserve. Deletes alone have the
+    /// rest.
+    Index,
 }
 
 /// What a segment holds.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, ResponseFuture};
+use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, ResponseFuture, SpawnHandle};
 use bytes::Bytes;
 use model::geometry::Pool;
 use model::ids::{
@@ -93,6 +93,8 @@ pub struct Switchboard {
     next_token: u64,
     next_client: u64,
     lives: u64,
+    /// When the host looks again.
+    host_timer: Option<SpawnHandle>,
     stopped: Option<oneshot::Sender<()>>,
 }
 
@@ -275,6 +277,7 @@ impl Switchboard {
             next_token: 0,
             next_client: 0,
             lives: 0,
+            host_timer: None,
             stopped: None,
         }
     }
@@ -311,13 +314,15 @@ impl Switchboard {
             let wait = due
                 .since(boottime())
                 .max(std::time::Duration::from_millis(1));
-            ctx.run_later(wait, |this, ctx| {
+            let timer = ctx.run_later(wait, |this, ctx| {
                 let mut start = Vec::new();
                 this.host.due(boottime(), &mut start);
-                if !start.is_empty() {
-                    this.start_all(start, ctx);
-                }
+                this.start_all(start, ctx);
             });
+            // One is enough: the next deadline is asked for each time.
+            if let Some(before) = self.host_timer.replace(timer) {
+                ctx.cancel_future(before);
+            }
         }
     }
 

@@ -51,8 +51,8 @@ impl Default for SegmentConfig {
         Self {
             writes_max: 4,
             write_queue_max: 64,
-            reads_max: 256,
-            read_queue_max: 4096,
+            reads_max: 1024,
+            read_queue_max: 1024,
             deletes_max: 1 << 18,
             delete_batch_max: 256,
             put_timeout: Duration::from_secs(2),

@@ -93,11 +93,13 @@ impl Serving {
         let trimmable = self.applied_beyond_checkpoint();
         let bytes = active.data_blocks() * BLOCK_BYTES as u64;
         let oldest = self.oldest_write.map(|t| now.since(t));
-        bytes >= self.config.drain_bytes
-            || (trimmable && log.len() >= self.config.drain_records)
+        // What was kept waits for its time, however much it is (R28).
+        let fresh = trimmable && !self.only_kept();
+        (fresh && bytes >= self.config.drain_bytes)
+            || (fresh && log.len() >= self.config.drain_records)
             // Blocks written over and over fill the window, not the segments.
-            || (trimmable && log.written_bytes() >= self.config.window_bytes / 2)
-            || (self.stopping && trimmable && !self.only_kept())
+            || (fresh && log.written_bytes() >= self.config.window_bytes / 2)
+            || (self.stopping && fresh)
             || self.kept_due.is_some_and(|due| now >= due)
             || self.rewriter_wants_checkpoint()
             || oldest.is_some_and(|age| age >= self.config.drain_age)
@@ -421,7 +423,7 @@ impl Serving {
     /// A segment can't be written where its pool says (R18): the id is abandoned, the data
     /// goes under the next counter to the pool that the view names then.
     pub(super) fn segment_unwritable(&mut self, now: Time, id: RequestId, full: bool) {
-        if self.copy_unwritable(now, id) {
+        if self.copy_unwritable(now, id, full) {
             return;
         }
         if full {
@@ -537,7 +539,7 @@ impl Serving {
                 id,
                 segment: *segment,
                 kind: SegmentKind::Index,
-                claim: Claim::Upkeep,
+                claim: Claim::Index,
                 data: data.clone(),
             });
         }

@@ -8,16 +8,16 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use model::BLOCK_BYTES;
 use model::ids::BlockNo;
 use model::journal::{Record, RecordBody};
 use model::sometimes::{Sometimes, reached};
 use model::time::Time;
-use model::{BLOCK_BYTES, crc32c};
 
 use super::drain::Drain;
 use super::overlay::{Content, Patch};
+use super::read::Target;
 use super::serve::Serving;
-use crate::messages::SegmentRequest;
 use crate::planted::{Bug, planted};
 
 impl Serving {
@@ -28,7 +28,7 @@ impl Serving {
             let late = std::mem::take(waiting).into_keys();
             let frozen = self.layers.frozen.as_mut().expect("a drain's layer");
             frozen.unmerged.extend(late);
-            self.abandon_bases();
+            self.forget_reads(|target| matches!(target, Target::Base { .. }));
         }
         let frozen = self.layers.frozen.as_ref().expect("a drain's layer");
         let mut kept = Vec::new();
@@ -48,19 +48,8 @@ impl Serving {
             }
             for (at, bytes) in patch.pieces() {
                 let offset = block.0 * BLOCK_BYTES as u64 + at as u64;
-                let sum = crc32c(&bytes);
-                self.append(now, RecordBody::Kept { offset, sum }, bytes.into());
+                self.append(now, RecordBody::Kept { offset }, bytes.into());
             }
-        }
-    }
-
-    /// Reads of bases that nobody waits for any more take no room from others.
-    fn abandon_bases(&mut self) {
-        let ids = self.reader.abandon_bases();
-        self.reads_waiting
-            .retain(|read| !matches!(read, SegmentRequest::Read { id, .. } if ids.contains(id)));
-        for id in ids.into_iter().filter(|id| self.reads_out.remove(id)) {
-            self.to_segment.push(SegmentRequest::Forget { id });
         }
     }
 

@@ -61,6 +61,12 @@ pub(super) struct Layers {
 }
 
 impl Layers {
+    /// Blocks of data and of patches that no checkpoint has.
+    pub(super) fn undrained_blocks(&self) -> u64 {
+        let frozen = self.frozen.as_ref().map_or(0, |f| f.overlay.data_blocks());
+        self.active.data_blocks() + frozen
+    }
+
     /// Where `[first, first + blocks)` comes from, in order and without a gap.
     ///
     /// # Errors

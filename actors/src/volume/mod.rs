@@ -4,6 +4,7 @@
 //! Data flows one way: request -> journal -> (committed) overlay -> segments -> index ->
 //! checkpoint -> trim.
 
+mod asking;
 pub mod cache;
 mod drain;
 mod dropped;
@@ -36,6 +37,7 @@ use model::time::Time;
 use crate::messages::{
     DiskReply, DiskRequest, SegmentRef, SegmentReply, SegmentRequest, VolumeReply, VolumeRequest,
 };
+pub use asking::SegmentRoom;
 use journal::{JournalTerms, Recovery, RequestIds, ToDisk};
 pub use rewrite::{Cause, RewriteTerms, Rewriting};
 use serve::Serving;
@@ -62,8 +64,8 @@ pub struct VolumeConfig {
     pub waiting_max: usize,
     /// How long a drain waits for what partial writes are laid over (R28).
     pub base_wait: Duration,
-    /// Reads that the Segment machine has at a time; others wait. No more than it has room for.
-    pub reads_out: usize,
+    /// What the Segment machine has room for.
+    pub segment_room: SegmentRoom,
     /// Blocks of the read cache.
     pub cache_blocks: usize,
     /// Bytes of clean index pages kept.
@@ -93,7 +95,7 @@ impl Default for VolumeConfig {
             publish_every: Duration::from_secs(1),
             waiting_max: 4096,
             base_wait: Duration::from_secs(5),
-            reads_out: 1024,
+            segment_room: SegmentRoom::default(),
             cache_blocks: 16 << 10,
             index_cache_bytes: 16 << 20,
             index_pending_bytes: 1 << 20,
@@ -543,6 +545,7 @@ impl Volume {
             self.retry_waiting(now, out);
         }
         if let Phase::Leading(serving) = &mut self.phase {
+            serving.send_to_segment(out);
             serving.pump(now, &mut self.ids, &mut self.to_disk);
         }
         self.send_to_disks(out);
@@ -603,7 +606,7 @@ impl Machine for Volume {
             }
             Input::Segment(reply) => {
                 if let Phase::Leading(serving) = &mut self.phase {
-                    serving.segment_reply(now, reply, out);
+                    serving.segment_reply(now, reply);
                 }
             }
             Input::Meta { token, reply } => self.on_meta(now, token, reply, out),

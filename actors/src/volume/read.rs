@@ -10,6 +10,7 @@ use model::journal::PagePtr;
 use model::payload::Payload;
 
 use super::Pending;
+use super::asking::Reading;
 use super::index::Missing;
 use super::journal::RequestIds;
 use super::layers::{Layers, Slot, Source};
@@ -40,6 +41,16 @@ pub(super) enum Target {
     Base { block: BlockNo },
     /// Blocks that are written anew.
     Copy,
+}
+
+impl Target {
+    /// The client's request that it is for.
+    fn asker(&self) -> Option<(Endpoint, RequestId)> {
+        match self {
+            Self::Read { from, id, .. } | Self::Status { from, id, .. } => Some((*from, *id)),
+            Self::Base { .. } | Self::Copy => None,
+        }
+    }
 }
 
 /// Numbers jobs in the order in which they began.
@@ -95,6 +106,8 @@ pub(super) struct Reader {
     loads: Pending<PagePtr>,
     loading: BTreeSet<PagePtr>,
     looking: VecDeque<JobId>,
+    /// Clients' requests that jobs are for.
+    askers: BTreeSet<(Endpoint, RequestId)>,
     done: Vec<Outcome>,
 }
 
@@ -107,6 +120,13 @@ impl Reader {
         ids: &mut RequestIds,
         out: &mut Vec<SegmentRequest>,
     ) {
+        if target
+            .asker()
+            .is_some_and(|asker| !self.askers.insert(asker))
+        {
+            // A client asks again for what it waits for.
+            return;
+        }
         self.next += 1;
         let id = JobId(self.next);
         let job = Job {
@@ -139,10 +159,22 @@ impl Reader {
         !self.done.is_empty()
     }
 
-    /// Ends all reads of bases; the requests that they sent.
-    pub(super) fn abandon_bases(&mut self) -> BTreeSet<RequestId> {
-        self.jobs
-            .retain(|_, job| !matches!(job.target, Target::Base { .. }));
+    /// Who waits for a request.
+    pub(super) fn reading(&self, request: &SegmentRequest) -> Reading {
+        let SegmentRequest::Read { id, .. } = request else {
+            return Reading::Upkeep;
+        };
+        let job = self.fills.get(id).and_then(|fill| self.jobs.get(&fill.job));
+        match job.map(|job| job.target) {
+            Some(Target::Read { .. } | Target::Status { .. }) => Reading::Client,
+            Some(Target::Base { .. } | Target::Copy) => Reading::Upkeep,
+            None => Reading::Page,
+        }
+    }
+
+    /// Ends jobs that nobody waits for any more; the requests that they sent.
+    pub(super) fn abandon(&mut self, is: impl Fn(&Target) -> bool) -> BTreeSet<RequestId> {
+        self.jobs.retain(|_, job| !is(&job.target));
         let orphans = self
             .fills
             .iter()
@@ -339,6 +371,9 @@ impl Reader {
         let Some(job) = self.jobs.remove(&id) else {
             return;
         };
+        if let Some(asker) = job.target.asker() {
+            self.askers.remove(&asker);
+        }
         self.done.push(match job.target {
             Target::Read { from, id, .. } | Target::Status { from, id, .. } => Outcome::Answer {
                 to: from,
@@ -361,6 +396,9 @@ impl Reader {
             return;
         }
         let job = self.jobs.remove(&id).expect("just seen");
+        if let Some(asker) = job.target.asker() {
+            self.askers.remove(&asker);
+        }
         self.done.push(match job.target {
             Target::Read {
                 from,

@@ -52,7 +52,7 @@ pub struct FragmentsConfig {
     pub extent_bytes: u64,
     /// Bytes that fragments may take, headers included.
     pub capacity_bytes: u64,
-    /// Of the capacity, kept from clients' new data: half of it is upkeep's (R18).
+    /// Of the capacity, kept from clients' new data: a quarter of it is upkeep's, half of it the index's (R18).
     pub reserve_bytes: u64,
 }
 

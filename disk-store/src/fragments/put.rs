@@ -70,7 +70,8 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
     fn capacity_for(&self, claim: Claim) -> u64 {
         let reserve = match claim {
             Claim::Client => self.config.reserve_bytes,
-            Claim::Upkeep => self.config.reserve_bytes / 2,
+            Claim::Upkeep => self.config.reserve_bytes / 4 * 3,
+            Claim::Index => self.config.reserve_bytes / 2,
         };
         self.config.capacity_bytes.saturating_sub(reserve)
     }

@@ -513,8 +513,8 @@ pub struct Status {
     /// Bytes of segments that would not survive what a fabric promises to (the loss of any one
     /// site; while one is away, of any one node), since disks that held some of their fragments
     /// do not serve and they are not elsewhere yet. Not counted are replicas of journals, and what
-    /// rotted and nobody read. Absent while some node did not count, or did
-    /// not answer.
+    /// rotted and nobody read. Absent while nothing is counted;
+    /// what silent nodes know is missing.
     pub at_risk_bytes: Option<u64>,
     /// What is being moved or rebuilt.
     pub repairs: Vec<Repair>,

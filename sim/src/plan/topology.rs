@@ -9,7 +9,7 @@ use actors::disk::{DiskConfig, ScrubConfig};
 use actors::heal::HealConfig;
 use actors::segment::SegmentConfig;
 use actors::volume::journal::JournalTerms;
-use actors::volume::{RewriteTerms, VolumeConfig};
+use actors::volume::{RewriteTerms, SegmentRoom, VolumeConfig};
 use model::geometry::Code;
 use raft_meta::node::Config as MetaConfig;
 use serde::{Deserialize, Serialize};
@@ -258,15 +258,20 @@ impl Machines {
             0 => SegmentConfig {
                 reads_max: 4,
                 read_queue_max: 4,
+                writes_max: 2,
+                write_queue_max: 2,
                 ..SegmentConfig::default()
             },
             _ => SegmentConfig::default(),
         };
-        let room = segment.reads_max + segment.read_queue_max;
+        let room = SegmentRoom {
+            reads: segment.reads_max + segment.read_queue_max,
+            writes: segment.writes_max + segment.write_queue_max,
+        };
         let volume = VolumeConfig {
             // Short, so that slow disks and far sites are enough for it (R28).
             base_wait: (self.drain_age / 16).max(Duration::from_millis(250)),
-            reads_out: room.min(VolumeConfig::default().reads_out),
+            segment_room: room,
             window_bytes: self.window,
             drain_bytes: self.drain,
             drain_idle: self.drain_idle,

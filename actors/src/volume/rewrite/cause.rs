@@ -1,7 +1,9 @@
 //! Why a segment is written anew.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use model::geometry::{Code, Pool};
-use model::ids::DiskRef;
+use model::ids::{DiskRef, Row};
 use model::placement::{Presence, View};
 
 /// Weakest first: what is lost with the next disk goes before what only costs space.
@@ -15,9 +17,9 @@ pub enum Cause {
     Sparse,
 }
 
-/// What is wrong with all segments of a pool, if anything is.
+/// What is wrong with segments of a pool, if anything is: with some of them at least.
 pub(super) fn of_pool(view: &View, pool: Pool) -> Option<Cause> {
-    if is_at_risk(view, pool) {
+    if !weak_rows(view, pool).is_empty() {
         return Some(Cause::AtRisk);
     }
     // A site whose disks take nothing is there, and still to be done without (R27).
@@ -30,19 +32,20 @@ pub(super) fn of_pool(view: &View, pool: Pool) -> Option<Cause> {
         .then_some(Cause::Misplaced)
 }
 
-/// Whether the site that is away took all the fragments that a segment can do without. A `geo`
-/// code never comes to that: each site that is left has parity of its own.
-fn is_at_risk(view: &View, pool: Pool) -> bool {
+/// The rows of a pool in which the site that is away took all the fragments that a segment can do
+/// without. A `geo` code never comes to that: each site that is left has parity of its own.
+pub(super) fn weak_rows(view: &View, pool: Pool) -> BTreeSet<Row> {
     let (Some(away), Code::Rs { m, .. }) = (view.away(), pool.code) else {
-        return false;
+        return BTreeSet::new();
     };
     let Some(table) = view.pools.get(&pool) else {
-        return false;
+        return BTreeSet::new();
     };
     let is_away = |disk: DiskRef| view.site_of(disk.disk) == Some(away);
-    let mut lost = vec![0_u8; usize::from(table.rows)];
+    let mut lost: BTreeMap<Row, u8> = BTreeMap::new();
     for (row, _, place) in table.iter() {
-        lost[usize::from(row.0)] += u8::from(place.disk.is_some_and(is_away));
+        *lost.entry(row).or_default() += u8::from(place.disk.is_some_and(is_away));
     }
-    lost.into_iter().max().unwrap_or(0) >= m
+    let weak = lost.into_iter().filter(|(_, lost)| *lost >= m);
+    weak.map(|(row, _)| row).collect()
 }

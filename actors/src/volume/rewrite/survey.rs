@@ -1,14 +1,16 @@
 //! What a look through the rows of all data segments finds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use model::geometry::Pool;
+use model::ids::Row;
 use model::placement::View;
 
 use super::RewriteTerms;
 use super::cause::{self, Cause};
 use crate::messages::SegmentRef;
 use crate::planted::{Bug, planted};
+use crate::volume::drain::SEGMENT_BLOCKS;
 use crate::volume::index::{Index, Missing};
 
 /// Rows that are looked at together.
@@ -42,7 +44,8 @@ impl Found {
 #[derive(Debug)]
 pub(super) struct Survey {
     from: u32,
-    causes: BTreeMap<Pool, Option<Cause>>,
+    /// What is wrong with each pool, and in which of its rows.
+    causes: BTreeMap<Pool, (Option<Cause>, BTreeSet<Row>)>,
     at_risk: Found,
     misplaced: Found,
     sparse: Found,
@@ -84,10 +87,14 @@ impl Survey {
 
     fn add(&mut self, view: &View, segment: SegmentRef, live: u32) {
         let pool = segment.pool;
-        let of_pool = *self
+        let (of_pool, weak) = self
             .causes
             .entry(pool)
-            .or_insert_with(|| cause::of_pool(view, pool));
+            .or_insert_with(|| (cause::of_pool(view, pool), cause::weak_rows(view, pool)));
+        let row = view.pools.get(&pool).map(|table| table.row(segment.id));
+        // Of a pool, some rows may have less in the site that is away.
+        let is_weak = row.is_some_and(|row| weak.contains(&row));
+        let of_pool = of_pool.filter(|cause| *cause != Cause::AtRisk || is_weak);
         let blocks = segment.bytes / model::BLOCK_BYTES as u32;
         let found = match of_pool {
             Some(Cause::AtRisk) if planted(Bug::LeftAtRisk) => return,
@@ -105,10 +112,12 @@ impl Survey {
         self.at_risk.all_live_blocks
     }
 
-    /// What is to be written anew now, and how many live blocks it has: weakest first.
+    /// What is to be written anew now, and how many live blocks it has: weakest first. The volume
+    /// maps so many blocks.
     pub(super) fn choose(
         self,
         terms: &RewriteTerms,
+        mapped_blocks: u64,
     ) -> Option<(Cause, BTreeMap<u32, SegmentRef>, u64)> {
         let Self {
             at_risk,
@@ -124,8 +133,13 @@ impl Survey {
         if !misplaced.segments.is_empty() {
             return Some(some(Cause::Misplaced, misplaced));
         }
-        let enough_dead = sparse.dead_blocks >= terms.dead_blocks;
-        let enough_small = small.segments.len() as u64 >= u64::from(terms.small_segments);
+        // A pass reads every leaf of the index, a 256th of what is mapped: it is to free several
+        // times that, and to leave far fewer segments than it takes.
+        let enough_dead = sparse.dead_blocks >= terms.dead_blocks.max(mapped_blocks / 64);
+        let segments = small.segments.len() as u64;
+        let fewer = segments > 4 * small.live_blocks.div_ceil(SEGMENT_BLOCKS as u64);
+        let worth_it = u64::from(terms.small_segments).max(mapped_blocks / 4096);
+        let enough_small = segments >= worth_it && fewer;
         let mut chosen = Found::default();
         for (found, enough) in [(sparse, enough_dead), (small, enough_small)] {
             if enough {
@@ -171,7 +185,7 @@ mod tests {
             survey.add(&View::default(), segment(counter, *blocks), *live);
         }
         assert_eq!(survey.at_risk_blocks(), 0, "no site is away");
-        let (cause, of, blocks) = survey.choose(&terms)?;
+        let (cause, of, blocks) = survey.choose(&terms, 1000)?;
         Some((cause, of.into_keys().collect(), blocks))
     }
 

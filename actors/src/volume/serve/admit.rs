@@ -139,8 +139,11 @@ impl Serving {
             return None;
         }
         let waiting = self.in_range(now, waiting, (offset, length), out)?;
+        // Blocks that are written piecemeal take far more memory than the journal says.
+        let crowded = self.layers.undrained_blocks() * BLOCK_BYTES as u64 > 2 * self.window_bytes();
         let full = self.journal.log().written_bytes() + length.min(waiting.payload.len() as u64)
             > self.window_bytes();
+        let full = full || crowded;
         if full && self.fullness.is_certain(now) {
             self.refuse(now, (from, id), BlockError::NoSpace, out);
             return None;

@@ -15,7 +15,7 @@ use bounds::Bounds;
 use refuse::Refusals;
 use replicas::Change;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -31,6 +31,7 @@ use model::time::Time;
 
 use crate::messages::{SegmentReply, SegmentRequest, VolumeReply};
 use crate::planted::{Bug, planted};
+use crate::volume::asking::Asking;
 use crate::volume::cache::BlockCache;
 use crate::volume::drain::Drain;
 use crate::volume::dropped::DroppedSegments;
@@ -39,7 +40,7 @@ use crate::volume::index::{Index, IndexConfig, SegmentCounter};
 use crate::volume::journal::{Fenced, Journal, RequestIds, ToDisk};
 use crate::volume::layers::Layers;
 use crate::volume::overlay::Overlay;
-use crate::volume::read::{Outcome, Reader};
+use crate::volume::read::{Outcome, Reader, Target};
 use crate::volume::rewrite::Rewriter;
 use crate::volume::sessions::Sessions;
 use crate::volume::{Effect, StopReason, VolumeConfig, VolumeStats};
@@ -113,10 +114,7 @@ pub(super) struct Serving {
     pub(super) segment_ids: RequestIds,
     pub(super) segment_counter: SegmentCounter,
     pub(super) to_segment: Vec<SegmentRequest>,
-    /// Reads that wait until the Segment machine has room.
-    pub(super) reads_waiting: VecDeque<SegmentRequest>,
-    /// Reads that it has.
-    pub(super) reads_out: BTreeSet<RequestId>,
+    asking: Asking,
     tokens: u64,
     meta: Vec<(MetaToken, MetaRequest)>,
     release: bool,
@@ -172,8 +170,7 @@ impl Serving {
             segment_ids: RequestIds::after(0),
             segment_counter: SegmentCounter::new(record.epoch, checkpoint.next_counter),
             to_segment: Vec::new(),
-            reads_waiting: VecDeque::new(),
-            reads_out: BTreeSet::new(),
+            asking: Asking::new(config.segment_room),
             tokens,
             meta: Vec::new(),
             release: false,
@@ -278,7 +275,6 @@ impl Serving {
             if matches!(&self.drain, Drain::Merging { waiting, .. } if waiting.is_empty()) {
                 self.step_drain(now, view);
             }
-            self.rewriter_view(now, view);
             self.step_rewriter(now, view);
             // It may have been what the drain waited for, and has no other input then.
             self.step_drain(now, view);
@@ -289,28 +285,26 @@ impl Serving {
                 self.to_segment.push(SegmentRequest::Delete { segments });
             }
         }
-        self.send_to_segment(out);
         for (token, request) in self.meta.drain(..) {
             out.push(Effect::Meta { token, request });
         }
     }
 
-    /// Hands over what the Segment machine is asked; reads only as it has room for them: a drain
-    /// of many small writes needs more bases than that.
-    fn send_to_segment(&mut self, out: &mut Vec<Effect>) {
+    /// Hands over what the Segment machine is asked, as far as it has room.
+    pub(super) fn send_to_segment(&mut self, out: &mut Vec<Effect>) {
         for request in self.to_segment.drain(..) {
-            match request {
-                read @ SegmentRequest::Read { .. } => self.reads_waiting.push_back(read),
-                other => out.push(Effect::ToSegment(other)),
-            }
+            let by = self.reader.reading(&request);
+            out.extend(self.asking.ask(request, by).map(Effect::ToSegment));
         }
-        while self.reads_out.len() < self.config.reads_out
-            && let Some(read) = self.reads_waiting.pop_front()
-        {
-            if let SegmentRequest::Read { id, .. } = &read {
-                self.reads_out.insert(*id);
-            }
-            out.push(Effect::ToSegment(read));
+        self.asking
+            .send(|request| out.push(Effect::ToSegment(request)));
+    }
+
+    /// Calls off reads that nobody waits for any more: they take no room from others.
+    pub(super) fn forget_reads(&mut self, is: impl Fn(&Target) -> bool) {
+        let ids = self.reader.abandon(is);
+        for id in self.asking.forget(ids) {
+            self.to_segment.push(SegmentRequest::Forget { id });
         }
     }
 
@@ -398,7 +392,15 @@ impl Serving {
         }
     }
 
-    pub(super) fn segment_reply(&mut self, now: Time, reply: SegmentReply, _out: &mut Vec<Effect>) {
+    pub(super) fn segment_reply(&mut self, now: Time, reply: SegmentReply) {
+        let (SegmentReply::Written { id, .. }
+        | SegmentReply::Unwritable { id, .. }
+        | SegmentReply::Read { id, .. }
+        | SegmentReply::Unreadable { id }) = &reply;
+        if !self.asking.answered(*id) {
+            // It was called off meanwhile.
+            return;
+        }
         match reply {
             SegmentReply::Written { id, segment } => self.segment_written(now, id, segment),
             SegmentReply::Unwritable { id, full, .. } => self.segment_unwritable(now, id, full),
@@ -408,10 +410,6 @@ impl Serving {
     }
 
     fn segment_read(&mut self, id: RequestId, runs: Option<Vec<Bytes>>) {
-        if !self.reads_out.remove(&id) {
-            // It was forgotten meanwhile.
-            return;
-        }
         let (layers, ids) = (&mut self.layers, &mut self.segment_ids);
         self.reader
             .arrived(id, runs, layers, ids, &mut self.to_segment);

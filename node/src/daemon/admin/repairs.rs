@@ -98,8 +98,8 @@ fn counts<'a>(view: &'a View, heard: &Heard) -> Counts<'a> {
 
 /// Bytes of segments that would not survive what a fabric promises to: the loss of any one
 /// site, or while one is away, of any one node. What volumes know of themselves is known at
-/// once, what disks hold once it was counted; neither is less than what there is. `None` while
-/// nothing is known.
+/// once, of those that are served; what disks hold, once it was counted. `None` while nothing is
+/// known.
 pub(super) fn at_risk_bytes(view: &View, heard: &Heard) -> Option<u64> {
     let told = heard.figures.values().flat_map(|f| f.volumes.values());
     let of_volumes: u64 = told.map(|volume| volume.at_risk_bytes).sum();
