@@ -1,5 +1,5 @@
-//! What repair costs between sites: bytes of Healers' messages that came from other sites,
-//! counted by the node that gets them.
+//! What repair costs between sites: bytes of fragments that came from other sites to a Healer, or
+//! from one, counted by the node that gets them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -30,7 +30,7 @@ impl RepairTraffic {
         }
     }
 
-    /// Bytes since the node's start, headers and payload, without what QUIC and UDP add.
+    /// Bytes of payload since the node's start: questions and listings are headers, and not in it.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
@@ -47,8 +47,8 @@ impl RepairTraffic {
         };
         let heals = [envelope.from.actor, envelope.to.actor].contains(&Actor::Healer);
         if heals && self.is_of_another_site(from) {
-            let bytes = header.len() + payload.len();
-            self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+            let bytes = payload.len() as u64;
+            self.bytes.fetch_add(bytes, Ordering::Relaxed);
         }
     }
 
@@ -126,7 +126,12 @@ mod tests {
         assert_eq!(traffic.bytes(), 0);
         traffic.note(NodeId(3), Class::Bulk, &far, &payload);
         let clone = traffic.clone();
-        assert_eq!(clone.bytes(), (far.len() + payload.len()) as u64);
+        traffic.note(NodeId(3), Class::Bulk, &far, &[]);
+        assert_eq!(
+            clone.bytes(),
+            payload.len() as u64,
+            "a question costs no fragment"
+        );
     }
 
     fn actor_of_clients() -> Actor {

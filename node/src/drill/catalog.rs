@@ -9,7 +9,7 @@ use super::error::DrillError;
 use super::fault::{Fault, LostDisk};
 use super::field::Field;
 use super::program::{Aim, Kind, Limits, Setup, Step, Wait, everywhere};
-use crate::admin::protocol::{Disk, Volume};
+use crate::admin::protocol::Volume;
 
 /// A node's death is a pause of less, for every client of another node.
 const NODE_LOSS_MAX: Duration = Duration::from_secs(3);
@@ -298,7 +298,7 @@ impl Named {
             Self::DrainNode => drain_node(order.node.clone().unwrap_or(owner), span),
             Self::LinkCut => link_cut(&site, &other_site(field, &site), span),
             Self::SiteIsolation => site_isolation(field, &site, span),
-            Self::Rot => rot(calmest_disk(order, field)?.name, span),
+            Self::Rot => rot(order.disk.clone(), span),
         });
         Ok(steps)
     }
@@ -466,13 +466,13 @@ fn site_isolation(field: &Field, site: &str, span: Duration) -> Vec<Step> {
     steps
 }
 
-fn rot(disk: String, span: Duration) -> Vec<Step> {
+fn rot(disk: Option<String>, span: Duration) -> Vec<Step> {
     let mut steps = vec![
         Step::Await(Wait::Stored),
-        phase(Kind::Disaster, format!("fragments rot on disk {disk}")),
-        Step::Strike(0, Aim::Rot(disk.clone())),
+        phase(Kind::Disaster, "fragments rot on a disk"),
+        Step::Strike(0, Aim::Rot(disk)),
         Step::Work(span / 2),
-        phase(Kind::Healing, format!("disk {disk} is scrubbed")),
+        phase(Kind::Healing, "it is scrubbed"),
         Step::Mend(0),
         Step::Await(Wait::Repaired(0)),
     ];
@@ -497,17 +497,4 @@ fn victim_disk(order: &Order, field: &Field, volume: &Volume) -> Result<LostDisk
     let fullest = replicas.max_by_key(|d| d.used_bytes);
     let name = fullest.map_or_else(String::new, |d| d.name.clone());
     Ok(LostDisk::of(&field.disk(&name)?))
-}
-
-/// The disk that was asked for, or of those of which least ever rotted the fullest: one that
-/// corrupts again and again is flagged.
-fn calmest_disk(order: &Order, field: &Field) -> Result<Disk, DrillError> {
-    if let Some(name) = &order.disk {
-        return field.disk(name);
-    }
-    let disks = field.disks()?.disks;
-    let found = |d: &Disk| d.scrub.as_ref().map_or(u64::MAX, |s| s.found);
-    let serving = disks.into_iter().filter(|d| d.path.is_some());
-    let calmest = serving.min_by_key(|d| (found(d), std::cmp::Reverse(d.used_bytes)));
-    calmest.ok_or_else(|| DrillError::NothingToRot("of any node".to_owned()))
 }

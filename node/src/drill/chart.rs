@@ -255,6 +255,9 @@ pub(super) fn throughput(outcome: &Outcome, time: Time) -> (String, String) {
     (chart.end(), legend)
 }
 
+/// One of the latencies of a stretch.
+type Quantile = fn(super::meter::Latency) -> Duration;
+
 /// Latencies over time, on a logarithmic scale.
 pub(super) fn latency(outcome: &Outcome, time: Time) -> (String, String) {
     let length = time.bucket();
@@ -284,7 +287,7 @@ pub(super) fn latency(outcome: &Outcome, time: Time) -> (String, String) {
     };
     let ticks: Vec<(f64, String)> = powers.map(|p| (y(10_f64.powi(p)), label(p))).collect();
     chart.value_axis(&ticks);
-    let lines: [(&str, &str, fn(super::meter::Latency) -> Duration); 3] = [
+    let lines: [(&str, &str, Quantile); 3] = [
         ("half of all", "#3b6ea8", |l| l.p50),
         ("99 of 100", "#e0883a", |l| l.p99),
         ("the longest", "#b0413e", |l| l.max),

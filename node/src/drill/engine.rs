@@ -2,7 +2,7 @@
 //! whatever comes.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use super::progress::Progress;
 use super::rot::Rot;
 use super::signals::Stop;
 use super::watch::Watch;
-use crate::admin::protocol::{Condition, Reply, Request};
+use crate::admin::protocol::{Condition, Disk, Reply, Request};
 use crate::check::{Check, CheckError, History, Target};
 
 /// Between two looks at whether something is over.
@@ -52,6 +52,23 @@ pub(super) struct Engine<'a> {
     pub(super) kept: Vec<PathBuf>,
     /// When all was whole again after the last fault.
     pub(super) whole: Option<Duration>,
+}
+
+/// The fragments of the disk that was asked for, or of the fullest of those of which least ever
+/// rotted: one that corrupts again and again is flagged.
+fn aim_rot(field: &Field, disk: Option<&str>) -> Result<Rot, DrillError> {
+    let aim = |d: &Disk| Rot::aim(&d.name, Path::new(d.path.as_deref().unwrap_or_default()));
+    if let Some(name) = disk {
+        return aim(&field.disk(name)?);
+    }
+    let mut disks = field.disks()?.disks;
+    disks.retain(|d| d.path.is_some());
+    let found = |d: &Disk| d.scrub.as_ref().map_or(u64::MAX, |s| s.found);
+    disks.sort_by_key(|d| (found(d), std::cmp::Reverse(d.used_bytes)));
+    match disks.first() {
+        Some(disk) => aim(disk),
+        None => Err(DrillError::NothingToRot("of any node".to_owned())),
+    }
 }
 
 /// What a step came to: nothing if the next one may begin.
@@ -177,11 +194,7 @@ impl Engine<'_> {
                 let owner = self.field.volume(&self.volume).ok().and_then(|v| v.owner);
                 Fault::resolve(&plan.faults[i], owner.as_deref(), &self.field)
             }
-            Aim::Rot(disk) => {
-                let known = self.field.disk(&disk)?;
-                let path = PathBuf::from(known.path.unwrap_or_default());
-                Fault::Rotten(Rot::aim(&known.name, &path)?)
-            }
+            Aim::Rot(disk) => Fault::Rotten(aim_rot(&self.field, disk.as_deref())?),
         };
         // The clock runs from before it: a kill is not over before it began.
         let what = fault.to_string();
@@ -373,12 +386,12 @@ impl Engine<'_> {
     }
 
     fn reached(&mut self, wait: &Wait) {
-        if let Wait::Repaired(i) = wait {
-            if let Some(Fault::Rotten(rot)) = self.open.remove(i) {
-                let n = rot.fragments();
-                self.history
-                    .tell(format!("{n} rotten fragments are repaired"));
-            }
+        if let Wait::Repaired(i) = wait
+            && let Some(Fault::Rotten(rot)) = self.open.remove(i)
+        {
+            let n = rot.fragments();
+            self.history
+                .tell(format!("{n} rotten fragments are repaired"));
         }
         if *wait == Wait::Whole {
             self.whole = Some(self.history.now());

@@ -104,8 +104,8 @@ const HOW: &str = "<section><h2>How it was measured</h2><dl class=\"how\">\
     back.</dd>\
     <dt>Full protection</dt><dd><code>status</code> is healthy, has no repairs and nothing at risk, and the volume's \
     journal has all its replicas, twice in a row.</dd>\
-    <dt>Repair's bytes between sites</dt><dd>Messages to and from Healers that came from another site, counted by the \
-    nodes that got them; headers and payload, without what QUIC and UDP add. Refilled journals are not \
+    <dt>Repair's bytes between sites</dt><dd>Fragments that Healers got from, or sent to, other sites, counted by the \
+    nodes that got them; without headers, listings, and what QUIC and UDP add. Refilled journals are not \
     in it.</dd>\
     <dt>All bytes between sites</dt><dd>Counted by the WAN emulator: clients, journals, metadata and repair.</dd>\
     </dl></section>";

@@ -70,8 +70,8 @@ pub(super) enum Aim {
     At(Fault),
     /// Of a scenario: known when it strikes.
     Planned(usize),
-    /// A disk's fragments: known when there are some.
-    Rot(String),
+    /// A disk's fragments (of any disk, if it is not said): known when there are some.
+    Rot(Option<String>),
 }
 
 /// One thing that is done.
