@@ -299,7 +299,7 @@ fn start_actors(
     let retired = move |disk| change(&|served| served.retain(|d| d.at.disk != disk));
     let room = move |disk, has_room| {
         changed(&|served| {
-            let mut of = served.iter_mut().filter(|d| d.at.disk == disk);
+            let of = served.iter_mut().filter(|d| d.at.disk == disk);
             of.for_each(|d| d.has_room = has_room);
         });
     };

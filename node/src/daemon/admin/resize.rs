@@ -55,7 +55,10 @@ impl Admin {
         })
     }
 
-    fn ask_once(&self, request: MetaRequest) -> Result<Result<VolumeRecord, Refusal>, Failure> {
+    pub(super) fn ask_once(
+        &self,
+        request: MetaRequest,
+    ) -> Result<Result<VolumeRecord, Refusal>, Failure> {
         let reply = self.meta.request(request).blocking_recv();
         match reply.map_err(|_| fail(FailureKind::NotNow, "this node is stopping"))? {
             MetaReply::Volume(Some(record)) if !record.deleted => Ok(Ok(record)),
