@@ -95,11 +95,11 @@ impl Serving {
         let oldest = self.oldest_write.map(|t| now.since(t));
         // What was kept waits for its time, however much it is (R28).
         let fresh = trimmable && !self.only_kept();
-        (fresh && bytes >= self.config.drain_bytes)
-            || (fresh && log.len() >= self.config.drain_records)
+        let enough = bytes >= self.config.drain_bytes
+            || log.len() >= self.config.drain_records
             // Blocks written over and over fill the window, not the segments.
-            || (fresh && log.written_bytes() >= self.config.window_bytes / 2)
-            || (self.stopping && fresh)
+            || log.written_bytes() >= self.config.window_bytes / 2;
+        (fresh && (enough || self.stopping))
             || self.kept_due.is_some_and(|due| now >= due)
             || self.rewriter_wants_checkpoint()
             || oldest.is_some_and(|age| age >= self.config.drain_age)
