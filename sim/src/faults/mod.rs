@@ -9,6 +9,7 @@ mod atlas;
 mod compound;
 pub mod drains;
 pub mod full;
+pub mod last;
 mod lost;
 pub mod resizes;
 
@@ -285,6 +286,27 @@ pub struct Plan {
     /// Whether a link fails in both directions.
     #[serde(default = "yes")]
     pub both: bool,
+}
+
+impl Plan {
+    /// Whether all sites stay in the world, and all disks.
+    fn is_mild(&self) -> bool {
+        matches!(
+            self.kind,
+            Kind::Kill
+                | Kind::Pause
+                | Kind::SlowLink
+                | Kind::SlowDisks
+                | Kind::Succession
+                | Kind::MidDrain
+                | Kind::Stop
+                | Kind::Desert
+                | Kind::Move
+                | Kind::Drift
+                | Kind::Clog
+                | Kind::Resize
+        )
+    }
 }
 
 fn next() -> u64 {

@@ -50,6 +50,13 @@ impl Plan {
             &topology.names(),
             &mut faults,
         );
+        faults::last::add(
+            &mut Rng::new(seed, 15),
+            Time::ZERO + CALM,
+            workload.span,
+            &topology.names(),
+            &mut faults,
+        );
         let ending = Ending {
             power_loss: rng.one_in(2),
             clean_stop: rng.one_in(3),
