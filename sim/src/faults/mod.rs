@@ -5,6 +5,7 @@
 //! damage is not always hidden by another's. A fault is aimed: most hit whoever owns the volume
 //! when they strike, many wait for an interesting moment of it.
 
+pub mod astray;
 mod atlas;
 mod compound;
 pub mod drains;

@@ -57,6 +57,13 @@ impl Plan {
             &topology.names(),
             &mut faults,
         );
+        faults::astray::add(
+            &mut Rng::new(seed, 16),
+            Time::ZERO + CALM,
+            workload.span,
+            &topology.names(),
+            &mut faults,
+        );
         let ending = Ending {
             power_loss: rng.one_in(2),
             clean_stop: rng.one_in(3),
