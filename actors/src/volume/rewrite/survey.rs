@@ -202,9 +202,13 @@ mod tests {
     fn the_dead_and_the_small_are_chosen_each_for_itself() {
         let sparse = [(200, 100), (200, 101), (9, 9)];
         assert_eq!(chosen(&sparse), Some((Cause::Sparse, vec![0], 100)));
-        let small = [(9, 9), (8, 8), (200, 150), (7, 6)];
-        assert_eq!(chosen(&small), Some((Cause::Sparse, vec![0, 1, 3], 23)));
-        let both = [(9, 9), (8, 8), (200, 0), (7, 6)];
-        assert_eq!(chosen(&both), Some((Cause::Sparse, vec![0, 1, 2, 3], 23)));
+        let small = [(9, 9), (8, 8), (200, 150), (7, 6), (5, 5), (4, 4)];
+        let of = vec![0, 1, 3, 4, 5];
+        assert_eq!(chosen(&small), Some((Cause::Sparse, of, 32)));
+        let both = [(9, 9), (8, 8), (200, 0), (7, 6), (5, 5), (4, 4)];
+        let of = vec![0, 1, 2, 3, 4, 5];
+        assert_eq!(chosen(&both), Some((Cause::Sparse, of, 32)));
+        // One segment for three or four is not worth a walk over everything.
+        assert_eq!(chosen(&small[..4]), None);
     }
 }
