@@ -65,6 +65,7 @@ scenarios! {
     enospc: "enospc",
     failover_monkey_business: "failover_monkey_business",
     full_site: "full-site",
+    site_and_nodes_away: "site_and_nodes_away",
     migration_monkey_business: "migration_monkey_business",
     partial_download_bad_fragment: "partial_download_bad_fragment",
     rolling_restart: "rolling_restart",
