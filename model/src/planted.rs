@@ -100,8 +100,6 @@ bugs! {
     KeptTail = "S4" "kept-tail",
     /// An owner refuses what is beyond the end that it knows, without a look at the record.
     StaleEnd = "S4" "stale-end",
-    /// A volume grows while its owner may not know yet that it was smaller.
-    HastyGrowth = "S4" "hasty-growth",
     /// An index that is opened takes its pending changes in the wrong order.
     DeltaOrder = "R13" "delta-order",
     /// A leaf that takes pending changes in loses what it held before.

@@ -158,7 +158,6 @@ mutants! {
     unjournaled_trim_is_caught: UnjournaledTrim,
     kept_tail_is_caught: KeptTail,
     stale_end_is_caught: StaleEnd,
-    hasty_growth_is_caught: HastyGrowth,
     delta_order_is_caught: DeltaOrder,
     forgotten_leaf_is_caught: ForgottenLeaf,
     early_delete_is_caught: EarlyDelete,

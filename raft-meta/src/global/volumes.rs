@@ -326,7 +326,7 @@ impl GlobalState {
             };
             record.cut = Some(record.cut.map_or(cut, |earlier| earlier.join(cut)));
         } else if record.cut.is_some() {
-            if record.owner.is_some() && !planted(Bug::HastyGrowth) {
+            if record.owner.is_some() {
                 return Err(Refusal::CutPending);
             }
             reached(Sometimes::GrownUnserved);
