@@ -214,6 +214,18 @@ impl View {
         }
     }
 
+    /// Whether a slot that a table has there lies in the site that is away. A table is in the view
+    /// only once every slot has a disk, but for those of that site: nobody may be left who knows
+    /// them.
+    #[must_use]
+    pub fn is_slot_away(&self, place: SlotPlace) -> bool {
+        let away = self.away();
+        match place.disk {
+            Some(at) => away.is_some() && self.site_of(at.disk) == away,
+            None => away.is_some(),
+        }
+    }
+
     /// The site that new segments do without: the one that is away, else one whose disks take
     /// nothing (R27).
     #[must_use]

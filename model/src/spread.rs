@@ -118,7 +118,15 @@ impl RowStamp {
     /// that of two of them each may know of a move that the other one does not.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
-        (0..other.0.len()).all(|slot| self.at(slot) >= other.at(slot))
+        self.covers_where(other, |_| true)
+    }
+
+    /// Whether that is so of the slots that count.
+    #[must_use]
+    pub fn covers_where(&self, other: &Self, counts: impl Fn(Slot) -> bool) -> bool {
+        let slots = (0..).map(Slot).zip(0..other.0.len());
+        let behind = slots.filter(|(_, i)| self.at(*i) < other.at(*i));
+        !behind.into_iter().any(|(slot, _)| counts(slot))
     }
 
     /// Learns what `other` knows.
@@ -160,6 +168,9 @@ mod tests {
         // Each knows of a move that the other one does not: a sum would not tell.
         let (a, b) = (stamp(&[2, 0, 1]), stamp(&[0, 3]));
         assert!(!a.covers(&b) && !b.covers(&a));
+        assert!(
+            a.covers_where(&b, |slot| slot != Slot(1)) && !a.covers_where(&b, |s| s == Slot(1))
+        );
         let mut both = a.clone();
         both.merge(&b);
         assert_eq!(both, stamp(&[2, 3, 1]));

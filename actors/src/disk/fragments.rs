@@ -126,7 +126,9 @@ impl Disk {
             }
             DiskRequest::Put(put) if is_put_well_formed(&put, &payload) => {
                 let placed = (put.meta.pool, put.row);
-                if let Err(known) = self.take_note(placed, put.stamp, Note::Placed, out) {
+                if let Err(known) =
+                    self.take_note(placed, put.stamp, Note::Placed(put.key.slot), out)
+                {
                     return self.answer(asker, DiskReply::NotMine { stamp: known }, out);
                 }
                 running.bytes = payload.len();
@@ -151,7 +153,7 @@ impl Disk {
             DiskRequest::Delete { keys, rows, .. }
                 if keys.len() <= KEYS_MAX && rows.len() <= KEYS_MAX =>
             {
-                if let Some(stamp) = self.outdated(&rows) {
+                if let Some(stamp) = self.outdated(&keys, &rows) {
                     return self.answer(asker, DiskReply::NotMine { stamp }, out);
                 }
                 for key in &keys {

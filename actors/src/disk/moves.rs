@@ -4,7 +4,8 @@
 //! **Invariants:**
 //! - A note is durable before anything is answered that rests on it: the store works in order.
 //! - A fragment is dropped only by a table that knows of every move that the disk has a note
-//!   of: an older one, seen after a restart, may name a place that the slot has left again.
+//!   of: an older one, seen after a restart, may name a place that the slot has left again. Moves
+//!   within a site that is away are left out, but for the fragment's own slot.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,8 +28,8 @@ const NOTES_MAX: usize = 1 << 18;
 /// What a note is taken for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Note {
-    /// A fragment that was placed by it.
-    Placed,
+    /// A fragment of that slot, which was placed by it.
+    Placed(Slot),
     /// A listing that others rely on: it never refuses.
     Listed,
 }
@@ -77,6 +78,22 @@ impl Moves {
         known
     }
 
+    /// Whether whoever knows that of a row knows enough to place, or to delete, fragments of the
+    /// slots `of`. What moved within a site that is away by a committed decision nobody else may
+    /// ever have heard of: its slots don't count, since nobody stores anything there. Those in
+    /// question always do (R20; simulator seed 210).
+    fn covers(&self, row: (Pool, Row), stamp: &RowStamp, of: impl Fn(Slot) -> bool) -> bool {
+        stamp.covers_where(&self.known(row), |slot| {
+            of(slot) || !self.is_away(row, slot)
+        })
+    }
+
+    /// Whether a slot of a row lies in the site that is away.
+    fn is_away(&self, (pool, row): (Pool, Row), slot: Slot) -> bool {
+        let table = self.view.pools.get(&pool);
+        table.is_some_and(|table| self.view.is_slot_away(table.place(row, slot)))
+    }
+
     /// A table is new, or another one than before.
     fn table_seen(&mut self, at: DiskRef, pool: Pool, table: &SpreadTable) {
         // At the first sight nobody knows what was moved away before: all is looked through.
@@ -105,8 +122,7 @@ impl Moves {
         let row = table.row(key.segment);
         let place = table.place(row, key.slot);
         let settled = place.to.is_none() && place.disk.is_some_and(|disk| disk != at);
-        let noted = self.noted.get(&(pool, row));
-        let knows_all = noted.is_none_or(|noted| table.stamp(row).covers(noted));
+        let knows_all = self.covers((pool, row), &table.stamp(row), |slot| slot == key.slot);
         self.postponed |= settled && !knows_all;
         settled && knows_all
     }
@@ -122,17 +138,17 @@ impl Disk {
         note: Note,
         out: &mut Vec<DiskEffect>,
     ) -> Result<(), RowStamp> {
-        let known = self.moves.known(row);
-        let is_old = note == Note::Placed && !stamp.covers(&known);
-        if is_old {
-            return Err(known);
+        if let Note::Placed(of) = note
+            && !self.moves.covers(row, &stamp, |slot| slot == of)
+        {
+            return Err(self.moves.known(row));
         }
         let noted = self.moves.noted.get(&row);
         if noted.map_or(stamp.slots() == 0, |noted| noted.covers(&stamp)) {
             return Ok(());
         }
         if noted.is_none() && self.moves.noted.len() >= NOTES_MAX {
-            return Err(known);
+            return Err(self.moves.known(row));
         }
         let noted = self.moves.noted.entry(row).or_default();
         noted.merge(&stamp);
@@ -147,13 +163,22 @@ impl Disk {
         Ok(())
     }
 
-    /// What is known of the first of these rows of which less is known by that.
-    pub(super) fn outdated(&self, rows: &[(Pool, Row, RowStamp)]) -> Option<RowStamp> {
-        let known = rows.iter().map(|(pool, row, stamp)| {
-            let known = self.moves.known((*pool, *row));
-            (!stamp.covers(&known)).then_some(known)
-        });
-        known.flatten().next()
+    /// What is known of the first of these rows of which too little is known by that, to delete
+    /// these fragments.
+    pub(super) fn outdated(
+        &self,
+        keys: &[FragmentKey],
+        rows: &[(Pool, Row, RowStamp)],
+    ) -> Option<RowStamp> {
+        let is_old = |(pool, row, stamp): &&(Pool, Row, RowStamp)| {
+            let table = self.moves.view.pools.get(pool);
+            let of_row =
+                |key: &FragmentKey| table.is_none_or(|table| table.row(key.segment) == *row);
+            let of = |slot| keys.iter().any(|key| key.slot == slot && of_row(key));
+            !self.moves.covers((*pool, *row), stamp, of)
+        };
+        let (pool, row, _) = rows.iter().find(is_old)?;
+        Some(self.moves.known((*pool, *row)))
     }
 
     /// The answer to a `Get` of what is not here.

@@ -14,10 +14,8 @@ const RUNS: u64 = 3;
 
 /// Draws it from a stream of its own, so that it shifts nothing else of a seed's run.
 pub fn add(rng: &mut Rng, start: Time, span: Duration, nodes: &[NodeName], out: &mut Vec<Plan>) {
-    // Moves that the operator's drains began may not end without the site: not looked into yet.
-    let drains = |p: &Plan| matches!(p.kind, Kind::DrainDisk | Kind::RemoveDisk | Kind::DrainNode);
     let full = |p: &Plan| matches!(p.kind, Kind::Full | Kind::FullSite);
-    let spent = |p: &Plan| p.kind.is_for_good() || full(p) || drains(p);
+    let spent = |p: &Plan| p.kind.is_for_good() || full(p);
     if !rng.one_in(RUNS) || out.iter().any(spent) {
         return;
     }

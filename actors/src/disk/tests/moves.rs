@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use model::geometry::{Code, Pool};
-use model::ids::{DiskId, DiskRef, Epoch, FragmentKey, Incarnation, Row, SegmentId, Slot, Version};
-use model::placement::View;
+use model::ids::{
+    DiskId, DiskRef, Epoch, FragmentKey, Incarnation, NodeId, Row, SegmentId, SiteId, Slot, Version,
+};
+use model::placement::{Disk, Duty, Node, Presence, Site, View};
 use model::spread::{RowStamp, SlotPlace, SpreadTable};
 use model::store::{Claim, FragmentDone, FragmentMeta, FragmentOp, SegmentKind};
 
@@ -163,4 +165,79 @@ fn what_lies_elsewhere_for_good_is_dropped_but_not_by_a_table_that_knows_less() 
     b.fragment_done(FragmentDone::NotFound);
     let (reply, _) = b.answer(id).expect("answered");
     assert!(matches!(reply, DiskReply::NotMine { .. }), "{reply:?}");
+}
+
+/// Slot 2 is this disk's, slot 5 another one's, in a site that is away or not.
+fn view_of_two_sites(version: u64, presence: Presence) -> DiskInput {
+    let DiskInput::View(view) = view(version, place(AT, None, 0)) else {
+        unreachable!("it makes a view")
+    };
+    let mut view = View::clone(&view);
+    let (far, node) = (SiteId(3), NodeId(9));
+    let address = "127.0.0.1:1".parse().expect("an address");
+    let site = Site {
+        name: "c".into(),
+        presence,
+        takes_segments: true,
+    };
+    view.sites.insert(far, site);
+    let owner = Node {
+        name: "c1".into(),
+        site: far,
+        address,
+        nbd: address,
+        presence,
+        duty: Duty::Serve,
+    };
+    view.nodes.insert(node, owner);
+    let disk = Disk {
+        at: OTHER,
+        node,
+        capacity_bytes: 1 << 30,
+        presence,
+        duty: Duty::Serve,
+    };
+    view.disks.insert(OTHER.disk, disk);
+    let table = view.pools.get_mut(&POOL).expect("its pool");
+    table.places[5] = place(OTHER, None, 0);
+    DiskInput::View(Arc::new(view))
+}
+
+/// Only that site's own group could tell of a move within it, and it is gone (simulator seed 210).
+#[test]
+fn what_moved_in_a_site_that_is_away_holds_up_nobody_but_who_moves_the_slot_itself() {
+    let nothing = || FragmentDone::Scanned {
+        keys: vec![],
+        next: None,
+    };
+    let delete = |slot: u8| DiskRequest::Delete {
+        incarnation: INCARNATION,
+        keys: vec![FragmentKey {
+            slot: Slot(slot),
+            ..KEY
+        }],
+        rows: vec![(POOL, Row(0), stamp(&[]))],
+    };
+    let refused = |reply: DiskReply| matches!(reply, DiskReply::NotMine { .. });
+    let mut b = bench();
+    b.input(view_of_two_sites(1, Presence::Up));
+    b.fragment_done(nothing());
+    b.send(list_row(stamp(&[0, 0, 0, 0, 0, 1])), &[]);
+    b.fragment_done(FragmentDone::Adopted);
+    b.fragment_done(nothing());
+    // As long as the site takes part, whoever does not know of it learns it first.
+    assert!(refused(b.ask(put(stamp(&[])), &[7; 4096])));
+    assert!(refused(b.ask(delete(2), &[])));
+    b.input(view_of_two_sites(2, Presence::Down));
+    // The slot in question counts, wherever it lies.
+    assert!(refused(b.ask(delete(5), &[])));
+    b.send(put(stamp(&[])), &[7; 4096]);
+    assert!(matches!(&b.fragment_ops[0].1, FragmentOp::Put { .. }));
+    b.fragment_done(FragmentDone::Stored);
+    b.send(delete(2), &[]);
+    assert!(matches!(&b.fragment_ops[0].1, FragmentOp::Delete { .. }));
+    b.fragment_done(FragmentDone::Deleted);
+    // Once the site is back, all counts again.
+    b.input(view_of_two_sites(3, Presence::Up));
+    assert!(refused(b.ask(put(stamp(&[])), &[7; 4096])));
 }
