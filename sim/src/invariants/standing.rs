@@ -38,8 +38,9 @@ fn wrong(view: &View, segment: SegmentId, pool: Pool) -> Option<String> {
     let table = view.pools.get(&pool)?;
     let row = table.row(segment);
     let places = (0..table.slots).map(|slot| table.place(row, model::ids::Slot(slot)));
+    // After a restart nobody may be left who knows the disks of that site.
     let is_away = |at: model::ids::DiskRef| view.site_of(at.disk) == Some(away);
-    let lost = places.filter(|p| p.disk.is_some_and(is_away)).count();
+    let lost = places.filter(|p| p.disk.is_none_or(is_away)).count();
     (has_room && lost >= usize::from(m))
         .then(|| format!("{segment} of {pool} has nothing to spare without {away}"))
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::geometry::{Code, Pool};
-use model::ids::{DiskRef, Row};
+use model::ids::Row;
 use model::placement::{Presence, View};
 
 /// Weakest first: what is lost with the next disk goes before what only costs space.
@@ -35,16 +35,12 @@ pub(super) fn of_pool(view: &View, pool: Pool) -> Option<Cause> {
 /// The rows of a pool in which the site that is away took all the fragments that a segment can do
 /// without. A `geo` code never comes to that: each site that is left has parity of its own.
 pub(super) fn weak_rows(view: &View, pool: Pool) -> BTreeSet<Row> {
-    let (Some(away), Code::Rs { m, .. }) = (view.away(), pool.code) else {
+    let (Code::Rs { m, .. }, Some(table)) = (pool.code, view.pools.get(&pool)) else {
         return BTreeSet::new();
     };
-    let Some(table) = view.pools.get(&pool) else {
-        return BTreeSet::new();
-    };
-    let is_away = |disk: DiskRef| view.site_of(disk.disk) == Some(away);
     let mut lost: BTreeMap<Row, u8> = BTreeMap::new();
     for (row, _, place) in table.iter() {
-        *lost.entry(row).or_default() += u8::from(place.disk.is_some_and(is_away));
+        *lost.entry(row).or_default() += u8::from(view.is_slot_away(place));
     }
     let weak = lost.into_iter().filter(|(_, lost)| *lost >= m);
     weak.map(|(row, _)| row).collect()
