@@ -270,14 +270,18 @@ impl Serving {
             }
             self.answer_reads(now, out);
             self.answer_refused(now, out);
-            // The last base that a merge waited for may have been among them: an idle volume
-            // has no other input that would take the drain on.
-            if matches!(&self.drain, Drain::Merging { waiting, .. } if waiting.is_empty()) {
+            self.step_rewriter(now, view);
+            // The last base that a merge waited for may have been among the answers, or the last
+            // copy that a checkpoint is for: an idle volume has no other input that would take the
+            // drain on.
+            let goes_on = match &self.drain {
+                Drain::Merging { waiting, .. } => waiting.is_empty(),
+                Drain::Idle => self.rewriter_wants_checkpoint(),
+                _ => false,
+            };
+            if goes_on {
                 self.step_drain(now, view);
             }
-            self.step_rewriter(now, view);
-            // It may have been what the drain waited for, and has no other input then.
-            self.step_drain(now, view);
             self.publish(now);
             self.step_audit(now, view);
             self.finish_stop(now);
