@@ -13,9 +13,28 @@ use crate::rng::Rng;
 /// one away, and another one full, there is no room (R24).
 const RUNS: u64 = 2;
 
+/// Whether all sites stay in the world, and all disks.
+fn is_mild(plan: &Plan) -> bool {
+    matches!(
+        plan.kind,
+        Kind::Kill
+            | Kind::Pause
+            | Kind::SlowLink
+            | Kind::SlowDisks
+            | Kind::Succession
+            | Kind::MidDrain
+            | Kind::Stop
+            | Kind::Desert
+            | Kind::Move
+            | Kind::Drift
+            | Kind::Clog
+            | Kind::Resize
+    )
+}
+
 /// Draws it from a stream of its own, so that it shifts nothing else of a seed's run.
 pub fn add(rng: &mut Rng, start: Time, span: Duration, nodes: &[NodeName], out: &mut Vec<Plan>) {
-    if !rng.one_in(RUNS) || !out.iter().all(Plan::is_mild) {
+    if !rng.one_in(RUNS) || !out.iter().all(is_mild) {
         return;
     }
     let victim = match rng.below(3) {

@@ -289,27 +289,6 @@ pub struct Plan {
     pub both: bool,
 }
 
-impl Plan {
-    /// Whether all sites stay in the world, and all disks.
-    fn is_mild(&self) -> bool {
-        matches!(
-            self.kind,
-            Kind::Kill
-                | Kind::Pause
-                | Kind::SlowLink
-                | Kind::SlowDisks
-                | Kind::Succession
-                | Kind::MidDrain
-                | Kind::Stop
-                | Kind::Desert
-                | Kind::Move
-                | Kind::Drift
-                | Kind::Clog
-                | Kind::Resize
-        )
-    }
-}
-
 fn next() -> u64 {
     1
 }

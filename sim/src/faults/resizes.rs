@@ -6,6 +6,7 @@ use std::time::Duration;
 use model::time::Time;
 
 use super::{Kind, Plan, Victim};
+use crate::plan::topology::NodeName;
 use crate::rng::Rng;
 use crate::world::Moment;
 
@@ -16,7 +17,7 @@ const RUNS: u64 = 3;
 const SOON: Duration = Duration::from_millis(100);
 
 /// Draws them from a stream of their own, so that they shift nothing else of a seed's run.
-pub fn add(rng: &mut Rng, start: Time, span: Duration, out: &mut Vec<Plan>) {
+pub fn add(rng: &mut Rng, start: Time, span: Duration, _: &[NodeName], out: &mut Vec<Plan>) {
     if !rng.one_in(RUNS) {
         return;
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use model::time::Time;
 
 use super::load::{ClientPlan, Load, Place};
-use super::topology::{Machines, Topology};
+use super::topology::{Machines, NodeName, Topology};
 use super::{Ending, Plan};
 use crate::faults;
 use crate::network::NetworkTerms;
@@ -17,6 +17,18 @@ const LANES_MAX: u64 = 4;
 
 /// Faults begin so long after clients do.
 const CALM: Duration = Duration::from_secs(1);
+
+/// Adds faults to those that were drawn before.
+type Add = fn(&mut Rng, Time, Duration, &[NodeName], &mut Vec<faults::Plan>);
+
+/// What is added, each from the stream of that number, in this order: some look at what is there.
+const LATER: [(u64, Add); 5] = [
+    (8, faults::drains::add),
+    (12, faults::resizes::add),
+    (14, faults::full::add),
+    (15, faults::last::add),
+    (16, faults::astray::add),
+];
 
 impl Plan {
     /// The default swarm's run of a seed.
@@ -33,37 +45,12 @@ impl Plan {
             workload.span,
             &topology.names(),
         );
-        // From a stream of its own: nothing else of a seed's run is drawn otherwise for it.
-        faults::drains::add(
-            &mut Rng::new(seed, 8),
-            Time::ZERO + CALM,
-            workload.span,
-            &topology.names(),
-            &mut faults,
-        );
-        let mut sizes = Rng::new(seed, 12);
-        faults::resizes::add(&mut sizes, Time::ZERO + CALM, workload.span, &mut faults);
-        faults::full::add(
-            &mut Rng::new(seed, 14),
-            Time::ZERO + CALM,
-            workload.span,
-            &topology.names(),
-            &mut faults,
-        );
-        faults::last::add(
-            &mut Rng::new(seed, 15),
-            Time::ZERO + CALM,
-            workload.span,
-            &topology.names(),
-            &mut faults,
-        );
-        faults::astray::add(
-            &mut Rng::new(seed, 16),
-            Time::ZERO + CALM,
-            workload.span,
-            &topology.names(),
-            &mut faults,
-        );
+        // Each from a stream of its own: nothing else of a seed's run is drawn otherwise for it.
+        for (stream, add) in LATER {
+            let names = topology.names();
+            let rng = &mut Rng::new(seed, stream);
+            add(rng, Time::ZERO + CALM, workload.span, &names, &mut faults);
+        }
         let ending = Ending {
             power_loss: rng.one_in(2),
             clean_stop: rng.one_in(3),
