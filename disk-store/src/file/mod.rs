@@ -4,6 +4,8 @@ use bytes::Bytes;
 use model::store::DeviceError;
 use thiserror::Error;
 
+#[cfg(feature = "real")]
+mod direct;
 mod image;
 #[cfg(feature = "real")]
 pub mod real;

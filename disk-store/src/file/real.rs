@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{File, FileError, FileLayer};
+use super::direct::{Direct, Written};
+use super::{File, FileError, FileLayer, gather};
 
 /// Buffers of one `pwritev` (IOV_MAX of Linux).
 const IOVECS_MAX: usize = 1024;
@@ -26,6 +27,7 @@ pub struct RealFiles {
 #[derive(Clone, Debug)]
 pub struct RealFile {
     file: Arc<fs::File>,
+    direct: Option<Arc<Direct>>,
 }
 
 fn io(what: &'static str) -> impl Fn(std::io::Error) -> FileError {
@@ -62,6 +64,13 @@ impl RealFiles {
             self.root.join(path)
         }
     }
+
+    fn opened(&self, path: &str, file: fs::File) -> RealFile {
+        RealFile {
+            direct: Direct::open(&self.path(path), &file).map(Arc::new),
+            file: Arc::new(file),
+        }
+    }
 }
 
 impl FileLayer for RealFiles {
@@ -73,9 +82,7 @@ impl FileLayer for RealFiles {
             .write(true)
             .open(self.path(path))
             .map_err(io("open"))?;
-        Ok(RealFile {
-            file: Arc::new(file),
-        })
+        Ok(self.opened(path, file))
     }
 
     fn create(&self, path: &str) -> Result<RealFile, FileError> {
@@ -86,9 +93,7 @@ impl FileLayer for RealFiles {
             .create_new(true)
             .open(self.path(path))
             .map_err(io("create"))?;
-        Ok(RealFile {
-            file: Arc::new(file),
-        })
+        Ok(self.opened(path, file))
     }
 
     fn create_dir(&self, dir: &str) -> Result<(), FileError> {
@@ -138,26 +143,9 @@ impl FileLayer for RealFiles {
     }
 }
 
-impl File for RealFile {
-    fn size(&self) -> Result<u64, FileError> {
-        Ok(self.file.metadata().map_err(io("stat"))?.len())
-    }
-
-    fn read_at(&self, offset: u64, len: usize) -> Result<Bytes, FileError> {
-        let mut buffer = vec![0; len];
-        let mut done = 0;
-        while done < len {
-            match self.file.read_at(&mut buffer[done..], offset + done as u64) {
-                Ok(0) => break,
-                Ok(read) => done += read,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(io("read")(error)),
-            }
-        }
-        Ok(Bytes::from(buffer))
-    }
-
-    fn write_at(&self, offset: u64, chunks: &[Bytes]) -> Result<(), FileError> {
+impl RealFile {
+    /// Through the system's page cache.
+    fn write_cached(&self, offset: u64, chunks: &[Bytes]) -> Result<(), FileError> {
         let mut at = offset;
         for group in chunks.chunks(IOVECS_MAX) {
             let mut slices: Vec<IoSlice<'_>> =
@@ -182,6 +170,44 @@ impl File for RealFile {
             }
         }
         Ok(())
+    }
+}
+
+impl File for RealFile {
+    fn size(&self) -> Result<u64, FileError> {
+        Ok(self.file.metadata().map_err(io("stat"))?.len())
+    }
+
+    fn read_at(&self, offset: u64, len: usize) -> Result<Bytes, FileError> {
+        let mut buffer = vec![0; len];
+        let mut done = 0;
+        while done < len {
+            match self.file.read_at(&mut buffer[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(io("read")(error)),
+            }
+        }
+        Ok(Bytes::from(buffer))
+    }
+
+    fn write_at(&self, offset: u64, chunks: &[Bytes]) -> Result<(), FileError> {
+        let bytes: usize = chunks.iter().map(Bytes::len).sum();
+        let Some(direct) = self
+            .direct
+            .as_ref()
+            .filter(|_| Direct::takes(offset, bytes))
+        else {
+            return self.write_cached(offset, chunks);
+        };
+        match direct.write_at(offset, chunks).map_err(io("write"))? {
+            Written::All => Ok(()),
+            Written::Until(at) => {
+                let rest = gather(chunks).split_off((at - offset) as usize);
+                self.write_cached(at, &[rest])
+            }
+        }
     }
 
     fn sync_data(&self) -> Result<(), FileError> {
