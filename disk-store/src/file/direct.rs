@@ -1,6 +1,6 @@
 //! Long writes past the system's page cache (O_DIRECT). What a disk stores is mostly never read
 //! again soon: through the cache each byte costs a fresh page, a copy into it and its
-//! write-back, and an fdatasync waits for other files' dirty pages too (decision 14).
+//! write-back, and an fdatasync waits for other files' dirty pages too (decision 16).
 //!
 //! Coherence: the kernel writes back and drops the cached pages of what is written here, and a
 //! store's thread does one thing at a time, so that no cached write to the same pages is under
