@@ -154,8 +154,8 @@ fn drills_by_name_leave_the_fabric_as_it_was() {
     assert!(lost["client_throughput_ratio"].is_number(), "{lost:#}");
     assert!(lost["full_protection_ms"].is_u64(), "{lost:#}");
 
-    let rotten = drill(&directory, &[&["rot"], &short[..]].concat());
-    let rotten = assert_passed(&rotten, "rot", 3_000);
+    let rotten = drill(&directory, &[&["corruption"], &short[..]].concat());
+    let rotten = assert_passed(&rotten, "corruption", 3_000);
     let timeline = rotten["timeline"].to_string();
     assert!(
         timeline.contains("rotten fragments are repaired"),

@@ -263,7 +263,7 @@ mod tests {
             "--code rs:0+0",
         ] {
             assert!(
-                parse(&format!("atoll drill run rot {bad}")).is_err(),
+                parse(&format!("atoll drill run corruption {bad}")).is_err(),
                 "{bad}"
             );
         }
@@ -272,8 +272,8 @@ mod tests {
     #[test]
     fn the_list_tells_all() {
         for (text, name) in [
-            (list(false), "full-restart"),
-            (list(true), "\"full-restart\""),
+            (list(false), "power-loss-everywhere"),
+            (list(true), "\"power-loss-everywhere\""),
         ] {
             assert!(text.contains(name) && text.contains("link-cut"), "{text}");
         }

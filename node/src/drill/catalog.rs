@@ -10,6 +10,7 @@ use super::fault::{Fault, LostDisk};
 use super::field::Field;
 use super::program::{Aim, Kind, Limits, Setup, Step, Wait, everywhere};
 use crate::admin::protocol::Volume;
+use crate::dev::control::LinkChange;
 
 /// A node's death is a pause of less, for every client of another node.
 const NODE_LOSS_MAX: Duration = Duration::from_secs(3);
@@ -50,7 +51,7 @@ pub enum Named {
     /// A disk's directory is gone.
     DiskLoss,
     /// Every process is killed at once.
-    FullRestart,
+    PowerLoss,
     /// Every node in turn.
     RollingRestart,
     /// A node is emptied, stopped, and back.
@@ -60,7 +61,11 @@ pub enum Named {
     /// A site is cut off.
     SiteIsolation,
     /// Fragments rot.
-    Rot,
+    Corruption,
+    /// A site's links are slow, lossy and narrow.
+    WanBrownout,
+    /// A site is lost, returns, and its volume goes home.
+    Failback,
 }
 
 /// What a drill is, for people.
@@ -78,16 +83,18 @@ pub struct About {
 
 impl Named {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::SiteLoss,
         Self::NodeLoss,
         Self::DiskLoss,
-        Self::FullRestart,
+        Self::PowerLoss,
         Self::RollingRestart,
         Self::DrainNode,
         Self::LinkCut,
         Self::SiteIsolation,
-        Self::Rot,
+        Self::WanBrownout,
+        Self::Failback,
+        Self::Corruption,
     ];
 
     /// By its name.
@@ -118,8 +125,8 @@ impl Named {
                 "2 disks a site",
                 "writes go on within 3 s",
             ),
-            Self::FullRestart => (
-                "full-restart",
+            Self::PowerLoss => (
+                "power-loss-everywhere",
                 "every process of the fabric is killed at once, then all are started",
                 "3 sites",
                 "all is there again",
@@ -148,8 +155,20 @@ impl Named {
                 "3 sites, atoll dev --wan",
                 "writes go on within 10 s",
             ),
-            Self::Rot => (
-                "rot",
+            Self::WanBrownout => (
+                "wan-brownout",
+                "the links of the owner's site are slow, lossy and narrow, and well again",
+                "3 sites, atoll dev --wan",
+                "no pause of 3 s",
+            ),
+            Self::Failback => (
+                "failback",
+                "the owner's site is killed and returns; once all is whole, the volume goes home",
+                "3 sites",
+                "writes go on within 10 s, both times",
+            ),
+            Self::Corruption => (
+                "corruption",
                 "bytes of fragments flip on a disk; it is scrubbed",
                 "3 sites",
                 "all of it is repaired, clients notice nothing",
@@ -166,22 +185,28 @@ impl Named {
     /// Which of the options that say whom it hits it has.
     fn options(self) -> (bool, bool, bool) {
         match self {
-            Self::SiteLoss | Self::LinkCut | Self::SiteIsolation => (true, false, false),
+            Self::SiteLoss
+            | Self::LinkCut
+            | Self::SiteIsolation
+            | Self::WanBrownout
+            | Self::Failback => (true, false, false),
             Self::NodeLoss | Self::DrainNode => (false, true, false),
-            Self::DiskLoss | Self::Rot => (false, false, true),
-            Self::FullRestart | Self::RollingRestart => (false, false, false),
+            Self::DiskLoss | Self::Corruption => (false, false, true),
+            Self::PowerLoss | Self::RollingRestart => (false, false, false),
         }
     }
 
     /// What must come out.
     pub(super) fn limits(self) -> Limits {
         let (rto, pause) = match self {
-            Self::SiteLoss | Self::SiteIsolation => (Some(SITE_LOSS_MAX), None),
+            Self::SiteLoss | Self::SiteIsolation | Self::Failback => (Some(SITE_LOSS_MAX), None),
             Self::NodeLoss | Self::DiskLoss => (Some(NODE_LOSS_MAX), None),
-            Self::RollingRestart | Self::DrainNode | Self::LinkCut | Self::Rot => {
-                (Some(NODE_LOSS_MAX), Some(NODE_LOSS_MAX))
-            }
-            Self::FullRestart => (None, None),
+            Self::RollingRestart
+            | Self::DrainNode
+            | Self::LinkCut
+            | Self::WanBrownout
+            | Self::Corruption => (Some(NODE_LOSS_MAX), Some(NODE_LOSS_MAX)),
+            Self::PowerLoss => (None, None),
         };
         Limits {
             rto,
@@ -225,10 +250,12 @@ impl Named {
         });
         let (nodes, disks) = (nodes.unwrap_or(0), disks.min().unwrap_or(0));
         let fits = match self {
-            Self::SiteLoss | Self::FullRestart | Self::Rot => sites >= 3,
+            Self::SiteLoss | Self::PowerLoss | Self::Failback | Self::Corruption => sites >= 3,
             Self::NodeLoss | Self::RollingRestart | Self::DrainNode => nodes >= 2,
             Self::DiskLoss => disks >= 2,
-            Self::LinkCut | Self::SiteIsolation => sites >= 3 && field.wan_bytes().is_some(),
+            Self::LinkCut | Self::SiteIsolation | Self::WanBrownout => {
+                sites >= 3 && field.wan_bytes().is_some()
+            }
         };
         if fits {
             return Ok(());
@@ -293,12 +320,14 @@ impl Named {
             Self::SiteLoss => site_loss(field, &site, span),
             Self::NodeLoss => node_loss(order.node.clone().unwrap_or(owner), span),
             Self::DiskLoss => disk_loss(&victim_disk(order, field, volume)?, order.hands_off, span),
-            Self::FullRestart => full_restart(field, span),
+            Self::PowerLoss => power_loss(field, span),
             Self::RollingRestart => rolling_restart(field),
             Self::DrainNode => drain_node(order.node.clone().unwrap_or(owner), span),
             Self::LinkCut => link_cut(&site, &other_site(field, &site), span),
             Self::SiteIsolation => site_isolation(field, &site, span),
-            Self::Rot => rot(order.disk.clone(), span),
+            Self::WanBrownout => wan_brownout(field, &site, span),
+            Self::Failback => failback(field, &volume.name, (&site, owner), span),
+            Self::Corruption => corruption(order.disk.clone(), span),
         });
         Ok(steps)
     }
@@ -378,7 +407,7 @@ fn disk_loss(disk: &LostDisk, hands_off: bool, span: Duration) -> Vec<Step> {
     steps
 }
 
-fn full_restart(field: &Field, span: Duration) -> Vec<Step> {
+fn power_loss(field: &Field, span: Duration) -> Vec<Step> {
     vec![
         phase(Kind::Disaster, "every process is killed, and started again"),
         Step::Strike(0, killed(field.all_nodes())),
@@ -466,7 +495,71 @@ fn site_isolation(field: &Field, site: &str, span: Duration) -> Vec<Step> {
     steps
 }
 
-fn rot(disk: Option<String>, span: Duration) -> Vec<Step> {
+/// What a bad day makes of a site's links.
+const BROWNOUT: LinkChange = LinkChange {
+    rtt_us: Some(100_000),
+    jitter_us: Some(20_000),
+    loss_ppm: Some(10_000),
+    bytes_per_second: Some(8 << 20),
+};
+
+fn wan_brownout(field: &Field, site: &str, span: Duration) -> Vec<Step> {
+    let mut links = field.links().unwrap_or_default();
+    // Links are shaped in both directions at once.
+    links.retain(|l| l.from == site);
+    let slowed = Fault::Slowed {
+        links,
+        to: BROWNOUT,
+    };
+    let mut steps = vec![
+        phase(
+            Kind::Disaster,
+            format!("the links of site {site} brown out"),
+        ),
+        Step::Strike(0, Aim::At(slowed)),
+        Step::Work(span),
+        phase(
+            Kind::Healing,
+            format!("the links of site {site} are well again"),
+        ),
+        Step::Mend(0),
+    ];
+    steps.extend(heal("back to full protection"));
+    steps
+}
+
+fn failback(
+    field: &Field,
+    volume: &str,
+    (site, owner): (&str, String),
+    span: Duration,
+) -> Vec<Step> {
+    let home = Fault::Moved {
+        volume: volume.to_owned(),
+        to: owner,
+    };
+    let mut steps = vec![
+        phase(Kind::Disaster, format!("site {site} is lost")),
+        Step::Strike(0, killed(field.nodes_of(site))),
+        Step::Work(span),
+        phase(Kind::Healing, format!("site {site} returns")),
+        Step::Mend(0),
+    ];
+    steps.extend(heal("back to full protection"));
+    steps.extend([
+        phase(
+            Kind::Disaster,
+            format!("the volume goes home to site {site}"),
+        ),
+        Step::Strike(1, Aim::At(home)),
+        Step::Work(span),
+        Step::Mend(1),
+    ]);
+    steps.extend(heal("back to full protection"));
+    steps
+}
+
+fn corruption(disk: Option<String>, span: Duration) -> Vec<Step> {
     let mut steps = vec![
         Step::Await(Wait::Stored),
         phase(Kind::Disaster, "fragments rot on a disk"),

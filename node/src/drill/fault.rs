@@ -15,7 +15,8 @@ use super::field::Field;
 use super::rot::Rot;
 use crate::admin::protocol::{Disk, Request};
 use crate::check::Target;
-use crate::dev::control;
+use crate::dev::control::{self, Link, LinkChange};
+use model::units::ByteSize;
 
 /// Refuses a scenario that can't be drilled, before anything is touched.
 pub(super) fn check(plan: &Plan, field: &Field) -> Result<(), DrillError> {
@@ -86,6 +87,10 @@ pub(super) enum Fault {
     Paused(String),
     /// Nothing gets through from one site to another.
     Cut(Vec<(String, String)>),
+    /// Links, as they were, are shaped so.
+    Slowed { links: Vec<Link>, to: LinkChange },
+    /// A volume is given to another node by the operator's word.
+    Moved { volume: String, to: String },
     /// A node is to be emptied.
     Drained(String),
     /// A disk's directory is gone; `replaced` once another one is to take its place.
@@ -142,6 +147,11 @@ impl Fault {
                 let cut = control::Request::LinkCut { from, to, one_way };
                 field.control(&cut).map(drop)
             }),
+            Self::Slowed { links, to } => links.iter().try_for_each(|l| shape(field, l, *to)),
+            Self::Moved { volume, to } => {
+                let (name, to) = (volume.clone(), to.clone());
+                field.admin(&Request::VolumeMove { name, to }).map(drop)
+            }
             Self::Drained(node) => field.drain(node, false).map(drop),
             Self::DiskLost { disk, .. } => {
                 std::fs::rename(&disk.path, disk.kept()).map_err(at(&disk.path))
@@ -167,6 +177,17 @@ impl Fault {
                     field.control(&heal).map(drop)
                 })
             }
+            Self::Slowed { links, .. } => links.iter().try_for_each(|link| {
+                let before = LinkChange {
+                    rtt_us: Some(2 * link.delay_us),
+                    jitter_us: Some(link.jitter_us),
+                    loss_ppm: Some(link.loss_ppm),
+                    bytes_per_second: Some(link.bytes_per_second),
+                };
+                shape(field, link, before)
+            }),
+            // It stays where it is.
+            Self::Moved { .. } => Ok(()),
             Self::Drained(node) => field.drain(node, true).map(drop),
             Self::DiskLost { disk, replaced } => {
                 field.stop(&disk.node)?;
@@ -196,6 +217,8 @@ impl Fault {
             Self::Cut(links) => {
                 format!("messages pass again {}", between(links.iter().cloned()))
             }
+            Self::Slowed { links, .. } => format!("{} well again", are_links(links)),
+            Self::Moved { to, .. } => format!("{to} keeps the volume"),
             Self::Drained(node) => format!("{node} serves again"),
             Self::DiskLost {
                 disk,
@@ -226,7 +249,12 @@ impl Fault {
         match self {
             Self::Killed { nodes, .. } => nodes,
             Self::Paused(node) | Self::Stopped(node) => std::slice::from_ref(node),
-            Self::Cut(_) | Self::Drained(_) | Self::DiskLost { .. } | Self::Rotten(_) => &[],
+            Self::Cut(_)
+            | Self::Slowed { .. }
+            | Self::Moved { .. }
+            | Self::Drained(_)
+            | Self::DiskLost { .. }
+            | Self::Rotten(_) => &[],
         }
     }
 
@@ -236,6 +264,20 @@ impl Fault {
             _ => &[],
         }
     }
+}
+
+/// Shapes a link, in both directions.
+fn shape(field: &Field, link: &Link, change: LinkChange) -> Result<(), DrillError> {
+    let (a, b) = (link.from.clone(), link.to.clone());
+    let set = control::Request::LinkSet { a, b, change };
+    field.control(&set).map(drop)
+}
+
+fn are_links(links: &[Link]) -> String {
+    let pairs = links.iter().map(|l| format!("{}-{}", l.from, l.to));
+    let links = if links.len() == 1 { "link" } else { "links" };
+    let are = if links == "link" { "is" } else { "are" };
+    format!("{links} {} {are}", listed(pairs))
 }
 
 /// Makes room for a new disk, or brings the old one back. To be called while the node is down.
@@ -273,6 +315,15 @@ impl fmt::Display for Fault {
             Self::Cut(links) => {
                 write!(f, "nothing gets through {}", between(links.iter().cloned()))
             }
+            Self::Slowed { links, to } => write!(
+                f,
+                "{} at {} ms, lose {} % and carry {} a second",
+                are_links(links),
+                to.rtt_us.unwrap_or(0) / 1000,
+                f64::from(to.loss_ppm.unwrap_or(0)) / 10_000.0,
+                ByteSize(to.bytes_per_second.unwrap_or(0)),
+            ),
+            Self::Moved { volume, to } => write!(f, "volume {volume} is moved to {to}"),
             Self::Drained(node) => write!(f, "{node} is drained"),
             Self::DiskLost { disk, .. } => write!(f, "disk {} loses its directory", disk.name),
             Self::Rotten(rot) => write!(f, "{rot}"),
