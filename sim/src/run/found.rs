@@ -68,6 +68,7 @@ impl Run {
             healed_after: None,
             atlas: Atlas::default(),
             adding: BTreeMap::new(),
+            joining: Vec::new(),
             wishes: BTreeMap::new(),
             sizes: Sizes::default(),
             stale_until: Time::ZERO,
@@ -111,7 +112,7 @@ impl Run {
         Err(Failure::Stuck(format!("{command:?} at the founding")))
     }
 
-    fn add_node(&mut self, id: NodeId, site: SiteId, place: NodeName) {
+    pub(super) fn add_node(&mut self, id: NodeId, site: SiteId, place: NodeName) {
         self.by_name.insert(place, id);
         let port = 1000 + id.0;
         let address = SocketAddr::from(([127, 0, 0, 1], port));
@@ -149,7 +150,14 @@ impl Run {
         let clock = node.clock(now);
         let logs = node.meta_log.load().expect("memory does not fail");
         let identity = node.identity.clone();
-        let meta = MetaNode::start(identity, config, vec![NodeId(1)], logs, seed, clock)
+        // One that joins later is told of all nodes, as by its token.
+        let founders = self.plan.topology.names().len();
+        let is_late = usize::from(id.0) > founders;
+        let contacts = match is_late {
+            true => self.running(),
+            false => vec![NodeId(1)],
+        };
+        let meta = MetaNode::start(identity, config, contacts, logs, seed, clock)
             .expect("a log that the machine wrote is sound");
         self.world.boot(id, meta);
     }

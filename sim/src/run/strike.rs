@@ -152,6 +152,8 @@ impl Run {
                 self.want(*node, *disk, wish);
             }
             Fault::FullSite(disks) => self.fill(disks, true),
+            Fault::DiskAdded(node) => self.give_disk(usize::from(node.0)),
+            Fault::NodeAdded(place) => self.invite(*place),
             Fault::Resized | Fault::Spared => {}
         }
         self.world.plan(until, Own::Mend(i).number());
@@ -283,6 +285,7 @@ impl Run {
             Kind::Resize if self.shrink(plan) => Fault::Resized,
             Kind::Resize => Fault::Spared,
             Kind::FullSite => self.disks_of(site),
+            Kind::AddDisk | Kind::AddNode => self.added(plan, node),
             Kind::Move | Kind::Usurp => match self.elsewhere(owner) {
                 Some(to) => Fault::Moved(to),
                 None => Fault::Spared,
@@ -377,6 +380,8 @@ impl Run {
             | Fault::Stopped(_)
             | Fault::Moved(_)
             | Fault::Drained { .. }
+            | Fault::DiskAdded(_)
+            | Fault::NodeAdded(_)
             | Fault::Spared => {}
         }
         self.faults[i].1 = Stage::Mended;
@@ -432,6 +437,8 @@ impl Run {
                 let letter = self.letter(self.world.nodes[&node].site);
                 format!("all {} disks of site {letter} are full", disks.len())
             }
+            Fault::DiskAdded(node) => format!("{} gets one more disk", self.name(*node)),
+            Fault::NodeAdded(place) => format!("{place} joins"),
             Fault::Moved(node) => format!("the volume is given to {}", self.name(*node)),
             Fault::Drained {
                 node, disk, remove, ..
