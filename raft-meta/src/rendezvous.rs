@@ -19,7 +19,7 @@ const FRACTION_BITS: u32 = 16;
 pub(crate) struct Candidate {
     pub(crate) at: DiskRef,
     pub(crate) node: NodeId,
-    /// At least 1.
+    /// Its capacity in MiB, at least 1.
     pub(crate) weight: u64,
 }
 

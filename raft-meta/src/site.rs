@@ -242,7 +242,7 @@ impl SiteState {
         up.map(|d| Candidate {
             at: d.at,
             node: d.node,
-            weight: (d.capacity_bytes >> 30).max(1),
+            weight: (d.capacity_bytes >> 20).max(1),
         })
         .collect()
     }

@@ -26,7 +26,7 @@ pub fn add(rng: &mut Rng, start: Time, span: Duration, nodes: &[NodeName], out: 
             victim: Victim::Node(*rng.pick(nodes)),
             other: 1,
             power: false,
-            both: false,
+            both: rng.one_in(2),
         });
     }
     out.sort_by_key(|p| p.armed);

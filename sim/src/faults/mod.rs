@@ -138,9 +138,11 @@ pub enum Kind {
     Resize,
     /// All disks of a site have no room for fragments for a while.
     FullSite,
-    /// The operator gives a node one more disk.
+    /// The operator gives a node one more disk, as large as the others or twice as large
+    /// ([`Plan::both`]).
     AddDisk,
-    /// A new node joins a site, with as many disks as the others.
+    /// A new node joins a site, with as many disks as the others, as large or twice as large
+    /// ([`Plan::both`]).
     AddNode,
 }
 
@@ -373,10 +375,10 @@ pub enum Fault {
     Resized,
     /// All these disks, a site's, have no room.
     FullSite(Vec<(NodeId, DiskId)>),
-    /// This node gets one more disk.
-    DiskAdded(NodeId),
-    /// A node joins.
-    NodeAdded(NodeName),
+    /// This node gets one more disk, that large.
+    DiskAdded(NodeId, u64),
+    /// A node joins, with disks that large.
+    NodeAdded(NodeName, u64),
     /// The operator has a node, or one disk of it, emptied.
     Drained {
         /// The node.

@@ -1,6 +1,6 @@
-//! The slots of a site are spread over its disks: no disk has two slots of a pool more than
-//! another one that one of them could go to, and no row has two slots on one node while another
-//! node has none (decision 15). While a site is away, nothing is moved for that.
+//! The slots of a site are spread over its disks by their capacities: none is fuller of a pool than
+//! another one would be that one of its slots could go to, and no row has two slots on one node
+//! while another node has none (decision 15). While a site is away, nothing is moved for that.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,6 +10,9 @@ use model::placement::{Disk, Duty, Presence, SpreadTable, View};
 
 use super::Served;
 use crate::world::World;
+
+/// Disks that take slots, with their nodes and capacities.
+type Disks = BTreeMap<DiskRef, (NodeId, u64)>;
 
 /// The slots of a row in a site, each by its disk and node.
 type RowOfSite = Vec<(DiskRef, NodeId)>;
@@ -32,11 +35,11 @@ fn uneven(view: &View, site: SiteId, pool: Pool, table: &SpreadTable) -> Option<
         let node = node.filter(|n| n.site == site && n.presence == Presence::Up);
         node.is_some() && d.presence == Presence::Up && d.duty == Duty::Serve
     };
-    let disks: BTreeMap<DiskRef, NodeId> = view
+    let disks: Disks = view
         .disks
         .values()
         .filter(takes)
-        .map(|d| (d.at, d.node))
+        .map(|d| (d.at, (d.node, d.capacity_bytes)))
         .collect();
     let rows = rows(view, site, table);
     crowded(&rows, &disks)
@@ -58,8 +61,8 @@ fn rows(view: &View, site: SiteId, table: &SpreadTable) -> Vec<RowOfSite> {
     rows
 }
 
-fn crowded(rows: &[RowOfSite], disks: &BTreeMap<DiskRef, NodeId>) -> Option<String> {
-    let nodes: BTreeSet<NodeId> = disks.values().copied().collect();
+fn crowded(rows: &[RowOfSite], disks: &Disks) -> Option<String> {
+    let nodes: BTreeSet<NodeId> = disks.values().map(|(node, _)| *node).collect();
     let is_crowded = |row: &&RowOfSite| {
         let used: BTreeSet<NodeId> = row.iter().map(|(_, node)| *node).collect();
         used.len() < row.len() && nodes.iter().any(|node| !used.contains(node))
@@ -68,19 +71,18 @@ fn crowded(rows: &[RowOfSite], disks: &BTreeMap<DiskRef, NodeId>) -> Option<Stri
     Some(format!("two of {row:?} share a node"))
 }
 
-/// All disks of the simulator are equally large.
-fn unshared(rows: &[RowOfSite], disks: &BTreeMap<DiskRef, NodeId>) -> Option<String> {
-    let mut held: BTreeMap<DiskRef, usize> = disks.keys().map(|at| (*at, 0)).collect();
+fn unshared(rows: &[RowOfSite], disks: &Disks) -> Option<String> {
+    let mut held: BTreeMap<DiskRef, u64> = disks.keys().map(|at| (*at, 0)).collect();
     for (at, _) in rows.iter().flatten() {
         held.entry(*at).and_modify(|n| *n += 1);
     }
-    for (from, many) in &held {
-        for (to, few) in held.iter().filter(|(_, few)| **few + 1 < *many) {
-            let place = (*to, disks[to]);
-            if rows
-                .iter()
-                .any(|row| bears(row, (*from, disks[from]), place))
-            {
+    for (from, many) in held.iter().filter(|(_, many)| **many > 0) {
+        for (to, few) in &held {
+            let ((own, own_bytes), (other, bytes)) = (disks[from], disks[to]);
+            // With one slot less it is still no emptier than the other one with one more.
+            let is_fuller = (many - 1) * (bytes >> 20) >= (few + 1) * (own_bytes >> 20);
+            let bears = |row| bears(row, (*from, own), (*to, other));
+            if is_fuller && rows.iter().any(bears) {
                 return Some(format!("{from} has {many} slots, {to} has {few}"));
             }
         }
@@ -94,12 +96,10 @@ fn bears(row: &RowOfSite, from: (DiskRef, NodeId), to: (DiskRef, NodeId)) -> boo
         return false;
     };
     let others = || row.iter().enumerate().filter(|(i, _)| *i != own);
-    let neighbours = |place: (DiskRef, NodeId)| {
-        let of_disk = others().filter(|(_, other)| other.0 == place.0).count();
-        (
-            of_disk,
-            others().filter(|(_, other)| other.1 == place.1).count(),
-        )
+    let neighbours = |(disk, node): (DiskRef, NodeId)| {
+        let of_disk = others().filter(|(_, other)| other.0 == disk).count();
+        let of_node = others().filter(|(_, other)| other.1 == node).count();
+        (of_disk, of_node)
     };
     neighbours(to) <= neighbours(from)
 }

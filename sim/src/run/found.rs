@@ -34,7 +34,7 @@ impl Run {
     pub(super) fn new(plan: Plan, options: Options) -> Self {
         let seed = plan.seed;
         let network = Network::new(plan.network, Rng::new(seed, 3));
-        let terms = plan.machines.terms(&plan.topology);
+        let terms = plan.machines.terms();
         let mut world = World::new(network, terms, Rng::new(seed, 2), options.keep);
         world.wan_bytes = options.count_wan.then_some(0);
         Self {
@@ -68,6 +68,7 @@ impl Run {
             healed_after: None,
             atlas: Atlas::default(),
             adding: BTreeMap::new(),
+            given: Vec::new(),
             joining: Vec::new(),
             wishes: BTreeMap::new(),
             sizes: Sizes::default(),
@@ -202,20 +203,21 @@ impl Run {
                 else {
                     return Err(Failure::Stuck("no disk".to_owned()));
                 };
-                self.add_disk(node, at);
+                self.add_disk(node, at, self.plan.topology.disk);
             }
             self.world.announce_disks(node);
         }
         Ok(())
     }
 
-    pub(super) fn add_disk(&mut self, node: NodeId, at: DiskRef) {
+    pub(super) fn add_disk(&mut self, node: NodeId, at: DiskRef, bytes: u64) {
         let files = SimFiles::default();
         if self.deaf {
             files.inject(SimFault::LoseSyncs("journal/".to_owned()));
         }
         let disk = SimDisk {
             at,
+            bytes,
             files,
             catalog: MemCatalog::default(),
             open: None,

@@ -70,7 +70,7 @@ enum Own {
     Lane(usize),
     /// A scripted operation is due.
     Scripted(usize),
-    /// The operator adds a disk to a node.
+    /// The operator adds a disk.
     AddDisk(usize),
     /// A slot's client moves to where its volume is.
     Follow(usize),
@@ -164,8 +164,10 @@ struct Run {
     atlas: Atlas,
     /// What is being added, by the command's token.
     adding: BTreeMap<AdminToken, Adding>,
-    /// Nodes that join, or joined.
-    joining: Vec<NodeName>,
+    /// Disks that were, or are, given to nodes, and how large they are.
+    given: Vec<(NodeId, u64)>,
+    /// Nodes that join, or joined, and how large their disks are.
+    joining: Vec<(NodeName, u64)>,
     /// What the operator wants of nodes and disks.
     wishes: BTreeMap<(NodeId, Option<DiskId>), drains::Wish>,
     /// What the operator wants of the volume's size.
@@ -301,7 +303,7 @@ impl Run {
                 Own::Open(slot) => self.open(slot),
                 Own::Lane(lane) => self.lane_due(lane),
                 Own::Scripted(i) => self.scripted(i),
-                Own::AddDisk(node) => self.give_disk(node),
+                Own::AddDisk(i) => self.give(i),
                 Own::Join(i) => self.join(i),
                 Own::Follow(slot) => self.follow(slot),
                 Own::Operate => self.operate(),

@@ -149,7 +149,7 @@ impl Run {
         match ill {
             // It may be lost for good meanwhile.
             Ill::Pulled if is_there => self.world.return_disk(node, disk),
-            Ill::Wiped => self.give_disk(usize::from(node.0)),
+            Ill::Wiped => self.give_disk(node, self.plan.topology.disk),
             Ill::Full => self.atlas.note_full(disk, false),
             Ill::Failing
             | Ill::LostJournal

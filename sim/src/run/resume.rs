@@ -172,8 +172,8 @@ impl Run {
             | Fault::Resized
             | Fault::FullSite(_)
             | Fault::Drained { .. }
-            | Fault::DiskAdded(_)
-            | Fault::NodeAdded(_)
+            | Fault::DiskAdded(..)
+            | Fault::NodeAdded(..)
             | Fault::Spared => (&[], &[]),
         };
         left_alone(&self.world.sites(), gone, cut)
@@ -204,8 +204,8 @@ fn is_gone(fault: &Fault, node: NodeId) -> bool {
         | Fault::Resized
         | Fault::FullSite(_)
         | Fault::Drained { .. }
-        | Fault::DiskAdded(_)
-        | Fault::NodeAdded(_)
+        | Fault::DiskAdded(..)
+        | Fault::NodeAdded(..)
         | Fault::Spared => false,
     }
 }

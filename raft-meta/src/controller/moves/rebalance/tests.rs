@@ -313,7 +313,7 @@ fn crowding(state: &SiteState) -> Vec<(u64, u64)> {
 fn imbalance(state: &SiteState) -> u64 {
     let held = held(state);
     let candidates = state.candidates();
-    let of = |c: &Candidate| held[&c.at].pow(2) * 12 / c.weight;
+    let of = |c: &Candidate| held[&c.at].pow(2) * 12 / (c.weight >> 10);
     candidates.iter().map(of).sum()
 }
 
