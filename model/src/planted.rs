@@ -150,6 +150,12 @@ bugs! {
     DropDrained = "R20" "drop-drained",
     /// A disk is removed while slots are on it.
     RemoveFull = "S9" "remove-full",
+    /// Slots stay where they are, whatever disks are added.
+    NeverSpread = "S5" "never-spread",
+    /// Slots are moved between disks that are equally full.
+    SwingingSpread = "S5" "swinging-spread",
+    /// A slot is moved to an emptier disk, whether or not its node holds another one of the row.
+    CrowdedMove = "S5" "crowded-move",
     /// A site holds more fragments of a segment than may be lost.
     CrowdedSite = "S5" "crowded-site",
     /// `base:allocation` calls data that a checkpoint holds a hole.

@@ -85,6 +85,8 @@ states! {
     RotRepaired = "scrub: a rotten fragment is repaired",
     /// A fragment that is gone is brought back.
     AbsentRestored = "scrub: a fragment that is gone is brought back",
+    /// A slot is moved to a disk that is emptier for its weight.
+    SlotRebalanced = "metadata: a slot is moved to an emptier disk",
     /// A disk that was emptied is gone for good.
     DiskRemoved = "metadata: an emptied disk is removed",
     /// A disk's journal ends in a torn record after a power loss.

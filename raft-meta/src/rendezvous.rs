@@ -1,4 +1,5 @@
-//! Weighted rendezvous hashing: which of a site's disks holds a slot. In integers only, so
+//! Which of a site's disks holds a slot: by weighted rendezvous hashing among those whose share
+//! is not full yet, so that shares are even and disks meet others at random. In integers only, so
 //! that every replica of the site's group computes the same.
 
 use std::collections::BTreeMap;
@@ -8,6 +9,7 @@ use model::ids::{DiskRef, NodeId, Row, Slot};
 use model::planted::{Bug, planted};
 
 use crate::jitter::mix;
+use crate::loads::Loads;
 
 /// Binary digits after the point of [`surprise`].
 const FRACTION_BITS: u32 = 16;
@@ -17,7 +19,7 @@ const FRACTION_BITS: u32 = 16;
 pub(crate) struct Candidate {
     pub(crate) at: DiskRef,
     pub(crate) node: NodeId,
-    /// At least 1.
+    /// Its capacity in MiB, at least 1.
     pub(crate) weight: u64,
 }
 
@@ -46,7 +48,8 @@ fn pool_seed(pool: Pool) -> u64 {
     mix(code ^ pool.without.map_or(0, |s| u64::from(s.0) + 1) << 40)
 }
 
-fn draw(pool: Pool, row: Row, slot: Slot, at: DiskRef) -> u64 {
+/// The smaller, the more a slot belongs on that disk.
+pub(crate) fn draw(pool: Pool, row: Row, slot: Slot, at: DiskRef) -> u64 {
     let place = u64::from(row.0) << 8 | u64::from(slot.0);
     let disk = u64::from(at.disk.0) ^ at.incarnation.0.rotate_left(32);
     surprise(mix(mix(pool_seed(pool) ^ mix(place)) ^ mix(disk)))
@@ -72,14 +75,20 @@ impl RowUse {
         (disk, self.nodes.get(&node).copied().unwrap_or(0))
     }
 
+    /// Whether a slot, which is not counted here, may go from one disk to another one: the row
+    /// is spread no worse there.
+    pub(crate) fn bears(&self, from: (DiskRef, NodeId), to: (DiskRef, NodeId)) -> bool {
+        self.of(to.0, to.1) <= self.of(from.0, from.1) || planted(Bug::CrowdedMove)
+    }
+
     /// The disk for a slot: on a node that holds none of the row where there is one, else on
-    /// a disk that holds none, else on the least used. `None` without candidates.
+    /// a disk that holds none, else on the least used. Of these, one whose share is not full, or
+    /// else the least full. `None` without candidates.
     pub(crate) fn choose(
         &self,
-        pool: Pool,
-        row: Row,
-        slot: Slot,
+        (pool, row, slot): (Pool, Row, Slot),
         candidates: &[Candidate],
+        loads: &Loads,
     ) -> Option<Candidate> {
         let used = |c: &Candidate| {
             if planted(Bug::CrowdedNode) {
@@ -89,8 +98,16 @@ impl RowUse {
             self.of(c.at, c.node)
         };
         let least = candidates.iter().map(used).min()?;
-        let eligible = candidates.iter().filter(|c| used(c) == least);
-        eligible
+        let eligible = || candidates.iter().filter(|c| used(c) == least);
+        let has_share = |c: &&Candidate| loads.has_share_left(c.at);
+        let some_has_share = eligible().any(|c| has_share(&c));
+        let cheapest = eligible().map(|c| loads.cost_of_next(c.at)).min()?;
+        let fits = |c: &&Candidate| match some_has_share {
+            true => has_share(c),
+            false => loads.cost_of_next(c.at) == cheapest,
+        };
+        eligible()
+            .filter(fits)
             .map(|c| (draw(pool, row, slot, c.at), *c))
             .reduce(|best, other| {
                 // The smaller surprise per weight wins: compared without dividing.
@@ -141,17 +158,18 @@ mod tests {
         };
         let disks = [disk(1, 1, 1), disk(2, 1, 1), disk(3, 2, 1)];
         let mut used = RowUse::default();
+        let loads = Loads::default();
         let mut nodes = Vec::new();
         for slot in 0..4 {
-            let c = used
-                .choose(pool, Row(0), Slot(slot), &disks)
-                .expect("a disk");
+            let place = (pool, Row(0), Slot(slot));
+            let c = used.choose(place, &disks, &loads).expect("a disk");
             used.add(c.at, c.node);
             nodes.push(c.node);
         }
         assert_ne!(nodes[0], nodes[1]);
         assert_eq!(used.disks.len(), 3, "the third slot takes the unused disk");
-        assert_eq!(used.choose(pool, Row(0), Slot(9), &[]).map(|c| c.at), None);
+        let nobody = used.choose((pool, Row(0), Slot(9)), &[], &loads);
+        assert_eq!(nobody.map(|c| c.at), None);
     }
 
     #[test]
@@ -163,7 +181,7 @@ mod tests {
         let mut disks = vec![disk(1, 1, 1), disk(2, 2, 1), disk(3, 3, 2)];
         let owner = |disks: &[Candidate], row: u16| {
             RowUse::default()
-                .choose(pool, Row(row), Slot(0), disks)
+                .choose((pool, Row(row), Slot(0)), disks, &Loads::default())
                 .expect("a disk")
                 .at
         };

@@ -1,20 +1,21 @@
 //! The site group's state machine: the site's nodes and disks, and which disk holds which slot.
 
+mod assign;
 mod moves;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use bincode::{Decode, Encode};
-use model::geometry::{Pool, SLOTS_MAX};
-use model::ids::{Boot, DiskId, DiskRef, NodeId, Row, SiteId, Slot, Version};
+use model::geometry::Pool;
+use model::ids::{Boot, DiskId, DiskRef, NodeId, SiteId, Slot, Version};
 use model::placement::{Duty, Presence};
 use model::planted::{Bug, planted};
 use model::sometimes::{Sometimes, reached};
 use model::spread::SlotMove;
 
 use crate::message::MemberId;
-use crate::rendezvous::{Candidate, RowUse};
+use crate::rendezvous::Candidate;
 use crate::replica::StateMachine;
 
 pub use moves::{MOVES_PER_COMMAND_MAX, MoveBegin, SlotAt};
@@ -156,6 +157,9 @@ pub enum SiteCommand {
         /// Whether it is lost: slots on it are moved without it.
         lost: bool,
     },
+    /// Slots are to be moved so that they are spread by weight; each such move must pay by the
+    /// state that it is applied to.
+    Rebalance(Vec<MoveBegin>),
 }
 
 /// The answer to a command.
@@ -219,7 +223,7 @@ impl SiteState {
     }
 
     /// Whether there is a disk that serves and is to.
-    fn has_takers(&self) -> bool {
+    pub(crate) fn has_takers(&self) -> bool {
         let mut all = self.disks.values();
         all.any(|d| self.serves(d) && d.duty == Duty::Serve)
     }
@@ -238,51 +242,9 @@ impl SiteState {
         up.map(|d| Candidate {
             at: d.at,
             node: d.node,
-            weight: (d.capacity_bytes >> 30).max(1),
+            weight: (d.capacity_bytes >> 20).max(1),
         })
         .collect()
-    }
-
-    fn assign(&mut self, pool: Pool, rows: &[Vec<Slot>]) -> bool {
-        let candidates = self.candidates();
-        let known = self.slots.contains_key(&pool) || self.slots.len() < POOLS_MAX;
-        let sound = !rows.is_empty()
-            && rows.len() <= ROWS_MAX
-            && rows.iter().flatten().all(|s| s.0 < SLOTS_MAX);
-        if candidates.is_empty() || !known || !sound {
-            return false;
-        }
-        let old = self.slots.get(&pool).cloned().unwrap_or_default();
-        let mut table = PoolSlots::with_capacity(rows.len());
-        for (number, slots) in (0u16..).zip(rows) {
-            let had = old.get(usize::from(number));
-            let mut row: BTreeMap<Slot, SlotAt> = BTreeMap::new();
-            let mut used = RowUse::default();
-            for slot in slots {
-                if let Some(at) = had.and_then(|h| h.get(slot)) {
-                    row.insert(*slot, *at);
-                    let target = at.target();
-                    if let Some(disk) = self.disks.get(&target.disk) {
-                        used.add(target, disk.node);
-                    }
-                }
-            }
-            for slot in slots {
-                if !row.contains_key(slot) {
-                    let chosen = used.choose(pool, Row(number), *slot, &candidates);
-                    let chosen = chosen.expect("there are candidates");
-                    used.add(chosen.at, chosen.node);
-                    let at = match self.first_version {
-                        Version(0) => SlotAt::new(chosen.at),
-                        version => SlotAt::lost(chosen.at, version),
-                    };
-                    row.insert(*slot, at);
-                }
-            }
-            table.push(row);
-        }
-        self.slots.insert(pool, table);
-        true
     }
 
     fn set_duty(&mut self, at: DiskRef, duty: Duty) -> bool {
@@ -413,6 +375,7 @@ impl StateMachine for SiteState {
             SiteCommand::EndMoves(moves) => self.end_moves(&moves),
             SiteCommand::SetDiskDuty { at, duty } => self.set_duty(at, duty),
             SiteCommand::RemoveDisk { at, lost } => self.remove_disk(at, lost),
+            SiteCommand::Rebalance(moves) => self.rebalance(&moves),
         };
         if done {
             SiteReply::Done

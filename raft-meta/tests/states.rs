@@ -402,6 +402,15 @@ fn site_command() -> BoxedStrategy<SiteCommand> {
                 to,
             }])
         }),
+        (1u8..4, 0u16..6, 0u8..70, 0u64..4, disk()).prop_map(move |(k, row, slot, version, to)| {
+            SiteCommand::Rebalance(vec![MoveBegin {
+                pool: pool(k),
+                row: Row(row),
+                slot: Slot(slot),
+                version: Version(version),
+                to,
+            }])
+        }),
         (disk(), duty()).prop_map(|(at, duty)| SiteCommand::SetDiskDuty { at, duty }),
         (disk(), any::<bool>()).prop_map(|(at, lost)| SiteCommand::RemoveDisk { at, lost }),
     ]
@@ -436,7 +445,11 @@ fn check_moves(
                 let begun = is.to != was.to && is.to.is_some();
                 prop_assert_eq!(is.version.0, was.version.0 + u64::from(begun));
                 if begun {
-                    prop_assert!(matches!(command, SiteCommand::BeginMoves(_)));
+                    let begins = matches!(
+                        command,
+                        SiteCommand::BeginMoves(_) | SiteCommand::Rebalance(_)
+                    );
+                    prop_assert!(begins);
                     prop_assert_ne!(is.target(), was.target());
                 }
             }

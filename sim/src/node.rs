@@ -29,6 +29,8 @@ use crate::world::{Store, Who};
 pub struct SimDisk {
     /// Its life.
     pub at: DiskRef,
+    /// What it may hold.
+    pub bytes: u64,
     /// Its files: they survive the process, and lose what was not synced.
     pub files: SimFiles,
     /// Its catalog's durable part.
@@ -111,8 +113,6 @@ pub struct MachineTerms {
     pub meta: raft_meta::node::Config,
     /// Journal files.
     pub journal_file_bytes: u64,
-    /// Bytes of a disk's fragments.
-    pub disk_bytes: u64,
 }
 
 /// A node's process.
@@ -298,7 +298,7 @@ pub fn open_disk(disk: &mut SimDisk, node: NodeId, terms: &MachineTerms, clock: 
     };
     let fragments = FragmentsConfig {
         extent_bytes: 16 << 20,
-        ..FragmentsConfig::new(disk.at.incarnation.0, terms.disk_bytes)
+        ..FragmentsConfig::new(disk.at.incarnation.0, disk.bytes)
     };
     let catalog = disk.catalog.clone();
     let Ok((fragments, _)) = Fragments::open(&layer, catalog, fragments) else {

@@ -67,6 +67,7 @@ scenarios! {
     full_site: "full-site",
     migration_monkey_business: "migration_monkey_business",
     partial_download_bad_fragment: "partial_download_bad_fragment",
+    rebalance_node_spread: "rebalance_node_spread",
     rolling_restart: "rolling_restart",
     scrub_with_slave_out_to_lunch: "scrub_with_slave_out_to_lunch",
     site_loss: "site-loss",

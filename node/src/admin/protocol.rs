@@ -539,9 +539,27 @@ pub struct UpOf {
     pub of: u32,
 }
 
+/// Why something is moved or written anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RepairKind {
+    /// The disk that held it does not serve.
+    Rebuild,
+    /// The operator has its disk emptied.
+    Drain,
+    /// It shares a node with something that it should be apart from.
+    Spread,
+    /// Its disk is fuller than others are, for its size: nothing is less safe for that.
+    Rebalance,
+    /// Segments are written anew, since a site is away or back.
+    Rewrite,
+}
+
 /// Slots that leave a disk, or segments that are written anew.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Repair {
+    /// Why.
+    pub kind: RepairKind,
     /// Such as `draining disk a1/2`.
     pub what: String,
     /// The disk that they leave, or what the segments have in common.

@@ -7,7 +7,8 @@ use super::{Pick, Plan, pick_one, plan, render};
 use crate::admin::client::Told;
 use crate::admin::protocol::{
     CacheDropped, Condition, Degraded, DiskSyncs, Emptying, Left, Node, NodeCache, Nodes, Repair,
-    Reply, Request, Safety, Status, Syncs, UpOf, Volume, VolumeState, VolumeStats, Volumes,
+    RepairKind, Reply, Request, Safety, Status, Syncs, UpOf, Volume, VolumeState, VolumeStats,
+    Volumes,
 };
 use crate::daemon::config::NbdTls;
 use crate::dev::control::{self, LinkChange};
@@ -371,6 +372,7 @@ fn encryption_is_the_contracts() {
 
 fn repair() -> Repair {
     Repair {
+        kind: RepairKind::Drain,
         what: "draining disk a1/2".into(),
         from: "a1/2".into(),
         to: vec!["a2/3".into()],

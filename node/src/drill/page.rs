@@ -102,7 +102,7 @@ const HOW: &str = "<section><h2>How it was measured</h2><dl class=\"how\">\
     <dt>Throughput</dt><dd>Operations answered to clients that no fault hit (to all, if all were hit). While healing: \
     from the first write that went on until full protection, without the time in which the drill itself read all \
     back.</dd>\
-    <dt>Full protection</dt><dd><code>status</code> is healthy, has no repairs and nothing at risk, and the volume's \
+    <dt>Full protection</dt><dd><code>status</code> is healthy, has no repairs but rebalancing and nothing at risk, and the volume's \
     journal has all its replicas, twice in a row.</dd>\
     <dt>Repair's bytes between sites</dt><dd>Fragments that Healers got from, or sent to, other sites, counted by the \
     nodes that got them; without headers, listings, and what QUIC and UDP add. Refilled journals are not \

@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::field::Field;
-use crate::admin::protocol::{Nodes, Status};
+use crate::admin::protocol::{Nodes, Repair, RepairKind, Status};
 use crate::check::History;
 
 const PAUSE: Duration = Duration::from_millis(300);
@@ -26,9 +26,12 @@ pub(super) struct Look {
 }
 
 impl Look {
-    /// Whether nothing is being repaired, or less safe than it should be.
+    /// Whether nothing is being repaired, or less safe than it should be. What is only spread
+    /// better is as safe as it will be.
     pub(super) fn is_rebuilt(&self) -> bool {
-        self.status.at_risk_bytes == Some(0) && self.status.repairs.is_empty()
+        let mut repairs = self.status.repairs.iter();
+        let is_rebalanced = |r: &Repair| r.kind == RepairKind::Rebalance;
+        self.status.at_risk_bytes == Some(0) && repairs.all(is_rebalanced)
     }
 
     /// Whether nothing is wrong at all, and the volume has so many journal replicas.

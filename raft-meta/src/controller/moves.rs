@@ -1,6 +1,7 @@
 //! Which slots a site group's leader has moved, and which moves are over (R20). Slots leave a
 //! disk that is lost: gone by somebody's word, in another life, or found dead for longer than a
 //! restart takes; and a disk that the operator has emptied, which serves meanwhile. Slots of one row that share a node or a disk part once there is another one.
+//! If nothing of that is to be done, slots are spread by weight (`rebalance`).
 //!
 //! A new segment needs a row all of whose disks serve. If a node's death leaves hardly any in a
 //! pool, the first rows do not wait: else nothing would drain, and writes would stop, for as
@@ -16,8 +17,11 @@ use model::spread::SlotMove;
 use model::time::Time;
 
 use crate::detector::Detector;
+use crate::loads::Loads;
 use crate::rendezvous::{Candidate, RowUse};
 use crate::site::{MOVES_PER_COMMAND_MAX, MoveBegin, PoolSlots, SiteCommand, SiteState, SlotAt};
+
+mod rebalance;
 
 /// Slots that are being moved to one disk at a time.
 const MOVES_PER_DISK_MAX: usize = 16;
@@ -27,12 +31,14 @@ const MOVES_PER_DISK_MAX: usize = 16;
 const FIT_SHARE: usize = 16;
 const FIT_MIN: usize = 2;
 
-/// What is to be proposed about moves now.
+/// What is to be proposed about moves now. While a site of the fabric is away (`all_sites` is
+/// false) nothing is moved only to spread it better: what is left is needed for what matters.
 pub(crate) fn decide(
     now: Time,
     state: &SiteState,
     detector: &Detector,
     heal_after: Duration,
+    all_sites: bool,
 ) -> Vec<SiteCommand> {
     let mut out = Vec::new();
     let ended = ended(now, state, detector);
@@ -43,6 +49,15 @@ pub(crate) fn decide(
     let begun = Planner::new(state, lost).plan();
     if !begun.is_empty() {
         out.push(SiteCommand::BeginMoves(begun));
+    } else if all_sites && rebalance::may_begin(state) {
+        let has_room = |c: &Candidate| {
+            let room = detector.room(now, c.node, c.at);
+            room.is_some_and(|(has_room, _)| has_room)
+        };
+        let moves = rebalance::plan(state, has_room);
+        if !moves.is_empty() {
+            out.push(SiteCommand::Rebalance(moves));
+        }
     }
     out
 }
@@ -112,6 +127,8 @@ struct Planner<'a> {
     candidates: Vec<Candidate>,
     /// Slots under way to each disk.
     coming: BTreeMap<DiskRef, usize>,
+    /// How full of each pool the disks are.
+    loads: BTreeMap<Pool, Loads>,
 }
 
 impl<'a> Planner<'a> {
@@ -127,13 +144,32 @@ impl<'a> Planner<'a> {
             let rows = rows.filter_map(|number| Some(Row(u16::try_from(number).ok()?)));
             rows.map(|row| (*pool, row)).collect::<Vec<_>>()
         };
-        Self {
+        let mut planner = Self {
             state,
             lost,
             urgent: state.slots.iter().flat_map(of_pool).collect(),
             candidates: state.candidates(),
             coming,
+            loads: BTreeMap::new(),
+        };
+        let pools = state.slots.keys();
+        planner.loads = pools.map(|pool| (*pool, planner.loads_of(*pool))).collect();
+        planner
+    }
+
+    /// What stays counts where it lies, and what is to go is yet to be placed.
+    fn loads_of(&self, pool: Pool) -> Loads {
+        let mut stays = Vec::new();
+        let mut unplaced = 0;
+        for (number, slots) in (0..).zip(&self.state.slots[&pool]) {
+            for at in slots.values() {
+                match self.is_to_go(pool, Row(number), at) {
+                    true => unplaced += 1,
+                    false => stays.push(at.target()),
+                }
+            }
         }
+        Loads::new(&self.candidates, stays.into_iter(), unplaced)
     }
 
     /// Whether a row's slots are to leave a disk that does not serve.
@@ -219,9 +255,12 @@ impl<'a> Planner<'a> {
             // Where it lay before is the best place, if that is back.
             let before = self.candidates.iter().find(|c| c.at == at.disk);
             let chosen = before.copied();
-            let chosen = chosen.or_else(|| used.choose(pool, row, *slot, &self.candidates));
+            let place = (pool, row, *slot);
+            let loads = self.loads.get_mut(&pool).expect("of every pool");
+            let chosen = chosen.or_else(|| used.choose(place, &self.candidates, loads));
             let chosen = chosen.expect("there are candidates");
             used.add(chosen.at, chosen.node);
+            loads.add(chosen.at);
             moves.extend(self.begin((pool, row, *slot), at, chosen.at));
         }
     }
@@ -235,8 +274,11 @@ impl<'a> Planner<'a> {
             if now == (0, 0) {
                 continue;
             }
-            let chosen = used.choose(pool, row, *slot, &self.candidates)?;
+            let loads = self.loads.get_mut(&pool).expect("of every pool");
+            let chosen = used.choose((pool, row, *slot), &self.candidates, loads)?;
             if used.of(chosen.at, chosen.node) < now {
+                loads.take(at.disk);
+                loads.add(chosen.at);
                 return self.begin((pool, row, *slot), at, chosen.at);
             }
         }

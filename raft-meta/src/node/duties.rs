@@ -12,7 +12,7 @@ use crate::controller::voters::{self, Eligible, Next};
 use crate::controller::{self};
 use crate::courier::Origin;
 use crate::detector::Liveness;
-use crate::global::{GlobalCommand, GlobalState};
+use crate::global::{GlobalCommand, GlobalState, SiteEntry};
 use crate::message::{Beat, MemberId, Members, MetaMessage};
 use crate::replica::StateMachine;
 use crate::seat::{Seat, SeatOut};
@@ -154,7 +154,10 @@ impl MetaNode {
         let mut commands = controller::site::decide(now, state, global, &self.detector);
         if self.ticks.is_multiple_of(MOVES_EVERY) {
             let after = self.config.heal_after;
-            commands.extend(controller::moves::decide(now, state, &self.detector, after));
+            let is_away = |s: &SiteEntry| s.presence == Presence::Down;
+            let all_sites = !global.sites.values().any(is_away);
+            let moves = controller::moves::decide(now, state, &self.detector, after, all_sites);
+            commands.extend(moves);
         }
         for command in commands {
             if self.lately.admit(now, &command) {

@@ -1,13 +1,18 @@
 //! Moves of slots from disk to disk (R20): each is a state of its own, begun by one entry and
 //! ended by another one.
 
+use std::collections::BTreeMap;
+
 use bincode::{Decode, Encode};
 use model::geometry::Pool;
 use model::ids::{DiskRef, Row, Slot, Version};
 use model::planted::{Bug, planted};
+use model::sometimes::{Sometimes, reached};
 use model::spread::SlotMove;
 
 use super::SiteState;
+use crate::loads::Loads;
+use crate::rendezvous::RowUse;
 
 /// A slot of this site: which disk holds it, and what is being done about that.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
@@ -109,6 +114,54 @@ impl SiteState {
             }
         }
         begun
+    }
+
+    /// How full of a pool the disks are that may be given slots; a slot in motion counts where
+    /// it goes.
+    pub(crate) fn loads(&self, pool: Pool) -> Loads {
+        let rows = self.slots.get(&pool).into_iter().flatten();
+        let targets = rows.flat_map(BTreeMap::values).map(SlotAt::target);
+        Loads::new(&self.candidates(), targets, 0)
+    }
+
+    /// **Invariant:** a rebalancing move lowers the imbalance of its pool, spreads its row no
+    /// worse, and its row is otherwise at rest, by the very state that it is applied to. So moves
+    /// that were decided at once, or by a leader that knew less, undo nothing of each other.
+    pub(super) fn rebalance(&mut self, moves: &[MoveBegin]) -> bool {
+        let mut begun = false;
+        let mut loads: BTreeMap<Pool, Loads> = BTreeMap::new();
+        for begin in moves.iter().take(MOVES_PER_COMMAND_MAX) {
+            let pool = begin.pool;
+            let of_pool = loads.entry(pool).or_insert_with(|| self.loads(pool));
+            let Some(from) = self.leaves_at_rest(begin) else {
+                continue;
+            };
+            if of_pool.pays(from, begin.to) && self.begin_moves(std::slice::from_ref(begin)) {
+                of_pool.take(from);
+                of_pool.add(begin.to);
+                begun = true;
+                reached(Sometimes::SlotRebalanced);
+            }
+        }
+        begun
+    }
+
+    /// The disk that a slot would leave, if no slot of its row is in motion and the row is
+    /// spread no worse after that.
+    fn leaves_at_rest(&self, begin: &MoveBegin) -> Option<DiskRef> {
+        let row = self.slots.get(&begin.pool)?.get(usize::from(begin.row.0))?;
+        let from = row.get(&begin.slot)?.disk;
+        let place = |at: DiskRef| Some((at, self.disks.get(&at.disk)?.node));
+        let mut used = RowUse::default();
+        for (slot, at) in row {
+            if at.to.is_some() {
+                return None;
+            }
+            if let Some((disk, node)) = place(at.disk).filter(|_| *slot != begin.slot) {
+                used.add(disk, node);
+            }
+        }
+        used.bears(place(from)?, place(begin.to)?).then_some(from)
     }
 
     pub(super) fn end_moves(&mut self, moves: &[SlotMove]) -> bool {

@@ -10,6 +10,7 @@ mod atlas;
 mod compound;
 pub mod drains;
 pub mod full;
+pub mod growth;
 pub mod last;
 mod lost;
 pub mod resizes;
@@ -137,6 +138,12 @@ pub enum Kind {
     Resize,
     /// All disks of a site have no room for fragments for a while.
     FullSite,
+    /// The operator gives a node one more disk, as large as the others or twice as large
+    /// ([`Plan::both`]).
+    AddDisk,
+    /// A new node joins a site, with as many disks as the others, as large or twice as large
+    /// ([`Plan::both`]).
+    AddNode,
 }
 
 impl Kind {
@@ -368,6 +375,10 @@ pub enum Fault {
     Resized,
     /// All these disks, a site's, have no room.
     FullSite(Vec<(NodeId, DiskId)>),
+    /// This node gets one more disk, that large.
+    DiskAdded(NodeId, u64),
+    /// A node joins, with disks that large.
+    NodeAdded(NodeName, u64),
     /// The operator has a node, or one disk of it, emptied.
     Drained {
         /// The node.

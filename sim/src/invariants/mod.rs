@@ -3,6 +3,7 @@
 //! say in words what is missing, and a run waits for all of them, within a bound.
 
 mod acked;
+mod balanced;
 mod drained;
 mod elected;
 mod leases;
@@ -119,6 +120,7 @@ pub fn unhealed(world: &mut World, volume: VolumeId) -> Option<String> {
         .or_else(|| redundancy::check(world, volume, &served))
         .or_else(|| standing::check(world, volume, &served))
         .or_else(|| drained::check(world, volume, &served))
+        .or_else(|| balanced::check(world, &served))
         .or_else(|| space::check(world, volume, &served))
         .or_else(|| scrubbed::check(world, volume))
         .or_else(|| writable::check(world))

@@ -268,7 +268,7 @@ impl Machines {
 
     /// As the machines take them.
     #[must_use]
-    pub fn terms(&self, topology: &Topology) -> MachineTerms {
+    pub fn terms(&self) -> MachineTerms {
         // Where caches are none, reads queue too, so that a drain's or a copy's fill the room.
         let segment = match self.cache_blocks {
             0 => SegmentConfig {
@@ -334,7 +334,6 @@ impl Machines {
                 ..MetaConfig::default()
             },
             journal_file_bytes: self.journal_file,
-            disk_bytes: topology.disk,
         }
     }
 }

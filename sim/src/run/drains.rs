@@ -86,7 +86,7 @@ impl Run {
 }
 
 /// The newest state of the global group that a running node has.
-fn newest(world: &World) -> Option<&GlobalState> {
+pub(super) fn newest(world: &World) -> Option<&GlobalState> {
     let running = world.running();
     let newest = running.max_by_key(|p| p.meta.applied(GroupId::Global))?;
     newest.meta.global()

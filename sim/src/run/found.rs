@@ -34,7 +34,7 @@ impl Run {
     pub(super) fn new(plan: Plan, options: Options) -> Self {
         let seed = plan.seed;
         let network = Network::new(plan.network, Rng::new(seed, 3));
-        let terms = plan.machines.terms(&plan.topology);
+        let terms = plan.machines.terms();
         let mut world = World::new(network, terms, Rng::new(seed, 2), options.keep);
         world.wan_bytes = options.count_wan.then_some(0);
         Self {
@@ -68,6 +68,8 @@ impl Run {
             healed_after: None,
             atlas: Atlas::default(),
             adding: BTreeMap::new(),
+            given: Vec::new(),
+            joining: Vec::new(),
             wishes: BTreeMap::new(),
             sizes: Sizes::default(),
             stale_until: Time::ZERO,
@@ -111,7 +113,7 @@ impl Run {
         Err(Failure::Stuck(format!("{command:?} at the founding")))
     }
 
-    fn add_node(&mut self, id: NodeId, site: SiteId, place: NodeName) {
+    pub(super) fn add_node(&mut self, id: NodeId, site: SiteId, place: NodeName) {
         self.by_name.insert(place, id);
         let port = 1000 + id.0;
         let address = SocketAddr::from(([127, 0, 0, 1], port));
@@ -149,7 +151,14 @@ impl Run {
         let clock = node.clock(now);
         let logs = node.meta_log.load().expect("memory does not fail");
         let identity = node.identity.clone();
-        let meta = MetaNode::start(identity, config, vec![NodeId(1)], logs, seed, clock)
+        // One that joins later is told of all nodes, as by its token.
+        let founders = self.plan.topology.names().len();
+        let is_late = usize::from(id.0) > founders;
+        let contacts = match is_late {
+            true => self.running(),
+            false => vec![NodeId(1)],
+        };
+        let meta = MetaNode::start(identity, config, contacts, logs, seed, clock)
             .expect("a log that the machine wrote is sound");
         self.world.boot(id, meta);
     }
@@ -194,20 +203,21 @@ impl Run {
                 else {
                     return Err(Failure::Stuck("no disk".to_owned()));
                 };
-                self.add_disk(node, at);
+                self.add_disk(node, at, self.plan.topology.disk);
             }
             self.world.announce_disks(node);
         }
         Ok(())
     }
 
-    pub(super) fn add_disk(&mut self, node: NodeId, at: DiskRef) {
+    pub(super) fn add_disk(&mut self, node: NodeId, at: DiskRef, bytes: u64) {
         let files = SimFiles::default();
         if self.deaf {
             files.inject(SimFault::LoseSyncs("journal/".to_owned()));
         }
         let disk = SimDisk {
             at,
+            bytes,
             files,
             catalog: MemCatalog::default(),
             open: None,

@@ -5,6 +5,7 @@ mod clients;
 mod drains;
 mod ending;
 mod found;
+mod growth;
 mod operator;
 mod outcome;
 mod resume;
@@ -32,6 +33,7 @@ use crate::rng::Rng;
 use crate::workload::Workload;
 use crate::world::{Happening, World};
 use clients::{Pending, Slot};
+use growth::Adding;
 pub use outcome::{Failure, Outcome};
 use resume::Resumed;
 use sizes::Sizes;
@@ -68,7 +70,7 @@ enum Own {
     Lane(usize),
     /// A scripted operation is due.
     Scripted(usize),
-    /// The operator adds a disk to a node, in place of a lost one.
+    /// The operator adds a disk.
     AddDisk(usize),
     /// A slot's client moves to where its volume is.
     Follow(usize),
@@ -76,6 +78,8 @@ enum Own {
     Operate,
     /// The operator looks whether the volume has the size that he wants.
     Resize,
+    /// A node joins.
+    Join(usize),
 }
 
 impl Own {
@@ -92,6 +96,7 @@ impl Own {
             Self::Follow(i) => (8, i),
             Self::Operate => (9, 0),
             Self::Resize => (10, 0),
+            Self::Join(i) => (11, i),
         };
         kind << 32 | i as u64
     }
@@ -109,6 +114,7 @@ impl Own {
             8 => Self::Follow(i),
             9 => Self::Operate,
             10 => Self::Resize,
+            11 => Self::Join(i),
             _ => Self::Tick,
         }
     }
@@ -156,8 +162,12 @@ struct Run {
     healed_after: Option<Duration>,
     /// What may still be hurt.
     atlas: Atlas,
-    /// Disks that are being added, by the command's token.
-    adding: BTreeMap<AdminToken, NodeId>,
+    /// What is being added, by the command's token.
+    adding: BTreeMap<AdminToken, Adding>,
+    /// Disks that were, or are, given to nodes, and how large they are.
+    given: Vec<(NodeId, u64)>,
+    /// Nodes that join, or joined, and how large their disks are.
+    joining: Vec<(NodeName, u64)>,
     /// What the operator wants of nodes and disks.
     wishes: BTreeMap<(NodeId, Option<DiskId>), drains::Wish>,
     /// What the operator wants of the volume's size.
@@ -293,7 +303,8 @@ impl Run {
                 Own::Open(slot) => self.open(slot),
                 Own::Lane(lane) => self.lane_due(lane),
                 Own::Scripted(i) => self.scripted(i),
-                Own::AddDisk(node) => self.replace_disk(node),
+                Own::AddDisk(i) => self.give(i),
+                Own::Join(i) => self.join(i),
                 Own::Follow(slot) => self.follow(slot),
                 Own::Operate => self.operate(),
                 Own::Resize => self.resize(),
@@ -373,6 +384,7 @@ mod tests {
             Own::Follow(1),
             Own::Operate,
             Own::Resize,
+            Own::Join(1),
         ];
         for own in all {
             assert_eq!(Own::of(own.number()), own);

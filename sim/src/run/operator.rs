@@ -1,21 +1,15 @@
 //! What befalls disks, and what the operator does about it or beside it.
 
-use std::time::Duration;
-
 use disk_store::catalog::Catalog;
 use disk_store::file::sim::Fault as FileFault;
 use disk_store::file::{File, FileLayer};
-use model::ids::{DiskId, Incarnation, NodeId, SiteId};
+use model::ids::{DiskId, NodeId, SiteId};
 use model::meta::{MetaRequest, MetaToken};
 use raft_meta::GroupId;
-use raft_meta::node::{AdminCommand, AdminReply, AdminToken};
 
-use super::{Own, Run};
+use super::Run;
 use crate::faults::{Fault, Ill, Kind, Plan};
 use crate::world::RUN_TOKENS;
-
-/// A command that was not carried out is given again after this time.
-const AGAIN: Duration = Duration::from_millis(500);
 
 /// Places looked at for one with something written.
 const LOOKS: usize = 64;
@@ -155,7 +149,7 @@ impl Run {
         match ill {
             // It may be lost for good meanwhile.
             Ill::Pulled if is_there => self.world.return_disk(node, disk),
-            Ill::Wiped => self.replace_disk(usize::from(node.0)),
+            Ill::Wiped => self.give_disk(node, self.plan.topology.disk),
             Ill::Full => self.atlas.note_full(disk, false),
             Ill::Failing
             | Ill::LostJournal
@@ -250,43 +244,6 @@ impl Run {
                     d.files.flip_bit(path, at, self.rng.below(8) as u8);
                     break;
                 }
-            }
-        }
-    }
-
-    // The operator.
-
-    /// A new disk takes the place of one that was lost.
-    pub(super) fn replace_disk(&mut self, number: usize) {
-        let node = NodeId(u16::try_from(number).expect("a node's number"));
-        let Some(by) = self.running().first().copied() else {
-            let again = self.world.now() + AGAIN;
-            self.world.plan(again, Own::AddDisk(number).number());
-            return;
-        };
-        self.next_tag += 1;
-        let token = AdminToken(self.next_tag);
-        self.adding.insert(token, node);
-        let incarnation = Incarnation(self.rng.bits());
-        let command = AdminCommand::AddDisk { node, incarnation };
-        self.world.admin(by, token, command);
-    }
-
-    pub(super) fn admin_replied(&mut self, token: AdminToken, reply: &AdminReply) {
-        let Some(node) = self.adding.remove(&token) else {
-            return;
-        };
-        match reply {
-            AdminReply::Disk(at) => {
-                self.add_disk(node, *at);
-                if self.world.nodes[&node].process.is_some() {
-                    self.world.announce_disks(node);
-                }
-            }
-            _ => {
-                let again = self.world.now() + AGAIN;
-                let number = usize::from(node.0);
-                self.world.plan(again, Own::AddDisk(number).number());
             }
         }
     }

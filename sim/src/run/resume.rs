@@ -172,6 +172,8 @@ impl Run {
             | Fault::Resized
             | Fault::FullSite(_)
             | Fault::Drained { .. }
+            | Fault::DiskAdded(..)
+            | Fault::NodeAdded(..)
             | Fault::Spared => (&[], &[]),
         };
         left_alone(&self.world.sites(), gone, cut)
@@ -202,6 +204,8 @@ fn is_gone(fault: &Fault, node: NodeId) -> bool {
         | Fault::Resized
         | Fault::FullSite(_)
         | Fault::Drained { .. }
+        | Fault::DiskAdded(..)
+        | Fault::NodeAdded(..)
         | Fault::Spared => false,
     }
 }

@@ -10,6 +10,7 @@ use raft_meta::GroupId;
 use super::drains::Wish;
 use super::{Own, Run};
 use crate::faults::{Fault, Kind, Plan, Struck, Victim};
+use crate::plan::text;
 use crate::report::{between, listed};
 
 /// Lanes are busy for so long before and after a fault's moment.
@@ -152,6 +153,8 @@ impl Run {
                 self.want(*node, *disk, wish);
             }
             Fault::FullSite(disks) => self.fill(disks, true),
+            Fault::DiskAdded(node, bytes) => self.give_disk(*node, *bytes),
+            Fault::NodeAdded(place, bytes) => self.invite(*place, *bytes),
             Fault::Resized | Fault::Spared => {}
         }
         self.world.plan(until, Own::Mend(i).number());
@@ -283,6 +286,7 @@ impl Run {
             Kind::Resize if self.shrink(plan) => Fault::Resized,
             Kind::Resize => Fault::Spared,
             Kind::FullSite => self.disks_of(site),
+            Kind::AddDisk | Kind::AddNode => self.added(plan, node),
             Kind::Move | Kind::Usurp => match self.elsewhere(owner) {
                 Some(to) => Fault::Moved(to),
                 None => Fault::Spared,
@@ -377,6 +381,8 @@ impl Run {
             | Fault::Stopped(_)
             | Fault::Moved(_)
             | Fault::Drained { .. }
+            | Fault::DiskAdded(..)
+            | Fault::NodeAdded(..)
             | Fault::Spared => {}
         }
         self.faults[i].1 = Stage::Mended;
@@ -431,6 +437,16 @@ impl Run {
                 let (node, _) = disks[0];
                 let letter = self.letter(self.world.nodes[&node].site);
                 format!("all {} disks of site {letter} are full", disks.len())
+            }
+            Fault::DiskAdded(node, bytes) => {
+                format!(
+                    "{} gets one more disk, of {}",
+                    self.name(*node),
+                    text::size(*bytes)
+                )
+            }
+            Fault::NodeAdded(place, bytes) => {
+                format!("{place} joins, with disks of {}", text::size(*bytes))
             }
             Fault::Moved(node) => format!("the volume is given to {}", self.name(*node)),
             Fault::Drained {

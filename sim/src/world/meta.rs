@@ -20,7 +20,6 @@ use super::{Event, Happening, Note, RUN_TOKENS, Who, World};
 impl World {
     /// Tells the metadata machine which disks the node serves.
     pub fn announce_disks(&mut self, node: NodeId) {
-        let capacity_bytes = self.terms.disk_bytes;
         let disks = self.nodes[&node]
             .disks
             .values()
@@ -28,7 +27,7 @@ impl World {
                 let machine = &d.open.as_ref()?.machine;
                 Some(raft_meta::message::LocalDisk {
                     at: d.at,
-                    capacity_bytes,
+                    capacity_bytes: d.bytes,
                     has_room: machine.takes_fragments(),
                 })
             })

@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use actors::heal::{Count, SlotKey};
 use coding::{Codec, SlotSet};
 use model::geometry::Pool;
-use model::ids::{DiskRef, NodeId, Row};
+use model::ids::{DiskRef, NodeId, Row, Slot};
 use model::placement::{Disk, Duty, Presence, SlotPlace, View};
 
 use super::show::{Heard, disk_name};
-use crate::admin::protocol::Repair;
+use crate::admin::protocol::{Repair, RepairKind};
 use crate::daemon::peers::{RewritingFigures, Why};
 
 /// Counts of all nodes together.
@@ -48,7 +48,7 @@ impl Counts<'_> {
                 }
                 let key = (*pool, row, slot);
                 // A slot that is whole holds as many as each should.
-                let of_row = self.of.range((*pool, row, model::ids::Slot(0))..);
+                let of_row = self.of.range((*pool, row, Slot(0))..);
                 let of_row = of_row.take_while(|((p, r, _), _)| (*p, *r) == (*pool, row));
                 let whole = of_row.filter(|((.., s), _)| table.place(row, *s).to.is_none());
                 weak.push(Weak {
@@ -68,6 +68,26 @@ impl Weak {
     /// it lay any more. One that leaves a disk that serves lacks nothing.
     fn lacks(&self, view: &View) -> bool {
         self.place.disk.is_none_or(|at| !serves(view, at))
+    }
+
+    /// Why it is moved.
+    fn kind(&self, view: &View) -> RepairKind {
+        let Some(from) = self.place.disk.filter(|at| serves(view, *at)) else {
+            return RepairKind::Rebuild;
+        };
+        let drains = |d: &Disk| d.duty == Duty::Drain;
+        let (pool, row, slot) = self.key;
+        let node = view.node_of(from);
+        let shares = view.pools.get(&pool).is_some_and(|table| {
+            let others = (0..table.slots).map(Slot).filter(|s| *s != slot);
+            let nodes = others.filter_map(|s| view.node_of(table.disk(row, s)?));
+            nodes.into_iter().any(|other| Some(other) == node)
+        });
+        match view.disks.get(&from.disk).is_some_and(drains) {
+            true => RepairKind::Drain,
+            false if shares => RepairKind::Spread,
+            false => RepairKind::Rebalance,
+        }
     }
 
     fn left(&self) -> Option<Count> {
@@ -160,22 +180,21 @@ fn survives(view: &View, pool: Pool, row: Row, lacking: SlotSet) -> bool {
             .all(|lost| codec.decodable(have.without(*lost)))
 }
 
-/// Moves under way, by the disk that slots leave.
+/// Moves under way, by the disk that slots leave and by why they do.
 pub(super) fn repairs(view: &View, heard: &Heard) -> Vec<Repair> {
-    let mut by_from: BTreeMap<Option<DiskRef>, Vec<Weak>> = BTreeMap::new();
+    let mut by_from: BTreeMap<(Option<DiskRef>, RepairKind), Vec<Weak>> = BTreeMap::new();
     let known = |at: &DiskRef| view.disks.contains_key(&at.disk);
     for weak in counts(view, heard).weak() {
         if weak.place.to.is_some() {
             let from = weak.place.disk.filter(known);
-            by_from.entry(from).or_default().push(weak);
+            let kind = weak.kind(view);
+            by_from.entry((from, kind)).or_default().push(weak);
         }
     }
     let left_at = left_at(view, heard);
-    let one =
-        |(from, slots): (Option<DiskRef>, Vec<Weak>)| repair(view, heard, &left_at, from, slots);
+    let by_from = by_from.into_iter();
     by_from
-        .into_iter()
-        .map(one)
+        .map(|(of, slots)| repair(view, heard, &left_at, of, slots))
         .chain(rewriting(view, heard))
         .collect()
 }
@@ -209,6 +228,7 @@ fn rewritten(view: &View, volume: &str, figures: RewritingFigures) -> Option<Rep
         Why::Sparse => return None,
     };
     Some(Repair {
+        kind: RepairKind::Rewrite,
         what,
         from,
         to: vec!["new segments".to_owned()],
@@ -239,18 +259,16 @@ fn repair(
     view: &View,
     heard: &Heard,
     left_at: &BTreeMap<NodeId, Option<u64>>,
-    from: Option<DiskRef>,
+    (from, kind): (Option<DiskRef>, RepairKind),
     slots: Vec<Weak>,
 ) -> Repair {
-    let drains = |d: &Disk| d.duty == Duty::Drain && d.presence == Presence::Up;
-    let is_drain = from.is_some_and(|at| view.disks.get(&at.disk).is_some_and(drains));
     let name = |at: DiskRef| disk_name(view, at.disk);
     let from_name = from.map_or_else(|| "disks of a lost site".to_owned(), name);
-    let is_there = from.is_some_and(|at| serves(view, at));
-    let what = match (is_drain, is_there) {
-        (true, _) => format!("draining disk {from_name}"),
-        (false, true) => format!("spreading what disk {from_name} holds"),
-        (false, false) => format!(
+    let what = match kind {
+        RepairKind::Drain => format!("draining disk {from_name}"),
+        RepairKind::Spread => format!("spreading what disk {from_name} holds"),
+        RepairKind::Rebalance => format!("rebalancing disk {from_name}"),
+        RepairKind::Rebuild | RepairKind::Rewrite => format!(
             "rebuilding {}{from_name}",
             if from.is_some() { "disk " } else { "" }
         ),
@@ -279,6 +297,7 @@ fn repair(
     let etas: Option<Vec<u64>> = nodes.iter().map(eta).collect();
     let sum = |of: fn(&Count) -> u64| totals.as_ref().map(|t| t.iter().map(of).sum::<u64>());
     Repair {
+        kind,
         what,
         from: from_name,
         to: to.into_iter().map(name).collect(),

@@ -8,12 +8,12 @@ use super::*;
 use crate::message::{Beat, LocalDisk, MemberId};
 use crate::replica::StateMachine;
 
-const POOL: Pool = Pool {
+pub(super) const POOL: Pool = Pool {
     code: Code::Rs { k: 4, m: 2 },
     without: None,
 };
 const ROWS: usize = 64;
-const HEAL_AFTER: Duration = Duration::from_secs(600);
+pub(super) const HEAL_AFTER: Duration = Duration::from_secs(600);
 
 fn at(id: u32) -> DiskRef {
     DiskRef {
@@ -22,20 +22,20 @@ fn at(id: u32) -> DiskRef {
     }
 }
 
-fn node_of(at: DiskRef) -> NodeId {
+pub(super) fn node_of(at: DiskRef) -> NodeId {
     NodeId(u16::try_from(at.disk.0 / 10).expect("small"))
 }
 
 /// A site of so many nodes, each with two disks, that holds two slots of each row; and
 /// what is heard of it: everybody's beats every second until `silent` says no more.
-struct Site {
-    state: SiteState,
-    detector: Detector,
+pub(super) struct Site {
+    pub(super) state: SiteState,
+    pub(super) detector: Detector,
     nodes: u16,
 }
 
 impl Site {
-    fn new(nodes: u16) -> Self {
+    pub(super) fn new(nodes: u16) -> Self {
         let second = Duration::from_secs(1);
         let mut site = Self {
             state: SiteState::new(SiteId(1), 0),
@@ -49,11 +49,11 @@ impl Site {
         site
     }
 
-    fn disks(node: u16) -> [DiskRef; 2] {
+    pub(super) fn disks(node: u16) -> [DiskRef; 2] {
         [at(u32::from(node) * 10), at(u32::from(node) * 10 + 1)]
     }
 
-    fn add_node(&mut self, node: u16) {
+    pub(super) fn add_node(&mut self, node: u16) {
         let address = "127.0.0.1:1".parse().expect("an address");
         self.nodes = self.nodes.max(node);
         self.state.apply(SiteCommand::RegisterNode {
@@ -74,7 +74,7 @@ impl Site {
     }
 
     /// Beats from second `from` to `to`; these nodes and disks are not in them.
-    fn hear(&mut self, from: u64, to: u64, silent: &[u16], without: &[DiskRef]) {
+    pub(super) fn hear(&mut self, from: u64, to: u64, silent: &[u16], without: &[DiskRef]) {
         for second in from..to {
             for node in (1..=self.nodes).filter(|n| !silent.contains(n)) {
                 let disks = Self::disks(node)
@@ -86,7 +86,7 @@ impl Site {
         }
     }
 
-    fn node_presence(&mut self, node: u16, expected: Presence, to: Presence) {
+    pub(super) fn node_presence(&mut self, node: u16, expected: Presence, to: Presence) {
         let (node, boot) = (NodeId(node), Boot(1));
         let command = SiteCommand::SetNodePresence {
             node,
@@ -97,18 +97,23 @@ impl Site {
         self.state.apply(command);
     }
 
-    fn decide(&self, second: u64) -> Vec<SiteCommand> {
-        decide(secs(second), &self.state, &self.detector, HEAL_AFTER)
+    pub(super) fn decide(&self, second: u64) -> Vec<SiteCommand> {
+        decide(secs(second), &self.state, &self.detector, HEAL_AFTER, true)
     }
 
     /// Applies what is decided, ending each move at once, until nothing is.
-    fn settle(&mut self, second: u64) {
+    pub(super) fn settle(&mut self, second: u64) {
+        self.settle_with(second, |_| {});
+    }
+
+    pub(super) fn settle_with(&mut self, second: u64, mut look: impl FnMut(&SiteCommand)) {
         for _ in 0..200 {
             let commands = self.decide(second);
             let Some(command) = commands.into_iter().next() else {
                 return;
             };
-            let SiteCommand::BeginMoves(moves) = &command else {
+            look(&command);
+            let (SiteCommand::BeginMoves(moves) | SiteCommand::Rebalance(moves)) = &command else {
                 panic!("nobody says that a move is over: {command:?}");
             };
             let ends = moves.iter().map(|begin| SlotMove {
@@ -125,11 +130,11 @@ impl Site {
         panic!("it never settles");
     }
 
-    fn slots(&self) -> impl Iterator<Item = &SlotAt> {
+    pub(super) fn slots(&self) -> impl Iterator<Item = &SlotAt> {
         self.state.slots[&POOL].iter().flat_map(BTreeMap::values)
     }
 
-    fn rows_on_one_node(&self) -> usize {
+    pub(super) fn rows_on_one_node(&self) -> usize {
         let rows = self.state.slots[&POOL].iter();
         let nodes = rows.map(|row| row.values().map(|at| node_of(at.target())).collect());
         nodes
@@ -138,7 +143,7 @@ impl Site {
     }
 }
 
-fn beat(node: u16, disks: Vec<DiskRef>, healed: Vec<SlotMove>) -> Beat {
+pub(super) fn beat(node: u16, disks: Vec<DiskRef>, healed: Vec<SlotMove>) -> Beat {
     let address = "127.0.0.1:1".parse().expect("an address");
     let local = |at| LocalDisk {
         at,
@@ -159,7 +164,7 @@ fn beat(node: u16, disks: Vec<DiskRef>, healed: Vec<SlotMove>) -> Beat {
     }
 }
 
-fn secs(s: u64) -> Time {
+pub(super) fn secs(s: u64) -> Time {
     Time(s * 1_000_000_000)
 }
 
@@ -381,7 +386,7 @@ fn a_target_that_is_lost_is_replaced_and_where_it_came_from_is_the_best() {
     assert!(site.slots().all(|at| node_of(at.target()) == NodeId(2)));
 }
 
-fn drain(site: &mut Site, node: u16, duty: Duty) {
+pub(super) fn drain(site: &mut Site, node: u16, duty: Duty) {
     for at in Site::disks(node) {
         let done = site.state.apply(SiteCommand::SetDiskDuty { at, duty });
         assert_eq!(done, crate::site::SiteReply::Done);

@@ -8,7 +8,7 @@ use model::placement::{
 };
 
 use super::status;
-use crate::admin::protocol::{Status, UpOf};
+use crate::admin::protocol::{RepairKind, Status, UpOf};
 use crate::daemon::admin::show::Heard;
 use crate::daemon::peers::VolumeFigures;
 
@@ -244,4 +244,37 @@ fn a_lost_disk_stays_until_nothing_counts_on_it_and_another_took_its_place() {
     add_disk(&mut view, 33, 32);
     view.disks.get_mut(&DiskId(33)).expect("a disk").presence = Presence::Down;
     assert_eq!(whats(&why(&view)), ["disk c2/32"]);
+}
+
+/// Why a slot leaves a disk that serves is told by what else its row has there; nothing is
+/// degraded by it.
+#[test]
+fn what_is_moved_off_a_disk_that_serves_says_why() {
+    let mut view = view();
+    add_disk(&mut view, 13, 11);
+    let new = view.disks[&DiskId(13)].at;
+    let told = |view: &View| {
+        let status = status(view, &heard(view, &[]), "a1");
+        assert!(status.healthy && status.at_risk_bytes == Some(0));
+        let repairs = status.repairs.into_iter();
+        repairs.map(|r| (r.kind, r.what)).collect::<Vec<_>>()
+    };
+    let slot = |view: &mut View, slot: usize, disk: Option<DiskRef>, to| {
+        let table = view.pools.values_mut().next().expect("a pool");
+        let place = &mut table.places[slot];
+        (place.disk, place.to) = (disk.or(place.disk), to);
+    };
+    slot(&mut view, 0, None, Some(new));
+    let what = "rebalancing disk a1/11".to_owned();
+    assert_eq!(told(&view), [(RepairKind::Rebalance, what)]);
+    // Two of a row on one node, of which one goes.
+    slot(&mut view, 0, None, None);
+    let other = view.disks[&DiskId(12)].at;
+    slot(&mut view, 1, Some(new), Some(other));
+    let what = "spreading what disk a1/13 holds".to_owned();
+    assert_eq!(told(&view), [(RepairKind::Spread, what)]);
+    let disk = view.disks.get_mut(&DiskId(13)).expect("a disk");
+    disk.duty = Duty::Drain;
+    let what = "draining disk a1/13".to_owned();
+    assert_eq!(told(&view), [(RepairKind::Drain, what)]);
 }
