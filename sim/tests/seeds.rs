@@ -153,6 +153,8 @@ mutants! {
     untabled_sessions_is_caught: UntabledSessions,
     known_at_once_is_caught: KnownAtOnce,
     renumbered_retry_is_caught: RenumberedRetry,
+    silent_ended_is_caught: SilentEnded,
+    unasked_clients_is_caught: UnaskedClients,
     patch_order_is_caught: PatchOrder,
     kept_edges_is_caught: KeptEdges,
     unjournaled_trim_is_caught: UnjournaledTrim,

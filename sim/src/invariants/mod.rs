@@ -13,6 +13,7 @@ mod recoverable;
 mod redundancy;
 mod replicas;
 mod scrubbed;
+mod sessions;
 mod space;
 mod spread;
 mod standing;
@@ -120,6 +121,7 @@ pub fn unhealed(world: &mut World, volume: VolumeId) -> Option<String> {
         .or_else(|| standing::check(world, volume, &served))
         .or_else(|| drained::check(world, volume, &served))
         .or_else(|| space::check(world, volume, &served))
+        .or_else(|| sessions::check(world, volume, &served))
         .or_else(|| scrubbed::check(world, volume))
         .or_else(|| writable::check(world))
 }

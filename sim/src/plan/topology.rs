@@ -208,6 +208,9 @@ pub struct Machines {
     /// How often an owner audits what disks hold.
     #[serde(with = "as_duration")]
     pub audit_every: Duration,
+    /// How often nodes are asked which of their clients ended.
+    #[serde(with = "as_duration")]
+    pub roll_every: Duration,
     /// So many records go with one append at most.
     pub append_records: usize,
     /// Size of a journal file.
@@ -239,6 +242,7 @@ impl Default for Machines {
             publish_every: Duration::from_secs(1),
             replace_after: Duration::from_secs(5),
             audit_every: Duration::from_secs(2),
+            roll_every: Duration::from_secs(2),
             append_records: 512,
             journal_file: 1 << 20,
             heal_after: Duration::from_secs(6),
@@ -296,6 +300,7 @@ impl Machines {
             cache_blocks: self.cache_blocks,
             replace_after: self.replace_after,
             audit_every: self.audit_every,
+            roll_every: self.roll_every,
             rewrite: self.rewrite_terms(),
             index_cache_bytes: usize::try_from(self.index_cache).unwrap_or(usize::MAX),
             index_pending_bytes: usize::try_from(self.index_pending).unwrap_or(usize::MAX),
