@@ -155,6 +155,7 @@ mutants! {
     renumbered_retry_is_caught: RenumberedRetry,
     silent_ended_is_caught: SilentEnded,
     unasked_clients_is_caught: UnaskedClients,
+    evicted_session_is_caught: EvictedSession,
     patch_order_is_caught: PatchOrder,
     kept_edges_is_caught: KeptEdges,
     unjournaled_trim_is_caught: UnjournaledTrim,

@@ -114,6 +114,12 @@ impl Sessions {
         assert_eq!(self.open.len(), self.by_client.len());
     }
 
+    /// The session that was opened first.
+    #[must_use]
+    pub fn oldest(&self) -> Option<SessionId> {
+        self.open.keys().next().copied()
+    }
+
     /// A client's session.
     #[must_use]
     pub fn of(&self, client: ClientRef) -> Option<SessionId> {

@@ -100,7 +100,13 @@ impl Serving {
         if let Some(session) = self.sessions.of(client) {
             return self.acknowledge(opened(session), out);
         }
-        if self.sessions.len() >= self.config.sessions_max {
+        let full = self.sessions.len() >= self.config.sessions_max;
+        if let Some(oldest) = self.sessions.oldest()
+            && full
+            && planted(Bug::EvictedSession)
+        {
+            self.append(now, RecordBody::Close(oldest), Payload::empty());
+        } else if full {
             reached(Sometimes::SessionsFull);
             self.hasten_roll();
             return answer(out, from, id, VolumeReply::Busy);
