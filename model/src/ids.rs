@@ -123,6 +123,18 @@ impl fmt::Display for DiskRef {
     }
 }
 
+/// A front end's client in one of its node's lives: it begins once, and never again after it
+/// ended.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Decode)]
+pub struct ClientRef {
+    /// Its node.
+    pub node: NodeId,
+    /// Which of the node's lives.
+    pub boot: Boot,
+    /// Which of that life's clients.
+    pub client: ClientId,
+}
+
 /// A segment: unique without coordination, never reused (R1).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Decode)]
 pub struct SegmentId {
@@ -161,6 +173,8 @@ pub enum Actor {
     Disk(DiskId),
     /// A front end's client.
     Client(ClientId),
+    /// All front ends' clients of a node: knows which of them live.
+    Clients,
     /// The Healer: fills the slots that are moved to the node's disks.
     Healer,
 }

@@ -4,7 +4,7 @@ use bincode::{Decode, Encode};
 
 use crate::cut::Cut;
 use crate::geometry::Pool;
-use crate::ids::{Epoch, Position, SegmentId, SessionId};
+use crate::ids::{ClientRef, Epoch, Position, SegmentId, SessionId};
 use crate::payload::Payload;
 
 /// Identifies one mutating part of a client's request for exactly-once application (R10).
@@ -40,8 +40,8 @@ pub struct RecordHead {
 pub enum RecordBody {
     /// First record of an owner's epoch; commits everything before it.
     EpochStart,
-    /// A client session begins; its id is this record's position.
-    Open,
+    /// A client's session begins; its id is this record's position.
+    Open(ClientRef),
     /// A client session ends.
     Close(SessionId),
     /// Bytes written. The payload is `sums`-checked: one CRC-32C per block-aligned piece

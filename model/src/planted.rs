@@ -88,6 +88,12 @@ bugs! {
     KnownAtOnce = "R10" "known-at-once",
     /// A retried write gets a number of its own.
     RenumberedRetry = "R10" "renumbered-retry",
+    /// Sessions of a node that is found dead are closed, though it may only be silent.
+    SilentEnded = "R10" "silent-ended",
+    /// The oldest session goes for one too many, whoever has it.
+    EvictedSession = "R10" "evicted-session",
+    /// Nobody asks whether clients live: sessions of those that died stay open.
+    UnaskedClients = "R10" "unasked-clients",
 
     // Writes, index, space.
     /// A newer piece of a block is laid under an older one.

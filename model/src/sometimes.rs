@@ -41,6 +41,10 @@ states! {
     LeaseLapsed = "volume: a read finds no lease",
     /// A retried write is known by its session.
     RetriedWrite = "sessions: a retried write is known",
+    /// A session is closed whose client died.
+    DeadSessionClosed = "sessions: one whose client died is closed",
+    /// A client is told to come again: there are too many sessions.
+    SessionsFull = "sessions: one too many waits",
     /// A write of less than a block is merged with its base.
     PartialMerged = "volume: a partial write is merged with its base",
     /// A segment is read by decoding, not from its data fragments alone.

@@ -5,6 +5,7 @@
 //! unanswered part: it is applied exactly once.
 
 mod parts;
+mod roll;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use model::block::{BlockError, Reply, Request};
-use model::ids::{Epoch, NodeId, RequestId, SessionId, VolumeId};
+use model::ids::{Boot, Epoch, NodeId, RequestId, SessionId, VolumeId};
 use model::journal::{PARTS_IN_FLIGHT_MAX, Part};
 use model::machine::Machine;
 use model::payload::Payload;
@@ -22,6 +23,8 @@ use model::time::Time;
 use crate::messages::{VolumeReply, VolumeRequest};
 use crate::planted::{Bug, planted};
 use parts::{Gathered, Piece, split};
+
+pub use roll::who_ended;
 
 /// Terms of a client.
 #[derive(Clone, Copy, Debug)]
@@ -124,6 +127,7 @@ struct Flight {
 pub struct Client {
     volume: VolumeId,
     node: NodeId,
+    boot: Boot,
     config: ClientConfig,
     view: Arc<View>,
     session: Session,
@@ -141,12 +145,18 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of `volume` on `node`; opens its session at once.
+    /// A client of `volume` on `node`, in that life of it; opens its session at once.
     #[must_use]
-    pub fn new(volume: VolumeId, node: NodeId, config: ClientConfig, view: Arc<View>) -> Self {
+    pub fn new(
+        volume: VolumeId,
+        (node, boot): (NodeId, Boot),
+        config: ClientConfig,
+        view: Arc<View>,
+    ) -> Self {
         Self {
             volume,
             node,
+            boot,
             config,
             view,
             session: Session::Opening(None),
@@ -224,6 +234,7 @@ impl Client {
                     self.session_due = now + self.config.retry;
                     let request = VolumeRequest::Open {
                         volume: self.volume,
+                        boot: self.boot,
                     };
                     out.push(Effect::ToVolume {
                         node,
@@ -433,7 +444,7 @@ impl Client {
                 self.session = Session::Closing(id);
                 self.session_due = now + self.config.retry;
             }
-            // The owner forgets a session that is never closed when it has too many.
+            // If one is opened all the same, the owner learns that nobody has it (R10).
             _ => self.end(out),
         }
     }
@@ -485,7 +496,7 @@ impl Machine for Client {
 
     fn tick(&mut self, now: Time, out: &mut Vec<Effect>) {
         if matches!(self.session, Session::Closing(_)) && now >= self.session_due {
-            // Best effort: the session is forgotten there in time.
+            // Best effort: the owner asks in time whether the client lives (R10).
             self.end(out);
             return;
         }

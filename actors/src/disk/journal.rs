@@ -306,7 +306,7 @@ fn is_body_well_formed(record: &RecordHead) -> bool {
             cut.from < cut.to && cut.from.is_multiple_of(block) && cut.to.is_multiple_of(block)
         }
         RecordBody::EpochStart
-        | RecordBody::Open
+        | RecordBody::Open(_)
         | RecordBody::Close(_)
         | RecordBody::Zero { .. } => true,
     }

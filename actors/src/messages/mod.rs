@@ -1,9 +1,11 @@
 //! One enum per protocol and direction. Headers only: payload travels beside them, uncopied.
 
+mod clients;
 mod disk;
 mod segment;
 mod volume;
 
+pub use clients::{CLIENTS_MAX, ClientsReply, ClientsRequest};
 pub use disk::{DiskReply, DiskRequest, FragmentAt, PutFragment};
 pub use segment::{BlockRun, SegmentRef, SegmentReply, SegmentRequest};
 pub use volume::{ReadChunk, VolumeReply, VolumeRequest};
@@ -35,4 +37,8 @@ pub enum Message {
     VolumeRequest(VolumeRequest),
     /// From a Volume machine to a Client machine.
     VolumeReply(VolumeReply),
+    /// From a Volume machine to a node, of its clients.
+    ClientsRequest(ClientsRequest),
+    /// From a node to a Volume machine.
+    ClientsReply(ClientsReply),
 }

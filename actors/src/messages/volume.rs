@@ -2,17 +2,19 @@
 
 use bincode::{Decode, Encode};
 use model::block::{BlockError, Extent};
-use model::ids::{Epoch, SessionId, Version, VolumeId};
+use model::ids::{Boot, Epoch, SessionId, Version, VolumeId};
 use model::journal::Part;
 
 /// Sent by a Client machine to the node that it believes to own the volume. All but reads are
 /// retried with the same [`Part`] until answered (R10).
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub enum VolumeRequest {
-    /// Begin a session. Answered by `Opened`.
+    /// Begin a session; a client has one, so that this may be repeated. Answered by `Opened`.
     Open {
         /// The volume.
         volume: VolumeId,
+        /// The life of its node that the client is of.
+        boot: Boot,
     },
     /// End a session. Answered by `Done`.
     Close {
@@ -71,7 +73,7 @@ impl VolumeRequest {
     #[must_use]
     pub fn volume(&self) -> VolumeId {
         match self {
-            Self::Open { volume }
+            Self::Open { volume, .. }
             | Self::Close { volume, .. }
             | Self::Read { volume, .. }
             | Self::Write { volume, .. }

@@ -27,11 +27,13 @@ use super::disk::{DiskActor, DiskFigures, DiskStores, GetFigures, ToDisk};
 use super::heal::{GetHealing, HealActor, HealedPort, Healing, ToHealer};
 use super::segment::{SegmentActor, ToSegment};
 use super::volume::{Stats, VolumeActor};
-use crate::client::{Client, ClientConfig};
+use crate::client::{Client, ClientConfig, who_ended};
 use crate::disk::{Disk, DiskConfig, ScrubNews};
 use crate::heal::{HealConfig, Healer};
 use crate::host::{Host, Route};
-use crate::messages::{DiskReply, DiskRequest, Envelope, Message as Wire, VolumeReply};
+use crate::messages::{
+    ClientsReply, ClientsRequest, DiskReply, DiskRequest, Envelope, Message as Wire, VolumeReply,
+};
 use crate::segment::{SegmentConfig, Segments};
 use crate::volume::{Input as VolumeInput, StopReason, Volume, VolumeConfig, VolumeStats};
 
@@ -431,6 +433,26 @@ impl Switchboard {
                     });
                 }
             }
+            (Wire::ClientsRequest(ClientsRequest::WhoEnded(asked)), ActorId::Clients) => {
+                let me = (self.config.node, self.config.boot);
+                let ended = who_ended(me, |client| self.clients.contains_key(&client), asked);
+                if !ended.is_empty() {
+                    let message = Wire::ClientsReply(ClientsReply::Ended(ended));
+                    let reply = Envelope {
+                        from: to,
+                        to: from,
+                        id,
+                        message,
+                    };
+                    self.post(reply, Payload::empty(), ctx);
+                }
+            }
+            (Wire::ClientsReply(reply), ActorId::Volume(volume)) => {
+                if let Some(running) = self.volumes.get(&volume) {
+                    let node = from.node;
+                    running.volume.do_send(VolumeInput::Clients { node, reply });
+                }
+            }
             (message, actor) => {
                 tracing::debug!(?actor, ?message, "a message for nobody here");
             }
@@ -469,7 +491,10 @@ fn class_of(message: &Wire, payload_len: usize) -> Class {
         Wire::DiskReply(DiskReply::Fetched { .. }) if payload_len > 64 << 10 => Class::Bulk,
         Wire::DiskReply(DiskReply::Stored | DiskReply::Deleted | DiskReply::Keys(_)) => Class::Bulk,
         Wire::DiskReply(_) => Class::Journal,
-        Wire::VolumeRequest(_) | Wire::VolumeReply(_) => Class::Client,
+        Wire::VolumeRequest(_)
+        | Wire::VolumeReply(_)
+        | Wire::ClientsRequest(_)
+        | Wire::ClientsReply(_) => Class::Client,
     }
 }
 
@@ -556,7 +581,7 @@ impl Handler<MetaAnswer> for Switchboard {
                     disk.do_send(ToDisk::Meta { token, reply });
                 }
             }
-            ActorId::Segment(_) | ActorId::Client(_) | ActorId::Healer => {}
+            ActorId::Segment(_) | ActorId::Client(_) | ActorId::Clients | ActorId::Healer => {}
         }
     }
 }
@@ -679,7 +704,7 @@ impl Handler<OpenClient> for Switchboard {
         // client finds nobody.
         let id = ClientId((self.config.boot.0 & 0xffff_ffff) << 32 | self.next_client);
         let node = self.config.node;
-        let machine = Client::new(volume, node, self.config.client, view);
+        let machine = Client::new(volume, (node, self.config.boot), self.config.client, view);
         let (opened, opening) = oneshot::channel();
         let client = ClientActor::new(id, node, machine, ctx.address(), opened).start();
         self.clients.insert(id, client.clone());

@@ -2,6 +2,7 @@
 
 use actix::{Actor, Addr, Context, Handler, Message};
 use model::ids::{Actor as ActorId, Endpoint, NodeId, VolumeId};
+use model::payload::Payload;
 
 use super::driver::{Driver, Shell};
 use super::segment::{SegmentActor, ToSegment};
@@ -106,6 +107,19 @@ impl Shell for VolumeActor {
                     id,
                     message,
                     payload,
+                });
+            }
+            Effect::ToClients { node, id, request } => {
+                let to = Endpoint {
+                    node,
+                    actor: ActorId::Clients,
+                };
+                self.switchboard.do_send(Post {
+                    from,
+                    to,
+                    id,
+                    message: Wire::ClientsRequest(request),
+                    payload: Payload::empty(),
                 });
             }
             Effect::ToSegment(request) => self.segments.do_send(ToSegment::Request(request)),

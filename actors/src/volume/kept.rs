@@ -102,7 +102,7 @@ fn written(record: &Record) -> Option<Range<u64>> {
         RecordBody::Zero { offset, length, .. } => Some(*offset..*offset + *length),
         RecordBody::Cut(cut) => Some(cut.from..cut.to),
         RecordBody::EpochStart
-        | RecordBody::Open
+        | RecordBody::Open(_)
         | RecordBody::Close(_)
         | RecordBody::Checkpoint(_) => None,
     }

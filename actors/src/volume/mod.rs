@@ -26,7 +26,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use model::ids::{DiskId, DiskRef, Endpoint, Epoch, NodeId, Position, RequestId, VolumeId};
+use model::ids::{
+    ClientRef, DiskId, DiskRef, Endpoint, Epoch, NodeId, Position, RequestId, VolumeId,
+};
 use model::machine::Machine;
 use model::meta::{MetaReply, MetaRequest, MetaToken};
 use model::payload::Payload;
@@ -35,7 +37,8 @@ use model::sometimes::{Sometimes, reached};
 use model::time::Time;
 
 use crate::messages::{
-    DiskReply, DiskRequest, SegmentRef, SegmentReply, SegmentRequest, VolumeReply, VolumeRequest,
+    ClientsReply, ClientsRequest, DiskReply, DiskRequest, SegmentRef, SegmentReply, SegmentRequest,
+    VolumeReply, VolumeRequest,
 };
 pub use asking::SegmentRoom;
 use journal::{JournalTerms, Recovery, RequestIds, ToDisk};
@@ -62,6 +65,10 @@ pub struct VolumeConfig {
     pub publish_every: Duration,
     /// Requests that wait for the owner's start, or for the window.
     pub waiting_max: usize,
+    /// Sessions that are open at a time; who would open one more is told to come again.
+    pub sessions_max: usize,
+    /// How often nodes are asked which of their clients ended (R10).
+    pub roll_every: Duration,
     /// How long a drain waits for what partial writes are laid over (R28).
     pub base_wait: Duration,
     /// What the Segment machine has room for.
@@ -94,6 +101,8 @@ impl Default for VolumeConfig {
             drain_records: 16 << 10,
             publish_every: Duration::from_secs(1),
             waiting_max: 4096,
+            sessions_max: sessions::SESSIONS_MAX,
+            roll_every: Duration::from_secs(20),
             base_wait: Duration::from_secs(5),
             segment_room: SegmentRoom::default(),
             cache_blocks: 16 << 10,
@@ -134,6 +143,13 @@ pub enum Input {
     },
     /// The Segment machine's answer.
     Segment(SegmentReply),
+    /// A node's answer, of its clients.
+    Clients {
+        /// The node.
+        node: NodeId,
+        /// The answer.
+        reply: ClientsReply,
+    },
     /// The global placement group's answer.
     Meta {
         /// The request that it answers.
@@ -175,6 +191,15 @@ pub enum Effect {
         reply: VolumeReply,
         /// Its payload.
         payload: Payload,
+    },
+    /// To a node, of its clients.
+    ToClients {
+        /// The node.
+        node: NodeId,
+        /// The request's id.
+        id: RequestId,
+        /// The request.
+        request: ClientsRequest,
     },
     /// To the Segment machine.
     ToSegment(SegmentRequest),
@@ -389,6 +414,15 @@ impl Volume {
         }
     }
 
+    /// The clients that have a session, once it leads.
+    #[must_use]
+    pub fn clients(&self) -> Vec<ClientRef> {
+        match &self.phase {
+            Phase::Leading(serving) => serving.sessions.clients().collect(),
+            Phase::Claiming { .. } | Phase::Recovering { .. } | Phase::Stopped => Vec::new(),
+        }
+    }
+
     /// What it is doing.
     #[must_use]
     pub fn stats(&self) -> VolumeStats {
@@ -482,7 +516,7 @@ impl Volume {
         if view.version < self.view.version {
             return;
         }
-        self.view = view;
+        let before = std::mem::replace(&mut self.view, view);
         let Some(record) = self.view.volumes.get(&self.id) else {
             return;
         };
@@ -504,6 +538,7 @@ impl Volume {
             Phase::Leading(serving) => {
                 serving.learn(&record);
                 serving.fullness.without(self.view.without());
+                serving.nodes_changed(&before, &self.view);
             }
             Phase::Claiming { .. } | Phase::Recovering { .. } | Phase::Stopped => {}
         }
@@ -604,6 +639,11 @@ impl Machine for Volume {
             } => {
                 self.on_disk(now, disk, id, (reply, payload), out);
             }
+            Input::Clients { node, reply } => {
+                if let Phase::Leading(serving) = &mut self.phase {
+                    serving.clients_reply(now, node, &reply);
+                }
+            }
             Input::Segment(reply) => {
                 if let Phase::Leading(serving) = &mut self.phase {
                     serving.segment_reply(now, reply);
@@ -648,3 +688,7 @@ impl Machine for Volume {
 pub use serve::write_sums;
 
 type Pending<T> = BTreeMap<RequestId, T>;
+
+#[cfg(test)]
+#[path = "tests/roll.rs"]
+mod tests;

@@ -1,17 +1,17 @@
-//! Exactly-once writes (R10): per open session, the lowest unanswered part and the parts
-//! that the journal holds. A function of the journal's records; kept in the checkpoint beside
-//! the root, never rolled back or cloned.
+//! Exactly-once writes (R10): per open session, whose it is, the lowest unanswered part and the
+//! parts that the journal holds. A function of the journal's records; kept in the checkpoint
+//! beside the root, never rolled back or cloned.
 
 use std::collections::BTreeMap;
 
-use model::ids::{Position, Seq, SessionId};
+use model::ids::{Boot, ClientId, ClientRef, NodeId, Position, Seq, SessionId};
 use model::journal::{PARTS_IN_FLIGHT_MAX, Part, RecordBody, RecordHead};
 use model::wire::{self, WireError};
 
 use crate::planted::{Bug, planted};
 
-/// Sessions that a volume keeps; the oldest is dropped for a new one (its client, if it still
-/// lives, is told `NoSession` and reconnects).
+/// Sessions that a volume has open at most. No session is given up for a new one: whoever asks
+/// for one too many waits until another one's client ended.
 pub const SESSIONS_MAX: usize = 4096;
 
 /// What is to be done with a mutating part.
@@ -31,6 +31,7 @@ pub enum Admission {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Session {
+    client: ClientRef,
     low: u64,
     journaled: BTreeMap<u64, Seq>,
 }
@@ -39,10 +40,12 @@ struct Session {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sessions {
     open: BTreeMap<SessionId, Session>,
+    /// The same by whose they are: a client has one.
+    by_client: BTreeMap<ClientRef, SessionId>,
 }
 
-/// One session as the checkpoint holds it: id, low, and the journaled parts.
-type Row = (SessionId, u64, Vec<(u64, Seq)>);
+/// One session as the checkpoint holds it: id, client, low, and the journaled parts.
+type Row = (SessionId, ClientRef, u64, Vec<(u64, Seq)>);
 
 impl Sessions {
     /// Looks a part up.
@@ -65,7 +68,7 @@ impl Sessions {
         }
     }
 
-    /// Follows a record that was appended or adopted. An `Open` counts once it is committed.
+    /// Follows a record that was appended or adopted.
     pub fn follow(&mut self, head: &RecordHead) {
         match &head.body {
             RecordBody::Write { part, .. } | RecordBody::Zero { part, .. } => {
@@ -77,27 +80,69 @@ impl Sessions {
                     session.journaled.insert(part.n, head.position.seq);
                 }
             }
-            RecordBody::Open => {
-                let id = SessionId(head.position);
-                self.open.insert(
-                    id,
-                    Session {
-                        low: 1,
-                        journaled: BTreeMap::new(),
-                    },
-                );
-                if self.open.len() > SESSIONS_MAX {
-                    self.open.pop_first();
-                }
+            RecordBody::Open(client) => {
+                let session = Session {
+                    client: *client,
+                    low: 1,
+                    journaled: BTreeMap::new(),
+                };
+                self.insert(SessionId(head.position), session);
             }
-            RecordBody::Close(id) => {
-                self.open.remove(id);
-            }
+            RecordBody::Close(id) => self.remove(*id),
             RecordBody::EpochStart
             | RecordBody::Checkpoint(_)
             | RecordBody::Cut(_)
             | RecordBody::Kept { .. } => {}
         }
+    }
+
+    /// No owner journals a second session of a client while one is open: from a disk that says
+    /// so, the later one is taken, so that each one's client is known.
+    fn insert(&mut self, id: SessionId, session: Session) {
+        self.remove(id);
+        if let Some(before) = self.by_client.insert(session.client, id) {
+            self.open.remove(&before);
+        }
+        self.open.insert(id, session);
+        assert_eq!(self.open.len(), self.by_client.len());
+    }
+
+    fn remove(&mut self, id: SessionId) {
+        if let Some(session) = self.open.remove(&id) {
+            self.by_client.remove(&session.client);
+        }
+        assert_eq!(self.open.len(), self.by_client.len());
+    }
+
+    /// The session that was opened first.
+    #[must_use]
+    pub fn oldest(&self) -> Option<SessionId> {
+        self.open.keys().next().copied()
+    }
+
+    /// A client's session.
+    #[must_use]
+    pub fn of(&self, client: ClientRef) -> Option<SessionId> {
+        self.by_client.get(&client).copied()
+    }
+
+    /// The clients that have one.
+    pub fn clients(&self) -> impl Iterator<Item = ClientRef> {
+        self.by_client.keys().copied()
+    }
+
+    /// The clients of a node that have one.
+    pub fn clients_of(&self, node: NodeId) -> impl Iterator<Item = ClientRef> {
+        let of = self.by_client.range(first_of(node)..);
+        of.map(|(client, _)| *client)
+            .take_while(move |client| client.node == node)
+    }
+
+    /// The nodes where they are, each once.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        let after = |node: &NodeId| Some(first_of(NodeId(node.0.checked_add(1)?)));
+        let from = |first: ClientRef| self.by_client.range(first..).next().map(|(c, _)| c.node);
+        std::iter::successors(from(first_of(NodeId(0))), move |node| from(after(node)?))
     }
 
     /// Whether a session is open.
@@ -128,7 +173,12 @@ impl Sessions {
             .filter(|(id, _)| id.0 <= covers && !planted(Bug::UntabledSessions))
             .map(|(id, s)| {
                 let journaled = s.journaled.iter().filter(|(_, seq)| **seq <= covers.seq);
-                (*id, s.low, journaled.map(|(n, seq)| (*n, *seq)).collect())
+                (
+                    *id,
+                    s.client,
+                    s.low,
+                    journaled.map(|(n, seq)| (*n, *seq)).collect(),
+                )
             })
             .collect();
         wire::encode(&rows)
@@ -143,18 +193,28 @@ impl Sessions {
             return Ok(Self::default());
         }
         let rows: Vec<Row> = wire::decode(bytes)?;
-        let open = rows
-            .into_iter()
-            .map(|(id, low, journaled)| {
-                (
-                    id,
-                    Session {
-                        low,
-                        journaled: journaled.into_iter().collect(),
-                    },
-                )
-            })
-            .collect();
-        Ok(Self { open })
+        let mut sessions = Self::default();
+        for (id, client, low, journaled) in rows {
+            let session = Session {
+                client,
+                low,
+                journaled: journaled.into_iter().collect(),
+            };
+            sessions.insert(id, session);
+        }
+        Ok(sessions)
     }
 }
+
+/// Before every client of a node.
+fn first_of(node: NodeId) -> ClientRef {
+    ClientRef {
+        node,
+        boot: Boot(0),
+        client: ClientId(0),
+    }
+}
+
+#[cfg(test)]
+#[path = "tests/sessions.rs"]
+mod tests;

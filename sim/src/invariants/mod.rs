@@ -14,6 +14,7 @@ mod recoverable;
 mod redundancy;
 mod replicas;
 mod scrubbed;
+mod sessions;
 mod space;
 mod spread;
 mod standing;
@@ -122,6 +123,7 @@ pub fn unhealed(world: &mut World, volume: VolumeId) -> Option<String> {
         .or_else(|| drained::check(world, volume, &served))
         .or_else(|| balanced::check(world, &served))
         .or_else(|| space::check(world, volume, &served))
+        .or_else(|| sessions::check(world, volume, &served))
         .or_else(|| scrubbed::check(world, volume))
         .or_else(|| writable::check(world))
 }

@@ -52,6 +52,11 @@ impl Plan {
             let rng = &mut Rng::new(seed, stream);
             add(rng, Time::ZERO + CALM, workload.span, &names, &mut faults);
         }
+        let rng_of_sessions = &mut Rng::new(seed, 17);
+        let machines = Machines {
+            sessions: sessions(rng_of_sessions, &workload, &faults),
+            ..machines
+        };
         let ending = Ending {
             power_loss: rng.one_in(2),
             clean_stop: rng.one_in(3),
@@ -68,6 +73,17 @@ impl Plan {
             ending,
             ..Self::default()
         }
+    }
+}
+
+/// In some runs the table has hardly more room than there are clients: sessions of nodes that are
+/// down keep others waiting. A node that is lost for good would for ever.
+fn sessions(rng: &mut Rng, workload: &Load, faults: &[faults::Plan]) -> usize {
+    let few = workload.clients.len() + rng.below(2) as usize;
+    let lost = faults.iter().any(|plan| plan.kind.is_for_good());
+    match rng.one_in(4) && !lost {
+        true => few,
+        false => Machines::default().sessions,
     }
 }
 

@@ -9,6 +9,7 @@ use actors::disk::{DiskConfig, ScrubConfig};
 use actors::heal::HealConfig;
 use actors::segment::SegmentConfig;
 use actors::volume::journal::JournalTerms;
+use actors::volume::sessions::SESSIONS_MAX;
 use actors::volume::{RewriteTerms, SegmentRoom, VolumeConfig};
 use model::geometry::Code;
 use raft_meta::node::Config as MetaConfig;
@@ -208,6 +209,11 @@ pub struct Machines {
     /// How often an owner audits what disks hold.
     #[serde(with = "as_duration")]
     pub audit_every: Duration,
+    /// Sessions that may be open at a time.
+    pub sessions: usize,
+    /// How often nodes are asked which of their clients ended.
+    #[serde(with = "as_duration")]
+    pub roll_every: Duration,
     /// So many records go with one append at most.
     pub append_records: usize,
     /// Size of a journal file.
@@ -239,6 +245,8 @@ impl Default for Machines {
             publish_every: Duration::from_secs(1),
             replace_after: Duration::from_secs(5),
             audit_every: Duration::from_secs(2),
+            sessions: SESSIONS_MAX,
+            roll_every: Duration::from_secs(2),
             append_records: 512,
             journal_file: 1 << 20,
             heal_after: Duration::from_secs(6),
@@ -296,6 +304,8 @@ impl Machines {
             cache_blocks: self.cache_blocks,
             replace_after: self.replace_after,
             audit_every: self.audit_every,
+            sessions_max: self.sessions,
+            roll_every: self.roll_every,
             rewrite: self.rewrite_terms(),
             index_cache_bytes: usize::try_from(self.index_cache).unwrap_or(usize::MAX),
             index_pending_bytes: usize::try_from(self.index_pending).unwrap_or(usize::MAX),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use model::ids::NodeId;
+use model::ids::{ClientRef, NodeId};
 
 use super::{Failure, Run};
 use crate::invariants;
@@ -111,14 +111,19 @@ impl Run {
     /// Liveness: with nothing going wrong, and nothing written, everything becomes as it must be.
     fn heal(&mut self) -> Result<(), Failure> {
         let begun = self.world.now();
+        self.await_health()?;
+        self.healed_after = Some(self.world.now().since(begun));
+        self.tell("healed: served, at full redundancy, nothing left over".to_owned());
+        Ok(())
+    }
+
+    fn await_health(&mut self) -> Result<(), Failure> {
         let mut missing = None;
         for _ in 0..HEAL_CHECKS {
             missing = self
                 .unwished()
                 .or_else(|| invariants::unhealed(&mut self.world, self.volume));
             if missing.is_none() {
-                self.healed_after = Some(self.world.now().since(begun));
-                self.tell("healed: served, at full redundancy, nothing left over".to_owned());
                 return Ok(());
             }
             self.pass(HEAL_CHECK_EVERY)?;
@@ -130,16 +135,26 @@ impl Run {
     /// no session is open (R3). Half the time the power goes then, too.
     fn stop_cleanly(&mut self) -> Result<(), Failure> {
         self.leave();
-        // The sessions of clients that died stay open: then the end is no clean one, and the
-        // next owner goes on with the journal.
+        // Some can't say so, and are asked for. Sessions at nodes that are lost stay open: then the
+        // end is no clean one, and the next owner goes on with the journal.
         for _ in 0..4 {
             self.pass(HEAL_CHECK_EVERY)?;
         }
+        self.await_health()?;
         if let Some(owner) = self.world.owner(self.volume) {
+            let open = self.world.clients(owner, self.volume);
+            let silent = |of: &ClientRef| self.lost.contains(&of.node);
+            if !open.iter().all(silent) {
+                return Err(Failure::Stuck(format!("no session left: {open:?}")));
+            }
             self.world.stop_volume(owner, self.volume);
             self.until("a clean stop", Duration::from_secs(60), |run| {
                 !run.world.runs(owner, run.volume)
             })?;
+            let record = self.world.record(self.volume);
+            if open.is_empty() && !record.is_some_and(|r| r.clean) {
+                return Err(Failure::Stuck(format!("a clean end: {record:?}")));
+            }
         }
         if self.plan.ending.power_loss_after {
             self.last_power_loss()?;

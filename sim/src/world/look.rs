@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use model::ids::{DiskRef, NodeId, SiteId, VolumeId};
+use actors::volume::Volume;
+use model::ids::{ClientRef, DiskRef, NodeId, SiteId, VolumeId};
 use model::placement::VolumeRecord;
 use raft_meta::message::GroupId;
 
@@ -54,6 +55,14 @@ impl World {
         let processes = self.nodes.values().filter_map(|n| n.process.as_ref());
         let newest = processes.max_by_key(|p| p.meta.applied(GroupId::Global))?;
         newest.meta.global()?.volumes.get(&volume)
+    }
+
+    /// The clients that have a session with a node's machine of a volume.
+    #[must_use]
+    pub fn clients(&self, node: NodeId, volume: VolumeId) -> Vec<ClientRef> {
+        let process = self.nodes.get(&node).and_then(|n| n.process.as_ref());
+        let machine = process.and_then(|p| p.volumes.get(&volume));
+        machine.map(Volume::clients).unwrap_or_default()
     }
 
     /// A disk in that life, if a process has it open.

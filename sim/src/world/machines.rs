@@ -21,7 +21,11 @@ impl World {
     /// Opens a client of a volume on a node that runs.
     pub fn open_client(&mut self, node: NodeId, volume: VolumeId, id: ClientId) -> bool {
         let config = self.terms.client;
-        let Some(process) = self.nodes.get_mut(&node).and_then(|n| n.process.as_mut()) else {
+        let Some(n) = self.nodes.get_mut(&node) else {
+            return false;
+        };
+        let boot = n.identity.boot;
+        let Some(process) = n.process.as_mut() else {
             return false;
         };
         let view = Arc::clone(process.host.current_view());
@@ -30,7 +34,7 @@ impl World {
         }
         process
             .clients
-            .insert(id, Client::new(volume, node, config, view));
+            .insert(id, Client::new(volume, (node, boot), config, view));
         self.tick(node, Who::Client(id));
         true
     }
@@ -138,6 +142,20 @@ impl World {
                         },
                         payload,
                     );
+                }
+                volume::Effect::ToClients { node, id, request } => {
+                    let to = Endpoint {
+                        node,
+                        actor: Actor::Clients,
+                    };
+                    let message = Message::ClientsRequest(request);
+                    let envelope = Envelope {
+                        from,
+                        to,
+                        id,
+                        message,
+                    };
+                    self.post(envelope, Payload::empty());
                 }
                 volume::Effect::ToSegment(request) => {
                     self.say(node, id, Word::ToSegment(request));

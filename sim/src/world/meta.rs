@@ -142,7 +142,7 @@ impl World {
         match actor {
             Actor::Volume(id) => self.drive_volume(node, id, volume::Input::Meta { token, reply }),
             Actor::Disk(id) => self.drive_disk(node, id, DiskInput::Volume { token, reply }),
-            Actor::Segment(_) | Actor::Client(_) | Actor::Healer => {}
+            Actor::Segment(_) | Actor::Client(_) | Actor::Clients | Actor::Healer => {}
         }
     }
 

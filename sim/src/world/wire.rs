@@ -2,7 +2,9 @@
 
 use actors::disk::DiskInput;
 use actors::host::Route;
-use actors::messages::{DiskReply, DiskRequest, Envelope, Message, VolumeReply};
+use actors::messages::{
+    ClientsReply, ClientsRequest, DiskReply, DiskRequest, Envelope, Message, VolumeReply,
+};
 use actors::{client, heal, segment, volume};
 use bytes::Bytes;
 use model::ids::{Actor, NodeId};
@@ -349,6 +351,31 @@ impl World {
                         payload,
                     },
                 );
+            }
+            (Message::ClientsRequest(ClientsRequest::WhoEnded(asked)), Actor::Clients) => {
+                let n = &self.nodes[&node];
+                let Some(process) = n.process.as_ref() else {
+                    return;
+                };
+                let me = (node, n.identity.boot);
+                let ended = client::who_ended(me, |id| process.clients.contains_key(&id), asked);
+                if !ended.is_empty() {
+                    let message = Message::ClientsReply(ClientsReply::Ended(ended));
+                    let reply = Envelope {
+                        from: to,
+                        to: from,
+                        id,
+                        message,
+                    };
+                    self.post(reply, Payload::empty());
+                }
+            }
+            (Message::ClientsReply(reply), Actor::Volume(volume)) => {
+                let told = volume::Input::Clients {
+                    node: from.node,
+                    reply,
+                };
+                self.drive_volume(node, volume, told);
             }
             (message, actor) => unreachable!("{message:?} for {actor:?}"),
         }

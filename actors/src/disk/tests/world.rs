@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use model::ids::{Epoch, Position, RequestId, Seq, VolumeId};
+use model::ids::{Epoch, Position, RequestId, Seq, SessionId, VolumeId};
 use model::journal::{Checkpoint, RecordBody, RecordHead, SealReport};
 use model::payload::Payload;
 use model::time::Time;
@@ -191,7 +191,7 @@ impl World {
                 let epoch = self.truths[v].pick(old);
                 let owner = &mut self.truths[v].owners[usize::try_from(epoch).unwrap() - 1];
                 for _ in 0..n {
-                    owner.push(epoch, RecordBody::Open);
+                    owner.push(epoch, RecordBody::Close(SessionId(Position::ZERO)));
                 }
             }
             Op::Checkpoint { v, covers } => {

@@ -1,7 +1,7 @@
 //! What clients ask: in range, within the window, each mutating part once (R10).
 
 use model::block::BlockError;
-use model::ids::{Endpoint, Position, RequestId};
+use model::ids::{Actor, Boot, ClientRef, Endpoint, Position, RequestId, SessionId};
 use model::journal::{PART_BYTES_MAX, Part, RecordBody};
 use model::payload::Payload;
 use model::sometimes::{Sometimes, reached};
@@ -36,14 +36,7 @@ impl Serving {
             return Some(waiting);
         }
         match &waiting.request {
-            VolumeRequest::Open { .. } => {
-                let position = self.append(now, RecordBody::Open, Payload::empty());
-                self.acks.push_back(Ack {
-                    seq: position.seq,
-                    to: from,
-                    id,
-                });
-            }
+            VolumeRequest::Open { boot, .. } => self.open(now, (from, id), *boot, out),
             VolumeRequest::Close { session, .. } => {
                 if self.sessions.is_open(*session) {
                     self.append(now, RecordBody::Close(*session), Payload::empty());
@@ -82,6 +75,56 @@ impl Serving {
             }
         }
         None
+    }
+
+    /// R10: a client has one session, however often it asks for it, and one that is open is
+    /// never given up for another one's.
+    fn open(
+        &mut self,
+        now: Time,
+        (from, id): (Endpoint, RequestId),
+        boot: Boot,
+        out: &mut Vec<Effect>,
+    ) {
+        let Actor::Client(client) = from.actor else {
+            return;
+        };
+        let node = from.node;
+        let client = ClientRef { node, boot, client };
+        let opened = |session: SessionId| Ack {
+            seq: session.0.seq,
+            to: from,
+            id,
+            opens: Some(session),
+        };
+        if let Some(session) = self.sessions.of(client) {
+            return self.acknowledge(opened(session), out);
+        }
+        let full = self.sessions.len() >= self.config.sessions_max;
+        if let Some(oldest) = self.sessions.oldest()
+            && full
+            && planted(Bug::EvictedSession)
+        {
+            self.append(now, RecordBody::Close(oldest), Payload::empty());
+        } else if full {
+            reached(Sometimes::SessionsFull);
+            self.hasten_roll();
+            return answer(out, from, id, VolumeReply::Busy);
+        }
+        self.begin_roll(now);
+        let position = self.append(now, RecordBody::Open(client), Payload::empty());
+        let session = SessionId(position);
+        assert_eq!(self.sessions.of(client), Some(session));
+        self.acks.push_back(opened(session));
+    }
+
+    /// Answers now if the record is committed, else then.
+    fn acknowledge(&mut self, ack: Ack, out: &mut Vec<Effect>) {
+        if ack.seq <= self.applied.seq {
+            return self.answer_ack(ack, out);
+        }
+        let at = self.acks.partition_point(|other| other.seq <= ack.seq);
+        self.acks.insert(at, ack);
     }
 
     /// Gives a request back that reaches no further than what is served; others are refused, or
@@ -186,6 +229,7 @@ impl Serving {
             seq: position.seq,
             to: from,
             id,
+            opens: None,
         });
         None
     }
@@ -201,13 +245,20 @@ impl Serving {
         let admission = self.sessions.admit(part);
         match admission {
             Admission::New | Admission::Answered => {}
-            Admission::Known(seq) if seq <= self.applied.seq || planted(Bug::KnownAtOnce) => {
+            Admission::Known(_) if planted(Bug::KnownAtOnce) => {
                 answer(out, from, id, VolumeReply::Done);
             }
             Admission::Known(seq) => {
-                reached(Sometimes::RetriedWrite);
-                let at = self.acks.partition_point(|ack| ack.seq <= seq);
-                self.acks.insert(at, Ack { seq, to: from, id });
+                if seq > self.applied.seq {
+                    reached(Sometimes::RetriedWrite);
+                }
+                let ack = Ack {
+                    seq,
+                    to: from,
+                    id,
+                    opens: None,
+                };
+                self.acknowledge(ack, out);
             }
             Admission::NoSession | Admission::OutOfWindow => {
                 self.refuse(now, (from, id), BlockError::NoSession, out);
@@ -230,9 +281,7 @@ impl Serving {
             .get(position.seq)
             .expect("just appended")
             .head;
-        if !matches!(head.body, RecordBody::Open) {
-            self.sessions.follow(head);
-        }
+        self.sessions.follow(head);
         position
     }
 }

@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 use model::BLOCK_BYTES;
-use model::ids::{BlockNo, SessionId};
+use model::ids::BlockNo;
 use model::journal::{Record, RecordBody};
 use model::time::Time;
 
-use super::{Serving, Stage, answer, index_config};
+use super::{Ack, Serving, Stage, answer, index_config};
 use crate::messages::VolumeReply;
 use crate::planted::{Bug, planted};
 use crate::volume::index::{Index, SegmentCounter};
@@ -109,32 +109,12 @@ impl Serving {
 
     pub(super) fn apply(&mut self, now: Time, record: &Record, out: &mut Vec<Effect>) {
         let position = record.head.position;
-        if position.epoch < self.epoch || matches!(record.head.body, RecordBody::Open) {
-            // Replayed, or counted from its commit on; all others were followed when they
-            // were appended.
+        if position.epoch < self.epoch {
+            // Replayed; its own were followed when they were appended.
             self.sessions.follow(&record.head);
         }
         match &record.head.body {
-            RecordBody::EpochStart | RecordBody::Close(_) => {}
-            RecordBody::Open => {
-                if let Some(ack) = self.acks.front()
-                    && ack.seq == position.seq
-                {
-                    let session = SessionId(position);
-                    let (size_bytes, resized) = self.bounds.size();
-                    answer(
-                        out,
-                        ack.to,
-                        ack.id,
-                        VolumeReply::Opened {
-                            session,
-                            size_bytes,
-                            resized,
-                        },
-                    );
-                    self.acks.pop_front();
-                }
-            }
+            RecordBody::EpochStart | RecordBody::Open(_) | RecordBody::Close(_) => {}
             RecordBody::Write { offset, sums, .. } => {
                 self.oldest_write.get_or_insert(now);
                 self.apply_write(*offset, sums, record.payload.clone().into_bytes());
@@ -166,9 +146,25 @@ impl Serving {
             if ack.seq > self.applied.seq.min(self.journal.committed().seq) {
                 break;
             }
-            answer(out, ack.to, ack.id, VolumeReply::Done);
+            self.answer_ack(*ack, out);
             self.acks.pop_front();
         }
+    }
+
+    /// Tells that a record is committed.
+    pub(super) fn answer_ack(&self, ack: Ack, out: &mut Vec<Effect>) {
+        let reply = match ack.opens {
+            Some(session) => {
+                let (size_bytes, resized) = self.bounds.size();
+                VolumeReply::Opened {
+                    session,
+                    size_bytes,
+                    resized,
+                }
+            }
+            None => VolumeReply::Done,
+        };
+        answer(out, ack.to, ack.id, reply);
     }
 
     pub(super) fn apply_write(&mut self, offset: u64, sums: &[u32], bytes: Bytes) {

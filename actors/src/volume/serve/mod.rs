@@ -8,12 +8,14 @@ mod bounds;
 mod publish;
 mod refuse;
 mod replicas;
+mod roll;
 
 pub use admit::write_sums;
 use audit::Audit;
 use bounds::Bounds;
 use refuse::Refusals;
 use replicas::Change;
+use roll::Roll;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,7 +23,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use model::BLOCK_BYTES;
 use model::geometry::Code;
-use model::ids::{DiskId, Endpoint, Epoch, Position, RequestId, Seq, VolumeId};
+use model::ids::{DiskId, Endpoint, Epoch, Position, RequestId, Seq, SessionId, VolumeId};
 use model::journal::Checkpoint;
 use model::meta::{MetaRequest, MetaToken};
 use model::payload::Payload;
@@ -63,6 +65,8 @@ struct Ack {
     seq: Seq,
     to: Endpoint,
     id: RequestId,
+    /// The session that the record opens, if it is one's `Open`.
+    opens: Option<SessionId>,
 }
 
 /// An answer that waits for the lease.
@@ -86,6 +90,7 @@ pub(super) struct Serving {
     stage: Stage,
     clean_start: bool,
     pub(super) sessions: Sessions,
+    roll: Roll,
     pub(super) layers: Layers,
     applied: Position,
     /// Bytes of earlier owners' writes that no checkpoint of this epoch covers yet.
@@ -147,6 +152,7 @@ impl Serving {
             stage: Stage::Electing,
             clean_start: record.clean,
             sessions: Sessions::default(),
+            roll: Roll::default(),
             acks: VecDeque::new(),
             reader: Reader::default(),
             drain: Drain::Idle,
@@ -282,6 +288,7 @@ impl Serving {
             if goes_on {
                 self.step_drain(now, view);
             }
+            self.step_roll(now, view, out);
             self.publish(now);
             self.step_audit(now, view);
             self.finish_stop(now);
@@ -436,6 +443,7 @@ impl Serving {
             self.change_deadline(),
             self.audit_deadline(),
             self.rewriter_deadline(),
+            self.roll_deadline(),
             self.bounds.deadline(self.config.meta_retry * 10),
         ];
         own.into_iter().flatten().for_each(&mut at);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use model::ids::{DiskId, Incarnation};
+use model::ids::{DiskId, Incarnation, SessionId};
 use model::journal::SealReport;
 use proptest::prelude::{ProptestConfig, Strategy, any, prop, prop_oneof, proptest};
 
@@ -108,7 +108,10 @@ impl World {
     }
 
     fn write(&mut self) -> Position {
-        self.journal.append(RecordBody::Open, Payload::empty())
+        self.journal.append(
+            RecordBody::Close(SessionId(Position::ZERO)),
+            Payload::empty(),
+        )
     }
 
     fn settle(&mut self, replicas: &[u32]) {

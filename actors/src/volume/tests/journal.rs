@@ -1,4 +1,4 @@
-use model::ids::{DiskId, Incarnation};
+use model::ids::{DiskId, Incarnation, SessionId};
 use model::journal::SealReport;
 
 use super::*;
@@ -49,7 +49,10 @@ fn streaming(records: u64) -> (Journal, RequestIds) {
     let mut ids = RequestIds::default();
     // `EpochStart` is the first one.
     for _ in 1..records {
-        journal.append(RecordBody::Open, Payload::empty());
+        journal.append(
+            RecordBody::Close(SessionId(Position::ZERO)),
+            Payload::empty(),
+        );
     }
     let last = position(EPOCH.0, records);
     for _ in 0..3 {
@@ -80,7 +83,10 @@ fn streaming(records: u64) -> (Journal, RequestIds) {
 #[test]
 fn a_mismatch_steps_back_until_the_logs_meet() {
     let (mut journal, mut ids) = streaming(20);
-    journal.append(RecordBody::Open, Payload::empty());
+    journal.append(
+        RecordBody::Close(SessionId(Position::ZERO)),
+        Payload::empty(),
+    );
     let mut prevs = Vec::new();
     while prevs.last().is_none_or(|prev| *prev > 10) {
         assert!(prevs.len() < 20, "it steps on the spot: {prevs:?}");
@@ -106,7 +112,10 @@ fn a_mismatch_steps_back_until_the_logs_meet() {
 #[test]
 fn a_replica_that_meets_nowhere_starts_anew() {
     let (mut journal, mut ids) = streaming(5);
-    journal.append(RecordBody::Open, Payload::empty());
+    journal.append(
+        RecordBody::Close(SessionId(Position::ZERO)),
+        Payload::empty(),
+    );
     for _ in 0..10 {
         let request = answer(&mut journal, &mut ids, |_| DiskReply::Mismatch {
             base: Position::ZERO,
