@@ -52,7 +52,7 @@ impl Plan {
             let rng = &mut Rng::new(seed, stream);
             add(rng, Time::ZERO + CALM, workload.span, &names, &mut faults);
         }
-        let rng_of_sessions = &mut Rng::new(seed, 17);
+        let rng_of_sessions = &mut Rng::new(seed, 18);
         let machines = Machines {
             sessions: sessions(rng_of_sessions, &workload, &faults),
             ..machines
