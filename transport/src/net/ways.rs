@@ -46,15 +46,21 @@ impl Ways {
         BEGAN + self.began.elapsed()
     }
 
-    /// The first hop of a message.
-    pub(crate) fn leave(&self, to: NodeId) -> Hop {
+    /// The machine at work, whatever for: the timer learns if it has to wake it at another time.
+    /// Without that it may sleep for ever, and what is sent goes through a relay that is dead.
+    fn with<T>(&self, work: impl FnOnce(&mut Paths, Time) -> T) -> T {
         let mut machine = lock(&self.machine);
         let before = machine.next_deadline();
-        let hop = machine.leave(self.now(), to);
+        let done = work(&mut machine, self.now());
         if machine.next_deadline() != before {
             self.sooner.notify_one();
         }
-        hop
+        done
+    }
+
+    /// The first hop of a message.
+    pub(crate) fn leave(&self, to: NodeId) -> Hop {
+        self.with(|machine, now| machine.leave(now, to))
     }
 
     /// Through whom a peer is reached now, if not directly.
@@ -83,8 +89,9 @@ pub(crate) fn know(shared: &Arc<Shared>, sites: BTreeMap<NodeId, SiteId>) {
 
 fn handle(shared: &Arc<Shared>, input: Input) {
     let mut effects = Vec::new();
-    let now = shared.ways.now();
-    lock(&shared.ways.machine).handle(now, input, &mut effects);
+    shared
+        .ways
+        .with(|machine, now| machine.handle(now, input, &mut effects));
     carry_out(shared, &mut effects);
 }
 
@@ -144,7 +151,9 @@ pub(crate) fn arrived(
     if mark.sounding && (class != Class::Meta || !frame.payload.is_empty()) {
         return Err(ReadError::Sounding);
     }
-    let judged = lock(&shared.ways.machine).arrive(shared.ways.now(), from, mark);
+    let judged = shared
+        .ways
+        .with(|machine, now| machine.arrive(now, from, mark));
     let counters = &peer.queue(class).counters;
     match judged {
         Ok(Arrival::Here { origin }) if origin != from && !(shared.config.admit)(origin) => {

@@ -118,3 +118,33 @@ async fn a_cut_link_is_got_around_and_comes_back() {
         scene.until_heard("after").await;
     }
 }
+
+/// The first that a node hears from another site is relayed, before it has sent anything: it answers the same
+/// way, and finds out all the same when that way is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_reached_through_a_relay_first_leaves_it_when_it_dies() {
+    let mut scene = Scene::start();
+    scene.relay.cut(site(A), site(B), true);
+    scene.relay.cut(site(B), site(A), true);
+    scene.until_heard("around").await;
+    scene.relay.cut(site(A), site(B), false);
+    scene.relay.cut(site(B), site(A), false);
+    scene.c.transport.shutdown().await;
+    let Scene { mut a, b, .. } = scene;
+    let heard = async {
+        loop {
+            b.send(A, Class::Client, b"direct");
+            let wait = tokio::time::sleep(Duration::from_millis(50));
+            tokio::select! {
+                Some(got) = a.inbox.recv() => {
+                    if got.from == B {
+                        return;
+                    }
+                }
+                () = wait => {}
+            }
+        }
+    };
+    let heard = tokio::time::timeout(LONG, heard).await;
+    assert!(heard.is_ok(), "B sends through C for ever, which is gone");
+}
