@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use coding::{Codec, CodingError};
 use model::geometry::{Code, Pool};
-use model::ids::{DiskId, DiskRef, NodeId, RequestId, Row, SegmentId, SiteId, Slot};
+use model::ids::{DiskId, DiskRef, NodeId, RequestId, Row, SegmentId, SiteId, Slot, Version};
 use model::payload::Payload;
 use model::placement::{Presence, View};
 use model::spread::{RowStamp, SpreadTable};
@@ -179,6 +179,12 @@ impl Core {
     pub(super) fn is_moving(&self, pool: Pool, segment: SegmentId, slot: Slot) -> bool {
         let place = self.table(pool).map(|t| t.place(t.row(segment), slot));
         place.is_some_and(|place| place.to.is_some())
+    }
+
+    /// How often a slot of a segment was moved, as far as is known.
+    pub(super) fn version(&self, pool: Pool, segment: SegmentId, slot: Slot) -> Version {
+        let place = self.table(pool).map(|t| t.place(t.row(segment), slot));
+        place.map_or(Version::default(), |place| place.version)
     }
 
     /// A segment's row, and what is known of its moves (R20).

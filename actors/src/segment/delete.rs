@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use coding::{SlotSet, layout};
 use model::geometry::Pool;
-use model::ids::{DiskId, FragmentKey, RequestId, Row, SegmentId, Slot};
+use model::ids::{DiskId, FragmentKey, RequestId, Row, SegmentId, Slot, Version};
 use model::payload::Payload;
 use model::spread::RowStamp;
 use model::time::Time;
@@ -21,8 +21,17 @@ pub(super) struct Deletes {
     lanes: BTreeMap<DiskId, Lane>,
 }
 
-/// Segments with the slots that are to be deleted.
-type Left = BTreeMap<SegmentId, (SegmentRef, SlotSet)>;
+/// Segments of which something is to be deleted.
+type Left = BTreeMap<SegmentId, Condemned>;
+
+#[derive(Debug)]
+struct Condemned {
+    segment: SegmentRef,
+    /// Slots that are not known to be gone.
+    slots: SlotSet,
+    /// Of the others, which version of the slot was known when it was gone.
+    gone: Vec<(Slot, Version)>,
+}
 
 /// The deletions on one disk.
 #[derive(Debug)]
@@ -63,12 +72,13 @@ impl Deletes {
             turn.counters.deletes_dropped += 1;
             return;
         }
-        let (_, left) = self
-            .left
-            .entry(segment.id)
-            .or_insert((segment, SlotSet::EMPTY));
-        let new = slots.without(*left);
-        *left = left.union(slots);
+        let condemned = self.left.entry(segment.id).or_insert(Condemned {
+            segment,
+            slots: SlotSet::EMPTY,
+            gone: Vec::new(),
+        });
+        let new = slots.without(condemned.slots);
+        condemned.slots = condemned.slots.union(slots);
         for slot in new.iter() {
             self.queue(turn, segment, slot);
         }
@@ -82,7 +92,7 @@ impl Deletes {
         match turn.core.place(segment.pool, segment.id, slot) {
             Place::Disk(on) => self.lane(on).queue.push_back(key),
             // The fragment went with its disk.
-            Place::Lost => self.gone(turn.core, key),
+            Place::Lost => self.gone(turn, key),
             Place::Unassigned => {}
         }
         // What a move may yet copy goes too.
@@ -102,17 +112,41 @@ impl Deletes {
 
     /// A disk has it no more. R20: while the slot is being moved, the fragment may be copied
     /// there after all, from what was listed before: it is deleted once more when that is over.
-    fn gone(&mut self, core: &Core, key: FragmentKey) {
-        let Some((segment, left)) = self.left.get_mut(&key.segment) else {
+    ///
+    /// A move that was not known then may have found it missing, and rebuilt it from slots that were not deleted yet.
+    /// Their disks had been told of the move with the question for their list, and would delete only once it is
+    /// known here. So once all slots are gone, those that a later version is known of are deleted again.
+    fn gone(&mut self, turn: &mut Turn<'_>, key: FragmentKey) {
+        let Some(condemned) = self.left.get_mut(&key.segment) else {
             return;
         };
-        let moving = core.is_moving(segment.pool, segment.id, key.slot);
-        if moving {
+        let (core, segment) = (&*turn.core, condemned.segment);
+        if core.is_moving(segment.pool, segment.id, key.slot) {
             return;
         }
-        left.remove(key.slot);
-        if left.is_empty() {
+        let version = |slot| core.version(segment.pool, segment.id, slot);
+        condemned.slots.remove(key.slot);
+        condemned.gone.retain(|(slot, _)| *slot != key.slot);
+        condemned.gone.push((key.slot, version(key.slot)));
+        if !condemned.slots.is_empty() {
+            return;
+        }
+        let outdated = |(slot, known): &&(Slot, Version)| version(*slot) > *known;
+        let again: Vec<Slot> = condemned
+            .gone
+            .iter()
+            .filter(outdated)
+            .map(|g| g.0)
+            .collect();
+        if again.is_empty() {
             self.left.remove(&key.segment);
+            return;
+        }
+        for slot in &again {
+            condemned.slots.insert(*slot);
+        }
+        for slot in again {
+            self.queue(turn, segment, slot);
         }
     }
 
@@ -141,7 +175,7 @@ impl Deletes {
                 turn.core.forget(id);
                 turn.core.timers.set(Timer::Delete(disk), None);
                 for key in batch.keys {
-                    self.gone(turn.core, key);
+                    self.gone(turn, key);
                 }
                 self.send_ready(turn);
             }
@@ -167,8 +201,8 @@ impl Deletes {
                 turn.core.forget(batch.id);
             }
         }
-        let left: Vec<(SegmentRef, SlotSet)> = self.left.values().copied().collect();
-        for (segment, slots) in left {
+        let left = self.left.values().map(|c| (c.segment, c.slots));
+        for (segment, slots) in left.collect::<Vec<_>>() {
             for slot in slots.iter() {
                 self.queue(turn, segment, slot);
             }
@@ -232,7 +266,7 @@ impl Lane {
 fn rows(core: &Core, keys: &[FragmentKey], left: &Left) -> Vec<(Pool, Row, RowStamp)> {
     let pools = keys.iter().filter_map(|key| left.get(&key.segment));
     let rows: BTreeMap<(Pool, Row), RowStamp> = pools
-        .map(|(segment, _)| {
+        .map(|Condemned { segment, .. }| {
             let (row, stamp) = core.row(segment.pool, segment.id);
             ((segment.pool, row), stamp)
         })

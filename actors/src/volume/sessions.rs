@@ -53,7 +53,9 @@ impl Sessions {
         let Some(session) = self.open.get_mut(&part.session) else {
             return Admission::NoSession;
         };
-        if part.low == 0 || part.n < part.low || part.n >= part.low + PARTS_IN_FLIGHT_MAX {
+        // A peer's numbers: they may be anything.
+        let end = part.low.checked_add(PARTS_IN_FLIGHT_MAX);
+        if part.low == 0 || part.n < part.low || end.is_none_or(|end| part.n >= end) {
             return Admission::OutOfWindow;
         }
         if part.n < session.low {

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use model::geometry::{Code, Pool};
-use model::ids::{DiskId, DiskRef, Incarnation, Slot};
+use model::ids::{DiskId, DiskRef, FragmentKey, Incarnation, Slot, Version};
 use model::machine::Machine;
 use model::placement::Presence;
 
@@ -148,5 +148,54 @@ fn busy_is_no_answer() {
     assert_eq!((world.machine.pending_deletes(), world.stored()), (3, 9));
     world.mood_of_site(2, Mood::Well);
     world.run_for(Duration::from_secs(20));
+    assert_eq!((world.machine.pending_deletes(), world.stored()), (0, 0));
+}
+
+/// R20: a move that nobody knew of here listed the row before all of it was deleted, found the slot missing, and
+/// rebuilt it from the others.
+#[test]
+fn what_a_move_rebuilds_before_all_is_deleted_is_deleted_again() {
+    let mut world = World::new(&[RS_4_2], 3, SegmentConfig::default());
+    let segments = vec![world.written(RS_4_2, 4).0];
+    let (segment, slot) = (segments[0], Slot(0));
+    let key = FragmentKey {
+        segment: segment.id,
+        slot,
+    };
+    let old = world.disk_of(segment, slot);
+    let rebuilt = world.disks[&old].fragments[&key].clone();
+    world.mood_of_site(1, Mood::Mute);
+    world.delete(segments);
+    world.run_for(Duration::from_secs(2));
+    assert!(!world.disks[&old].fragments.contains_key(&key));
+    assert_eq!(world.machine.pending_deletes(), 1, "not all of it is gone");
+
+    let row = world.view.pools[&segment.pool].row(segment.id);
+    let taken = |disk: &DiskId| {
+        let table = &world.view.pools[&segment.pool];
+        table
+            .iter()
+            .any(|(of, _, place)| of == row && place.disk.is_some_and(|at| at.disk == *disk))
+    };
+    let new = *world
+        .disks
+        .keys()
+        .find(|disk| !taken(disk))
+        .expect("a disk");
+    let at = world.disks[&new].at;
+    world
+        .disks
+        .get_mut(&new)
+        .expect("it")
+        .fragments
+        .insert(key, rebuilt);
+    world.change_view(|view| {
+        let table = view.pools.get_mut(&segment.pool).expect("its pool");
+        let place = table.iter().position(|(of, at, _)| (of, at) == (row, slot));
+        let place = &mut table.places[place.expect("a slot")];
+        (place.disk, place.version) = (Some(at), Version(place.version.0 + 1));
+    });
+    world.mood_of_site(1, Mood::Well);
+    world.run_for(Duration::from_secs(60));
     assert_eq!((world.machine.pending_deletes(), world.stored()), (0, 0));
 }

@@ -134,3 +134,20 @@ fn two_rows_of_one_client_or_one_session_are_one() {
     assert_eq!(sessions.of(client(2)), Some(session(2)));
     assert_eq!((sessions.of(client(1)), sessions.len()), (None, 1));
 }
+
+#[test]
+fn parts_of_any_number_are_judged() {
+    let session = SessionId(at(1));
+    let rows: Vec<Row> = vec![(session, client(1), 1, Vec::new())];
+    let mut sessions = Sessions::decode(&wire::encode(&rows)).expect("rows");
+    for (low, n) in [
+        (0, 0),
+        (2, 1),
+        (1, u64::MAX),
+        (u64::MAX, u64::MAX),
+        (u64::MAX - 1, u64::MAX),
+    ] {
+        let part = Part { session, n, low };
+        assert_eq!(sessions.admit(part), Admission::OutOfWindow, "{part:?}");
+    }
+}
