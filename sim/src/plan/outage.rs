@@ -121,6 +121,8 @@ impl Outage {
         let mut plan = Plan::draw(seed);
         plan.name = format!("{self:?}-{seed}");
         plan.faults = vec![self.fault()];
+        // The seed's table may have room for the seed's clients alone.
+        plan.machines.sessions = Machines::default().sessions;
         plan.expect = Expect {
             rto: Some(self.bar()),
             ..Expect::default()

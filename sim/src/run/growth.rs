@@ -103,7 +103,15 @@ impl Run {
         if self.world.nodes.contains_key(&id) {
             return;
         }
-        self.add_node(id, self.site_at(place.site), place);
+        let site = self.site_at(place.site);
+        // The site went for good meanwhile: a machine of its own would not be left of it.
+        if self.world.sites()[&site]
+            .iter()
+            .all(|n| self.lost.contains(n))
+        {
+            return;
+        }
+        self.add_node(id, site, place);
         self.start_node(id);
         for _ in 0..self.plan.topology.disks {
             self.give_disk(id, bytes);
