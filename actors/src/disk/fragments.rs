@@ -153,7 +153,7 @@ impl Disk {
             DiskRequest::Delete { keys, rows, .. }
                 if keys.len() <= KEYS_MAX && rows.len() <= KEYS_MAX =>
             {
-                if let Some(stamp) = self.outdated(&keys, &rows) {
+                if let Some(stamp) = self.outdated(&rows) {
                     return self.answer(asker, DiskReply::NotMine { stamp }, out);
                 }
                 for key in &keys {

@@ -17,7 +17,7 @@ use model::spread::{RowStamp, SpreadTable};
 use model::store::{FragmentDone, FragmentOp, OpId};
 
 use super::{Disk, DiskEffect};
-use crate::messages::DiskReply;
+use crate::messages::{DiskReply, RowKnown};
 
 /// Fragments looked at with one operation when the disk is cleared.
 const PAGE_KEYS: u32 = 1024;
@@ -164,20 +164,13 @@ impl Disk {
     }
 
     /// What is known of the first of these rows of which too little is known by that, to delete
-    /// these fragments.
-    pub(super) fn outdated(
-        &self,
-        keys: &[FragmentKey],
-        rows: &[(Pool, Row, RowStamp)],
-    ) -> Option<RowStamp> {
-        let is_old = |(pool, row, stamp): &&(Pool, Row, RowStamp)| {
-            let table = self.moves.view.pools.get(pool);
-            let of_row =
-                |key: &FragmentKey| table.is_none_or(|table| table.row(key.segment) == *row);
-            let of = |slot| keys.iter().any(|key| key.slot == slot && of_row(key));
-            !self.moves.covers((*pool, *row), stamp, of)
+    /// fragments of its slots.
+    pub(super) fn outdated(&self, rows: &[RowKnown]) -> Option<RowStamp> {
+        let is_old = |known: &&RowKnown| {
+            let of = |slot| known.slots.contains(&slot);
+            !self.moves.covers((known.pool, known.row), &known.stamp, of)
         };
-        let (pool, row, _) = rows.iter().find(is_old)?;
+        let RowKnown { pool, row, .. } = rows.iter().find(is_old)?;
         Some(self.moves.known((*pool, *row)))
     }
 

@@ -3,11 +3,24 @@
 use bincode::{Decode, Encode};
 use model::geometry::Pool;
 use model::ids::{
-    Epoch, FragmentKey, Incarnation, Position, Row, SegmentId, Seq, Version, VolumeId,
+    Epoch, FragmentKey, Incarnation, Position, Row, SegmentId, Seq, Slot, Version, VolumeId,
 };
 use model::journal::{Checkpoint, RecordHead, SealReport};
 use model::spread::RowStamp;
 use model::store::{Claim, FragmentMeta};
+
+/// What is known of a row's moves to whoever deletes fragments of some of its slots (R20).
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct RowKnown {
+    /// The row's pool.
+    pub pool: Pool,
+    /// The row.
+    pub row: Row,
+    /// How often each of its slots was moved.
+    pub stamp: RowStamp,
+    /// The slots of what is deleted: what a fragment's key does not tell is which of the rows it is of.
+    pub slots: Vec<Slot>,
+}
 
 /// Sent by a Volume machine (journal) or a Segment machine (fragments) to a disk. Every
 /// request names the disk's life that it is meant for; another life answers
@@ -130,7 +143,7 @@ pub enum DiskRequest {
         /// What a Segment machine knew of the moves of their rows: with less than the disk
         /// knows, a fragment that was listed already might be copied after its deletion is
         /// forgotten (R20). An audit comes again: it says nothing.
-        rows: Vec<(Pool, Row, RowStamp)>,
+        rows: Vec<RowKnown>,
     },
     /// By the owner's audit (R16): which fragments of this volume are there? Answered by
     /// `Keys`.

@@ -6,7 +6,7 @@ mod segment;
 mod volume;
 
 pub use clients::{CLIENTS_MAX, ClientsReply, ClientsRequest};
-pub use disk::{DiskReply, DiskRequest, FragmentAt, PutFragment};
+pub use disk::{DiskReply, DiskRequest, FragmentAt, PutFragment, RowKnown};
 pub use segment::{BlockRun, SegmentRef, SegmentReply, SegmentRequest};
 pub use volume::{ReadChunk, VolumeReply, VolumeRequest};
 

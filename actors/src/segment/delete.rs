@@ -6,12 +6,11 @@ use coding::{SlotSet, layout};
 use model::geometry::Pool;
 use model::ids::{DiskId, FragmentKey, RequestId, Row, SegmentId, Slot, Version};
 use model::payload::Payload;
-use model::spread::RowStamp;
 use model::time::Time;
 
 use super::Turn;
 use super::core::{Core, OnDisk, Place, Purpose, Timer, send};
-use crate::messages::{DiskReply, DiskRequest, SegmentRef};
+use crate::messages::{DiskReply, DiskRequest, RowKnown, SegmentRef};
 
 #[derive(Debug, Default)]
 pub(super) struct Deletes {
@@ -263,15 +262,24 @@ impl Lane {
 }
 
 /// What is known of the moves of these fragments' rows (R20).
-fn rows(core: &Core, keys: &[FragmentKey], left: &Left) -> Vec<(Pool, Row, RowStamp)> {
-    let pools = keys.iter().filter_map(|key| left.get(&key.segment));
-    let rows: BTreeMap<(Pool, Row), RowStamp> = pools
-        .map(|Condemned { segment, .. }| {
-            let (row, stamp) = core.row(segment.pool, segment.id);
-            ((segment.pool, row), stamp)
-        })
-        .collect();
-    let rows = rows.into_iter();
-    rows.map(|((pool, row), stamp)| (pool, row, stamp))
-        .collect()
+fn rows(core: &Core, keys: &[FragmentKey], left: &Left) -> Vec<RowKnown> {
+    let mut rows: BTreeMap<(Pool, Row), RowKnown> = BTreeMap::new();
+    for key in keys {
+        let Some(Condemned { segment, .. }) = left.get(&key.segment) else {
+            continue;
+        };
+        let pool = segment.pool;
+        let (row, stamp) = core.row(pool, segment.id);
+        let slots = Vec::new();
+        let known = rows.entry((pool, row)).or_insert(RowKnown {
+            pool,
+            row,
+            stamp,
+            slots,
+        });
+        if !known.slots.contains(&key.slot) {
+            known.slots.push(key.slot);
+        }
+    }
+    rows.into_values().collect()
 }

@@ -13,7 +13,7 @@ use model::store::{Claim, FragmentDone, FragmentMeta, FragmentOp, SegmentKind};
 
 use super::bench::{AT, Bench, INCARNATION, VOLUME};
 use crate::disk::{DiskConfig, DiskInput};
-use crate::messages::{DiskReply, DiskRequest, PutFragment};
+use crate::messages::{DiskReply, DiskRequest, PutFragment, RowKnown};
 
 const POOL: Pool = Pool {
     code: Code::Rs { k: 4, m: 2 },
@@ -126,7 +126,7 @@ fn a_listing_is_taken_after_a_durable_note_and_older_puts_are_refused_from_then_
     let delete = DiskRequest::Delete {
         incarnation: INCARNATION,
         keys: vec![KEY],
-        rows: vec![(POOL, Row(0), stamp(&[]))],
+        rows: vec![known_of(KEY.slot)],
     };
     assert!(matches!(b.ask(delete, &[]), DiskReply::NotMine { .. }));
 }
@@ -165,6 +165,16 @@ fn what_lies_elsewhere_for_good_is_dropped_but_not_by_a_table_that_knows_less() 
     b.fragment_done(FragmentDone::NotFound);
     let (reply, _) = b.answer(id).expect("answered");
     assert!(matches!(reply, DiskReply::NotMine { .. }), "{reply:?}");
+}
+
+/// Nothing of the row's moves, by who deletes a fragment of that slot.
+fn known_of(slot: Slot) -> RowKnown {
+    RowKnown {
+        pool: POOL,
+        row: Row(0),
+        stamp: stamp(&[]),
+        slots: vec![slot],
+    }
 }
 
 /// Slot 2 is this disk's, slot 5 another one's, in a site that is away or not.
@@ -216,7 +226,7 @@ fn what_moved_in_a_site_that_is_away_holds_up_nobody_but_who_moves_the_slot_itse
             slot: Slot(slot),
             ..KEY
         }],
-        rows: vec![(POOL, Row(0), stamp(&[]))],
+        rows: vec![known_of(Slot(slot))],
     };
     let refused = |reply: DiskReply| matches!(reply, DiskReply::NotMine { .. });
     let mut b = bench();
@@ -235,6 +245,27 @@ fn what_moved_in_a_site_that_is_away_holds_up_nobody_but_who_moves_the_slot_itse
     assert!(matches!(&b.fragment_ops[0].1, FragmentOp::Put { .. }));
     b.fragment_done(FragmentDone::Stored);
     b.send(delete(2), &[]);
+    assert!(matches!(&b.fragment_ops[0].1, FragmentOp::Delete { .. }));
+    b.fragment_done(FragmentDone::Deleted);
+    // A slot of the same number, but of another row, makes no difference to this one.
+    let of_two_rows = DiskRequest::Delete {
+        incarnation: INCARNATION,
+        keys: vec![
+            KEY,
+            FragmentKey {
+                slot: Slot(5),
+                ..KEY
+            },
+        ],
+        rows: vec![
+            known_of(KEY.slot),
+            RowKnown {
+                row: Row(1),
+                ..known_of(Slot(5))
+            },
+        ],
+    };
+    b.send(of_two_rows, &[]);
     assert!(matches!(&b.fragment_ops[0].1, FragmentOp::Delete { .. }));
     b.fragment_done(FragmentDone::Deleted);
     // Once the site is back, all counts again.
