@@ -154,6 +154,8 @@ bugs! {
     /// A slot of a disk that is to be emptied is another one's at once: nobody looks for what
     /// is not copied yet.
     DropDrained = "R20" "drop-drained",
+    /// Moves within a site that is away are asked for as any others, though nobody may know them.
+    AwayCounts = "R20" "away-counts",
     /// A disk is removed while slots are on it.
     RemoveFull = "S9" "remove-full",
     /// Slots stay where they are, whatever disks are added.

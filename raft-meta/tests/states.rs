@@ -354,6 +354,16 @@ fn site_command() -> BoxedStrategy<SiteCommand> {
         code: Code::Rs { k, m: 2 },
         without: None,
     };
+    let begin = || {
+        let of = (1u8..4, 0u16..6, 0u8..70, 0u64..4, disk());
+        of.prop_map(move |(k, row, slot, version, to)| MoveBegin {
+            pool: pool(k),
+            row: Row(row),
+            slot: Slot(slot),
+            version: Version(version),
+            to,
+        })
+    };
     prop_oneof![
         (node(), 0u64..3).prop_map(|(node, boot)| SiteCommand::RegisterNode {
             node,
@@ -384,15 +394,7 @@ fn site_command() -> BoxedStrategy<SiteCommand> {
             pool: pool(k),
             rows
         }),
-        (1u8..4, 0u16..6, 0u8..70, 0u64..4, disk()).prop_map(move |(k, row, slot, version, to)| {
-            SiteCommand::BeginMoves(vec![MoveBegin {
-                pool: pool(k),
-                row: Row(row),
-                slot: Slot(slot),
-                version: Version(version),
-                to,
-            }])
-        }),
+        begin().prop_map(|begin| SiteCommand::BeginMoves(vec![begin])),
         (1u8..4, 0u16..6, 0u8..70, 0u64..4, disk()).prop_map(move |(k, row, slot, version, to)| {
             SiteCommand::EndMoves(vec![SlotMove {
                 pool: pool(k),
@@ -402,15 +404,7 @@ fn site_command() -> BoxedStrategy<SiteCommand> {
                 to,
             }])
         }),
-        (1u8..4, 0u16..6, 0u8..70, 0u64..4, disk()).prop_map(move |(k, row, slot, version, to)| {
-            SiteCommand::Rebalance(vec![MoveBegin {
-                pool: pool(k),
-                row: Row(row),
-                slot: Slot(slot),
-                version: Version(version),
-                to,
-            }])
-        }),
+        begin().prop_map(|begin| SiteCommand::Rebalance(vec![begin])),
         (disk(), duty()).prop_map(|(at, duty)| SiteCommand::SetDiskDuty { at, duty }),
         (disk(), any::<bool>()).prop_map(|(at, lost)| SiteCommand::RemoveDisk { at, lost }),
     ]

@@ -165,6 +165,7 @@ mutants! {
     forgotten_leaf_is_caught: ForgottenLeaf,
     early_delete_is_caught: EarlyDelete,
     condemn_own_is_caught: CondemnOwn,
+    away_counts_is_caught: AwayCounts,
     reused_id_is_caught: ReusedId,
     full_disk_is_caught: FullDisk,
     unchecked_fragment_is_caught: UncheckedFragment,

@@ -24,7 +24,7 @@ use crate::messages::{VolumeReply, VolumeRequest};
 use crate::planted::{Bug, planted};
 use parts::{Gathered, Piece, split};
 
-pub use roll::who_ended;
+pub use roll::answer;
 
 /// Terms of a client.
 #[derive(Clone, Copy, Debug)]

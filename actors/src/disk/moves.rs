@@ -18,6 +18,7 @@ use model::store::{FragmentDone, FragmentOp, OpId};
 
 use super::{Disk, DiskEffect};
 use crate::messages::{DiskReply, RowKnown};
+use crate::planted::{Bug, planted};
 
 /// Fragments looked at with one operation when the disk is cleared.
 const PAGE_KEYS: u32 = 1024;
@@ -84,7 +85,7 @@ impl Moves {
     /// question always do (R20; simulator seed 210).
     fn covers(&self, row: (Pool, Row), stamp: &RowStamp, of: impl Fn(Slot) -> bool) -> bool {
         stamp.covers_where(&self.known(row), |slot| {
-            of(slot) || !self.is_away(row, slot)
+            of(slot) || !self.is_away(row, slot) || planted(Bug::AwayCounts)
         })
     }
 

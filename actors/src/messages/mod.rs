@@ -26,6 +26,19 @@ pub struct Envelope {
     pub message: Message,
 }
 
+impl Envelope {
+    /// A message on its way; an answer has its question's id.
+    #[must_use]
+    pub fn new(from: Endpoint, to: Endpoint, id: RequestId, message: Message) -> Self {
+        Self {
+            from,
+            to,
+            id,
+            message,
+        }
+    }
+}
+
 /// The protocols.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub enum Message {

@@ -27,13 +27,11 @@ use super::disk::{DiskActor, DiskFigures, DiskStores, GetFigures, ToDisk};
 use super::heal::{GetHealing, HealActor, HealedPort, Healing, ToHealer};
 use super::segment::{SegmentActor, ToSegment};
 use super::volume::{Stats, VolumeActor};
-use crate::client::{Client, ClientConfig, who_ended};
+use crate::client::{self, Client, ClientConfig};
 use crate::disk::{Disk, DiskConfig, ScrubNews};
 use crate::heal::{HealConfig, Healer};
 use crate::host::{Host, Route};
-use crate::messages::{
-    ClientsReply, ClientsRequest, DiskReply, DiskRequest, Envelope, Message as Wire, VolumeReply,
-};
+use crate::messages::{DiskReply, DiskRequest, Envelope, Message as Wire, VolumeReply};
 use crate::segment::{SegmentConfig, Segments};
 use crate::volume::{Input as VolumeInput, StopReason, Volume, VolumeConfig, VolumeStats};
 
@@ -414,12 +412,7 @@ impl Switchboard {
                     Route::Elsewhere(epoch) => {
                         let message = Wire::VolumeReply(VolumeReply::NotOwner { epoch });
                         let payload = Payload::empty();
-                        let reply = Envelope {
-                            from: to,
-                            to: from,
-                            id,
-                            message,
-                        };
+                        let reply = Envelope::new(to, from, id, message);
                         self.post(reply, payload, ctx);
                         return;
                     }
@@ -433,17 +426,11 @@ impl Switchboard {
                     });
                 }
             }
-            (Wire::ClientsRequest(ClientsRequest::WhoEnded(asked)), ActorId::Clients) => {
+            (Wire::ClientsRequest(request), ActorId::Clients) => {
                 let me = (self.config.node, self.config.boot);
-                let ended = who_ended(me, |client| self.clients.contains_key(&client), asked);
-                if !ended.is_empty() {
-                    let message = Wire::ClientsReply(ClientsReply::Ended(ended));
-                    let reply = Envelope {
-                        from: to,
-                        to: from,
-                        id,
-                        message,
-                    };
+                let lives = |client| self.clients.contains_key(&client);
+                if let Some(reply) = client::answer(me, lives, request) {
+                    let reply = Envelope::new(to, from, id, Wire::ClientsReply(reply));
                     self.post(reply, Payload::empty(), ctx);
                 }
             }
@@ -521,16 +508,7 @@ impl Handler<Post> for Switchboard {
             message,
             payload,
         } = post;
-        self.post(
-            Envelope {
-                from,
-                to,
-                id,
-                message,
-            },
-            payload,
-            ctx,
-        );
+        self.post(Envelope::new(from, to, id, message), payload, ctx);
     }
 }
 

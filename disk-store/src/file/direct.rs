@@ -8,13 +8,14 @@
 
 use std::cell::RefCell;
 use std::fs;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use bytes::Bytes;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use super::real::is_one_file;
 use crate::BLOCK;
 
 /// What devices and file systems ask of addresses, offsets and lengths, at most.
@@ -50,8 +51,7 @@ impl Direct {
         let flags = i32::try_from(OFlags::DIRECT.bits()).ok()?;
         let mut options = fs::OpenOptions::new();
         let file = options.write(true).custom_flags(flags).open(path).ok()?;
-        let (opened, same) = (file.metadata().ok()?, same.metadata().ok()?);
-        let is_same = (opened.dev(), opened.ino()) == (same.dev(), same.ino());
+        let is_same = is_one_file(&file.metadata().ok()?, &same.metadata().ok()?);
         is_same.then_some(Self(file))
     }
 

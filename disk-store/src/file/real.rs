@@ -42,6 +42,11 @@ fn io(what: &'static str) -> impl Fn(std::io::Error) -> FileError {
     }
 }
 
+/// Whether two names or handles are of one file.
+pub(super) fn is_one_file(a: &fs::Metadata, b: &fs::Metadata) -> bool {
+    (a.dev(), a.ino()) == (b.dev(), b.ino())
+}
+
 impl RealFiles {
     /// The directory `root`, which exists.
     #[must_use]
@@ -139,7 +144,7 @@ impl FileLayer for RealFiles {
         let (Ok(named), Ok(open)) = (fs::metadata(self.path(path)), file.file.metadata()) else {
             return false;
         };
-        named.dev() == open.dev() && named.ino() == open.ino()
+        is_one_file(&named, &open)
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use model::units::ByteSize;
 use rustix::process::Signal;
 use sim::faults::{self, Kind, Victim};
 use sim::plan::Plan;
@@ -16,7 +17,6 @@ use super::rot::Rot;
 use crate::admin::protocol::{Disk, Request};
 use crate::check::Target;
 use crate::dev::control::{self, Link, LinkChange};
-use model::units::ByteSize;
 
 /// Refuses a scenario that can't be drilled, before anything is touched.
 pub(super) fn check(plan: &Plan, field: &Field) -> Result<(), DrillError> {
@@ -274,10 +274,11 @@ fn shape(field: &Field, link: &Link, change: LinkChange) -> Result<(), DrillErro
 }
 
 fn are_links(links: &[Link]) -> String {
-    let pairs = links.iter().map(|l| format!("{}-{}", l.from, l.to));
-    let links = if links.len() == 1 { "link" } else { "links" };
-    let are = if links == "link" { "is" } else { "are" };
-    format!("{links} {} {are}", listed(pairs))
+    let pairs = listed(links.iter().map(|l| format!("{}-{}", l.from, l.to)));
+    match links {
+        [_] => format!("link {pairs} is"),
+        _ => format!("links {pairs} are"),
+    }
 }
 
 /// Makes room for a new disk, or brings the old one back. To be called while the node is down.

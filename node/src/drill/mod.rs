@@ -21,6 +21,7 @@ mod progress;
 mod rot;
 mod session;
 mod signals;
+mod steps;
 mod text;
 mod watch;
 

@@ -90,15 +90,7 @@ impl World {
                     payload,
                 } => {
                     let message = Message::DiskReply(reply);
-                    self.post(
-                        Envelope {
-                            from,
-                            to,
-                            id,
-                            message,
-                        },
-                        payload,
-                    );
+                    self.post(Envelope::new(from, to, id, message), payload);
                 }
                 DiskEffect::Journal { op, request } => {
                     self.open(node, id).journal_queue.push_back((op, request));

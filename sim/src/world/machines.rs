@@ -103,12 +103,7 @@ impl World {
             actor: Actor::Disk(disk),
         };
         let message = Message::DiskRequest(request);
-        let envelope = Envelope {
-            from,
-            to,
-            id,
-            message,
-        };
+        let envelope = Envelope::new(from, to, id, message);
         self.post(envelope, payload);
     }
 
@@ -133,15 +128,7 @@ impl World {
                     payload,
                 } => {
                     let message = Message::VolumeReply(reply);
-                    self.post(
-                        Envelope {
-                            from,
-                            to,
-                            id,
-                            message,
-                        },
-                        payload,
-                    );
+                    self.post(Envelope::new(from, to, id, message), payload);
                 }
                 volume::Effect::ToClients { node, id, request } => {
                     let to = Endpoint {
@@ -149,12 +136,7 @@ impl World {
                         actor: Actor::Clients,
                     };
                     let message = Message::ClientsRequest(request);
-                    let envelope = Envelope {
-                        from,
-                        to,
-                        id,
-                        message,
-                    };
+                    let envelope = Envelope::new(from, to, id, message);
                     self.post(envelope, Payload::empty());
                 }
                 volume::Effect::ToSegment(request) => {
@@ -308,15 +290,7 @@ impl World {
                         actor: Actor::Volume(request.volume()),
                     };
                     let message = Message::VolumeRequest(request);
-                    self.post(
-                        Envelope {
-                            from,
-                            to,
-                            id,
-                            message,
-                        },
-                        payload,
-                    );
+                    self.post(Envelope::new(from, to, id, message), payload);
                 }
                 client::Effect::Complete { tag, reply } => {
                     self.happenings.push(Happening::Complete {

@@ -2,9 +2,7 @@
 
 use actors::disk::DiskInput;
 use actors::host::Route;
-use actors::messages::{
-    ClientsReply, ClientsRequest, DiskReply, DiskRequest, Envelope, Message, VolumeReply,
-};
+use actors::messages::{DiskReply, DiskRequest, Envelope, Message, VolumeReply};
 use actors::{client, heal, segment, volume};
 use bytes::Bytes;
 use model::ids::{Actor, NodeId};
@@ -329,15 +327,7 @@ impl World {
                     Route::Start => self.start_volumes(node, vec![volume]),
                     Route::Elsewhere(epoch) => {
                         let message = Message::VolumeReply(VolumeReply::NotOwner { epoch });
-                        self.post(
-                            Envelope {
-                                from: to,
-                                to: from,
-                                id,
-                                message,
-                            },
-                            Payload::empty(),
-                        );
+                        self.post(Envelope::new(to, from, id, message), Payload::empty());
                         return;
                     }
                 }
@@ -352,21 +342,15 @@ impl World {
                     },
                 );
             }
-            (Message::ClientsRequest(ClientsRequest::WhoEnded(asked)), Actor::Clients) => {
+            (Message::ClientsRequest(request), Actor::Clients) => {
                 let n = &self.nodes[&node];
                 let Some(process) = n.process.as_ref() else {
                     return;
                 };
                 let me = (node, n.identity.boot);
-                let ended = client::who_ended(me, |id| process.clients.contains_key(&id), asked);
-                if !ended.is_empty() {
-                    let message = Message::ClientsReply(ClientsReply::Ended(ended));
-                    let reply = Envelope {
-                        from: to,
-                        to: from,
-                        id,
-                        message,
-                    };
+                let lives = |client| process.clients.contains_key(&client);
+                if let Some(reply) = client::answer(me, lives, request) {
+                    let reply = Envelope::new(to, from, id, Message::ClientsReply(reply));
                     self.post(reply, Payload::empty());
                 }
             }
