@@ -1,10 +1,13 @@
 //! What a volume's journal holds: records, as heads (bincode) with payloads beside them.
 
+use std::ops::Range;
+
 use bincode::{Decode, Encode};
 
+use crate::BLOCK_BYTES;
 use crate::cut::Cut;
-use crate::geometry::Pool;
-use crate::ids::{ClientRef, Epoch, Position, SegmentId, SessionId};
+use crate::geometry::{Pool, SEGMENT_BYTES_MAX};
+use crate::ids::{BlockNo, ClientRef, Epoch, Position, SegmentId, SessionId, VolumeId};
 use crate::payload::Payload;
 
 /// Identifies one mutating part of a client's request for exactly-once application (R10).
@@ -75,6 +78,93 @@ pub enum RecordBody {
     },
     /// The volume was made smaller: a range that is a hole from now on. No client's request.
     Cut(Cut),
+    /// Writes of whole blocks whose bytes are in a segment already: the journal carries only
+    /// the reference (R14).
+    Stored(Stored),
+}
+
+/// Writes whose bytes lie in one segment that no earlier record refers to. They take effect
+/// together, in their order.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Stored {
+    /// The segment; it survives the policy's losses (R14).
+    pub segment: SegmentId,
+    /// Its pool.
+    pub pool: Pool,
+    /// The length of its data in bytes.
+    pub segment_bytes: u32,
+    /// What it holds.
+    pub writes: Vec<StoredWrite>,
+}
+
+/// One of them.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct StoredWrite {
+    /// Whose write it is.
+    pub part: Part,
+    /// First block of the volume.
+    pub first: BlockNo,
+    /// Where its bytes begin in the segment's data; a multiple of the block size.
+    pub at: u32,
+    /// CRC-32C of each block.
+    pub sums: Vec<u32>,
+}
+
+impl StoredWrite {
+    /// The bytes of the volume that it writes.
+    #[must_use]
+    pub fn range(&self) -> Range<u64> {
+        let first = self.first.0.saturating_mul(BLOCK_BYTES as u64);
+        first..first.saturating_add((self.sums.len() * BLOCK_BYTES) as u64)
+    }
+}
+
+impl Stored {
+    /// Whether it can be what an owner of `volume` wrote: else it is damage.
+    #[must_use]
+    pub fn is_sound(&self, volume: VolumeId) -> bool {
+        let block = BLOCK_BYTES as u64;
+        let whole = self.segment_bytes as usize <= SEGMENT_BYTES_MAX
+            && self.segment_bytes.is_multiple_of(BLOCK_BYTES as u32);
+        let within = |write: &StoredWrite| {
+            let end = u64::from(write.at) + write.sums.len() as u64 * block;
+            let last = write.first.0.checked_add(write.sums.len() as u64);
+            !write.sums.is_empty()
+                && write.at.is_multiple_of(BLOCK_BYTES as u32)
+                && end <= u64::from(self.segment_bytes)
+                && last.is_some_and(|last| last <= u64::MAX / block)
+        };
+        let mut free = 0;
+        let apart = self.writes.iter().all(|write| {
+            let begins = write.at >= free;
+            free = write
+                .at
+                .saturating_add((write.sums.len() * BLOCK_BYTES) as u32);
+            begins
+        });
+        let own = self.segment.volume == volume;
+        own && whole && apart && !self.writes.is_empty() && self.writes.iter().all(within)
+    }
+
+    /// Bytes that clients wrote.
+    #[must_use]
+    pub fn written_bytes(&self) -> u64 {
+        let blocks = self.writes.iter().map(|write| write.sums.len() as u64);
+        blocks.sum::<u64>() * BLOCK_BYTES as u64
+    }
+}
+
+impl RecordHead {
+    /// About how many bytes it takes in an append: its payload, and the checksums that stand
+    /// for one.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let sums = match &self.body {
+            RecordBody::Stored(stored) => stored.writes.iter().map(|w| w.sums.len()).sum(),
+            _ => 0,
+        };
+        self.payload_len as usize + sums * 8
+    }
 }
 
 /// A record with its payload.

@@ -112,6 +112,16 @@ bugs! {
     ForgottenLeaf = "R13" "forgotten-leaf",
     /// Segments that are written anew overwrite what was written meanwhile.
     BlindMove = "R13" "blind-move",
+    /// A large write's reference is journaled while its segment is being written.
+    EarlyReference = "R14" "early-reference",
+    /// A new owner names segments without a look at those that its log refers to.
+    ForgottenReference = "R1" "forgotten-reference",
+    /// A piece that is written over a large write is laid over what the index has there.
+    PatchBase = "R12" "patch-base",
+    /// A segment of large writes that are all overwritten before the drain is left behind.
+    LostReference = "R16" "lost-reference",
+    /// A segment that was late, and that no record refers to, is left behind.
+    LeftSegment = "R16" "left-segment",
     /// What a checkpoint drops is deleted when it is planned.
     EarlyDelete = "R15" "early-delete",
     /// The audit condemns what is not in the index, of its own epoch too.

@@ -37,6 +37,12 @@ states! {
     OwnerFenced = "journal: an owner is fenced",
     /// Writes wait for the journal's window.
     WindowFull = "volume: writes wait for the journal's window",
+    /// A large write went past the journal.
+    Bypassed = "bypass: a large write is in a segment before it is in the journal",
+    /// A segment took too long: what it was to bring is journaled.
+    BypassLate = "bypass: a segment takes too long",
+    /// A segment could not be written: what it was to bring is journaled.
+    BypassUnwritable = "bypass: a segment can't be written",
     /// A read is refused or waits, for the lease has run out.
     LeaseLapsed = "volume: a read finds no lease",
     /// A retried write is known by its session.

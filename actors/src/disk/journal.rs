@@ -279,7 +279,7 @@ fn is_well_formed(append: &Append, payload: &Bytes) -> bool {
         let next = record.position;
         let dense = last.seq.0.checked_add(1) == Some(next.seq.0) && last.epoch <= next.epoch;
         let len = record.payload_len as usize;
-        if !dense || len > TABLE_BYTES_MAX || !is_body_well_formed(record) {
+        if !dense || len > TABLE_BYTES_MAX || !is_body_well_formed(append.volume, record) {
             return false;
         }
         bytes += len;
@@ -288,7 +288,7 @@ fn is_well_formed(append: &Append, payload: &Bytes) -> bool {
     last.epoch <= append.epoch && bytes == payload.len()
 }
 
-fn is_body_well_formed(record: &RecordHead) -> bool {
+fn is_body_well_formed(volume: VolumeId, record: &RecordHead) -> bool {
     let pieces_max = record.payload_len as usize / BLOCK_BYTES + 2;
     match &record.body {
         RecordBody::Write { sums, .. } => sums.len() <= pieces_max,
@@ -305,6 +305,7 @@ fn is_body_well_formed(record: &RecordHead) -> bool {
             let block = BLOCK_BYTES as u64;
             cut.from < cut.to && cut.from.is_multiple_of(block) && cut.to.is_multiple_of(block)
         }
+        RecordBody::Stored(stored) => record.payload_len == 0 && stored.is_sound(volume),
         RecordBody::EpochStart
         | RecordBody::Open(_)
         | RecordBody::Close(_)

@@ -403,6 +403,9 @@ impl Serving {
             return;
         }
         self.fullness.stored();
+        if self.bypass_written(id, segment) {
+            return;
+        }
         match &mut self.drain {
             Drain::Writing { writes, written }
             | Drain::Blocked {
@@ -428,6 +431,9 @@ impl Serving {
         }
         if full {
             self.fullness.refused(now);
+        }
+        if self.bypass_unwritable(now, id) {
+            return;
         }
         match &mut self.drain {
             Drain::Writing { writes, .. } => {
@@ -468,8 +474,36 @@ impl Serving {
             match run.content {
                 Content::Hole => delta.push(first, run.blocks, NewMapping::Hole),
                 Content::Zero => delta.push(first, run.blocks, NewMapping::Zero),
-                Content::Data { .. } | Content::Patch(_) => {}
+                // In a segment already (R14); so is the base of a patch that is kept (R28).
+                Content::Stored {
+                    segment,
+                    offset,
+                    ref sums,
+                } => {
+                    let count = usize::try_from(run.blocks).expect("a run fits a segment");
+                    let sums = sums.first(count).to_vec();
+                    let to = NewMapping::Data {
+                        segment,
+                        offset,
+                        sums,
+                    };
+                    delta.push(first, run.blocks, to);
+                }
+                Content::Patch(ref patch) => {
+                    if let Some(base) = patch.base() {
+                        let to = NewMapping::Data {
+                            segment: base.segment,
+                            offset: base.offset,
+                            sums: vec![base.sum],
+                        };
+                        delta.push(first, 1, to);
+                    }
+                }
+                Content::Data { .. } => {}
             }
+        }
+        if !planted(Bug::LostReference) {
+            frozen.overlay.brought().for_each(|s| delta.bring(s));
         }
         for packed in written {
             for PackedRun {

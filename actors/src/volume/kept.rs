@@ -10,7 +10,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use model::BLOCK_BYTES;
 use model::ids::BlockNo;
-use model::journal::{Record, RecordBody};
+use model::journal::{Record, RecordBody, StoredWrite};
 use model::sometimes::{Sometimes, reached};
 use model::time::Time;
 
@@ -57,17 +57,17 @@ impl Serving {
     fn still_newest(&self, block: BlockNo, mut patch: Patch) -> Option<Patch> {
         match self.layers.active.get(block) {
             None => {}
-            Some(Content::Patch(newer)) => patch.forget(&newer),
-            Some(Content::Data { .. } | Content::Hole | Content::Zero) => return None,
+            // Over a base of its own layer it has all of the block.
+            Some(Content::Patch(newer)) if newer.base().is_none() => patch.forget(&newer),
+            Some(_) => return None,
         }
         let first = block.0 * BLOCK_BYTES as u64;
         for record in self.journal.log().from(self.applied().seq.next()) {
-            let Some(range) = written(record) else {
-                continue;
-            };
-            let from = range.start.clamp(first, first + BLOCK_BYTES as u64) - first;
-            let to = range.end.clamp(first, first + BLOCK_BYTES as u64) - first;
-            patch.forget_range(from as usize..to as usize);
+            for range in written(record) {
+                let from = range.start.clamp(first, first + BLOCK_BYTES as u64) - first;
+                let to = range.end.clamp(first, first + BLOCK_BYTES as u64) - first;
+                patch.forget_range(from as usize..to as usize);
+            }
         }
         (!patch.is_empty()).then_some(patch)
     }
@@ -93,17 +93,21 @@ impl Serving {
 }
 
 /// The bytes of the volume that a record writes.
-fn written(record: &Record) -> Option<Range<u64>> {
+fn written(record: &Record) -> Vec<Range<u64>> {
     let payload = u64::from(record.head.payload_len);
-    match &record.head.body {
+    let range = match &record.head.body {
         RecordBody::Write { offset, .. } | RecordBody::Kept { offset, .. } => {
-            Some(*offset..*offset + payload)
+            *offset..*offset + payload
         }
-        RecordBody::Zero { offset, length, .. } => Some(*offset..*offset + *length),
-        RecordBody::Cut(cut) => Some(cut.from..cut.to),
+        RecordBody::Zero { offset, length, .. } => *offset..*offset + *length,
+        RecordBody::Cut(cut) => cut.from..cut.to,
+        RecordBody::Stored(stored) => {
+            return stored.writes.iter().map(StoredWrite::range).collect();
+        }
         RecordBody::EpochStart
         | RecordBody::Open(_)
         | RecordBody::Close(_)
-        | RecordBody::Checkpoint(_) => None,
-    }
+        | RecordBody::Checkpoint(_) => return Vec::new(),
+    };
+    std::iter::once(range).collect()
 }

@@ -8,7 +8,7 @@ use model::ids::{BlockNo, Position};
 
 use super::cache::BlockCache;
 use super::index::{Index, Mapping, Missing, Piece};
-use super::overlay::{Content, Overlay, Patch};
+use super::overlay::{Content, Overlay, Patch, StoredBlock};
 use crate::messages::SegmentRef;
 use model::BLOCK_BYTES;
 
@@ -77,10 +77,13 @@ impl Layers {
             match content {
                 Some(Content::Patch(patch)) => {
                     let from = slots.len();
-                    self.gather_frozen(first, blocks, &mut slots)?;
+                    match patch.base() {
+                        Some(base) => self.stored_block(first, base, &mut slots),
+                        None => self.gather_frozen(first, blocks, &mut slots)?,
+                    }
                     slots[from].patches.push(patch);
                 }
-                Some(content) => slots.push(slot_of(first, blocks, content)),
+                Some(content) => slot_of(&mut self.cache, (first, blocks), content, &mut slots),
                 None => self.gather_frozen(first, blocks, &mut slots)?,
             }
         }
@@ -100,14 +103,43 @@ impl Layers {
             match content {
                 Some(Content::Patch(patch)) => {
                     let from = slots.len();
-                    self.gather_index(first, blocks, slots)?;
+                    match patch.base() {
+                        Some(base) => self.stored_block(first, base, slots),
+                        None => self.gather_index(first, blocks, slots)?,
+                    }
                     slots[from].patches.push(patch);
                 }
-                Some(content) => slots.push(slot_of(first, blocks, content)),
+                Some(content) => slot_of(&mut self.cache, (first, blocks), content, slots),
                 None => self.gather_index(first, blocks, slots)?,
             }
         }
         Ok(())
+    }
+
+    fn stored_block(&mut self, at: BlockNo, block: StoredBlock, slots: &mut Vec<Slot>) {
+        let StoredBlock {
+            segment,
+            offset,
+            sum,
+        } = block;
+        stored(&mut self.cache, at, (segment, offset, vec![sum]), slots);
+    }
+
+    /// Where the base of a patch of the frozen layer is.
+    pub(super) fn gather_base(
+        &mut self,
+        block: BlockNo,
+        slots: &mut Vec<Slot>,
+    ) -> Result<(), Missing> {
+        let frozen = self.frozen.as_ref();
+        match frozen.and_then(|frozen| frozen.overlay.get(block)) {
+            Some(Content::Patch(patch)) if patch.base().is_some() => {
+                let base = patch.base().expect("just seen");
+                self.stored_block(block, base, slots);
+                Ok(())
+            }
+            _ => self.gather_index(block, 1, slots),
+        }
     }
 
     /// Pieces of segments, to be read.
@@ -159,19 +191,33 @@ fn zeros(first: u64, blocks: u64, allocated: bool) -> Slot {
     }
 }
 
-fn slot_of(first: BlockNo, blocks: u64, content: Content) -> Slot {
+fn slot_of(
+    cache: &mut BlockCache,
+    (first, blocks): (BlockNo, u64),
+    content: Content,
+    slots: &mut Vec<Slot>,
+) {
     let source = match content {
         Content::Data { bytes, .. } => Source::Bytes(bytes),
+        Content::Stored {
+            segment,
+            offset,
+            sums,
+        } => {
+            let count = usize::try_from(blocks).expect("a run fits a segment");
+            let sums = sums.first(count).to_vec();
+            return stored(cache, first, (segment, offset, sums), slots);
+        }
         Content::Hole => Source::Zeros { allocated: false },
         Content::Zero => Source::Zeros { allocated: true },
         Content::Patch(_) => unreachable!("a patch needs its base"),
     };
-    Slot {
+    slots.push(Slot {
         first,
         blocks,
         source,
         patches: Vec::new(),
-    }
+    });
 }
 
 /// Cuts a stored run at what the cache holds.

@@ -5,6 +5,7 @@
 //! checkpoint -> trim.
 
 mod asking;
+mod bypass;
 pub mod cache;
 mod drain;
 mod dropped;
@@ -41,6 +42,7 @@ use crate::messages::{
     VolumeReply, VolumeRequest,
 };
 pub use asking::SegmentRoom;
+pub use bypass::BypassTerms;
 use journal::{JournalTerms, Recovery, RequestIds, ToDisk};
 pub use rewrite::{Cause, RewriteTerms, Rewriting};
 use serve::Serving;
@@ -84,6 +86,8 @@ pub struct VolumeConfig {
     pub replace_after: Duration,
     /// How often what disks hold is audited against the index (R16).
     pub audit_every: Duration,
+    /// Which writes go past the journal.
+    pub bypass: BypassTerms,
     /// When segments are written anew.
     pub rewrite: RewriteTerms,
     /// How long an unanswered metadata request waits before it is asked again.
@@ -110,6 +114,7 @@ impl Default for VolumeConfig {
             index_pending_bytes: 1 << 20,
             replace_after: Duration::from_secs(10),
             audit_every: Duration::from_secs(600),
+            bypass: BypassTerms::default(),
             rewrite: RewriteTerms::default(),
             meta_retry: Duration::from_millis(300),
         }
@@ -405,6 +410,15 @@ impl Volume {
         }
     }
 
+    /// The segments that its records refer to that it does not know for committed (R14).
+    #[must_use]
+    pub fn referred(&self) -> Vec<SegmentRef> {
+        match &self.phase {
+            Phase::Leading(serving) => serving.referred(),
+            Phase::Claiming { .. } | Phase::Recovering { .. } | Phase::Stopped => Vec::new(),
+        }
+    }
+
     /// The segments of index pages that its last committed checkpoint reaches.
     #[must_use]
     pub fn index_segments(&self) -> Vec<SegmentRef> {
@@ -580,6 +594,10 @@ impl Volume {
             self.retry_waiting(now, out);
         }
         if let Phase::Leading(serving) = &mut self.phase {
+            if serving.is_serving() {
+                serving.step_bypass(now, &self.view, out);
+                self.waiting.extend(serving.bypass.take_returned());
+            }
             serving.send_to_segment(out);
             serving.pump(now, &mut self.ids, &mut self.to_disk);
         }

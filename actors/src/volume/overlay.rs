@@ -1,13 +1,14 @@
 //! Committed writes that no index holds yet, by block: what a read looks at first (R4: only
 //! committed records get here), and what a drain packs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use model::ids::BlockNo;
 use model::{BLOCK_BYTES, crc32c};
 
+use crate::messages::SegmentRef;
 use crate::planted::{Bug, planted};
 
 /// Per-block checksums of a run, shared with the record that brought them.
@@ -38,19 +39,38 @@ impl Sums {
     }
 }
 
-/// Bytes of a block that were written piecemeal over a base that is still in the index (R12).
+/// A block of a segment that no index reaches yet (R14).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StoredBlock {
+    /// The segment.
+    pub segment: SegmentRef,
+    /// Where the block begins in the segment's data.
+    pub offset: u32,
+    /// Its checksum.
+    pub sum: u32,
+}
+
+/// Bytes of a block that were written piecemeal over a base that is not in memory (R12).
 #[derive(Clone, Debug)]
 pub struct Patch {
     bytes: Box<[u8; BLOCK_BYTES]>,
     written: Box<[u64; BLOCK_BYTES / 64]>,
+    base: Option<StoredBlock>,
 }
 
 impl Patch {
-    fn new() -> Self {
+    fn over(base: Option<StoredBlock>) -> Self {
         Self {
             bytes: Box::new([0; BLOCK_BYTES]),
             written: Box::new([0; BLOCK_BYTES / 64]),
+            base,
         }
+    }
+
+    /// What the layer of the patch has under it; else it is what the layers below say.
+    #[must_use]
+    pub fn base(&self) -> Option<StoredBlock> {
+        self.base
     }
 
     fn write(&mut self, at: usize, bytes: &[u8]) {
@@ -130,6 +150,15 @@ pub enum Content {
         /// Their blocks' checksums.
         sums: Sums,
     },
+    /// Blocks of a segment that a record brought (R14).
+    Stored {
+        /// The segment.
+        segment: SegmentRef,
+        /// Where the first block begins in its data.
+        offset: u32,
+        /// The blocks' checksums.
+        sums: Sums,
+    },
     /// Unmapped; reads as zeros.
     Hole,
     /// Allocated; reads as zeros.
@@ -153,6 +182,19 @@ impl Content {
                 let n = usize::try_from(blocks).expect("a data run fits memory");
                 Self::Data {
                     bytes: bytes.slice(n * BLOCK_BYTES..),
+                    sums: sums.skip(n),
+                }
+            }
+            Self::Stored {
+                segment,
+                offset,
+                sums,
+            } => {
+                let n = usize::try_from(blocks).expect("a run fits a segment");
+                let skipped = u32::try_from(n * BLOCK_BYTES).expect("a run fits a segment");
+                Self::Stored {
+                    segment: *segment,
+                    offset: offset + skipped,
                     sums: sums.skip(n),
                 }
             }
@@ -188,6 +230,8 @@ pub struct Run {
 pub struct Overlay {
     runs: BTreeMap<u64, Run>,
     data_blocks: u64,
+    /// Segments that records brought, whatever is left of them.
+    brought: BTreeSet<SegmentRef>,
 }
 
 impl Overlay {
@@ -195,6 +239,19 @@ impl Overlay {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.runs.is_empty()
+    }
+
+    /// A record brings a segment.
+    pub fn bring(&mut self, segment: SegmentRef) {
+        assert!(
+            self.brought.insert(segment),
+            "one record brings a segment (R14)"
+        );
+    }
+
+    /// The segments that records brought.
+    pub fn brought(&self) -> impl Iterator<Item = SegmentRef> {
+        self.brought.iter().copied()
     }
 
     /// Blocks of data and patches.
@@ -211,7 +268,7 @@ impl Overlay {
     fn cost(run: &Run) -> u64 {
         match run.content {
             Content::Data { .. } | Content::Patch(_) => run.blocks,
-            Content::Hole | Content::Zero => 0,
+            Content::Stored { .. } | Content::Hole | Content::Zero => 0,
         }
     }
 
@@ -288,19 +345,34 @@ impl Overlay {
         (start + run.blocks > block.0).then(|| run.content.skip(block.0 - start).truncate(1))
     }
 
-    /// Writes a part of a block. `base` is what the layers below hold for it: full content
-    /// (data, hole or zero), or nothing if only the index knows.
+    /// Writes a part of a block. `below` is what the layers below hold for it: full content
+    /// in memory (data, hole or zero), or anything else if that must be read first.
     pub fn patch(&mut self, block: BlockNo, at: usize, bytes: &[u8], below: Option<Content>) {
         assert!(at + bytes.len() <= BLOCK_BYTES && !bytes.is_empty());
         let base = match self.get(block) {
             Some(content) => Some(content),
-            None => below.filter(|content| !matches!(content, Content::Patch(_))),
+            None => below
+                .filter(|content| !matches!(content, Content::Patch(_) | Content::Stored { .. })),
         };
         let content = match base {
             Some(Content::Data { bytes: old, .. }) => merged(&old, at, bytes),
             Some(Content::Hole | Content::Zero) => merged(&[0; BLOCK_BYTES], at, bytes),
             Some(Content::Patch(mut patch)) => grown(&mut patch, at, bytes),
-            None => grown(&mut Patch::new(), at, bytes),
+            Some(Content::Stored {
+                segment,
+                offset,
+                sums,
+            }) => {
+                let sum = sums.first(1)[0];
+                let base = StoredBlock {
+                    segment,
+                    offset,
+                    sum,
+                };
+                let base = Some(base).filter(|_| !planted(Bug::PatchBase));
+                grown(&mut Patch::over(base), at, bytes)
+            }
+            None => grown(&mut Patch::over(None), at, bytes),
         };
         self.insert(block, Run { blocks: 1, content });
     }

@@ -249,11 +249,9 @@ impl Reader {
         let (first, blocks) = span(job.target);
         let found = match job.target {
             Target::Copy => unreachable!("what is copied was looked up"),
-            Target::Base { .. } => {
+            Target::Base { block } => {
                 let mut slots = Vec::new();
-                layers
-                    .gather_index(first, blocks, &mut slots)
-                    .map(|()| slots)
+                layers.gather_base(block, &mut slots).map(|()| slots)
             }
             Target::Read { .. } | Target::Status { .. } => layers.gather(first, blocks),
         };

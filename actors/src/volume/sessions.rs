@@ -74,13 +74,11 @@ impl Sessions {
     pub fn follow(&mut self, head: &RecordHead) {
         match &head.body {
             RecordBody::Write { part, .. } | RecordBody::Zero { part, .. } => {
-                if let Some(session) = self.open.get_mut(&part.session) {
-                    if part.low > session.low {
-                        session.low = part.low;
-                        session.journaled = session.journaled.split_off(&part.low);
-                    }
-                    session.journaled.insert(part.n, head.position.seq);
-                }
+                self.journaled(part, head.position.seq);
+            }
+            RecordBody::Stored(stored) => {
+                let parts = stored.writes.iter().map(|write| &write.part);
+                parts.for_each(|part| self.journaled(part, head.position.seq));
             }
             RecordBody::Open(client) => {
                 let session = Session {
@@ -95,6 +93,16 @@ impl Sessions {
             | RecordBody::Checkpoint(_)
             | RecordBody::Cut(_)
             | RecordBody::Kept { .. } => {}
+        }
+    }
+
+    fn journaled(&mut self, part: &Part, at: Seq) {
+        if let Some(session) = self.open.get_mut(&part.session) {
+            if part.low > session.low {
+                session.low = part.low;
+                session.journaled = session.journaled.split_off(&part.low);
+            }
+            session.journaled.insert(part.n, at);
         }
     }
 

@@ -1,11 +1,11 @@
 //! No journal trim before its segments survive the policy's losses (R3), and no site's loss
 //! takes more (section 5, R25): when an owner has a checkpoint recorded, every new segment that
-//! it reaches can be decoded from what disks hold, whichever one site is lost.
+//! it reaches can be decoded from what disks hold, whichever one site is lost; and so can every
+//! segment that a record refers to, as soon as there is the record (R14).
 
 use std::collections::BTreeSet;
 
 use actors::messages::SegmentRef;
-use actors::volume::Volume;
 use disk_store::catalog::Catalog;
 use model::geometry::Code;
 use model::ids::{DiskRef, Epoch, FragmentKey, NodeId, SegmentId, SiteId, Slot, VolumeId};
@@ -34,9 +34,11 @@ impl Stored {
             return Ok(());
         };
         let machine = process.volumes.get(&volume);
-        let Some(segments) = machine.and_then(Volume::recording) else {
+        let Some(machine) = machine else {
             return Ok(());
         };
+        let mut segments = machine.recording().unwrap_or_default();
+        segments.extend(machine.referred());
         let epoch = process.volumes[&volume].stats().epoch;
         if epoch < last {
             return Ok(());

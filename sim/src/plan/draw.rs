@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use model::BLOCK_BYTES;
 use model::time::Time;
 
 use super::load::{ClientPlan, Load, Place};
@@ -53,8 +54,12 @@ impl Plan {
             add(rng, Time::ZERO + CALM, workload.span, &names, &mut faults);
         }
         let rng_of_sessions = &mut Rng::new(seed, 18);
+        let rng_of_bypass = &mut Rng::new(seed, 20);
         let machines = Machines {
             sessions: sessions(rng_of_sessions, &workload, &faults),
+            bypass: *rng_of_bypass.pick(&[0, 1, 1, 3, 12]) * BLOCK_BYTES as u64,
+            bypass_patience: rng_of_bypass
+                .duration(Duration::from_millis(100), Duration::from_secs(3)),
             ..machines
         };
         let ending = Ending {

@@ -10,7 +10,8 @@ use actors::heal::HealConfig;
 use actors::segment::SegmentConfig;
 use actors::volume::journal::JournalTerms;
 use actors::volume::sessions::SESSIONS_MAX;
-use actors::volume::{RewriteTerms, SegmentRoom, VolumeConfig};
+use actors::volume::{BypassTerms, RewriteTerms, SegmentRoom, VolumeConfig};
+use model::BLOCK_BYTES;
 use model::geometry::Code;
 use raft_meta::node::Config as MetaConfig;
 use serde::{Deserialize, Serialize};
@@ -214,6 +215,13 @@ pub struct Machines {
     /// How often nodes are asked which of their clients ended.
     #[serde(with = "as_duration")]
     pub roll_every: Duration,
+    /// Writes of whole blocks that bring together so many bytes go past the journal; nothing does
+    /// if it is 0.
+    #[serde(with = "as_size")]
+    pub bypass: u64,
+    /// How long a segment of theirs may take.
+    #[serde(with = "as_duration")]
+    pub bypass_patience: Duration,
     /// So many records go with one append at most.
     pub append_records: usize,
     /// Size of a journal file.
@@ -247,6 +255,8 @@ impl Default for Machines {
             audit_every: Duration::from_secs(2),
             sessions: SESSIONS_MAX,
             roll_every: Duration::from_secs(2),
+            bypass: 0,
+            bypass_patience: Duration::from_secs(2),
             append_records: 512,
             journal_file: 1 << 20,
             heal_after: Duration::from_secs(6),
@@ -271,6 +281,19 @@ impl Machines {
             small_blocks: 8,
             small_segments,
             ..RewriteTerms::default()
+        }
+    }
+
+    fn bypass_terms(&self) -> BypassTerms {
+        let bytes = usize::try_from(self.bypass).unwrap_or(usize::MAX);
+        let never = bytes == 0;
+        BypassTerms {
+            write_bytes: if never { usize::MAX } else { BLOCK_BYTES },
+            segment_bytes: bytes,
+            stream_bytes: bytes,
+            segments: 2,
+            bytes_max: 32 * BLOCK_BYTES,
+            patience: self.bypass_patience,
         }
     }
 
@@ -306,6 +329,7 @@ impl Machines {
             audit_every: self.audit_every,
             sessions_max: self.sessions,
             roll_every: self.roll_every,
+            bypass: self.bypass_terms(),
             rewrite: self.rewrite_terms(),
             index_cache_bytes: usize::try_from(self.index_cache).unwrap_or(usize::MAX),
             index_pending_bytes: usize::try_from(self.index_pending).unwrap_or(usize::MAX),

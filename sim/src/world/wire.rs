@@ -6,7 +6,7 @@ use actors::messages::{DiskReply, DiskRequest, Envelope, Message, VolumeReply};
 use actors::{client, heal, segment, volume};
 use bytes::Bytes;
 use model::ids::{Actor, NodeId};
-use model::journal::RecordBody;
+use model::journal::{RecordBody, RecordHead};
 use model::payload::Payload;
 use model::store::SegmentKind;
 use model::wire;
@@ -80,6 +80,8 @@ pub enum Moment {
     JoinSent,
     /// An owner proposes that a new set of replicas is adopted.
     AdoptSent,
+    /// An owner sends a record that refers to a segment (R14).
+    ReferenceSent,
 }
 
 impl Moment {
@@ -90,11 +92,12 @@ impl Moment {
                 (put.meta.kind == SegmentKind::Index).then_some(Self::IndexSent)
             }
             Message::DiskRequest(DiskRequest::Append { records, .. }) => {
-                let checkpoint = |body: &RecordBody| matches!(body, RecordBody::Checkpoint(_));
-                records
-                    .iter()
-                    .any(|r| checkpoint(&r.body))
-                    .then_some(Self::CheckpointSent)
+                let checkpoint = |r: &RecordHead| matches!(r.body, RecordBody::Checkpoint(_));
+                let reference = |r: &RecordHead| matches!(r.body, RecordBody::Stored(_));
+                if records.iter().any(checkpoint) {
+                    return Some(Self::CheckpointSent);
+                }
+                records.iter().any(reference).then_some(Self::ReferenceSent)
             }
             Message::DiskRequest(DiskRequest::Join { .. }) => Some(Self::JoinSent),
             Message::DiskRequest(DiskRequest::Delete { .. }) => Some(Self::DeleteSent),
@@ -183,7 +186,7 @@ impl World {
             self.moment(moment);
             match (moment, envelope.from.actor) {
                 (Moment::WriteAcked, Actor::Volume(id)) => self.notes.push(Note::Acked(from, id)),
-                (Moment::CheckpointSent, Actor::Volume(id)) => {
+                (Moment::CheckpointSent | Moment::ReferenceSent, Actor::Volume(id)) => {
                     self.notes.push(Note::Checkpoint(from, id));
                 }
                 _ => {}

@@ -45,6 +45,8 @@ struct Change {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Delta {
     changes: Vec<Change>,
+    /// Segments that come with it, whether or not anything in them is mapped.
+    brought: Vec<SegmentRef>,
 }
 
 impl Delta {
@@ -94,10 +96,15 @@ impl Delta {
         }
     }
 
+    /// Adds a segment that exists already: what of it is not mapped by the delta is dropped.
+    pub fn bring(&mut self, segment: SegmentRef) {
+        self.brought.push(segment);
+    }
+
     /// Whether it changes nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.changes.is_empty()
+        self.changes.is_empty() && self.brought.is_empty()
     }
 }
 
@@ -168,11 +175,13 @@ impl Applying {
             .all(|pair| pair[0].end() <= pair[1].first);
         assert!(apart, "the ranges of a delta do not overlap");
         let mut segments = BTreeMap::new();
-        for change in &changes {
-            if let NewMapping::Data { segment, .. } = &change.to {
-                let known = *segments.entry(segment.id.counter).or_insert(*segment);
-                assert_eq!(known, *segment, "a counter names one segment");
-            }
+        let mapped = changes.iter().filter_map(|change| match &change.to {
+            NewMapping::Data { segment, .. } => Some(*segment),
+            NewMapping::Hole | NewMapping::Zero => None,
+        });
+        for segment in mapped.chain(delta.brought.iter().copied()) {
+            let known = *segments.entry(segment.id.counter).or_insert(segment);
+            assert_eq!(known, segment, "a counter names one segment");
         }
         let block = changes.first().map_or(0, |change| change.first);
         let at = Cursor { change: 0, block };

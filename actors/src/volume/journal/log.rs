@@ -11,6 +11,7 @@ pub struct Log {
     base: Position,
     records: VecDeque<Record>,
     written_bytes: u64,
+    stored_bytes: u64,
 }
 
 impl Log {
@@ -21,6 +22,7 @@ impl Log {
             base,
             records: VecDeque::new(),
             written_bytes: 0,
+            stored_bytes: 0,
         }
     }
 
@@ -40,6 +42,12 @@ impl Log {
     #[must_use]
     pub fn written_bytes(&self) -> u64 {
         self.written_bytes
+    }
+
+    /// Bytes of clients' writes that are in segments already, and that records held refer to.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        self.stored_bytes
     }
 
     /// Records held.
@@ -67,6 +75,7 @@ impl Log {
             "epochs only grow along a log"
         );
         self.written_bytes += written(&record);
+        self.stored_bytes += stored(&record);
         self.records.push_back(record);
     }
 
@@ -105,6 +114,7 @@ impl Log {
         while self.records.front().is_some_and(|r| r.head.position <= to) {
             let record = self.records.pop_front().expect("just seen");
             self.written_bytes -= written(&record);
+            self.stored_bytes -= stored(&record);
         }
         self.base = to;
     }
@@ -114,6 +124,13 @@ impl Log {
 fn written(record: &Record) -> u64 {
     match record.head.body {
         RecordBody::Write { .. } | RecordBody::Kept { .. } => record.payload.len() as u64,
+        _ => 0,
+    }
+}
+
+fn stored(record: &Record) -> u64 {
+    match &record.head.body {
+        RecordBody::Stored(stored) => stored.written_bytes(),
         _ => 0,
     }
 }

@@ -378,10 +378,10 @@ impl Journal {
         let prev = self.log.position(Seq(replica.next.0.checked_sub(1)?))?;
         let mut records = Vec::new();
         let mut payload = Payload::empty();
-        let mut last = prev;
+        let (mut weight, mut last) = (0, prev);
         for record in self.log.from(replica.next) {
-            let full = records.len() >= self.terms.batch_records
-                || payload.len() + record.payload.len() > self.terms.batch_bytes;
+            weight += record.head.weight();
+            let full = records.len() >= self.terms.batch_records || weight > self.terms.batch_bytes;
             if full && !records.is_empty() {
                 break;
             }

@@ -1,7 +1,7 @@
 //! What clients ask: in range, within the window, each mutating part once (R10).
 
 use model::block::BlockError;
-use model::ids::{Actor, Boot, ClientRef, Endpoint, Position, RequestId, SessionId};
+use model::ids::{Actor, Boot, ClientRef, Endpoint, Position, RequestId, Seq, SessionId};
 use model::journal::{PART_BYTES_MAX, Part, RecordBody};
 use model::payload::Payload;
 use model::sometimes::{Sometimes, reached};
@@ -11,9 +11,19 @@ use model::{BLOCK_BYTES, crc32c};
 use super::{Ack, Serving, Stage, answer};
 use crate::messages::{VolumeReply, VolumeRequest};
 use crate::planted::{Bug, planted};
+use crate::volume::bypass::{Large, Verdict};
 use crate::volume::read::Target;
 use crate::volume::sessions::Admission;
 use crate::volume::{Effect, Waiting};
+
+/// Which ways a mutating part may go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::volume) enum Way {
+    /// By the journal, or past it.
+    Any,
+    /// By the journal.
+    Journal,
+}
 
 impl Serving {
     /// Bytes of writes that the journal holds before further ones wait. What a new owner took
@@ -71,7 +81,7 @@ impl Serving {
                 }
             }
             VolumeRequest::Write { .. } | VolumeRequest::Zero { .. } => {
-                return self.mutate(now, waiting, out);
+                return self.mutate(now, waiting, Way::Any, out);
             }
         }
         None
@@ -154,10 +164,12 @@ impl Serving {
         );
     }
 
-    pub(super) fn mutate(
+    /// Takes a mutating part, or gives it back to wait.
+    pub(in crate::volume) fn mutate(
         &mut self,
         now: Time,
         waiting: Waiting,
+        way: Way,
         out: &mut Vec<Effect>,
     ) -> Option<Waiting> {
         let (from, id) = (waiting.from, waiting.id);
@@ -173,15 +185,21 @@ impl Serving {
             } => (*part, *offset, *length),
             _ => return None,
         };
-        match self.admit(now, part, (from, id), out) {
-            Admission::New => {}
-            _ => return None,
+        if self.bypass.asked_again(part, (from, id)) || !self.is_new(now, part, (from, id), out) {
+            return None;
         }
         if waiting.payload.len() > PART_BYTES_MAX {
             self.refuse(now, (from, id), BlockError::OutOfRange, out);
             return None;
         }
         let waiting = self.in_range(now, waiting, (offset, length), out)?;
+        if way == Way::Any && matches!(waiting.request, VolumeRequest::Write { .. }) {
+            match self.bypass.judge(now, offset, waiting.payload.len()) {
+                Verdict::Past => return self.go_past(waiting, out),
+                Verdict::Wait => return Some(waiting),
+                Verdict::Journal => {}
+            }
+        }
         // Blocks that are written piecemeal take far more memory than the journal says.
         let crowded = self.layers.undrained_blocks() * BLOCK_BYTES as u64 > 2 * self.window_bytes();
         let full = self.journal.log().written_bytes() + length.min(waiting.payload.len() as u64)
@@ -224,18 +242,63 @@ impl Serving {
             answer(out, from, id, VolumeReply::Done);
             return None;
         }
+        let bytes = waiting.payload.len();
         let position = self.append(now, body, Payload::from(waiting.payload));
-        self.acks.push_back(Ack {
-            seq: position.seq,
-            to: from,
-            id,
-            opens: None,
-        });
+        self.bypass.journaled(position.seq, bytes);
+        self.acknowledge_at(position.seq, (from, id));
         None
     }
 
-    /// R10: what is not new is answered here, or when its record is committed.
-    pub(super) fn admit(
+    /// Takes a large write in that goes past the journal.
+    fn go_past(&mut self, mut waiting: Waiting, out: &mut Vec<Effect>) -> Option<Waiting> {
+        let VolumeRequest::Write {
+            part, offset, sums, ..
+        } = &mut waiting.request
+        else {
+            return Some(waiting);
+        };
+        if !sums_hold(*offset, &waiting.payload, sums) {
+            answer(out, waiting.from, waiting.id, VolumeReply::Busy);
+            return None;
+        }
+        let (part, offset, sums) = (*part, *offset, sums.clone());
+        self.bypass.gather(Large::new(waiting, part, offset, sums));
+        None
+    }
+
+    /// Who asked is answered once the record of that number, just appended, is committed.
+    pub(in crate::volume) fn acknowledge_at(&mut self, seq: Seq, (to, id): (Endpoint, RequestId)) {
+        let last = self.acks.back().map(|last| last.seq);
+        assert!(
+            last <= Some(seq),
+            "acknowledged in the order of the journal"
+        );
+        self.acks.push_back(Ack {
+            seq,
+            to,
+            id,
+            opens: None,
+        });
+    }
+
+    /// Whether what ends there is served.
+    pub(in crate::volume) fn reaches(&self, end: u64) -> bool {
+        self.bounds.serves(end)
+    }
+
+    /// R10: whether a part was never seen; any other is answered here, or when its record is
+    /// committed.
+    pub(in crate::volume) fn is_new(
+        &mut self,
+        now: Time,
+        part: Part,
+        asker: (Endpoint, RequestId),
+        out: &mut Vec<Effect>,
+    ) -> bool {
+        self.admit(now, part, asker, out) == Admission::New
+    }
+
+    fn admit(
         &mut self,
         now: Time,
         part: Part,

@@ -3,12 +3,13 @@
 use bytes::Bytes;
 use model::BLOCK_BYTES;
 use model::ids::BlockNo;
-use model::journal::{Record, RecordBody};
+use model::journal::{Record, RecordBody, Stored};
 use model::time::Time;
 
 use super::{Ack, Serving, Stage, answer, index_config};
 use crate::messages::VolumeReply;
 use crate::planted::{Bug, planted};
+use crate::volume::bypass::segment_of;
 use crate::volume::index::{Index, SegmentCounter};
 use crate::volume::journal::CommittedCheckpoint;
 use crate::volume::overlay::{Content, Run, Sums};
@@ -49,10 +50,17 @@ impl Serving {
         self.inherited_bytes = self.journal.log().written_bytes();
         self.applied = checkpoint.checkpoint.covers;
         let checkpoint = checkpoint.checkpoint;
-        let next = if planted(Bug::RestartCounter) {
-            0
-        } else {
-            checkpoint.next_counter
+        // What the log refers to was named after the checkpoint.
+        let after = |record: &Record| match &record.head.body {
+            RecordBody::Stored(stored) => stored.segment.counter.checked_add(1),
+            _ => None,
+        };
+        let log = self.journal.log();
+        let referred = log.from(log.base().seq.next()).filter_map(after).max();
+        let next = match referred.filter(|_| !planted(Bug::ForgottenReference)) {
+            _ if planted(Bug::RestartCounter) => 0,
+            Some(referred) => referred.max(checkpoint.next_counter),
+            None => checkpoint.next_counter,
         };
         self.segment_counter = SegmentCounter::new(self.epoch, next);
         self.layers.index = Index::open(self.id, &checkpoint, index_config(&self.config));
@@ -136,6 +144,13 @@ impl Serving {
                 let bytes = record.payload.clone().into_bytes();
                 self.apply_kept(now, *offset, &bytes);
             }
+            RecordBody::Stored(stored) => {
+                self.oldest_write.get_or_insert(now);
+                if !stored.is_sound(self.id) {
+                    return self.fail(StopReason::Corrupt);
+                }
+                self.apply_stored(stored);
+            }
             RecordBody::Checkpoint(_) => self.checkpoint_recorded(position),
         }
         self.answer_acks(out);
@@ -185,6 +200,23 @@ impl Serving {
         for (from, to) in edges(offset, end) {
             let piece = &bytes[(from - offset) as usize..(to - offset) as usize];
             self.patch(from, piece);
+        }
+    }
+
+    /// R14: what is read from the segment is what the record's checksums say.
+    fn apply_stored(&mut self, stored: &Stored) {
+        let segment = segment_of(stored);
+        self.layers.active.bring(segment);
+        for write in &stored.writes {
+            let content = Content::Stored {
+                segment,
+                offset: write.at,
+                sums: Sums::new(write.sums.as_slice().into()),
+            };
+            let blocks = write.sums.len() as u64;
+            self.layers
+                .active
+                .insert(write.first, Run { blocks, content });
         }
     }
 

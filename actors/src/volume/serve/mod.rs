@@ -10,6 +10,7 @@ mod refuse;
 mod replicas;
 mod roll;
 
+pub(super) use admit::Way;
 pub use admit::write_sums;
 use audit::Audit;
 use bounds::Bounds;
@@ -34,6 +35,7 @@ use model::time::Time;
 use crate::messages::{SegmentReply, SegmentRequest, VolumeReply};
 use crate::planted::{Bug, planted};
 use crate::volume::asking::Asking;
+use crate::volume::bypass::Bypass;
 use crate::volume::cache::BlockCache;
 use crate::volume::drain::Drain;
 use crate::volume::dropped::DroppedSegments;
@@ -96,6 +98,7 @@ pub(super) struct Serving {
     /// Bytes of earlier owners' writes that no checkpoint of this epoch covers yet.
     pub(super) inherited_bytes: u64,
     acks: VecDeque<Ack>,
+    pub(super) bypass: Bypass,
     pub(super) reader: Reader,
     pub(super) drain: Drain,
     pub(super) dropped: DroppedSegments,
@@ -154,6 +157,7 @@ impl Serving {
             sessions: Sessions::default(),
             roll: Roll::default(),
             acks: VecDeque::new(),
+            bypass: Bypass::new(config.bypass),
             reader: Reader::default(),
             drain: Drain::Idle,
             dropped: DroppedSegments::default(),
@@ -216,11 +220,12 @@ impl Serving {
         let index = self.layers.index.stats();
         // Payload that the published checkpoint does not cover: what is in the log, and what
         // a checkpoint covers that is not published yet.
+        let log = self.journal.log();
         let unpublished = self.published.covers < self.journal.checkpoint().checkpoint.covers;
         VolumeStats {
             epoch: self.epoch,
             serving: self.is_serving(),
-            untrimmed_bytes: self.journal.log().written_bytes() + u64::from(unpublished),
+            untrimmed_bytes: log.written_bytes() + log.stored_bytes() + u64::from(unpublished),
             logical_bytes: index.mapped_blocks * BLOCK_BYTES as u64,
             stored_bytes: index.stored_bytes,
             sessions: self.sessions.len(),
@@ -445,6 +450,7 @@ impl Serving {
             self.rewriter_deadline(),
             self.roll_deadline(),
             self.bounds.deadline(self.config.meta_retry * 10),
+            self.bypass.deadline(),
         ];
         own.into_iter().flatten().for_each(&mut at);
         if self.journal.checkpoint().checkpoint.covers > self.published.covers {

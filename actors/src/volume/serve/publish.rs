@@ -84,6 +84,7 @@ impl Serving {
             && self.layers.frozen.is_none()
             && self.journal.committed() == self.journal.log().last()
             && self.acks.is_empty()
+            && self.bypass.is_empty()
     }
 
     /// A passivating owner: all is covered and committed; it gives up its lease, then commits
@@ -93,6 +94,7 @@ impl Serving {
             && matches!(self.drain, Drain::Idle)
             && self.only_kept()
             && self.acks.is_empty()
+            && self.bypass.is_empty()
         {
             // What can't be merged now stays in the journal, for the next owner (R28).
             self.release = true;

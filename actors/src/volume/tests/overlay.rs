@@ -1,3 +1,5 @@
+use model::geometry::{Code, Pool};
+use model::ids::{Epoch, SegmentId, VolumeId};
 use proptest::prelude::{Just, Strategy, any, prop_assert_eq, prop_oneof, proptest};
 
 use super::*;
@@ -10,6 +12,11 @@ enum Op {
         first: u64,
         blocks: u64,
         fill: u8,
+    },
+    Stored {
+        first: u64,
+        blocks: u64,
+        counter: u32,
     },
     Hole {
         first: u64,
@@ -37,6 +44,11 @@ fn ops() -> impl Strategy<Value = Op> {
             blocks,
             fill
         }),
+        (range.clone(), any::<u8>()).prop_map(|((first, blocks), counter)| Op::Stored {
+            first,
+            blocks,
+            counter: counter.into(),
+        }),
         range
             .clone()
             .prop_map(|(first, blocks)| Op::Hole { first, blocks }),
@@ -53,6 +65,33 @@ fn ops() -> impl Strategy<Value = Op> {
 /// Each byte: written with a value here, or not at all (the base's).
 type Plain = Vec<Option<u8>>;
 
+/// A segment whose blocks hold the lowest byte of its counter, counted up.
+fn segment(counter: u32) -> SegmentRef {
+    let (volume, epoch) = (VolumeId(1), Epoch(1));
+    SegmentRef {
+        id: SegmentId {
+            volume,
+            epoch,
+            counter,
+        },
+        pool: Pool {
+            code: Code::INDEX,
+            without: None,
+        },
+        bytes: (BLOCKS as usize * BLOCK_BYTES) as u32,
+    }
+}
+
+/// What stands for the checksum of a block of a segment.
+fn sum_at(counter: u32, block: u32) -> u32 {
+    counter << 16 | block
+}
+
+fn stored_byte(segment: &SegmentRef, offset: u32) -> u8 {
+    let block = offset as usize / BLOCK_BYTES;
+    (segment.id.counter as u8).wrapping_add(block as u8)
+}
+
 fn plain_of(overlay: &Overlay) -> Plain {
     let mut out = vec![None; BLOCKS as usize * BLOCK_BYTES];
     for (first, blocks, content) in overlay.lookup(BlockNo(0), BLOCKS) {
@@ -61,9 +100,17 @@ fn plain_of(overlay: &Overlay) -> Plain {
             out[start + i] = match &content {
                 None => None,
                 Some(Content::Data { bytes, .. }) => Some(bytes[i]),
+                Some(Content::Stored {
+                    segment, offset, ..
+                }) => Some(stored_byte(segment, offset + i as u32)),
                 Some(Content::Hole | Content::Zero) => Some(0),
                 Some(Content::Patch(patch)) => {
-                    (patch.written[i / 64] >> (i % 64) & 1 == 1).then(|| patch.bytes[i])
+                    let written = patch.written[i / 64] >> (i % 64) & 1 == 1;
+                    let base = || {
+                        let base = patch.base()?;
+                        Some(stored_byte(&base.segment, base.offset))
+                    };
+                    written.then(|| patch.bytes[i]).or_else(base)
                 }
             };
         }
@@ -85,6 +132,18 @@ proptest! {
                     overlay.insert(BlockNo(first), Run { blocks, content: Content::Data { bytes, sums } });
                     (first as usize * BLOCK_BYTES, blocks as usize * BLOCK_BYTES, fill)
                 }
+                Op::Stored { first, blocks, counter } => {
+                    let segment = segment(counter);
+                    let sums = (0..blocks as u32).map(|i| sum_at(counter, i)).collect::<Vec<_>>();
+                    let content = Content::Stored { segment, offset: 0, sums: Sums::new(sums.into()) };
+                    overlay.insert(BlockNo(first), Run { blocks, content });
+                    for i in 0..blocks as usize {
+                        let at = (first as usize + i) * BLOCK_BYTES;
+                        let byte = stored_byte(&segment, (i * BLOCK_BYTES) as u32);
+                        plain[at..at + BLOCK_BYTES].fill(Some(byte));
+                    }
+                    continue;
+                }
                 Op::Hole { first, blocks } => {
                     overlay.insert(BlockNo(first), Run { blocks, content: Content::Hole });
                     (first as usize * BLOCK_BYTES, blocks as usize * BLOCK_BYTES, 0)
@@ -101,8 +160,14 @@ proptest! {
             plain[start..start + len].fill(Some(value));
         }
         prop_assert_eq!(plain_of(&overlay), plain);
-        // Every data block's checksum is its own.
+        // Every block's checksum is its own, also after runs were cut.
         for (_, run) in overlay.runs() {
+            if let Content::Stored { segment, offset, sums } = &run.content {
+                let first = offset / BLOCK_BYTES as u32;
+                for (i, sum) in (first..).zip(sums.first(run.blocks as usize)) {
+                    prop_assert_eq!(*sum, sum_at(segment.id.counter, i));
+                }
+            }
             if let Content::Data { bytes, sums } = &run.content {
                 for (i, sum) in sums.first(run.blocks as usize).iter().enumerate() {
                     prop_assert_eq!(*sum, crc32c(&bytes[i * BLOCK_BYTES..(i + 1) * BLOCK_BYTES]));
