@@ -19,7 +19,7 @@ pub const HEADER_AREA_MAX: u64 = 1 << 20;
 /// A batch has no more entries; a longer one is split.
 pub const BATCH_ENTRIES_MAX: usize = 4096;
 
-/// No journal lives to count so far; what claims more is not a batch.
+/// No journal lives to count so far; what claims more is not a batch, and is never written.
 pub(super) const NUMBER_MAX: u64 = 1 << 62;
 
 /// The batch opens a term: everything before it that it does not follow is void.

@@ -18,7 +18,7 @@ use model::store::{
 
 use crate::BLOCK;
 use crate::file::{File, FileError, FileLayer};
-use batch::{FLAG_DAMAGED, FLAG_OPEN, Head, Size};
+use batch::{FLAG_DAMAGED, FLAG_OPEN, Head, NUMBER_MAX, Size};
 use mark::{Mark, Synced};
 
 pub use batch::{BATCH_ENTRIES_MAX, HEADER_AREA_MAX};
@@ -440,6 +440,10 @@ impl<L: FileLayer> Journal<L> {
         let Some(start) = start else { return Ok(()) };
         if chunks.is_empty() {
             return Ok(());
+        }
+        // What opening would not believe is not written: it would be lost (R8).
+        if self.seq.max(self.term).max(self.last_file.0) > NUMBER_MAX {
+            return Err(self.fail(refused("the journal's numbers have run out")));
         }
         let file = self.file(start.slot);
         let written = file
