@@ -14,7 +14,7 @@ struct Home {
     corpora: &'static str,
 }
 
-const HOMES: [Home; 3] = [
+const HOMES: [Home; 2] = [
     Home {
         package: "atoll-fuzz",
         test: "corpora",
@@ -24,11 +24,6 @@ const HOMES: [Home; 3] = [
         package: "atoll-node",
         test: "hostile",
         corpora: "node/tests/corpus",
-    },
-    Home {
-        package: "atoll-sim",
-        test: "hostile",
-        corpora: "sim/tests/corpus",
     },
 ];
 
