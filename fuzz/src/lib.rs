@@ -3,8 +3,7 @@
 //! A target is a plain function of bytes, in one [`Target`]. A test feeds it ([`feed`]) with what its
 //! encoders make ([`Target::seeds`]), with the inputs that are kept in `corpus/<target>/`, and
 //! with a bounded number of mutations of both; `cargo xtask fuzz` with as many as one likes. An
-//! input that found something is kept. What this crate can't reach has its targets in
-//! `node/tests/hostile`.
+//! input that found something is kept.
 //!
 //! **Invariant:** whatever the bytes, a target returns: it does not panic, and its memory stays
 //! within [`Target::budget`] and a multiple of the input. [`check`] asserts both.

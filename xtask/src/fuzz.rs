@@ -14,18 +14,11 @@ struct Home {
     corpora: &'static str,
 }
 
-const HOMES: [Home; 2] = [
-    Home {
-        package: "atoll-fuzz",
-        test: "corpora",
-        corpora: "fuzz/corpus",
-    },
-    Home {
-        package: "atoll-node",
-        test: "hostile",
-        corpora: "node/tests/corpus",
-    },
-];
+const HOMES: [Home; 1] = [Home {
+    package: "atoll-fuzz",
+    test: "corpora",
+    corpora: "fuzz/corpus",
+}];
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {

@@ -24,7 +24,7 @@ enum Layer {
     Verify,
     /// Tests inside crates, and examples in docs.
     Unit,
-    /// Properties and scenarios of one crate, from outside; every decoder is fed with mutated bytes.
+    /// Properties and scenarios of one crate, from outside; decoders are fed with mutated bytes.
     Property,
     /// Every crash point of the disk's files.
     Crash,
@@ -41,11 +41,11 @@ impl Layer {
             Self::Verify => None,
             Self::Unit => Some("not kind(test)"),
             Self::Property => Some(
-                "kind(test) and (not package(atoll-node) or binary(hostile)) and not (package(atoll-disk-store) and binary(/crash/))",
+                "kind(test) and not package(atoll-node) and not (package(atoll-disk-store) and binary(/crash/))",
             ),
             Self::Crash => Some("package(atoll-disk-store) and kind(test) and binary(/crash/)"),
             Self::Sim => Some("package(atoll-sim)"),
-            Self::Real => Some("package(atoll-node) and kind(test) and not binary(hostile)"),
+            Self::Real => Some("package(atoll-node) and kind(test)"),
         }
     }
 
