@@ -167,7 +167,7 @@ impl<S: StateMachine> Replica<S> {
     /// # Errors
     /// [`WireError`] on bytes that [`Replica::snapshot`] did not make.
     pub fn restore_own(snapshot: &Snapshot) -> Result<Self, WireError> {
-        Self::placed(snapshot, wire::decode_snapshot(&snapshot.state)?)
+        Self::placed(snapshot, wire::decode_own(&snapshot.state)?)
     }
 
     fn placed(

@@ -24,7 +24,7 @@ enum Layer {
     Verify,
     /// Tests inside crates, and examples in docs.
     Unit,
-    /// Properties and scenarios of one crate, from outside.
+    /// Properties and scenarios of one crate, from outside; decoders are fed with mutated bytes.
     Property,
     /// Every crash point of the disk's files.
     Crash,

@@ -8,6 +8,7 @@ mod command;
 mod demo;
 mod fabric;
 mod fix;
+mod fuzz;
 mod history;
 mod layers;
 mod nbd;
@@ -53,6 +54,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Feed every decoder of hostile bytes with mutated inputs, for longer than `test` does.
+    Fuzz(fuzz::Args),
     /// Measure, beside qemu-nbd and nbdkit in the same run.
     Bench(bench::Args),
     /// Only install what is missing: packages, cargo's helpers, RocksDB's library.
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Task::Fix => fix::run(),
         Task::Soak(args) => layers::new_seeds().and_then(|()| soak::run(&args)),
         Task::Sim { arguments } => simulate(arguments),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Setup => setup::for_testing(),
     };

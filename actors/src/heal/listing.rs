@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use coding::layout;
 use model::ids::{DiskRef, RequestId, SegmentId, Slot};
 use model::spread::SlotMove;
 use model::store::FragmentMeta;
@@ -80,7 +81,9 @@ impl Listing {
             let (keys, _) = page.got.expect("it is complete");
             let within = |f: &FragmentAt| end.is_none_or(|end| f.key.segment <= end);
             for FragmentAt { key, meta } in keys.into_iter().filter(within) {
-                let is_sound = meta.pool == healing.pool && page.source.slots.contains(key.slot);
+                let is_sound = meta.pool == healing.pool
+                    && page.source.slots.contains(key.slot)
+                    && is_possible(&meta);
                 if !is_sound {
                     continue;
                 }
@@ -105,4 +108,10 @@ impl Listing {
         }
         (found.into_values().collect(), end)
     }
+}
+
+/// Whether a segment can have such a fragment: a peer says how long it is, and room is made for it.
+fn is_possible(meta: &FragmentMeta) -> bool {
+    layout::check_length(meta.segment_bytes as usize).is_ok()
+        && meta.fragment_bytes == layout::fragment_bytes(meta.pool.code, meta.segment_bytes)
 }

@@ -11,9 +11,9 @@ use model::spread::RowStamp;
 use model::store::DeviceError;
 use model::wire;
 
-use crate::BLOCK;
 use crate::bytes_at::{is_sealed, seal, set_u32, set_u64, u32_at, u64_at};
 use crate::file::{File, FileError, FileLayer};
+use crate::{BLOCK, round_up};
 
 const PATH: &str = "stamps";
 const PATH_NEW: &str = "stamps.new";
@@ -22,6 +22,9 @@ const HEADER_BYTES: usize = 32;
 
 /// Rows that a disk remembers the moves of, at most.
 pub const ROWS_MAX: usize = 1 << 18;
+
+/// No copy is longer: a row takes less, with the versions of all slots that there may be.
+const COPY_BYTES_MAX: u64 = ROWS_MAX as u64 * 1024;
 
 /// By pool and row. A row that is not in it was never moved, as far as the disk knows.
 pub type Adopted = BTreeMap<(Pool, Row), RowStamp>;
@@ -34,10 +37,10 @@ pub(super) fn load<L: FileLayer>(layer: &L, id: u64) -> Result<Adopted, DeviceEr
         file => file.map_err(during)?,
     };
     let copy_bytes = file.size().map_err(during)? / 2;
-    for copy in 0..2 {
-        let length = usize::try_from(copy_bytes).unwrap_or(0);
-        let bytes = file.read_at(copy * copy_bytes, length).map_err(during)?;
-        if let Some(adopted) = decode(id, &bytes) {
+    for at in [0, copy_bytes] {
+        // What can't be read is damaged.
+        let adopted = copy(&file, at, copy_bytes).and_then(|bytes| decode(id, &bytes));
+        if let Some(adopted) = adopted {
             return Ok(adopted);
         }
     }
@@ -45,6 +48,17 @@ pub(super) fn load<L: FileLayer>(layer: &L, id: u64) -> Result<Adopted, DeviceEr
         what: "reading the stamps",
         detail: "both copies are damaged".to_owned(),
     })
+}
+
+/// The copy at `at`, if its header says that it is as long as that: there is no room for anything
+/// else.
+fn copy<F: File>(file: &F, at: u64, copy_bytes: u64) -> Option<Bytes> {
+    let header = file.read_at(at, HEADER_BYTES).ok()?;
+    let body = u64_at(&header, 16)?.min(COPY_BYTES_MAX);
+    if round_up(HEADER_BYTES as u64 + body) != copy_bytes {
+        return None;
+    }
+    file.read_at(at, usize::try_from(copy_bytes).ok()?).ok()
 }
 
 /// Makes all of it durable, atomically.
@@ -86,5 +100,59 @@ fn decode(id: u64, bytes: &[u8]) -> Option<Adopted> {
     }
     let length = usize::try_from(u64_at(bytes, 16)?).ok()?;
     let body = bytes.get(HEADER_BYTES..HEADER_BYTES.checked_add(length)?)?;
-    wire::decode(body).ok()
+    wire::decode_own(body).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use model::geometry::Code;
+    use model::ids::Version;
+
+    use super::*;
+    use crate::file::sim::{Fault, SimFiles};
+
+    const ID: u64 = 7;
+
+    fn table(rows: usize) -> Adopted {
+        let pool = |without| Pool {
+            code: Code::Rs { k: 4, m: 2 },
+            without,
+        };
+        let stamp = RowStamp::of((0..6).map(|slot| Version(slot + 300)));
+        let row = |i: usize| {
+            let (site, row) = (i >> 16, i as u16);
+            let without = Some(model::ids::SiteId(site as u8));
+            ((pool(without), Row(row)), stamp.clone())
+        };
+        (0..rows).map(row).collect()
+    }
+
+    #[test]
+    fn a_full_table_is_read_back() {
+        let (layer, full) = (SimFiles::new(), table(ROWS_MAX));
+        assert_eq!(full.len(), ROWS_MAX);
+        store(&layer, ID, &full).expect("stored");
+        assert!(load(&layer, ID).is_ok_and(|read| read == full));
+    }
+
+    #[test]
+    fn a_length_that_no_writer_left_is_damage_and_takes_no_memory() {
+        let layer = SimFiles::new();
+        store(&layer, ID, &table(3)).expect("stored");
+        let file = layer.open(PATH).expect("stored");
+        file.set_len(1 << 50).expect("sparse");
+        assert!(load(&layer, ID).is_err());
+    }
+
+    #[test]
+    fn a_copy_that_cannot_be_read_costs_nothing() {
+        let layer = SimFiles::new();
+        store(&layer, ID, &table(3)).expect("stored");
+        layer.inject(Fault::ReadError {
+            path: PATH.to_owned(),
+            from: 0,
+            to: 1,
+        });
+        assert_eq!(load(&layer, ID), Ok(table(3)));
+    }
 }

@@ -14,8 +14,8 @@ const META_AT: usize = 80;
 const META_MAX: usize = 48;
 const SUMS_AT: usize = 128;
 
-/// No disk lives to write so often; what claims more is not a header.
-const PUT_NO_MAX: u64 = 1 << 62;
+/// No disk lives to write so often; what claims more is not a header, and is never written.
+pub(super) const PUT_NO_MAX: u64 = 1 << 62;
 
 /// A fragment is no longer than a whole segment.
 pub const FRAGMENT_BYTES_MAX: u32 = SEGMENT_BYTES_MAX as u32;

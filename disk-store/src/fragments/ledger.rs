@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
+use super::header::PUT_NO_MAX;
 use crate::BLOCK;
 use crate::bytes_at::{is_sealed, seal, set_u32, set_u64, u32_at, u64_at};
 use crate::file::{File, FileError, FileLayer};
@@ -16,6 +17,9 @@ const MAGIC: u32 = u32::from_le_bytes(*b"ATLG");
 const BITMAP_AT: usize = 64;
 /// At most this many extents: a bit each in one block of the ledger.
 pub const EXTENTS_MAX: u32 = (BLOCK as u32 - BITMAP_AT as u32) * 8;
+
+/// No catalog is settled so often; what claims more is no ledger, and begins anew from the headers.
+const GENERATION_MAX: u64 = 1 << 62;
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct State {
@@ -83,11 +87,15 @@ fn decode(id: u64, block: &[u8]) -> Option<State> {
     if u32_at(block, 0)? != MAGIC || !is_sealed(block) || u64_at(block, 16)? != id {
         return None;
     }
+    let (generation, settled_put) = (u64_at(block, 24)?, u64_at(block, 32)?);
+    if generation > GENERATION_MAX || settled_put > PUT_NO_MAX {
+        return None;
+    }
     let bits = block.get(BITMAP_AT..)?;
     let is_set = |extent: &u32| bits[*extent as usize / 8] & (1 << (extent % 8)) != 0;
     Some(State {
-        generation: u64_at(block, 24)?,
-        settled_put: u64_at(block, 32)?,
+        generation,
+        settled_put,
         changed: (0..EXTENTS_MAX).filter(is_set).collect(),
     })
 }

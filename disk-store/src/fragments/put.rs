@@ -170,6 +170,13 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
         sums: Vec<u32>,
         data: &Payload,
     ) -> Result<(), FileError> {
+        if self.next_put > header::PUT_NO_MAX {
+            // What a scan would not believe is not written: it would be lost (R8).
+            return Err(FileError::Device {
+                what: "extent",
+                detail: "the disk's write numbers have run out".to_owned(),
+            });
+        }
         let header = Header {
             key,
             meta: row.meta,

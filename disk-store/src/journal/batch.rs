@@ -19,7 +19,7 @@ pub const HEADER_AREA_MAX: u64 = 1 << 20;
 /// A batch has no more entries; a longer one is split.
 pub const BATCH_ENTRIES_MAX: usize = 4096;
 
-/// No journal lives to count so far; what claims more is not a batch.
+/// No journal lives to count so far; what claims more is not a batch, and is never written.
 pub(super) const NUMBER_MAX: u64 = 1 << 62;
 
 /// The batch opens a term: everything before it that it does not follow is void.
@@ -48,6 +48,17 @@ pub(super) struct Head {
     pub(super) oldest_seq: u64,
     /// `FLAG_*`.
     pub(super) flags: u32,
+}
+
+impl Head {
+    /// Whether a journal can have come to these numbers.
+    pub(super) fn is_possible(&self) -> bool {
+        self.term_start <= self.seq
+            && self.synced < self.seq
+            && self.oldest <= self.file
+            && self.oldest_seq <= self.seq
+            && self.seq.max(self.term).max(self.file.0) <= NUMBER_MAX
+    }
 }
 
 /// An entry's header as it was read.
@@ -226,16 +237,8 @@ pub(super) fn decode(offset: u64, file_bytes: u64, area: &[u8]) -> Option<Batch>
     let is_inside = bytes >= area.len() as u64
         && bytes.is_multiple_of(BLOCK)
         && offset.checked_add(bytes)? <= file_bytes;
-    let is_ordered = head.term_start <= head.seq
-        && head.synced < head.seq
-        && head.oldest <= head.file
-        && head.oldest_seq <= head.seq;
     let count = u32_at(area, 100)? as usize;
-    if !is_inside
-        || !is_ordered
-        || count > BATCH_ENTRIES_MAX
-        || head.seq.max(head.term).max(head.file.0) > NUMBER_MAX
-    {
+    if !is_inside || !head.is_possible() || count > BATCH_ENTRIES_MAX {
         return None;
     }
     let mut entries = Vec::with_capacity(count);

@@ -397,21 +397,22 @@ impl<L: FileLayer> Journal<L> {
                 continue;
             }
             let (batch, left) = rest.split_at(count);
-            places.extend(self.encode(0, batch, &mut chunks));
+            places.extend(self.encode(0, batch, &mut chunks)?);
             rest = left;
         }
         self.write(start, &mut chunks)?;
         Ok(places)
     }
 
-    /// Adds a batch at the tail to the chunks.
+    /// Adds a batch at the tail to the chunks. **Invariant:** what opening would not believe is never
+    /// written: it would be lost (R8).
     fn encode(
         &mut self,
         flags: u32,
         entries: &[JournalEntry],
         chunks: &mut Vec<Bytes>,
-    ) -> Vec<EntryAt> {
-        let tail = self.tail.as_mut().expect("there is a current file");
+    ) -> Result<Vec<EntryAt>, DeviceError> {
+        let tail = self.tail.expect("there is a current file");
         let (oldest, first) = self.live.iter().next().expect("the current file is live");
         self.seq += 1;
         let head = Head {
@@ -425,14 +426,18 @@ impl<L: FileLayer> Journal<L> {
             oldest_seq: first.first_seq,
             flags,
         };
+        if !head.is_possible() {
+            return Err(self.fail(refused("the journal's numbers have run out")));
+        }
         let (bytes, places) = batch::encode(self.config.id, &head, entries, chunks);
-        tail.offset += bytes;
+        let offset = tail.offset + bytes;
+        self.tail = Some(Tail { offset, ..tail });
         self.unsettled_bytes += bytes;
         assert!(
-            tail.offset <= self.config.file_bytes,
+            offset <= self.config.file_bytes,
             "a batch never spans files"
         );
-        places
+        Ok(places)
     }
 
     /// Writes the chunks from `start` on and syncs: the one place where entries become durable.
@@ -465,7 +470,7 @@ impl<L: FileLayer> Journal<L> {
         }
         let start = self.tail;
         let mut chunks = Vec::new();
-        self.encode(flags, &[], &mut chunks);
+        self.encode(flags, &[], &mut chunks)?;
         self.write(start, &mut chunks)
     }
 }

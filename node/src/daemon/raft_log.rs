@@ -65,9 +65,9 @@ impl RocksRaftLog {
         let mut log = LoadedLog::default();
         for (key, value) in pairs {
             match key.as_slice() {
-                SNAPSHOT => log.snapshot = Some(wire::decode(&value)?),
-                HARD => log.hard = wire::decode(&value)?,
-                [ENTRY, ..] => log.entries.push(wire::decode(&value)?),
+                SNAPSHOT => log.snapshot = Some(wire::decode_own(&value)?),
+                HARD => log.hard = wire::decode_own(&value)?,
+                [ENTRY, ..] => log.entries.push(wire::decode_own(&value)?),
                 _ => return Err(WireError::Malformed.into()),
             }
         }
@@ -143,5 +143,44 @@ impl RaftLog for RocksRaftLog {
             self.write_one(*group, write)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::ids::{Incarnation, NodeId};
+    use raft_meta::message::{MemberId, Members, Snapshot, Term};
+
+    use super::*;
+
+    #[test]
+    fn a_snapshot_that_is_too_long_to_travel_is_loaded() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let snapshot = Snapshot {
+            index: LogIndex(9),
+            term: Term(1),
+            members: Members {
+                voters: vec![MemberId::new(NodeId(1), Incarnation(1))],
+                learners: Vec::new(),
+                outgoing: Vec::new(),
+            },
+            state: vec![7; wire::HEADER_BYTES_MAX + 1],
+        };
+        let write = LogWrite {
+            snapshot: Some(SnapshotWrite {
+                snapshot: snapshot.clone(),
+                reset: true,
+            }),
+            ..LogWrite::default()
+        };
+        let path = directory.path().join("log");
+        let mut log = RocksRaftLog::open(&path).expect("opens");
+        log.write(&[(GroupId::Global, write)]).expect("writes");
+        drop(log);
+        let loaded = RocksRaftLog::open(&path).expect("opens").load();
+        let loaded = loaded.expect("what was written is read");
+        assert!(
+            matches!(&loaded[..], [(GroupId::Global, log)] if log.snapshot.as_ref() == Some(&snapshot))
+        );
     }
 }

@@ -21,7 +21,7 @@ const PREFIX: &str = "atoll-";
 
 /// Section 3 of docs/architecture.md. disk-store implements the Raft log, a trait of
 /// raft-meta.
-const RULES: [Rule; 10] = [
+const RULES: [Rule; 11] = [
     Rule {
         krate: "model",
         may: &[],
@@ -67,6 +67,19 @@ const RULES: [Rule; 10] = [
         may: &[
             "model",
             "coding",
+            "raft-meta",
+            "transport",
+            "nbd-frontend",
+            "disk-store",
+            "actors",
+        ],
+        behind_a_feature: &[],
+    },
+    // Only tests import it.
+    Rule {
+        krate: "fuzz",
+        may: &[
+            "model",
             "raft-meta",
             "transport",
             "nbd-frontend",

@@ -272,9 +272,11 @@ impl Index {
         if self.loading.is_some() {
             return self.load(ptr, page);
         }
-        match page {
-            Page::Node(key, node) => self.forest.arrived(ptr, key, node),
-            Page::Root(_) | Page::List { .. } | Page::Table(_) | Page::Delta(_) => Ok(()),
+        match (page, self.forest.awaited(ptr)) {
+            (Page::Node(key, _), Some(awaited)) if key != awaited => Err(Corrupt::Misplaced),
+            (Page::Node(key, node), _) => self.forest.arrived(ptr, key, node),
+            (Page::Root(_) | Page::List { .. } | Page::Table(_) | Page::Delta(_), None) => Ok(()),
+            (_, Some(_)) => Err(Corrupt::Misplaced),
         }
     }
 

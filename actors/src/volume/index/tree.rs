@@ -68,7 +68,13 @@ pub(super) struct Forest {
     pub(super) table: IndexSegments,
     /// Stored pages that were removed since the last commit, by index segment.
     pub(super) freed: BTreeMap<u32, u32>,
+    /// Which page was asked for where; forgotten when there are too many, and noted again when
+    /// it is asked for again.
+    asked: BTreeMap<Location, NodeKey>,
 }
+
+/// Pages that are noted as asked for, at most.
+const ASKED_MAX: usize = 4096;
 
 impl Forest {
     pub(super) fn tree(&self, space: Space) -> &Tree {
@@ -140,11 +146,15 @@ impl Forest {
             match self.link(at).expect("the page above was just found") {
                 Child::Absent => return Ok(Found::Absent),
                 Child::New => unreachable!("a page that was never stored is in memory"),
-                Child::At(at) => {
+                Child::At(place) => {
                     let page = self
                         .table
-                        .pointer(at)
-                        .ok_or(Corrupt::UnknownSegment(at.segment))?;
+                        .pointer(place)
+                        .ok_or(Corrupt::UnknownSegment(place.segment))?;
+                    if self.asked.len() >= ASKED_MAX {
+                        self.asked.clear();
+                    }
+                    self.asked.insert(place, at);
                     return Ok(Found::Wanted(page));
                 }
             }
@@ -289,6 +299,15 @@ impl Forest {
         if let Some(at) = self.cache.stored_at(key) {
             *self.freed.entry(at.segment).or_insert(0) += 1;
         }
+    }
+
+    /// Which page is to be at this place, if it was asked for and is still needed. **Invariant:** what
+    /// lies there instead is damage: else it would be asked for without end.
+    pub(super) fn awaited(&mut self, ptr: &PagePtr) -> Option<NodeKey> {
+        let at = location(ptr);
+        let key = self.asked.remove(&at)?;
+        let is_needed = self.link(key) == Some(Child::At(at)) && self.cache.get(key).is_none();
+        (is_needed && self.table.pointer(at) == Some(*ptr)).then_some(key)
     }
 
     /// Takes a loaded page in, if it is still the current one and not in memory yet.
