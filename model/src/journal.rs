@@ -155,15 +155,18 @@ impl Stored {
 }
 
 impl RecordHead {
-    /// About how many bytes it takes in an append: its payload, and the checksums that stand
-    /// for one.
+    /// How many bytes it takes in an append, at most: its payload, and the parts and checksums
+    /// that stand for one. Other records' heads are so small that they need no count.
     #[must_use]
     pub fn weight(&self) -> usize {
-        let sums = match &self.body {
-            RecordBody::Stored(stored) => stored.writes.iter().map(|w| w.sums.len()).sum(),
+        let instead = match &self.body {
+            RecordBody::Stored(stored) => {
+                let of = |write: &StoredWrite| 64 + 5 * write.sums.len();
+                stored.writes.iter().map(of).sum()
+            }
             _ => 0,
         };
-        self.payload_len as usize + sums * 8
+        self.payload_len as usize + instead
     }
 }
 

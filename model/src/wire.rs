@@ -89,6 +89,7 @@ mod tests {
 
     /// A list whose elements take as much memory for a byte as any may.
     #[derive(bincode::Encode, bincode::Decode, Clone, PartialEq, Debug)]
+    #[expect(clippy::large_enum_variant, reason = "that is what is tested")]
     enum Element {
         Small,
         Large([u64; CLAIM_PER_BYTE / 8 - 1]),

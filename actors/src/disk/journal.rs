@@ -12,6 +12,7 @@ use super::log::Refused;
 use super::{Asker, Disk, DiskEffect, Refuse};
 use crate::messages::{DiskReply, DiskRequest};
 use crate::planted::{Bug, planted};
+use crate::volume::bypass::is_sound;
 
 /// The fields of [`DiskRequest::Append`].
 struct Append {
@@ -192,7 +193,8 @@ impl Disk {
     fn has_room(&self, append: &Append, bytes: usize) -> bool {
         let queued = self.batcher.bytes();
         let fits = bytes == 0 || queued == 0 || queued + bytes <= self.config.queue_bytes_max;
-        let writes = |r: &RecordHead| matches!(r.body, RecordBody::Write { .. });
+        let writes =
+            |r: &RecordHead| matches!(r.body, RecordBody::Write { .. } | RecordBody::Stored(_));
         let untrimmed = self.replicas.get(&append.volume);
         let untrimmed = untrimmed.map_or(0, |r| r.log().bytes());
         let in_quota =
@@ -305,7 +307,7 @@ fn is_body_well_formed(volume: VolumeId, record: &RecordHead) -> bool {
             let block = BLOCK_BYTES as u64;
             cut.from < cut.to && cut.from.is_multiple_of(block) && cut.to.is_multiple_of(block)
         }
-        RecordBody::Stored(stored) => record.payload_len == 0 && stored.is_sound(volume),
+        RecordBody::Stored(stored) => is_sound(volume, record, stored),
         RecordBody::EpochStart
         | RecordBody::Open(_)
         | RecordBody::Close(_)

@@ -50,7 +50,7 @@ pub(super) struct Log {
     records: VecDeque<Held>,
     /// Seqs of held checkpoint records, ascending.
     checkpoints: VecDeque<Seq>,
-    /// Payload bytes of the held records.
+    /// Bytes of the held records, as they weigh.
     bytes: u64,
 }
 
@@ -176,7 +176,7 @@ impl Log {
         if matches!(held.head.body, RecordBody::Checkpoint(_)) {
             self.checkpoints.push_back(next.seq);
         }
-        self.bytes += u64::from(held.head.payload_len);
+        self.bytes += held.head.weight() as u64;
         self.records.push_back(held);
     }
 
@@ -252,7 +252,7 @@ impl Log {
     }
 
     fn forget(&mut self, dropped: &Held, freed: &mut Vec<FileNo>) {
-        self.bytes -= u64::from(dropped.head.payload_len);
+        self.bytes -= dropped.head.weight() as u64;
         freed.extend(dropped.slot.at.map(|at| at.file));
     }
 }

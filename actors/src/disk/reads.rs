@@ -131,7 +131,7 @@ impl Disk {
         let (mut records, mut places, mut bytes) = (Vec::new(), Vec::new(), 0_u64);
         let bound = u64::from(bytes_max.min(FETCH_BYTES_MAX));
         for held in replica.log().from(from).take(RECORDS_MAX) {
-            bytes += u64::from(held.head.payload_len);
+            bytes += held.head.weight() as u64;
             if bytes > bound && !records.is_empty() {
                 break;
             }

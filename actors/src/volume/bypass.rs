@@ -14,10 +14,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use coding::layout::check_code;
 use model::BLOCK_BYTES;
 use model::geometry::{Pool, SEGMENT_BYTES_MAX};
-use model::ids::{BlockNo, Endpoint, RequestId, SegmentId, Seq, SessionId};
-use model::journal::{Part, RecordBody, Stored, StoredWrite};
+use model::ids::{BlockNo, Endpoint, RequestId, SegmentId, Seq, SessionId, VolumeId};
+use model::journal::{Part, RecordBody, RecordHead, Stored, StoredWrite};
 use model::payload::Payload;
 use model::placement::View;
 use model::sometimes::{Sometimes, reached};
@@ -40,11 +41,17 @@ pub struct BypassTerms {
     /// Writes go past the journal while so many bytes of such writes are under way: a lone one is
     /// answered sooner by the journal, which crosses to other sites once before that, not twice.
     pub stream_bytes: usize,
-    /// Segments that are being written at a time.
+    /// Segments that are being written at a time: fewer than the Segment machine writes at a time,
+    /// so that a drain has places beside them.
     pub segments: usize,
     /// Bytes that are under way at most; who brings more waits.
     pub bytes_max: usize,
-    /// How long a segment may take before its writes are journaled.
+    /// Bytes in segments at which a drain starts: a delta of their blocks is taken in at one go.
+    pub drain_bytes: u64,
+    /// Bytes in segments beyond which writes are journaled: a new owner replays what refers to them.
+    pub undrained_max: u64,
+    /// How long a segment may take before its writes are journaled: longer than a lost request
+    /// takes that is sent again.
     pub patience: Duration,
 }
 
@@ -54,9 +61,11 @@ impl Default for BypassTerms {
             write_bytes: 64 << 10,
             segment_bytes: 512 << 10,
             stream_bytes: 2 << 20,
-            segments: 4,
+            segments: 2,
             bytes_max: 32 << 20,
-            patience: Duration::from_secs(2),
+            drain_bytes: 64 << 20,
+            undrained_max: 256 << 20,
+            patience: Duration::from_secs(5),
         }
     }
 }
@@ -79,6 +88,8 @@ pub(super) struct Large {
     part: Part,
     first: BlockNo,
     sums: Vec<u32>,
+    /// The last large write that the journal had when this one came.
+    beside: Option<Seq>,
 }
 
 impl Large {
@@ -92,6 +103,7 @@ impl Large {
             part,
             first,
             sums,
+            beside: None,
         }
     }
 
@@ -130,10 +142,13 @@ pub(super) struct Bypass {
     bytes: usize,
     /// Large writes that the journal has and that are not committed.
     journaled: VecDeque<(Seq, usize)>,
+    journaled_bytes: usize,
     /// Nothing goes past the journal before this.
     closed_until: Time,
-    /// The pool of all sites takes segments.
+    /// The pool of all sites takes segments, and they are drained as fast.
     is_open: bool,
+    /// Something left in the last step: what waits for that is to look again.
+    is_stirred: bool,
     /// To be asked again.
     returned: Vec<Waiting>,
 }
@@ -151,8 +166,10 @@ impl Bypass {
             parts: BTreeSet::new(),
             bytes: 0,
             journaled: VecDeque::new(),
+            journaled_bytes: 0,
             closed_until: Time::ZERO,
             is_open: false,
+            is_stirred: false,
             returned: Vec::new(),
         }
     }
@@ -169,8 +186,7 @@ impl Bypass {
         if closed || !whole || bytes < self.terms.write_bytes.max(1) {
             return Verdict::Journal;
         }
-        let beside: usize = self.journaled.iter().map(|(_, bytes)| bytes).sum();
-        if self.bytes + beside + bytes < self.terms.stream_bytes {
+        if self.bytes + self.journaled_bytes + bytes < self.terms.stream_bytes {
             return Verdict::Journal;
         }
         if self.bytes > 0 && self.bytes + bytes > self.terms.bytes_max {
@@ -180,7 +196,8 @@ impl Bypass {
     }
 
     /// Takes a new write in.
-    pub(super) fn gather(&mut self, large: Large) {
+    pub(super) fn gather(&mut self, mut large: Large) {
+        large.beside = self.journaled.back().map(|(seq, _)| *seq);
         let is_new = self.parts.insert((large.part.session, large.part.n));
         assert!(is_new, "a part is here once (R10)");
         self.bytes += large.bytes();
@@ -192,7 +209,23 @@ impl Bypass {
     pub(super) fn journaled(&mut self, at: Seq, bytes: usize) {
         if bytes >= self.terms.write_bytes {
             self.journaled.push_back((at, bytes));
+            self.journaled_bytes += bytes;
         }
+    }
+
+    /// All up to that number is committed.
+    fn committed(&mut self, to: Seq) {
+        while let Some((seq, bytes)) = self.journaled.front().copied()
+            && seq <= to
+        {
+            self.journaled.pop_front();
+            self.journaled_bytes -= bytes;
+        }
+    }
+
+    /// Whether a stream is under way: who copies in the background yields to it.
+    pub(super) fn is_busy(&self) -> bool {
+        self.bytes >= self.terms.stream_bytes
     }
 
     /// Whether a part is here; then it is answered to who asked last.
@@ -210,8 +243,7 @@ impl Bypass {
         true
     }
 
-    /// A segment's answer, if it is one that was given up or waited for here: the segment that
-    /// nothing refers to, then.
+    /// Takes out what a request was for, if it was made here.
     fn answered(&mut self, id: RequestId) -> Option<Answered> {
         if let Some(flight) = self.flying.remove(&id) {
             return Some(Answered::Flight(flight));
@@ -238,9 +270,16 @@ impl Bypass {
         Some(writes)
     }
 
-    /// Whether what gathered waits for something that makes it a segment's worth.
+    /// Whether what gathered, and is less than a segment's worth, waits for more: until what was
+    /// under way before it is answered, and its clients have had the chance to go on. What came
+    /// later is no reason to wait.
     fn may_grow(&self) -> bool {
-        self.is_open && !(self.flying.is_empty() && self.journaled.is_empty())
+        let Some(oldest) = self.gathered.front() else {
+            return true;
+        };
+        let first = self.journaled.front().map(|(seq, _)| *seq);
+        let beside = first.is_some_and(|first| Some(first) <= oldest.beside);
+        self.is_open && (beside || !self.flying.is_empty())
     }
 
     fn give_up_gathered(&mut self) {
@@ -275,6 +314,7 @@ impl Bypass {
         let was_here = self.parts.remove(&(large.part.session, large.part.n));
         assert!(was_here, "a part leaves once (R10)");
         self.bytes -= large.bytes();
+        self.is_stirred = true;
     }
 
     /// Those that are to be asked again.
@@ -282,8 +322,11 @@ impl Bypass {
         std::mem::take(&mut self.returned)
     }
 
-    /// When what takes too long is given up.
+    /// When what takes too long is given up, or what waits for an end looks again.
     pub(super) fn deadline(&self) -> Option<Time> {
+        if self.is_stirred {
+            return Some(Time::ZERO);
+        }
         let oldest = self.flying.values().map(|flight| flight.since).min();
         oldest.map(|since| since + self.terms.patience)
     }
@@ -344,11 +387,8 @@ impl Serving {
 
     /// Takes the writes that go past the journal as far as they go without waiting.
     pub(super) fn step_bypass(&mut self, now: Time, view: &View, out: &mut Vec<Effect>) {
-        let applied = self.applied().seq;
-        let journaled = &mut self.bypass.journaled;
-        while journaled.front().is_some_and(|(seq, _)| *seq <= applied) {
-            journaled.pop_front();
-        }
+        self.bypass.is_stirred = false;
+        self.bypass.committed(self.applied().seq);
         for flight in std::mem::take(&mut self.bypass.landed) {
             self.land(now, flight, out);
         }
@@ -356,7 +396,13 @@ impl Serving {
         let pool = view
             .pool_for(self.code)
             .filter(|pool| pool.without.is_none());
-        self.bypass.is_open = pool.is_some() && !self.fullness.is_met() && !self.stopping;
+        let undrained = self.journal.log().stored_bytes();
+        self.bypass.is_open = pool.is_some()
+            && now >= self.bypass.closed_until
+            && self.bypass.late.is_empty()
+            && undrained < self.bypass.terms.undrained_max
+            && !self.fullness.is_met()
+            && !self.stopping;
         if let Some(pool) = pool.filter(|_| self.bypass.is_open) {
             while let Some(writes) = self.bypass.take_next() {
                 self.launch(now, pool, writes, out);
@@ -445,6 +491,15 @@ impl Serving {
             self.acknowledge_at(position.seq, asker);
         }
     }
+}
+
+/// Whether an owner of `volume` may have written that: bytes of a disk may say anything.
+pub(crate) fn is_sound(volume: VolumeId, head: &RecordHead, stored: &Stored) -> bool {
+    let named_before = stored.segment.epoch <= head.position.epoch;
+    head.payload_len == 0
+        && named_before
+        && check_code(stored.pool.code).is_ok()
+        && stored.is_sound(volume)
 }
 
 /// The segment that a reference is to.

@@ -98,7 +98,8 @@ impl Serving {
         let enough = bytes >= self.config.drain_bytes
             || log.len() >= self.config.drain_records
             // Blocks written over and over fill the window, not the segments.
-            || log.written_bytes() >= self.config.window_bytes / 2;
+            || log.written_bytes() >= self.config.window_bytes / 2
+            || log.stored_bytes() >= self.config.bypass.drain_bytes;
         (fresh && (enough || self.stopping))
             || self.kept_due.is_some_and(|due| now >= due)
             || self.rewriter_wants_checkpoint()

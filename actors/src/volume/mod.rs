@@ -5,7 +5,7 @@
 //! checkpoint -> trim.
 
 mod asking;
-mod bypass;
+pub(crate) mod bypass;
 pub mod cache;
 mod drain;
 mod dropped;
@@ -288,7 +288,7 @@ pub struct VolumeStats {
     pub epoch: Epoch,
     /// Whether it serves.
     pub serving: bool,
-    /// Payload bytes that the published checkpoint does not cover.
+    /// Bytes of writes that the published checkpoint does not cover, in the journal or in segments.
     pub untrimmed_bytes: u64,
     /// Bytes that hold data.
     pub logical_bytes: u64,

@@ -1,7 +1,7 @@
 //! Committed writes that no index holds yet, by block: what a read looks at first (R4: only
 //! committed records get here), and what a drain packs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -230,8 +230,8 @@ pub struct Run {
 pub struct Overlay {
     runs: BTreeMap<u64, Run>,
     data_blocks: u64,
-    /// Segments that records brought, whatever is left of them.
-    brought: BTreeSet<SegmentRef>,
+    /// Segments that records brought, by number, whatever is left of them.
+    brought: BTreeMap<u32, SegmentRef>,
 }
 
 impl Overlay {
@@ -241,17 +241,15 @@ impl Overlay {
         self.runs.is_empty()
     }
 
-    /// A record brings a segment.
-    pub fn bring(&mut self, segment: SegmentRef) {
-        assert!(
-            self.brought.insert(segment),
-            "one record brings a segment (R14)"
-        );
+    /// A record brings a segment; false if another one brought it, or one of its number.
+    pub fn bring(&mut self, segment: SegmentRef) -> bool {
+        let number = segment.id.counter;
+        self.brought.insert(number, segment).is_none()
     }
 
     /// The segments that records brought.
     pub fn brought(&self) -> impl Iterator<Item = SegmentRef> {
-        self.brought.iter().copied()
+        self.brought.values().copied()
     }
 
     /// Blocks of data and patches.

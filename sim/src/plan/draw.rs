@@ -58,6 +58,7 @@ impl Plan {
         let machines = Machines {
             sessions: sessions(rng_of_sessions, &workload, &faults),
             bypass: *rng_of_bypass.pick(&[0, 1, 1, 3, 12]) * BLOCK_BYTES as u64,
+            bypass_stream: *rng_of_bypass.pick(&[1, 1, 4, 16]) * BLOCK_BYTES as u64,
             bypass_patience: rng_of_bypass
                 .duration(Duration::from_millis(100), Duration::from_secs(3)),
             ..machines

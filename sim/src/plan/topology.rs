@@ -219,6 +219,9 @@ pub struct Machines {
     /// if it is 0.
     #[serde(with = "as_size")]
     pub bypass: u64,
+    /// So many bytes that are under way make them a stream.
+    #[serde(with = "as_size")]
+    pub bypass_stream: u64,
     /// How long a segment of theirs may take.
     #[serde(with = "as_duration")]
     pub bypass_patience: Duration,
@@ -256,6 +259,7 @@ impl Default for Machines {
             sessions: SESSIONS_MAX,
             roll_every: Duration::from_secs(2),
             bypass: 0,
+            bypass_stream: 0,
             bypass_patience: Duration::from_secs(2),
             append_records: 512,
             journal_file: 1 << 20,
@@ -290,9 +294,11 @@ impl Machines {
         BypassTerms {
             write_bytes: if never { usize::MAX } else { BLOCK_BYTES },
             segment_bytes: bytes,
-            stream_bytes: bytes,
+            stream_bytes: usize::try_from(self.bypass_stream).unwrap_or(usize::MAX),
             segments: 2,
             bytes_max: 32 * BLOCK_BYTES,
+            drain_bytes: self.drain,
+            undrained_max: 4 * self.drain,
             patience: self.bypass_patience,
         }
     }

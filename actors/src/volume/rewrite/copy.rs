@@ -129,7 +129,8 @@ impl Serving {
         let target = view.pool_for(self.code);
         let no_pool = target.is_none_or(|pool| self.rewriter.leave.contains(&pool));
         let is_urgent = cause == Cause::AtRisk || self.fullness.is_met();
-        let busy = self.journal.log().written_bytes() >= self.config.window_bytes / 2;
+        let filling = self.journal.log().written_bytes() >= self.config.window_bytes / 2;
+        let busy = filling || self.bypass.is_busy();
         no_pool || (busy && !is_urgent) || self.rewriter.moved_blocks >= MOVED_BLOCKS_MAX
     }
 

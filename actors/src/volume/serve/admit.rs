@@ -133,8 +133,7 @@ impl Serving {
         if ack.seq <= self.applied.seq {
             return self.answer_ack(ack, out);
         }
-        let at = self.acks.partition_point(|other| other.seq <= ack.seq);
-        self.acks.insert(at, ack);
+        self.await_commit(ack);
     }
 
     /// Gives a request back that reaches no further than what is served; others are refused, or
@@ -268,17 +267,17 @@ impl Serving {
 
     /// Who asked is answered once the record of that number, just appended, is committed.
     pub(in crate::volume) fn acknowledge_at(&mut self, seq: Seq, (to, id): (Endpoint, RequestId)) {
-        let last = self.acks.back().map(|last| last.seq);
-        assert!(
-            last <= Some(seq),
-            "acknowledged in the order of the journal"
-        );
-        self.acks.push_back(Ack {
+        self.await_commit(Ack {
             seq,
             to,
             id,
             opens: None,
         });
+    }
+
+    fn await_commit(&mut self, ack: Ack) {
+        let at = self.acks.partition_point(|other| other.seq <= ack.seq);
+        self.acks.insert(at, ack);
     }
 
     /// Whether what ends there is served.

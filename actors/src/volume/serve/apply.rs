@@ -9,12 +9,16 @@ use model::time::Time;
 use super::{Ack, Serving, Stage, answer, index_config};
 use crate::messages::VolumeReply;
 use crate::planted::{Bug, planted};
-use crate::volume::bypass::segment_of;
+use crate::volume::bypass::{is_sound, segment_of};
 use crate::volume::index::{Index, SegmentCounter};
 use crate::volume::journal::CommittedCheckpoint;
 use crate::volume::overlay::{Content, Run, Sums};
 use crate::volume::sessions::Sessions;
 use crate::volume::{Effect, StopReason};
+
+/// Segments that owners name between two checkpoints, at most: a log that refers to later ones is
+/// damaged.
+const NAMED_MAX: u32 = 1 << 24;
 
 impl Serving {
     /// `EpochStart` is committed, and with it all that was adopted: the latest checkpoint in
@@ -52,11 +56,15 @@ impl Serving {
         let checkpoint = checkpoint.checkpoint;
         // What the log refers to was named after the checkpoint.
         let after = |record: &Record| match &record.head.body {
-            RecordBody::Stored(stored) => stored.segment.counter.checked_add(1),
+            RecordBody::Stored(stored) => Some(stored.segment.counter.saturating_add(1)),
             _ => None,
         };
         let log = self.journal.log();
         let referred = log.from(log.base().seq.next()).filter_map(after).max();
+        if referred.is_some_and(|next| next > checkpoint.next_counter.saturating_add(NAMED_MAX)) {
+            self.fail(StopReason::Corrupt);
+            return;
+        }
         let next = match referred.filter(|_| !planted(Bug::ForgottenReference)) {
             _ if planted(Bug::RestartCounter) => 0,
             Some(referred) => referred.max(checkpoint.next_counter),
@@ -146,10 +154,9 @@ impl Serving {
             }
             RecordBody::Stored(stored) => {
                 self.oldest_write.get_or_insert(now);
-                if !stored.is_sound(self.id) {
+                if !is_sound(self.id, &record.head, stored) || !self.apply_stored(stored) {
                     return self.fail(StopReason::Corrupt);
                 }
-                self.apply_stored(stored);
             }
             RecordBody::Checkpoint(_) => self.checkpoint_recorded(position),
         }
@@ -203,10 +210,13 @@ impl Serving {
         }
     }
 
-    /// R14: what is read from the segment is what the record's checksums say.
-    fn apply_stored(&mut self, stored: &Stored) {
+    /// R14: what is read from the segment is what the record's checksums say. False if another
+    /// record has a segment of that number: no owner wrote both.
+    fn apply_stored(&mut self, stored: &Stored) -> bool {
         let segment = segment_of(stored);
-        self.layers.active.bring(segment);
+        if !self.layers.active.bring(segment) {
+            return false;
+        }
         for write in &stored.writes {
             let content = Content::Stored {
                 segment,
@@ -218,6 +228,7 @@ impl Serving {
                 .active
                 .insert(write.first, Run { blocks, content });
         }
+        true
     }
 
     pub(super) fn apply_zero(&mut self, offset: u64, length: u64, allocate: bool) {

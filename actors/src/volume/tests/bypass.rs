@@ -104,6 +104,76 @@ fn what_is_late_is_journaled_and_its_segment_is_deleted() {
     );
 }
 
+#[test]
+fn what_gathered_does_not_wait_for_what_came_later() {
+    let mut bypass = open();
+    bypass.journaled(Seq(1), bypass.terms.stream_bytes);
+    assert_eq!(bypass.judge(Time::ZERO, 0, 64 * KIB), Verdict::Past);
+    bypass.gather(large(1, 64 * KIB));
+    assert!(bypass.take_next().is_none() && bypass.may_grow());
+    bypass.journaled(Seq(2), 64 * KIB);
+    bypass.committed(Seq(1));
+    assert_eq!(bypass.journaled_bytes, 64 * KIB);
+    assert!(!bypass.may_grow());
+    bypass.give_up_gathered();
+    assert_eq!((bypass.failed.len(), bypass.gathered_bytes), (1, 0));
+}
+
+/// A record that no owner wrote is damage, whatever else it says.
+#[test]
+fn what_no_owner_wrote_is_not_sound() {
+    let write = |first, at, blocks: usize| StoredWrite {
+        part: large(1, 4 * KIB).part,
+        first: BlockNo(first),
+        at,
+        sums: vec![0; blocks],
+    };
+    let volume = VolumeId(1);
+    let sound = Stored {
+        segment: SegmentId {
+            volume,
+            epoch: Epoch(3),
+            counter: 7,
+        },
+        pool: Pool {
+            code: model::geometry::Code::INDEX,
+            without: None,
+        },
+        segment_bytes: 16 << 10,
+        writes: vec![write(0, 0, 1), write(9, 8 << 10, 2)],
+    };
+    let head = |stored: &Stored| RecordHead {
+        position: Position {
+            epoch: Epoch(3),
+            seq: Seq(9),
+        },
+        body: RecordBody::Stored(stored.clone()),
+        payload_len: 0,
+    };
+    let holds = |stored: &Stored| is_sound(volume, &head(stored), stored);
+    assert!(holds(&sound));
+    assert_eq!(sound.written_bytes(), 12 << 10);
+    assert_eq!(sound.writes[1].range(), 9 << 12..11 << 12);
+    let broken: [&dyn Fn(&mut Stored); 11] = [
+        &|s| s.segment.volume = VolumeId(2),
+        &|s| s.segment.epoch = Epoch(4),
+        &|s| s.pool.code = model::geometry::Code::Rs { k: 0, m: 2 },
+        &|s| s.segment_bytes = 5 << 20,
+        &|s| s.segment_bytes = 12 << 10,
+        &|s| s.segment_bytes += 1,
+        &|s| s.writes.clear(),
+        &|s| s.writes[0].sums.clear(),
+        &|s| s.writes[1].at = 0,
+        &|s| s.writes[1].at += 1,
+        &|s| s.writes[1].first = BlockNo(u64::MAX / 4096),
+    ];
+    for (i, harm) in broken.iter().enumerate() {
+        let mut stored = sound.clone();
+        harm(&mut stored);
+        assert!(!holds(&stored), "harm {i}");
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Event {
     Write(usize),
