@@ -118,8 +118,6 @@ bugs! {
     ForgottenReference = "R1" "forgotten-reference",
     /// A piece that is written over a large write is laid over what the index has there.
     PatchBase = "R12" "patch-base",
-    /// What waited for its base comes again over a newer large write that a piece lies over.
-    KeptOverBase = "R12" "kept-over-base",
     /// A segment of large writes that are all overwritten before the drain is left behind.
     LostReference = "R16" "lost-reference",
     /// A segment that was late, and that no record refers to, is left behind.

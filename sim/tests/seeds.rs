@@ -167,7 +167,6 @@ mutants! {
     early_reference_is_caught: EarlyReference,
     forgotten_reference_is_caught: ForgottenReference,
     patch_base_is_caught: PatchBase,
-    kept_over_base_is_caught: KeptOverBase,
     lost_reference_is_caught: LostReference,
     left_segment_is_caught: LeftSegment,
     condemn_own_is_caught: CondemnOwn,

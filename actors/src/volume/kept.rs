@@ -58,9 +58,7 @@ impl Serving {
         match self.layers.active.get(block) {
             None => {}
             // Over a base of its own layer it has all of the block.
-            Some(Content::Patch(newer)) if newer.base().is_none() || planted(Bug::KeptOverBase) => {
-                patch.forget(&newer);
-            }
+            Some(Content::Patch(newer)) if newer.base().is_none() => patch.forget(&newer),
             Some(_) => return None,
         }
         let first = block.0 * BLOCK_BYTES as u64;
