@@ -75,6 +75,9 @@ pub enum RecordBody {
     },
     /// The volume was made smaller: a range that is a hole from now on. No client's request.
     Cut(Cut),
+    /// In place of `EpochStart`, by the first owner after a recovery with loss: no session that
+    /// was opened before goes on, since its client may have seen acknowledged what is gone.
+    Recovered,
 }
 
 /// A record with its payload.

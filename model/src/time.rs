@@ -4,6 +4,8 @@ use std::fmt;
 use std::ops::{Add, AddAssign, Sub};
 use std::time::Duration;
 
+use bincode::{Decode, Encode};
+
 /// Nanoseconds on the node's own CLOCK_BOOTTIME (R7), or the simulator's virtual clock.
 /// Two nodes' times are never compared.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -17,6 +19,19 @@ impl Time {
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// Milliseconds since 1970 (UTC) by somebody's wall clock. It is told to people; nothing is
+/// decided by it, and two of them are never compared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub struct WallTime(pub u64);
+
+impl WallTime {
+    /// The wall's time at `now`, if this is what it was at the clock's origin.
+    #[must_use]
+    pub fn at(self, now: Time) -> Self {
+        Self(self.0.saturating_add(now.0 / 1_000_000))
     }
 }
 

@@ -14,6 +14,7 @@ use model::journal::Checkpoint;
 use model::meta::{MetaReply, MetaRequest, Refusal};
 use model::placement::{Duty, Presence, VolumeRecord};
 use model::spread::SlotMove;
+use model::time::WallTime;
 use model::wire;
 use proptest::collection::vec;
 use proptest::prelude::{
@@ -77,6 +78,7 @@ fn request() -> BoxedStrategy<MetaRequest> {
                 epoch,
                 checkpoint,
                 clean,
+                at: WallTime(seq),
             }
         }),
         (volume(), epoch(), version(), vec(disk(), 0..5)).prop_map(

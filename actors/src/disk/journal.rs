@@ -121,6 +121,9 @@ impl Disk {
                 return self.answer_after(ticket, asker, reply, out);
             }
         };
+        if append.records.len() > plan.skip {
+            replica.append_at(now);
+        }
         replica.queue_records(append.records, plan.skip, payload, &mut self.batcher);
         let asked = (append.epoch, asker.id);
         replica.learn(asked, plan.matched, append.committed, append.trim);
@@ -306,6 +309,7 @@ fn is_body_well_formed(record: &RecordHead) -> bool {
             cut.from < cut.to && cut.from.is_multiple_of(block) && cut.to.is_multiple_of(block)
         }
         RecordBody::EpochStart
+        | RecordBody::Recovered
         | RecordBody::Open(_)
         | RecordBody::Close(_)
         | RecordBody::Zero { .. } => true,

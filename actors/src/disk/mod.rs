@@ -359,6 +359,8 @@ impl Disk {
                 whole: replica.health() == Health::Whole,
                 promised: replica.promised(),
                 base: replica.log().base(),
+                last: replica.log().last(),
+                appended: replica.appended(),
                 covers: replica.known().map(|k| k.checkpoint.covers),
             };
             (*volume, stats)

@@ -56,6 +56,8 @@ pub(super) struct Replica {
     /// The last request that was told that this replica is damaged.
     told: Option<Asked>,
     leases: Leases,
+    /// When it was appended to last. People are told; nothing is decided by it.
+    appended: Option<Time>,
 }
 
 /// What recovery found of a replica.
@@ -119,6 +121,7 @@ impl Replica {
             promised_by: BatchNo::default(),
             told: None,
             leases: Leases::recovered(found.promised, wait_until),
+            appended: None,
         };
         replica.advance_checkpoint();
         replica
@@ -130,6 +133,16 @@ impl Replica {
 
     pub(super) fn health(&self) -> Health {
         self.health
+    }
+
+    /// When records were appended last, in this life.
+    pub(super) fn appended(&self) -> Option<Time> {
+        self.appended
+    }
+
+    /// Records are appended now.
+    pub(super) fn append_at(&mut self, now: Time) {
+        self.appended = Some(now);
     }
 
     pub(super) fn log(&self) -> &Log {

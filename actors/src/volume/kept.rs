@@ -86,7 +86,10 @@ impl Serving {
             && waiting.all(|r| {
                 matches!(
                     r.head.body,
-                    RecordBody::Checkpoint(_) | RecordBody::EpochStart | RecordBody::Kept { .. }
+                    RecordBody::Checkpoint(_)
+                        | RecordBody::EpochStart
+                        | RecordBody::Recovered
+                        | RecordBody::Kept { .. }
                 )
             })
     }
@@ -102,6 +105,7 @@ fn written(record: &Record) -> Option<Range<u64>> {
         RecordBody::Zero { offset, length, .. } => Some(*offset..*offset + *length),
         RecordBody::Cut(cut) => Some(cut.from..cut.to),
         RecordBody::EpochStart
+        | RecordBody::Recovered
         | RecordBody::Open(_)
         | RecordBody::Close(_)
         | RecordBody::Checkpoint(_) => None,

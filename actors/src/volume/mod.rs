@@ -15,6 +15,7 @@ mod kept;
 mod layers;
 pub mod overlay;
 mod read;
+pub mod recover;
 mod rewrite;
 mod serve;
 pub mod sessions;
@@ -34,7 +35,7 @@ use model::meta::{MetaReply, MetaRequest, MetaToken};
 use model::payload::Payload;
 use model::placement::{View, VolumeRecord};
 use model::sometimes::{Sometimes, reached};
-use model::time::Time;
+use model::time::{Time, WallTime};
 
 use crate::messages::{
     ClientsReply, ClientsRequest, DiskReply, DiskRequest, SegmentRef, SegmentReply, SegmentRequest,
@@ -88,6 +89,9 @@ pub struct VolumeConfig {
     pub rewrite: RewriteTerms,
     /// How long an unanswered metadata request waits before it is asked again.
     pub meta_retry: Duration,
+    /// What a clock on the wall showed at [`Time::ZERO`]: people are told when checkpoints were
+    /// published.
+    pub wall_at_zero: WallTime,
 }
 
 impl Default for VolumeConfig {
@@ -112,6 +116,7 @@ impl Default for VolumeConfig {
             audit_every: Duration::from_secs(600),
             rewrite: RewriteTerms::default(),
             meta_retry: Duration::from_millis(300),
+            wall_at_zero: WallTime::default(),
         }
     }
 }
@@ -311,6 +316,8 @@ pub struct VolumeStats {
     pub rewritten_bytes: u64,
     /// Bytes of cached blocks.
     pub cache_bytes: u64,
+    /// All that it acknowledged lies up to here, once it leads.
+    pub committed: Option<Position>,
 }
 
 impl Volume {

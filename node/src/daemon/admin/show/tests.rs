@@ -40,6 +40,8 @@ fn record() -> VolumeRecord {
         },
         clean: false,
         founded: Epoch(0),
+        published: None,
+        recovered: None,
         deleted: false,
     }
 }
