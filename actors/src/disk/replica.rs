@@ -10,6 +10,7 @@ use model::payload::Payload;
 use model::store::{EntryAt, FileNo};
 use model::time::Time;
 
+use super::api::ReplicaStats;
 use super::batch::{BatchNo, Batcher, Queued, Serial, Subject};
 use super::entry::{Entry, Health, StateEntry};
 use super::lease::Leases;
@@ -135,9 +136,18 @@ impl Replica {
         self.health
     }
 
-    /// When records were appended last, in this life.
-    pub(super) fn appended(&self) -> Option<Time> {
-        self.appended
+    /// How it is.
+    pub(super) fn stats(&self) -> ReplicaStats {
+        ReplicaStats {
+            untrimmed_bytes: self.log.bytes(),
+            records: self.log.len() as u64,
+            whole: self.health == Health::Whole,
+            promised: self.promised,
+            base: self.log.base(),
+            last: self.log.last(),
+            appended: self.appended,
+            covers: self.known.map(|k| k.checkpoint.covers),
+        }
     }
 
     /// Records are appended now.

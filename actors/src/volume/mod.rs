@@ -316,7 +316,7 @@ pub struct VolumeStats {
     pub rewritten_bytes: u64,
     /// Bytes of cached blocks.
     pub cache_bytes: u64,
-    /// All that it acknowledged lies up to here, once it leads.
+    /// All that it acknowledged lies up to here, once it leads and replaces lost replicas by itself.
     pub committed: Option<Position>,
 }
 

@@ -135,7 +135,7 @@ impl Run {
         let leads = owner.is_some_and(|node| {
             let process = self.world.nodes[&node].process.as_ref();
             let machine = process.and_then(|p| p.volumes.get(&self.volume));
-            machine.and_then(|m| m.committed()).is_some()
+            machine.is_some_and(|m| m.stats().committed.is_some())
         });
         let Some(asked) = self.running().into_iter().find(|n| !silent.contains(n)) else {
             return;
@@ -246,7 +246,9 @@ impl Run {
     /// Whether a client's session may end although nobody asked for it: it was opened before the
     /// volume was recovered with loss.
     pub(super) fn may_end(&self, opened: Time) -> bool {
-        self.recovery.since.is_some_and(|since| opened <= since)
+        let recovered = self.world.record(self.volume).and_then(|r| r.recovered);
+        // Nobody opened one in between: there was no quorum.
+        recovered.is_some_and(|r| WallTime::default().at(opened).0 <= r.at.0)
     }
 
     /// Nobody goes on who may have seen acknowledged what is gone (section 4).

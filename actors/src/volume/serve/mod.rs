@@ -199,6 +199,11 @@ impl Serving {
         self.epoch
     }
 
+    /// Whether its log is not known to be on a majority yet, and one replica has the only copy.
+    fn is_salvaging(&self) -> bool {
+        self.founds && self.salvages
+    }
+
     pub(super) fn is_serving(&self) -> bool {
         self.stage == Stage::Serving
     }
@@ -241,7 +246,7 @@ impl Serving {
             rewriting: self.rewriter.rewriting(),
             rewritten_bytes: self.rewriter.rewritten_blocks() * BLOCK_BYTES as u64,
             cache_bytes: (self.layers.cache.len() * BLOCK_BYTES) as u64,
-            committed: Some(self.journal.committed()),
+            committed: (!self.is_salvaging()).then(|| self.journal.committed()),
         }
     }
 
@@ -275,7 +280,7 @@ impl Serving {
             }
         }
         self.found(now, out);
-        if !(self.founds && self.salvages) {
+        if !self.is_salvaging() {
             self.step_replicas(now, view);
         }
         if self.stage == Stage::Serving {
