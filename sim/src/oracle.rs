@@ -255,8 +255,8 @@ impl Oracle {
             write.effective = Some(write.effective.map_or(by, |t| t.min(by)));
             write.seen_called = write.seen_called.max(called);
             let first = write.called;
-            if survived.is_some() {
-                self.survived(first);
+            if let Some(lost) = survived {
+                self.survived(first, lost.at);
             }
         }
         Ok(())
@@ -284,12 +284,13 @@ impl Oracle {
         lost
     }
 
-    /// One that was called at `called` is there after all: the journal was cut behind it, so that
-    /// all that was acknowledged before it began is there too.
-    fn survived(&mut self, called: Time) {
+    /// One that was called at `called` is there after all that may have been lost at `at`: the
+    /// journal was cut behind it, so that all that was acknowledged before it began is there too.
+    fn survived(&mut self, called: Time, at: Time) {
         for history in self.sectors.values_mut() {
             for write in &mut history.all {
-                if let Some(lost) = write.lost.filter(|lost| lost.effective < called) {
+                let before = |lost: &Lost| lost.at == at && lost.effective < called;
+                if let Some(lost) = write.lost.filter(before) {
                     write.effective = Some(lost.effective);
                     write.lost = None;
                 }
@@ -419,6 +420,37 @@ mod tests {
         assert!(read(&mut oracle, 4, 5, 8).is_ok());
         assert!(read(&mut oracle, 6, 7, 7).is_ok());
         assert!(read(&mut oracle, 8, 9, 8).is_ok() && oracle.finish().is_err());
+    }
+
+    #[test]
+    fn what_a_recovery_may_have_lost_is_a_suffix() {
+        let mut oracle = Oracle::default();
+        let sector = |n: u64, value: u64| std::iter::once((n, Value(value)));
+        for (at, n, value) in [(1, 0, 7), (3, 0, 8), (5, 1, 9), (7, 2, 10)] {
+            let id = oracle.write_called(Time(at * SECOND), sector(n, value));
+            oracle.write_answered(Time((at + 1) * SECOND), id);
+        }
+        // What was acknowledged by 2 is covered.
+        assert_eq!(oracle.lose(Time(2 * SECOND), Time(10 * SECOND)), 3);
+        let times = |t: u64| (Time(t * SECOND), Time((t + 1) * SECOND), Time(t * SECOND));
+        // It is there; of the others, each may be gone; but not one before another that is not.
+        assert!(matches!(
+            oracle.read(times(11), 0, Value(0)),
+            Err(Violation::Stale { .. })
+        ));
+        assert!(oracle.read(times(13), 2, Value(0)).is_ok());
+        assert!(oracle.read(times(13), 1, Value(9)).is_ok());
+        assert!(matches!(
+            oracle.read(times(15), 0, Value(7)),
+            Err(Violation::Stale { .. })
+        ));
+        assert!(oracle.read(times(17), 0, Value(8)).is_ok());
+        // What was written since overtakes what may be gone: that does not come back.
+        write(&mut oracle, 20, 21, 11);
+        let id = oracle.write_called(Time(20 * SECOND), sector(2, 12));
+        oracle.write_answered(Time(21 * SECOND), id);
+        assert!(oracle.read(times(22), 2, Value(12)).is_ok());
+        assert!(oracle.read(times(24), 2, Value(10)).is_err());
     }
 
     #[test]

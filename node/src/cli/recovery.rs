@@ -6,7 +6,7 @@ use crate::cli::style::{Style, Tone};
 
 /// What is left, and what may be done.
 #[must_use]
-pub fn recovery(recovery: &Recovery, style: Style) -> String {
+pub(crate) fn recovery(recovery: &Recovery, style: Style) -> String {
     let rows = recovery.replicas.iter().map(|r| {
         let (tone, state) = match r.state {
             ReplicaState::Holds => (Tone::Good, "whole"),

@@ -105,6 +105,12 @@ fn check(world: &World, owner: NodeId, volume: VolumeId) -> Result<(), Broken> {
     let Some((epoch, committed)) = machine.committed() else {
         return Ok(());
     };
+    // Who led before a recovery with loss acknowledges nothing any more, and its set is not the
+    // record's.
+    let recovered = world.record(volume).and_then(|r| r.recovered);
+    if recovered.is_some_and(|r| epoch < r.epoch) {
+        return Ok(());
+    }
     // What the last life of a disk that is down held, only its answers tell: it may hold it.
     let may_hold = |at: &&DiskRef| {
         let open = world.open_of(**at);

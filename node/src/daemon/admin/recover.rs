@@ -161,7 +161,6 @@ fn report(view: &View, record: &VolumeRecord, told: &Told, verdict: &Verdict) ->
 }
 
 fn replica(view: &View, told: &Told, at: DiskRef) -> Replica {
-    let disk = view.disks.get(&at.disk);
     let heard = told.heard.get(&at).copied().unwrap_or(Heard::Silent);
     let (mut last, mut idle_s) = (None, None);
     let state = match heard {
