@@ -200,6 +200,10 @@ fn with_all_journals_gone_it_goes_on_from_its_checkpoint() {
     for node in &nodes {
         fabric.signal(node, Signal::KILL);
     }
+    // Until their supervisor knows it.
+    for node in &nodes {
+        fabric.json(&format!("node stop {node}"));
+    }
     for path in &paths {
         let files = std::fs::read_dir(path.join("journal")).expect("it is there");
         for file in files {
@@ -207,12 +211,7 @@ fn with_all_journals_gone_it_goes_on_from_its_checkpoint() {
         }
     }
     for node in &nodes {
-        until("its start", || {
-            fabric
-                .command(&format!("node start {node}"))
-                .status
-                .success()
-        });
+        fabric.json(&format!("node start {node}"));
     }
     until("an offer", || {
         fabric.json("volume recover vol")["stage"] == json!("offer")

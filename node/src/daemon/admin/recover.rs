@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use actors::volume::recover::{Heard, Offer, Situation, Verdict, judge};
 use model::ids::{DiskRef, NodeId};
-use model::meta::MetaRequest;
+use model::meta::{MetaRequest, Refusal};
 use model::placement::{Presence, RecoveredFrom, View, VolumeRecord};
 use model::time::WallTime;
 
@@ -25,39 +25,41 @@ struct Told {
 }
 
 impl Admin {
-    /// Tells what is left, and recovers from it if the operator accepts exactly that.
+    /// Tells what is left, and recovers from it if the operator accepts exactly that. A node whose
+    /// view lags, or a new owner's claim meanwhile, costs another look, which must tell the same.
     pub(super) fn recover_volume(
         &self,
         name: &str,
         accept: Option<&str>,
     ) -> Result<Reply, Failure> {
-        let record = self.named(name)?;
-        let view = self.meta.view();
-        let told = self.told(&view, &record)?;
-        let verdict = judge(&Situation {
-            view: &view,
-            record: &record,
-            heard: &told.heard,
-            silent: &told.silent,
-            leads: told.leads,
-        });
-        let recovery = report(&view, &record, &told, &verdict);
-        let Some(accept) = accept else {
-            return Ok(Reply::Recovery(recovery));
-        };
-        let Verdict::Offer(offer) = verdict else {
-            return Err(fail(FailureKind::Refused, recovery.why));
-        };
-        let token = offer.covered.to_string();
-        if accept != token {
-            let why = format!(
-                "'{accept}' is not what is covered now: '{name}' can be recovered up to {token}, and what \
-                 followed would be lost; if you accept that: --accept-loss {token}"
-            );
-            return Err(fail(FailureKind::Refused, why));
+        let deadline = Instant::now() + MOVE_MAX;
+        loop {
+            let record = self.named(name)?;
+            let view = self.meta.view();
+            let told = self.told(&view, &record)?;
+            let verdict = judge(&Situation {
+                view: &view,
+                record: &record,
+                heard: &told.heard,
+                silent: &told.silent,
+                leads: told.leads,
+            });
+            let recovery = report(&view, &record, &told, &verdict);
+            let Some(accept) = accept else {
+                return Ok(Reply::Recovery(recovery));
+            };
+            let Verdict::Offer(offer) = verdict else {
+                return Err(fail(FailureKind::Refused, recovery.why));
+            };
+            check_accepted(name, accept, &offer)?;
+            match self.carry_out(&record, &offer)? {
+                Ok(_) => return Ok(Reply::Recovery(self.await_recovery(name, recovery)?)),
+                Err(Refusal::StaleEpoch | Refusal::StaleVersion) if Instant::now() < deadline => {
+                    std::thread::sleep(POLL);
+                }
+                Err(reason) => return Err(refused(reason, name, 0)),
+            }
         }
-        self.carry_out(&record, &offer)?;
-        Ok(Reply::Recovery(self.await_recovery(name, recovery)?))
     }
 
     fn told(&self, view: &View, record: &VolumeRecord) -> Result<Told, Failure> {
@@ -98,8 +100,12 @@ impl Admin {
         })
     }
 
-    fn carry_out(&self, record: &VolumeRecord, offer: &Offer) -> Result<(), Failure> {
-        let request = MetaRequest::RecoverVolume {
+    fn carry_out(
+        &self,
+        record: &VolumeRecord,
+        offer: &Offer,
+    ) -> Result<Result<VolumeRecord, Refusal>, Failure> {
+        self.ask_once(MetaRequest::RecoverVolume {
             volume: record.id,
             expected: record.epoch,
             version: record.journal.version,
@@ -108,10 +114,7 @@ impl Admin {
             replicas: offer.replicas.clone(),
             to: offer.to,
             at: now(),
-        };
-        let name = record.name.clone();
-        self.ask(request, |reason| refused(reason, &name, 0))?;
-        Ok(())
+        })
     }
 
     /// Waits until the volume serves again, or need not be served; or until time is up.
@@ -134,6 +137,19 @@ impl Admin {
             std::thread::sleep(POLL);
         }
     }
+}
+
+/// The token is what was told: another position is another loss.
+fn check_accepted(name: &str, accept: &str, offer: &Offer) -> Result<(), Failure> {
+    let token = offer.covered.to_string();
+    if accept == token {
+        return Ok(());
+    }
+    let why = format!(
+        "'{accept}' is not what is covered now: '{name}' can be recovered up to {token}, and what \
+         followed would be lost; if you accept that: --accept-loss {token}"
+    );
+    Err(fail(FailureKind::Refused, why))
 }
 
 fn now() -> WallTime {
