@@ -31,9 +31,11 @@ id!(/// One life of a node's process; drawn at its start.
     Boot(u64), "boot-");
 id!(/// A virtual disk.
     VolumeId(u32), "vol-");
-id!(/// Fencing number of an ownership, one counter a volume, raised only by a committed entry of
-    /// the global placement group. The high 16 bits are the generation (R11).
-    Epoch(u64), "e");
+/// Fencing number of an ownership, one counter a volume, raised only by a committed entry of
+/// the global placement group. The high 16 bits are the generation (R11).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Encode, Decode)]
+pub struct Epoch(pub u64);
+
 id!(/// Sequence number of a journal record, dense within a volume across epochs.
     Seq(u64), "s");
 id!(/// Version of a table or a configuration.
@@ -49,11 +51,38 @@ id!(/// Correlates a reply with its request; unique within the requesting machin
 id!(/// One front end's client of one volume, unique within the node's life.
     ClientId(u64), "client-");
 
+/// The bits of an epoch below its generation.
+const COUNTER_BITS: u32 = 48;
+
 impl Epoch {
     /// The epoch after this one.
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0 + 1)
+    }
+
+    /// How often the volume was recovered by the operator's word (R11).
+    #[must_use]
+    pub fn generation(self) -> u64 {
+        self.0 >> COUNTER_BITS
+    }
+
+    /// The first epoch of the next generation, beyond all of this one; `None` after the last.
+    #[must_use]
+    pub fn next_generation(self) -> Option<Self> {
+        let next = self.generation() + 1;
+        (next < 1 << (u64::BITS - COUNTER_BITS)).then_some(Self(next << COUNTER_BITS))
+    }
+}
+
+/// `e7`; of a later generation `e2:7`.
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counter = self.0 & ((1 << COUNTER_BITS) - 1);
+        match self.generation() {
+            0 => write!(f, "e{counter}"),
+            generation => write!(f, "e{generation}:{counter}"),
+        }
     }
 }
 

@@ -81,6 +81,9 @@ pub enum RecordBody {
     /// Writes of whole blocks whose bytes are in a segment already: the journal carries only
     /// the reference (R14).
     Stored(Stored),
+    /// In place of `EpochStart`, by the first owner after a recovery with loss: no session that
+    /// was opened before goes on, since its client may have seen acknowledged what is gone.
+    Recovered,
 }
 
 /// Writes whose bytes lie in one segment that no earlier record refers to. They take effect

@@ -4,9 +4,10 @@
 use bincode::{Decode, Encode};
 
 use crate::geometry::Code;
-use crate::ids::{DiskRef, Epoch, NodeId, SiteId, Version, VolumeId};
+use crate::ids::{DiskRef, Epoch, NodeId, Position, SiteId, Version, VolumeId};
 use crate::journal::Checkpoint;
-use crate::placement::VolumeRecord;
+use crate::placement::{RecoveredFrom, VolumeRecord};
+use crate::time::WallTime;
 
 /// Correlates a [`MetaReply`] with its [`MetaRequest`] within one node's life.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Decode)]
@@ -44,6 +45,8 @@ pub enum MetaRequest {
         /// Whether it is a passivation: all is covered, and the owner will never acknowledge
         /// in this epoch again (R3).
         clean: bool,
+        /// When, by the owner's clock.
+        at: WallTime,
     },
     /// Begin a change of the journal's replicas (R5). Answered with [`MetaReply::Volume`].
     BeginJournalChange {
@@ -106,6 +109,29 @@ pub enum MetaRequest {
         /// The new owner.
         to: NodeId,
     },
+    /// By the operator's word: the volume goes on without a quorum of its journal, from what is
+    /// left. What was acknowledged behind `covered` may be lost. The epoch's generation rises
+    /// (R11), and nothing of lower epochs counts any more: no owner, no session, no other
+    /// replica's log. Answered with [`MetaReply::Volume`].
+    RecoverVolume {
+        /// The volume.
+        volume: VolumeId,
+        /// Compare-and-set.
+        expected: Epoch,
+        /// Compare-and-set: the journal configuration.
+        version: Version,
+        /// What it goes on from.
+        from: RecoveredFrom,
+        /// What that is known to cover. Nothing below what the record knows is taken: the
+        /// published checkpoint, the journal's founding.
+        covered: Position,
+        /// The new journal's replicas.
+        replicas: Vec<DiskRef>,
+        /// The next owner; of a volume that goes on from a checkpoint nobody need be.
+        to: Option<NodeId>,
+        /// When, by the clock of the node that was asked.
+        at: WallTime,
+    },
     /// The owner journaled that what was cut off is a hole, and it is committed: the cut is
     /// over. Answered with [`MetaReply::Volume`].
     EndCut {
@@ -158,4 +184,6 @@ pub enum Refusal {
     NotYours,
     /// The volume can't grow yet: its owner has not journaled what was cut off it.
     CutPending,
+    /// What the volume is to be recovered from is older than what its record knows.
+    BelowRecord,
 }

@@ -8,9 +8,10 @@ use bincode::{Decode, Encode};
 
 use crate::cut::Cut;
 use crate::geometry::{Code, Pool};
-use crate::ids::{Boot, DiskId, DiskRef, Epoch, NodeId, SiteId, Version, VolumeId};
+use crate::ids::{Boot, DiskId, DiskRef, Epoch, NodeId, Position, SiteId, Version, VolumeId};
 use crate::journal::Checkpoint;
 use crate::planted::{Bug, planted};
+use crate::time::WallTime;
 
 pub use crate::spread::{RowStamp, SlotMove, SlotPlace, SpreadTable};
 
@@ -52,6 +53,32 @@ pub struct Owner {
     pub boot: Option<Boot>,
 }
 
+/// What a volume went on from after it was recovered with loss.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum RecoveredFrom {
+    /// The log of this replica alone, a minority.
+    Replica(DiskRef),
+    /// The published checkpoint: no journal was left.
+    Checkpoint,
+}
+
+/// That a volume was recovered by the operator's word, without a quorum of its journal (R11):
+/// what was acknowledged behind `covered` may be lost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Recovered {
+    /// The first epoch of the new generation: of lower ones, no owner, no session and no
+    /// replica's log counts any more.
+    pub epoch: Epoch,
+    /// What it went on from.
+    pub from: RecoveredFrom,
+    /// All up to here is there.
+    pub covered: Position,
+    /// When, by the clock of the node that was asked.
+    pub at: WallTime,
+    /// Whether no owner founded a journal over it yet: each one until then starts from it.
+    pub pending: bool,
+}
+
 /// A volume as the global placement group knows it.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub struct VolumeRecord {
@@ -82,11 +109,39 @@ pub struct VolumeRecord {
     pub clean: bool,
     /// The epoch that founded the journal: what replicas hold of lower ones is obsolete (R3).
     pub founded: Epoch,
+    /// When the checkpoint was published, by its owner's clock.
+    pub published: Option<WallTime>,
+    /// Its last recovery with loss, if there was one.
+    pub recovered: Option<Recovered>,
     /// Whether it was deleted: a tombstone (R16).
     pub deleted: bool,
 }
 
 impl VolumeRecord {
+    /// The recovery that its next owner carries out: it founds a journal over what is left.
+    #[must_use]
+    pub fn to_recover(&self) -> Option<&Recovered> {
+        self.recovered.as_ref().filter(|r| r.pending)
+    }
+
+    /// The one replica that its next owner starts from by the operator's word, and how far its
+    /// log must reach. Until a journal is founded from it, it is the only copy.
+    #[must_use]
+    pub fn to_salvage(&self) -> Option<(DiskRef, Position)> {
+        let recovered = self.to_recover()?;
+        match recovered.from {
+            RecoveredFrom::Replica(at) => Some((at, recovered.covered)),
+            RecoveredFrom::Checkpoint => None,
+        }
+    }
+
+    /// Whether its next owner founds its journal anew: what replicas hold of lower epochs is
+    /// obsolete then (R3).
+    #[must_use]
+    pub fn is_to_found(&self) -> bool {
+        self.clean || self.to_recover().is_some()
+    }
+
     /// The bytes that may be served: nothing of what was cut off, though the volume may have
     /// grown again since.
     #[must_use]

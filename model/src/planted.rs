@@ -94,6 +94,15 @@ bugs! {
     EvictedSession = "R10" "evicted-session",
     /// Nobody asks whether clients live: sessions of those that died stay open.
     UnaskedClients = "R10" "unasked-clients",
+    /// A recovery with loss leaves the last owner in office.
+    RecoverUnfenced = "R11" "recover-unfenced",
+    /// After a recovery with loss every later owner starts from the same one replica again.
+    RecoverForever = "R11" "recover-forever",
+    /// The first owner after a recovery with loss does not wait for leases that replicas granted
+    /// which are lost.
+    RecoverHasty = "R7" "recover-hasty",
+    /// Sessions go on after a recovery with loss.
+    RecoverKeepsSessions = "R10" "recover-keeps-sessions",
 
     // Writes, index, space.
     /// A newer piece of a block is laid under an older one.

@@ -35,6 +35,10 @@ states! {
     ReplicaReset = "journal: a replica behind the trim is reset",
     /// An owner is fenced: a replica promised a higher epoch.
     OwnerFenced = "journal: an owner is fenced",
+    /// A volume goes on from the log of one replica, by the operator's word.
+    RecoveredFromReplica = "recovery: from a minority, with loss",
+    /// A volume goes on from its checkpoint, by the operator's word.
+    RecoveredFromCheckpoint = "recovery: from the checkpoint, with loss",
     /// Writes wait for the journal's window.
     WindowFull = "volume: writes wait for the journal's window",
     /// A large write went past the journal.

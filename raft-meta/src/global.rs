@@ -4,6 +4,7 @@
 mod admin;
 mod failover;
 mod pools;
+mod recover;
 mod volumes;
 mod writable;
 

@@ -10,6 +10,7 @@ use model::ids::{NodeId, SiteId, VolumeId};
 use model::journal::Checkpoint;
 use model::meta::{MetaReply, MetaRequest, Refusal};
 use model::placement::{Presence, VolumeRecord};
+use model::time::WallTime;
 use raft_meta::GroupId;
 use raft_meta::node::{AdminCommand, AdminRefusal, AdminReply};
 
@@ -66,6 +67,7 @@ fn bootstrap_by_joins_then_a_volume() {
         epoch: claimed.epoch,
         checkpoint: Checkpoint::EMPTY,
         clean,
+        at: WallTime(0),
     };
     assert_eq!(w.request(NodeId(5), publish(false)), MetaReply::Done);
     let claimed = w.read(NodeId(9), v.id);

@@ -12,10 +12,12 @@ use model::ids::{
 };
 use model::journal::Checkpoint;
 use model::meta::{MetaReply, MetaRequest, Refusal};
-use model::placement::{Duty, Presence, VolumeRecord};
+use model::placement::{Duty, Presence, RecoveredFrom, VolumeRecord};
 use model::spread::SlotMove;
+use model::time::WallTime;
 use model::wire;
 use proptest::collection::vec;
+use proptest::option;
 use proptest::prelude::{
     BoxedStrategy, Just, ProptestConfig, Strategy, TestCaseError, any, prop_assert, prop_assert_eq,
     prop_assert_ne, prop_oneof, proptest,
@@ -77,6 +79,7 @@ fn request() -> BoxedStrategy<MetaRequest> {
                 epoch,
                 checkpoint,
                 clean,
+                at: WallTime(seq),
             }
         }),
         (volume(), epoch(), version(), vec(disk(), 0..5)).prop_map(
@@ -133,6 +136,29 @@ fn request() -> BoxedStrategy<MetaRequest> {
                 size_bytes: blocks * 4096,
             }
         }),
+        (
+            (volume(), epoch(), version()),
+            (option::of(disk()), 0u64..9),
+            (vec(disk(), 0..4), option::of(node()))
+        )
+            .prop_map(
+                |((volume, expected, version), (from, seq), (replicas, to))| {
+                    let covered = Position {
+                        epoch: Epoch(1),
+                        seq: Seq(seq),
+                    };
+                    MetaRequest::RecoverVolume {
+                        volume,
+                        expected,
+                        version,
+                        from: from.map_or(RecoveredFrom::Checkpoint, RecoveredFrom::Replica),
+                        covered,
+                        replicas,
+                        to,
+                        at: WallTime(seq),
+                    }
+                }
+            ),
         (volume(), epoch(), 1u64..5).prop_map(|(volume, epoch, resized)| MetaRequest::EndCut {
             volume,
             epoch,
@@ -259,8 +285,16 @@ fn check_step(
         if new.owner != old.owner && new.owner.is_some() {
             prop_assert!(new.epoch > old.epoch, "R1: another owner is another epoch");
         }
-        if new.clean && !old.clean {
+        let is_recovered = new.epoch.generation() > old.epoch.generation();
+        if new.clean && !old.clean && !is_recovered {
             prop_assert!(new.epoch == old.epoch && new.owner.is_none(), "R3");
+        }
+        if is_recovered {
+            prop_assert!(new.is_to_found(), "R11: what was before counts no more");
+        }
+        if let Some((only, _)) = new.to_salvage() {
+            let is_there = new.journal.replicas.contains(&only) && new.journal.next.is_none();
+            prop_assert!(is_there, "R11: the only copy stays");
         }
         prop_assert!(new.deleted || !old.deleted, "R16: a tombstone stays");
         prop_assert!(new.journal.version >= old.journal.version);

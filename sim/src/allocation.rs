@@ -2,7 +2,7 @@
 //! and each answer of `base:allocation` must be one that a linear history allows. Beside that,
 //! what is said to be a hole or a zero must read as zeros, which is the oracle's matter.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use model::block::Allocation;
 use model::time::Time;
@@ -36,6 +36,8 @@ pub struct AllocationModel {
     blocks: BTreeMap<u64, Vec<Touch>>,
     calls: BTreeMap<TouchId, Vec<(u64, Time)>>,
     next: u64,
+    /// Blocks whose mutations may be lost: any answer will do until they are touched again.
+    unsure: BTreeSet<u64>,
 }
 
 /// So many touches of a block are looked through before they are sifted.
@@ -75,6 +77,20 @@ impl AllocationModel {
             let mut own = touches.filter(|t| t.called == called && t.answered.is_none());
             if let Some(touch) = own.next() {
                 touch.answered = Some(now);
+                self.unsure.remove(&block);
+            }
+        }
+    }
+
+    /// The volume was recovered with loss: what was answered after `floor` may be gone.
+    pub fn lose(&mut self, floor: Time) {
+        for (block, touches) in &mut self.blocks {
+            if touches
+                .iter()
+                .any(|t| t.answered.is_some_and(|a| a > floor))
+            {
+                touches.retain(|t| t.answered.is_none());
+                self.unsure.insert(*block);
             }
         }
     }
@@ -98,7 +114,7 @@ impl AllocationModel {
         };
         let initial = said == Allocation::Hole && !overtaken(Some(Time::ZERO));
         let fits = |t: &&Touch| t.state == said && t.called <= now && !overtaken(t.answered);
-        if initial || touches.iter().any(|t| fits(&t)) {
+        if self.unsure.contains(&block) || initial || touches.iter().any(|t| fits(&t)) {
             return Ok(());
         }
         Err(WrongAllocation { block, said })

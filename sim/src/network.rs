@@ -120,6 +120,12 @@ impl Network {
         *self.lonely.entry(node).or_default() += 1;
     }
 
+    /// Whether a node is cut from all others.
+    #[must_use]
+    pub fn is_lonely(&self, node: NodeId) -> bool {
+        self.lonely.contains_key(&node)
+    }
+
     /// Ends one cut of a node.
     pub fn mend_node(&mut self, node: NodeId) {
         if let Some(cuts) = self.lonely.get_mut(&node) {

@@ -43,6 +43,17 @@ struct Write {
     /// The latest call of an operation that it must have happened before or at: itself, or a
     /// read that saw it.
     seen_called: Time,
+    /// It was acknowledged, and may have been lost then: if it is there at all, it was before.
+    lost: Option<Lost>,
+}
+
+/// An acknowledged write that a recovery may have lost.
+#[derive(Clone, Copy, Debug)]
+struct Lost {
+    /// When it had taken effect.
+    effective: Time,
+    /// When the volume was recovered.
+    at: Time,
 }
 
 /// A promise was broken.
@@ -98,10 +109,11 @@ impl History {
     /// zeros) left, when a read was called; and since when.
     fn overtaken(&self, of: Option<usize>, called: Time, now: Time) -> Option<(Value, Time)> {
         let (effective, value) = match of {
-            Some(i) => (
-                self.all[i].effective.unwrap_or(now).min(now),
-                self.all[i].value,
-            ),
+            Some(i) => {
+                let write = &self.all[i];
+                let latest = write.lost.map_or(now, |lost| lost.at.min(now));
+                (write.effective.unwrap_or(latest).min(now), write.value)
+            }
             None => (Time::ZERO, Value::ZERO),
         };
         self.live.iter().find_map(|i| {
@@ -159,6 +171,7 @@ impl Oracle {
                 called: now,
                 effective: None,
                 seen_called: now,
+                lost: None,
             });
         }
         self.calls.insert(id, all);
@@ -237,10 +250,52 @@ impl Oracle {
         }
         if let (1, Some(one)) = (meant, found) {
             let write = &mut history.all[one];
-            write.effective = Some(write.effective.map_or(now, |t| t.min(now)));
+            let survived = write.lost.take();
+            let by = survived.map_or(now, |lost| lost.effective);
+            write.effective = Some(write.effective.map_or(by, |t| t.min(by)));
             write.seen_called = write.seen_called.max(called);
+            let first = write.called;
+            if let Some(lost) = survived {
+                self.survived(first, lost.at);
+            }
         }
         Ok(())
+    }
+
+    /// The volume was recovered with loss: what is not known to have taken effect by `floor` may
+    /// be gone, from some place in the journal on. Returns how many sectors' writes those are.
+    pub fn lose(&mut self, floor: Time, now: Time) -> usize {
+        let mut lost = 0;
+        for history in self.sectors.values_mut() {
+            let gone = |w: &&mut Write| w.effective.is_some_and(|t| t > floor);
+            let before = lost;
+            for write in history.all.iter_mut().filter(gone) {
+                let effective = write.effective.take().expect("filtered");
+                let at = now;
+                write.lost = Some(Lost { effective, at });
+                write.seen_called = write.called;
+                lost += 1;
+            }
+            if lost > before {
+                // What they overtook may be there again.
+                history.live = (0..history.all.len()).collect();
+            }
+        }
+        lost
+    }
+
+    /// One that was called at `called` is there after all that may have been lost at `at`: the
+    /// journal was cut behind it, so that all that was acknowledged before it began is there too.
+    fn survived(&mut self, called: Time, at: Time) {
+        for history in self.sectors.values_mut() {
+            for write in &mut history.all {
+                let before = |lost: &Lost| lost.at == at && lost.effective < called;
+                if let Some(lost) = write.lost.filter(before) {
+                    write.effective = Some(lost.effective);
+                    write.lost = None;
+                }
+            }
+        }
     }
 
     /// A read was answered while clocks run wrong beyond the lease's margin: it may be stale,
@@ -365,6 +420,37 @@ mod tests {
         assert!(read(&mut oracle, 4, 5, 8).is_ok());
         assert!(read(&mut oracle, 6, 7, 7).is_ok());
         assert!(read(&mut oracle, 8, 9, 8).is_ok() && oracle.finish().is_err());
+    }
+
+    #[test]
+    fn what_a_recovery_may_have_lost_is_a_suffix() {
+        let mut oracle = Oracle::default();
+        let sector = |n: u64, value: u64| std::iter::once((n, Value(value)));
+        for (at, n, value) in [(1, 0, 7), (3, 0, 8), (5, 1, 9), (7, 2, 10)] {
+            let id = oracle.write_called(Time(at * SECOND), sector(n, value));
+            oracle.write_answered(Time((at + 1) * SECOND), id);
+        }
+        // What was acknowledged by 2 is covered.
+        assert_eq!(oracle.lose(Time(2 * SECOND), Time(10 * SECOND)), 3);
+        let times = |t: u64| (Time(t * SECOND), Time((t + 1) * SECOND), Time(t * SECOND));
+        // It is there; of the others, each may be gone; but not one before another that is not.
+        assert!(matches!(
+            oracle.read(times(11), 0, Value(0)),
+            Err(Violation::Stale { .. })
+        ));
+        assert!(oracle.read(times(13), 2, Value(0)).is_ok());
+        assert!(oracle.read(times(13), 1, Value(9)).is_ok());
+        assert!(matches!(
+            oracle.read(times(15), 0, Value(7)),
+            Err(Violation::Stale { .. })
+        ));
+        assert!(oracle.read(times(17), 0, Value(8)).is_ok());
+        // What was written since overtakes what may be gone: that does not come back.
+        write(&mut oracle, 20, 21, 11);
+        let id = oracle.write_called(Time(20 * SECOND), sector(2, 12));
+        oracle.write_answered(Time(21 * SECOND), id);
+        assert!(oracle.read(times(22), 2, Value(12)).is_ok());
+        assert!(oracle.read(times(24), 2, Value(10)).is_err());
     }
 
     #[test]

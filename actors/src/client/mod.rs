@@ -172,6 +172,15 @@ impl Client {
         }
     }
 
+    /// Its session, while one is open.
+    #[must_use]
+    pub fn session(&self) -> Option<SessionId> {
+        match self.session {
+            Session::Open(session) => Some(session),
+            Session::Opening(_) | Session::Closing(_) | Session::Ended => None,
+        }
+    }
+
     fn id(&mut self) -> RequestId {
         self.next_id += 1;
         RequestId(self.next_id)
@@ -296,7 +305,7 @@ impl Client {
             assert!(low <= n && n < low + PARTS_IN_FLIGHT_MAX);
             Part { session, n, low }
         });
-        let (request, payload) = flight.piece.message(self.volume, part);
+        let (request, payload) = flight.piece.message(self.volume, session, part);
         out.push(Effect::ToVolume {
             node,
             id,
@@ -413,7 +422,14 @@ impl Client {
         let Some(record) = self.view.volumes.get(&self.volume) else {
             return;
         };
-        if record.deleted {
+        // A session never outlives writes that it saw acknowledged and that are gone (section 4).
+        // A flush is answered here, so that nobody else would say so.
+        let is_lost = |session: SessionId| {
+            let recovered = record.recovered.as_ref();
+            recovered.is_some_and(|r| session.0.epoch < r.epoch)
+                && !planted(Bug::RecoverKeepsSessions)
+        };
+        if record.deleted || self.session().is_some_and(is_lost) {
             self.end(out);
             return;
         }

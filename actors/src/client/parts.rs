@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use model::BLOCK_BYTES;
 use model::block::{Chunk, Extent, Reply, Request};
-use model::ids::VolumeId;
+use model::ids::{SessionId, VolumeId};
 use model::journal::{PART_BYTES_MAX, Part};
 use model::payload::Payload;
 
@@ -101,8 +101,13 @@ impl Piece {
         matches!(self.what, What::Write { .. } | What::Zero { .. })
     }
 
-    /// The message for it; mutating pieces take their part.
-    pub(super) fn message(&self, volume: VolumeId, part: Option<Part>) -> (VolumeRequest, Payload) {
+    /// The message for it in a session; mutating pieces take their part.
+    pub(super) fn message(
+        &self,
+        volume: VolumeId,
+        session: SessionId,
+        part: Option<Part>,
+    ) -> (VolumeRequest, Payload) {
         match (&self.what, part) {
             (What::Write { offset, data, sums }, Some(part)) => {
                 let (offset, sums) = (*offset, sums.clone());
@@ -139,6 +144,7 @@ impl Piece {
                 (
                     VolumeRequest::Read {
                         volume,
+                        session,
                         offset,
                         length,
                     },
@@ -150,6 +156,7 @@ impl Piece {
                 (
                     VolumeRequest::Status {
                         volume,
+                        session,
                         offset,
                         length,
                     },

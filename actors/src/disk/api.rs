@@ -12,6 +12,7 @@ use model::placement::View;
 use model::store::{
     DeviceError, FragmentDone, FragmentOp, JournalDone, JournalOp, OpId, ScrubMark,
 };
+use model::time::Time;
 
 use crate::messages::{DiskReply, DiskRequest, FragmentAt};
 
@@ -145,6 +146,10 @@ pub struct ReplicaStats {
     pub promised: Epoch,
     /// Its log starts after this.
     pub base: Position,
+    /// Its log ends here.
+    pub last: Position,
+    /// When it was appended to last, in this life of the disk's machine.
+    pub appended: Option<Time>,
     /// What the latest committed checkpoint that it knows covers (R3).
     pub covers: Option<Position>,
 }

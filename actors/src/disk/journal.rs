@@ -122,6 +122,9 @@ impl Disk {
                 return self.answer_after(ticket, asker, reply, out);
             }
         };
+        if append.records.len() > plan.skip {
+            replica.append_at(now);
+        }
         replica.queue_records(append.records, plan.skip, payload, &mut self.batcher);
         let asked = (append.epoch, asker.id);
         replica.learn(asked, plan.matched, append.committed, append.trim);
@@ -309,6 +312,7 @@ fn is_body_well_formed(volume: VolumeId, record: &RecordHead) -> bool {
         }
         RecordBody::Stored(stored) => is_sound(volume, record, stored),
         RecordBody::EpochStart
+        | RecordBody::Recovered
         | RecordBody::Open(_)
         | RecordBody::Close(_)
         | RecordBody::Zero { .. } => true,

@@ -352,17 +352,8 @@ impl Disk {
     /// How it is. Costs a walk over all replicas.
     #[must_use]
     pub fn stats(&self) -> DiskStats {
-        let stats = self.replicas.iter().map(|(volume, replica)| {
-            let stats = ReplicaStats {
-                untrimmed_bytes: replica.log().bytes(),
-                records: replica.log().len() as u64,
-                whole: replica.health() == Health::Whole,
-                promised: replica.promised(),
-                base: replica.log().base(),
-                covers: replica.known().map(|k| k.checkpoint.covers),
-            };
-            (*volume, stats)
-        });
+        let replicas = self.replicas.iter();
+        let stats = replicas.map(|(volume, replica)| (*volume, replica.stats()));
         DiskStats {
             replicas: stats.collect(),
             files: self.files.in_use(),
@@ -371,6 +362,12 @@ impl Disk {
             scrub: self.scrub.stats(),
             retired: self.retired,
         }
+    }
+
+    /// How a volume's replica is, if there is one.
+    #[must_use]
+    pub fn replica_stats(&self, volume: VolumeId) -> Option<ReplicaStats> {
+        self.replicas.get(&volume).map(Replica::stats)
     }
 
     /// How its scrub is.

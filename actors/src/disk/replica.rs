@@ -10,6 +10,7 @@ use model::payload::Payload;
 use model::store::{EntryAt, FileNo};
 use model::time::Time;
 
+use super::api::ReplicaStats;
 use super::batch::{BatchNo, Batcher, Queued, Serial, Subject};
 use super::entry::{Entry, Health, StateEntry};
 use super::lease::Leases;
@@ -56,6 +57,8 @@ pub(super) struct Replica {
     /// The last request that was told that this replica is damaged.
     told: Option<Asked>,
     leases: Leases,
+    /// When it was appended to last. People are told; nothing is decided by it.
+    appended: Option<Time>,
 }
 
 /// What recovery found of a replica.
@@ -119,6 +122,7 @@ impl Replica {
             promised_by: BatchNo::default(),
             told: None,
             leases: Leases::recovered(found.promised, wait_until),
+            appended: None,
         };
         replica.advance_checkpoint();
         replica
@@ -130,6 +134,25 @@ impl Replica {
 
     pub(super) fn health(&self) -> Health {
         self.health
+    }
+
+    /// How it is.
+    pub(super) fn stats(&self) -> ReplicaStats {
+        ReplicaStats {
+            untrimmed_bytes: self.log.bytes(),
+            records: self.log.len() as u64,
+            whole: self.health == Health::Whole,
+            promised: self.promised,
+            base: self.log.base(),
+            last: self.log.last(),
+            appended: self.appended,
+            covers: self.known.map(|k| k.checkpoint.covers),
+        }
+    }
+
+    /// Records are appended now.
+    pub(super) fn append_at(&mut self, now: Time) {
+        self.appended = Some(now);
     }
 
     pub(super) fn log(&self) -> &Log {

@@ -103,6 +103,8 @@ fn record(id: VolumeId) -> VolumeRecord {
         },
         clean: true,
         founded: Epoch(1),
+        published: None,
+        recovered: None,
         deleted: false,
     }
 }

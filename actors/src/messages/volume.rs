@@ -27,6 +27,8 @@ pub enum VolumeRequest {
     Read {
         /// The volume.
         volume: VolumeId,
+        /// The session: who saw acknowledged what is gone reads nothing any more.
+        session: SessionId,
         /// First byte.
         offset: u64,
         /// How many, at most [`model::journal::PART_BYTES_MAX`].
@@ -61,6 +63,8 @@ pub enum VolumeRequest {
     Status {
         /// The volume.
         volume: VolumeId,
+        /// The session.
+        session: SessionId,
         /// First byte.
         offset: u64,
         /// How many.

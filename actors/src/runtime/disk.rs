@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, ResponseFuture};
 use bytes::Bytes;
-use model::ids::{Actor as ActorId, DiskId, Endpoint, NodeId, RequestId};
+use model::ids::{Actor as ActorId, DiskId, DiskRef, Endpoint, NodeId, RequestId, VolumeId};
 use model::meta::{MetaReply, MetaToken};
 use model::placement::View;
 use model::store::{DeviceError, FileNo, FragmentDone, FragmentOp, JournalDone, JournalOp, OpId};
@@ -18,7 +18,9 @@ use tokio::sync::oneshot;
 use super::clock::boottime;
 use super::driver::{Driver, Shell};
 use super::switchboard::{AskMeta, DiskRetired, DiskRoom, Post, ScrubTold, Switchboard};
-use crate::disk::{Disk, DiskEffect as Effect, DiskInput as Input, ScrubNews, ScrubStats};
+use crate::disk::{
+    Disk, DiskEffect as Effect, DiskInput as Input, ReplicaStats, ScrubNews, ScrubStats,
+};
 use crate::messages::{DiskRequest, Message as Wire};
 
 /// Fragment operations that share syncs at most.
@@ -384,6 +386,39 @@ impl Handler<GetFigures> for DiskActor {
             figures.fragment_bytes = counted.await.ok()?;
             figures.scrub = scrub;
             Some(figures)
+        })
+    }
+}
+
+/// What a disk tells of one volume's replica; nothing once it retired.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "Option<ReplicaSeen>")]
+pub(super) struct GetReplica(pub(super) VolumeId);
+
+/// One volume's replica, as its disk tells.
+#[derive(Clone, Copy, Debug)]
+pub struct ReplicaSeen {
+    /// The disk.
+    pub at: DiskRef,
+    /// The replica, if there is one.
+    pub found: Option<ReplicaStats>,
+    /// How long ago it was appended to, since the disk was opened.
+    pub idle: Option<Duration>,
+}
+
+impl Handler<GetReplica> for DiskActor {
+    type Result = Option<ReplicaSeen>;
+
+    fn handle(&mut self, GetReplica(volume): GetReplica, _: &mut Self::Context) -> Self::Result {
+        if self.retired {
+            return None;
+        }
+        let found = self.driver.machine.replica_stats(volume);
+        let appended = found.and_then(|replica| replica.appended);
+        Some(ReplicaSeen {
+            at: self.driver.machine.disk_ref(),
+            found,
+            idle: appended.map(|at| boottime().since(at)),
         })
     }
 }

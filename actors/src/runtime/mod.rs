@@ -15,9 +15,11 @@ mod volume;
 
 pub use client::{ClientActor, ClientClosed, Submit};
 pub use clock::boottime;
-pub use disk::{DiskActor, DiskFigures, DiskStores, FragmentStore, GetFigures, JournalStore};
+pub use disk::{
+    DiskActor, DiskFigures, DiskStores, FragmentStore, GetFigures, JournalStore, ReplicaSeen,
+};
 pub use heal::{GetHealing, HealedPort, Healing};
 pub use switchboard::{
-    AttachDisk, CloseClient, Dropped, GetStats, Inbound, MetaAnswer, MetaPort, OpenClient,
-    OpenError, ShutDown, StartScrub, Switchboard, SwitchboardConfig, ViewChanged,
+    AttachDisk, CloseClient, Dropped, GetReplicas, GetStats, Inbound, MetaAnswer, MetaPort,
+    OpenClient, OpenError, ShutDown, StartScrub, Switchboard, SwitchboardConfig, ViewChanged,
 };

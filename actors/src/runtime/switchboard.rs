@@ -23,7 +23,9 @@ use transport::net::endpoint::Transport;
 
 use super::client::{ClientActor, ClientClosed, ToClient};
 use super::clock::boottime;
-use super::disk::{DiskActor, DiskFigures, DiskStores, GetFigures, ToDisk};
+use super::disk::{
+    DiskActor, DiskFigures, DiskStores, GetFigures, GetReplica, ReplicaSeen, ToDisk,
+};
 use super::heal::{GetHealing, HealActor, HealedPort, Healing, ToHealer};
 use super::segment::{SegmentActor, ToSegment};
 use super::volume::{Stats, VolumeActor};
@@ -250,6 +252,11 @@ pub struct Dropped;
 #[derive(Debug, Message)]
 #[rtype(result = "(BTreeMap<VolumeId, VolumeStats>, BTreeMap<DiskId, DiskFigures>)")]
 pub struct GetStats;
+
+/// What the node's disks tell of a volume's replicas.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "Vec<ReplicaSeen>")]
+pub struct GetReplicas(pub VolumeId);
 
 /// Begin a pass of the scrub on one of the node's disks, or on all; answered with how many.
 #[derive(Debug, Message)]
@@ -742,6 +749,22 @@ impl Handler<GetStats> for Switchboard {
                 }
             }
             (of_volumes, of_disks)
+        })
+    }
+}
+
+impl Handler<GetReplicas> for Switchboard {
+    type Result = ResponseFuture<Vec<ReplicaSeen>>;
+
+    fn handle(&mut self, GetReplicas(volume): GetReplicas, _: &mut Self::Context) -> Self::Result {
+        let disks = self.disks.values();
+        let asked: Vec<_> = disks.map(|disk| disk.send(GetReplica(volume))).collect();
+        Box::pin(async move {
+            let mut seen = Vec::new();
+            for told in asked {
+                seen.extend(told.await.ok().flatten());
+            }
+            seen
         })
     }
 }

@@ -141,7 +141,7 @@ impl Serving {
         log.from(log.base().seq.next()).any(|r| {
             !matches!(
                 r.head.body,
-                RecordBody::Checkpoint(_) | RecordBody::EpochStart
+                RecordBody::Checkpoint(_) | RecordBody::EpochStart | RecordBody::Recovered
             )
         })
     }

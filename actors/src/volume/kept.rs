@@ -86,7 +86,10 @@ impl Serving {
             && waiting.all(|r| {
                 matches!(
                     r.head.body,
-                    RecordBody::Checkpoint(_) | RecordBody::EpochStart | RecordBody::Kept { .. }
+                    RecordBody::Checkpoint(_)
+                        | RecordBody::EpochStart
+                        | RecordBody::Recovered
+                        | RecordBody::Kept { .. }
                 )
             })
     }
@@ -105,6 +108,7 @@ fn written(record: &Record) -> Vec<Range<u64>> {
             return stored.writes.iter().map(StoredWrite::range).collect();
         }
         RecordBody::EpochStart
+        | RecordBody::Recovered
         | RecordBody::Open(_)
         | RecordBody::Close(_)
         | RecordBody::Checkpoint(_) => return Vec::new(),

@@ -16,6 +16,7 @@ mod kept;
 mod layers;
 pub mod overlay;
 mod read;
+pub mod recover;
 mod rewrite;
 mod serve;
 pub mod sessions;
@@ -35,7 +36,7 @@ use model::meta::{MetaReply, MetaRequest, MetaToken};
 use model::payload::Payload;
 use model::placement::{View, VolumeRecord};
 use model::sometimes::{Sometimes, reached};
-use model::time::Time;
+use model::time::{Time, WallTime};
 
 use crate::messages::{
     ClientsReply, ClientsRequest, DiskReply, DiskRequest, SegmentRef, SegmentReply, SegmentRequest,
@@ -92,6 +93,9 @@ pub struct VolumeConfig {
     pub rewrite: RewriteTerms,
     /// How long an unanswered metadata request waits before it is asked again.
     pub meta_retry: Duration,
+    /// What a clock on the wall showed at [`Time::ZERO`]: people are told when checkpoints were
+    /// published.
+    pub wall_at_zero: WallTime,
 }
 
 impl Default for VolumeConfig {
@@ -117,6 +121,7 @@ impl Default for VolumeConfig {
             bypass: BypassTerms::default(),
             rewrite: RewriteTerms::default(),
             meta_retry: Duration::from_millis(300),
+            wall_at_zero: WallTime::default(),
         }
     }
 }
@@ -316,6 +321,8 @@ pub struct VolumeStats {
     pub rewritten_bytes: u64,
     /// Bytes of cached blocks.
     pub cache_bytes: u64,
+    /// All that it acknowledged lies up to here, once it leads and replaces lost replicas by itself.
+    pub committed: Option<Position>,
 }
 
 impl Volume {

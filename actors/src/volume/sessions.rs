@@ -89,6 +89,8 @@ impl Sessions {
                 self.insert(SessionId(head.position), session);
             }
             RecordBody::Close(id) => self.remove(*id),
+            // Their clients may have seen acknowledged what is gone.
+            RecordBody::Recovered => *self = Self::default(),
             RecordBody::EpochStart
             | RecordBody::Checkpoint(_)
             | RecordBody::Cut(_)

@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod protocol;
+pub mod recovery;
 pub mod scrub;
 pub mod server;
 

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::recovery::{Recovered, Recovery};
 use super::scrub::{Scrub, Scrubs};
 
 /// Sent by the client; each is answered by one [`Answer`].
@@ -55,6 +56,14 @@ pub enum Request {
         name: String,
         /// The new owner.
         to: String,
+    },
+    /// What is left of a volume whose journal lost its quorum; and, if the operator accepts just
+    /// that, its recovery from it. Answered with [`Reply::Recovery`].
+    VolumeRecover {
+        /// Which.
+        name: String,
+        /// What is covered, as the last answer said: what followed is given up.
+        accept_loss: Option<String>,
     },
     /// Every site. Answered with [`Reply::Sites`].
     SiteList,
@@ -160,6 +169,10 @@ impl Request {
                 | Self::VolumeResize { .. }
                 | Self::VolumeDelete { .. }
                 | Self::VolumeMove { .. }
+                | Self::VolumeRecover {
+                    accept_loss: Some(_),
+                    ..
+                }
                 | Self::NodeRemove { .. }
         )
     }
@@ -211,6 +224,8 @@ pub enum Reply {
     Volume(Volume),
     /// To [`Request::VolumeList`].
     Volumes(Volumes),
+    /// To [`Request::VolumeRecover`].
+    Recovery(Recovery),
     /// To [`Request::VolumeDelete`].
     Deleted(Deleted),
     /// To [`Request::NodeRemove`].
@@ -283,6 +298,9 @@ pub struct Volume {
     pub stats_missing: Option<String>,
     /// Its journal's replicas, as `node/disk`.
     pub journal: Vec<String>,
+    /// Its last recovery with loss, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovered: Option<Recovered>,
 }
 
 /// Whether a volume is served.
@@ -518,6 +536,10 @@ pub struct Status {
     pub at_risk_bytes: Option<u64>,
     /// What is being moved or rebuilt.
     pub repairs: Vec<Repair>,
+    /// What is worth knowing though nothing is degraded by it: volumes that were recovered with
+    /// loss.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// The node that answered; what it says is its view.
     pub seen_by: String,
     /// Sites that are up, and all.

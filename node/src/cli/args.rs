@@ -284,6 +284,16 @@ pub enum VolumeCommand {
         #[arg(long, value_name = "NODE")]
         to: String,
     },
+    /// The last resort: what is left of a volume whose journal lost its quorum for good, up to
+    /// where, and what is lost. It only tells, unless the loss is accepted.
+    Recover {
+        /// Which.
+        name: String,
+        /// Go on from what is left, and give up what followed: takes what the command told is
+        /// covered, such as e3.s120.
+        #[arg(long, value_name = "COVERED")]
+        accept_loss: Option<String>,
+    },
 }
 
 /// On sites.

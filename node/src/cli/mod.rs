@@ -9,6 +9,7 @@ mod dev;
 pub mod drill;
 mod nbd;
 mod node;
+mod recovery;
 mod scrub;
 #[cfg(feature = "sim")]
 pub mod sim;
@@ -300,6 +301,9 @@ fn volume(command: &VolumeCommand) -> Request {
         },
         VolumeCommand::Delete { name } => Request::VolumeDelete { name },
         VolumeCommand::Move { name, to } => Request::VolumeMove { name, to },
+        VolumeCommand::Recover { name, accept_loss } => {
+            Request::VolumeRecover { name, accept_loss }
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use crate::admin::protocol::{
     CacheDropped, Condition, Disks, Journal, Nodes, Reply, Sites, Status, Syncs, UpOf, Volume,
     VolumeState, VolumeStats, Volumes,
 };
+use crate::admin::recovery::in_a_line;
 use crate::dev::control::{Link, Process};
 use crate::units::ByteSize;
 
@@ -58,6 +59,7 @@ pub fn human(told: &Told, style: Style) -> String {
         Reply::Token(token) => token.token.clone(),
         Reply::Volume(volume) => one_volume(volume, style),
         Reply::Volumes(volumes) => many_volumes(volumes, style),
+        Reply::Recovery(recovery) => super::recovery::recovery(recovery, style),
         Reply::Deleted(deleted) => format!("volume {} is deleted", deleted.deleted),
         Reply::Removed(removed) => format!(
             "node {} is gone for good: `atoll join` makes a new one",
@@ -184,6 +186,10 @@ fn one_volume(volume: &Volume, style: Style) -> String {
         ("epoch", volume.epoch.to_string()),
         ("journal", volume.journal.join(", ")),
     ];
+    if let Some(recovered) = &volume.recovered {
+        let line = in_a_line(recovered);
+        rows.push(("recovered", style.paint(Tone::Bad, line)));
+    }
     match (&volume.stats, &volume.stats_missing) {
         (Some(stats), _) => {
             rows.extend([
@@ -353,6 +359,12 @@ fn one_status(status: &Status, style: Style) -> String {
         text.push_str(&format!(
             "\n\n{mark} {what}\n  why    {}\n  doing  {}",
             degraded.why, degraded.doing
+        ));
+    }
+    for note in &status.notes {
+        text.push_str(&format!(
+            "\n\n{}",
+            style.paint(Tone::Warning, format!("note: {note}"))
         ));
     }
     match status.at_risk_bytes {

@@ -184,6 +184,7 @@ fn volume(name: &str) -> Volume {
         }),
         stats_missing: None,
         journal: vec!["a1/d1".into(), "b2/d1".into(), "c1/d2".into()],
+        recovered: None,
     }
 }
 
@@ -241,6 +242,7 @@ fn json_is_the_contracts() {
         }],
         at_risk_bytes: None,
         repairs: vec![repair()],
+        notes: Vec::new(),
         seen_by: "a1".into(),
         sites: UpOf { up: 2, of: 3 },
         nodes: UpOf { up: 6, of: 9 },

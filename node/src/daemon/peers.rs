@@ -11,12 +11,13 @@ use actix::Addr;
 use actors::disk::ScrubStats;
 use actors::heal::SlotKey;
 use actors::runtime::{
-    DiskFigures, Dropped, GetHealing, GetStats, Healing, StartScrub, Switchboard,
+    DiskFigures, Dropped, GetHealing, GetReplicas, GetStats, Healing, ReplicaSeen, StartScrub,
+    Switchboard,
 };
 use actors::volume::{Cause, Rewriting, VolumeStats};
 use bincode::{Decode, Encode};
 use model::BLOCK_BYTES;
-use model::ids::{DiskId, NodeId, VolumeId};
+use model::ids::{DiskId, Incarnation, NodeId, Position, VolumeId};
 use model::payload::Payload;
 use model::store::ScrubMark;
 use model::wire;
@@ -73,6 +74,8 @@ pub enum Question {
     DropCaches,
     /// Begin a pass of the scrub on this disk, or on all; and tell of the disks.
     StartScrub(Option<DiskId>),
+    /// As [`Question::Volume`], and of the replicas of its journal.
+    Replicas(VolumeId),
 }
 
 /// What only a node itself knows.
@@ -90,6 +93,44 @@ pub struct Figures {
     pub heal_bytes_per_s: u64,
     /// Bytes of repair that came here from other sites, since the node's start.
     pub repair_wan_bytes: u64,
+    /// Of the volume that [`Question::Replicas`] asked for: each disk that serves.
+    pub replicas: BTreeMap<DiskId, ReplicaFigures>,
+}
+
+/// A disk's word on a volume's replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct ReplicaFigures {
+    /// The disk's life.
+    pub incarnation: Incarnation,
+    /// The replica, if there is one.
+    pub found: Option<ReplicaFound>,
+}
+
+/// A volume's replica at its disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct ReplicaFound {
+    /// Whether its log counts in a seal (R8).
+    pub whole: bool,
+    /// Where its log ends.
+    pub last: Position,
+    /// Milliseconds since it was appended to; nothing since the disk was opened.
+    pub idle_ms: Option<u64>,
+}
+
+impl From<ReplicaSeen> for ReplicaFigures {
+    fn from(seen: ReplicaSeen) -> Self {
+        let idle_ms = seen
+            .idle
+            .map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+        Self {
+            incarnation: seen.at.incarnation,
+            found: seen.found.map(|replica| ReplicaFound {
+                whole: replica.whole,
+                last: replica.last,
+                idle_ms,
+            }),
+        }
+    }
 }
 
 /// A volume at the node that runs it.
@@ -117,6 +158,8 @@ pub struct VolumeFigures {
     pub at_risk_bytes: u64,
     /// What is being written anew.
     pub rewriting: Option<RewritingFigures>,
+    /// Whether its owner has all that it acknowledged in memory, and replaces lost replicas.
+    pub leads: bool,
 }
 
 /// Segments of a volume that are being written anew.
@@ -216,6 +259,7 @@ impl From<&VolumeStats> for VolumeFigures {
             replicas_lost: stats.replicas_lost as u64,
             at_risk_bytes: stats.at_risk_bytes,
             rewriting: stats.rewriting.map(RewritingFigures::from),
+            leads: stats.committed.is_some(),
         }
     }
 }
@@ -259,7 +303,7 @@ impl Local {
         }
         let is_asked = |id: &VolumeId| match question {
             Question::All => true,
-            Question::Volume(only) => only == *id,
+            Question::Volume(only) | Question::Replicas(only) => only == *id,
             Question::DropCaches | Question::StartScrub(_) => false,
         };
         let asked = volumes.iter().filter(|(id, _)| is_asked(id));
@@ -269,9 +313,14 @@ impl Local {
             .collect();
         let healing = match question {
             Question::All => self.switchboard.send(GetHealing).await.ok()?,
-            Question::Volume(_) | Question::DropCaches | Question::StartScrub(_) => {
-                Healing::default()
-            }
+            Question::Volume(_)
+            | Question::Replicas(_)
+            | Question::DropCaches
+            | Question::StartScrub(_) => Healing::default(),
+        };
+        let seen = match question {
+            Question::Replicas(of) => self.switchboard.send(GetReplicas(of)).await.ok()?,
+            _ => Vec::new(),
         };
         let names = lock(&self.disks);
         let disks = disks
@@ -298,6 +347,7 @@ impl Local {
                 .collect(),
             heal_bytes_per_s: healing.bytes_per_s,
             repair_wan_bytes: self.repair.bytes(),
+            replicas: seen.into_iter().map(|s| (s.at.disk, s.into())).collect(),
         })
     }
 }

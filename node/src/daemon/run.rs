@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use actix::{Actor, Addr};
 use actors::client::ClientConfig;
@@ -21,6 +22,7 @@ use bytes::Bytes;
 use model::ids::{Boot, NodeId};
 use model::meta::{MetaReply, MetaToken};
 use model::placement::View;
+use model::time::WallTime;
 use model::wire;
 use nbd_frontend::server::{self as nbd, Address, Listener as NbdListener};
 use raft_meta::message::LocalDisk;
@@ -312,7 +314,10 @@ fn start_actors(
         meta: Arc::new(move |token, request| port.ask(token, request)),
         retired: Arc::new(retired),
         room: Arc::new(room),
-        volume: VolumeConfig::default(),
+        volume: VolumeConfig {
+            wall_at_zero: wall_at_zero(),
+            ..VolumeConfig::default()
+        },
         segment: SegmentConfig::default(),
         disk: DiskConfig {
             scrub: config.scrub(),
@@ -416,4 +421,13 @@ fn stop_on_signals() -> std::io::Result<watch::Receiver<bool>> {
         std::future::pending::<()>().await;
     });
     Ok(told)
+}
+
+/// What a clock on the wall showed when this machine's clock began.
+fn wall_at_zero() -> WallTime {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let wall = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+    WallTime(wall.saturating_sub(boottime().0 / 1_000_000))
 }

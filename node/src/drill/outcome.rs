@@ -217,6 +217,7 @@ pub(super) mod tests {
                 degraded,
                 at_risk_bytes,
                 repairs: Vec::new(),
+                notes: Vec::new(),
                 seen_by: "b1".to_owned(),
                 sites: all,
                 nodes: all,

@@ -217,6 +217,7 @@ mod tests {
                 degraded: Vec::new(),
                 at_risk_bytes: Some(0),
                 repairs: Vec::new(),
+                notes: Vec::new(),
                 seen_by: "a1".to_owned(),
                 sites: all,
                 nodes: all,

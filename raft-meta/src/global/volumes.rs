@@ -11,6 +11,7 @@ use model::meta::{MetaReply, MetaRequest, Refusal};
 use model::placement::{JournalConfig, Owner, Presence, VolumeRecord};
 use model::planted::{Bug, planted};
 use model::sometimes::{Sometimes, reached};
+use model::time::WallTime;
 
 use super::GlobalState;
 
@@ -35,7 +36,8 @@ impl GlobalState {
                 epoch,
                 checkpoint,
                 clean,
-            } => match self.publish(volume, epoch, checkpoint, clean, by) {
+                at,
+            } => match self.publish(volume, epoch, (checkpoint, at), clean, by) {
                 Ok(()) => return MetaReply::Done,
                 Err(reason) => Err(reason),
             },
@@ -68,6 +70,19 @@ impl GlobalState {
                 epoch,
                 resized,
             } => self.end_cut(volume, epoch, resized, by),
+            MetaRequest::RecoverVolume {
+                volume,
+                expected,
+                version,
+                from,
+                covered,
+                replicas,
+                to,
+                at,
+            } => {
+                let current = (expected, version);
+                self.recover_volume(volume, current, (from, covered, at), replicas, to)
+            }
             MetaRequest::DeleteVolume { volume } => self.delete_volume(volume),
             MetaRequest::MoveVolume {
                 volume,
@@ -84,7 +99,7 @@ impl GlobalState {
         }
     }
 
-    fn live(&mut self, volume: VolumeId) -> Result<&mut VolumeRecord, Refusal> {
+    pub(super) fn live(&mut self, volume: VolumeId) -> Result<&mut VolumeRecord, Refusal> {
         self.volumes
             .get_mut(&volume)
             .filter(|v| !v.deleted)
@@ -149,23 +164,27 @@ impl GlobalState {
         &mut self,
         volume: VolumeId,
         epoch: Epoch,
-        checkpoint: Checkpoint,
+        (checkpoint, at): (Checkpoint, WallTime),
         clean: bool,
         by: NodeId,
     ) -> Result<(), Refusal> {
         let record = self.owned(volume, epoch, by)?;
         if checkpoint.covers >= record.checkpoint.covers {
             record.checkpoint = checkpoint;
+            record.published = Some(at);
         } else if clean {
             // All is covered, by something older than what was published: not its last word.
             return Err(Refusal::StaleEpoch);
         }
-        if record.clean && !clean {
+        if record.is_to_found() && !clean {
             assert!(
                 record.founded < epoch,
                 "a journal is founded by a new epoch"
             );
             record.founded = epoch;
+        }
+        if let Some(recovered) = &mut record.recovered {
+            recovered.pending &= planted(Bug::RecoverForever);
         }
         record.clean = clean;
         if clean {
@@ -187,6 +206,10 @@ impl GlobalState {
         let record = self.owned(volume, epoch, by)?;
         if record.journal.version != version {
             return Err(Refusal::StaleVersion);
+        }
+        if record.to_salvage().is_some() {
+            // R11: it names the only copy, which must not be left before others have it.
+            return Err(Refusal::BadReplicas);
         }
         match &record.journal.next {
             None => {
@@ -223,7 +246,7 @@ impl GlobalState {
     }
 
     /// R6: at most one replica a site, on disks that are known in that life.
-    fn replica_sites(&self, replicas: &[DiskRef]) -> Result<BTreeSet<SiteId>, Refusal> {
+    pub(super) fn replica_sites(&self, replicas: &[DiskRef]) -> Result<BTreeSet<SiteId>, Refusal> {
         let known = replicas.iter().map(|at| self.site_of_disk(*at));
         let sites: Option<BTreeSet<SiteId>> = known.collect();
         let sites = sites.ok_or(Refusal::BadReplicas)?;
@@ -293,6 +316,8 @@ impl GlobalState {
             checkpoint: Checkpoint::EMPTY,
             clean: true,
             founded: Epoch(0),
+            published: None,
+            recovered: None,
             deleted: false,
         };
         self.volumes.insert(id, record);
@@ -399,6 +424,7 @@ fn concerned(request: &MetaRequest) -> Option<VolumeId> {
         | MetaRequest::EndJournalChange { volume, .. }
         | MetaRequest::ResizeVolume { volume, .. }
         | MetaRequest::EndCut { volume, .. }
+        | MetaRequest::RecoverVolume { volume, .. }
         | MetaRequest::DeleteVolume { volume }
         | MetaRequest::MoveVolume { volume, .. } => Some(*volume),
     }

@@ -13,6 +13,7 @@ pub mod full;
 pub mod growth;
 pub mod last;
 mod lost;
+pub mod quorum;
 pub mod resizes;
 
 use std::fmt;
@@ -144,6 +145,9 @@ pub enum Kind {
     /// A new node joins a site, with as many disks as the others, as large or twice as large
     /// ([`Plan::both`]).
     AddNode,
+    /// The owner dies ([`Plan::power`]) or is cut off, and with it two replicas of the journal go,
+    /// or all ([`Plan::both`]): the operator gives them up, and has the volume recovered (R11).
+    LoseQuorum,
 }
 
 impl Kind {
@@ -389,6 +393,17 @@ pub enum Fault {
         remove: bool,
         /// Whether it serves again at the end.
         back: bool,
+    },
+    /// The owner is gone, and so are these replicas of the journal.
+    QuorumLost {
+        /// The owner.
+        owner: NodeId,
+        /// Whether it is only cut off.
+        cut: bool,
+        /// The replicas' disks.
+        disks: Vec<(NodeId, DiskId)>,
+        /// Whether they come back at the end as they were, though they were given up.
+        returns: bool,
     },
     /// Nothing: it would have been more than the policy promises to survive.
     Spared,

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use actors::volume::Volume;
 use model::ids::{DiskRef, Epoch, NodeId, Position, Version, VolumeId};
 use model::placement::JournalConfig;
+use model::time::Time;
 
 use super::{Broken, broken};
 use crate::world::World;
@@ -18,6 +19,8 @@ pub(super) struct Acked {
     adopted: BTreeMap<VolumeId, Version>,
     /// What an owner had committed when it answered a write.
     committed: BTreeMap<VolumeId, Position>,
+    /// The same, each time.
+    answers: BTreeMap<VolumeId, Vec<(Time, Position)>>,
 }
 
 impl Acked {
@@ -32,22 +35,37 @@ impl Acked {
         if let Some((_, committed)) = machine(world, owner, volume).and_then(Volume::committed) {
             let last = self.committed.entry(volume).or_default();
             *last = committed.max(*last);
+            let answers = self.answers.entry(volume).or_default();
+            answers.push((world.now(), committed));
         }
         Ok(())
+    }
+
+    /// Until when all that was answered lies within what is covered.
+    pub(super) fn until(&self, volume: VolumeId, covered: Position) -> Time {
+        let answers = self.answers.get(&volume).into_iter().flatten();
+        let within = answers.take_while(|(_, committed)| *committed <= covered);
+        within.map(|(at, _)| *at).last().unwrap_or(Time::ZERO)
     }
 
     /// An owner begins to serve: what any owner answered before is in its log (R4), as what a
     /// leader of Raft committed is in the logs of all later ones.
     pub(super) fn serves(
-        &self,
+        &mut self,
         world: &World,
         owner: NodeId,
         volume: VolumeId,
         epoch: Epoch,
     ) -> Result<(), Broken> {
-        let Some(committed) = self.committed.get(&volume).filter(|c| c.epoch < epoch) else {
+        let Some(committed) = self.committed.get_mut(&volume).filter(|c| c.epoch < epoch) else {
             return Ok(());
         };
+        // After a recovery with loss (R11) it has what was covered.
+        let recovered = world.record(volume).and_then(|r| r.recovered);
+        if let Some(recovered) = recovered.filter(|r| committed.epoch < r.epoch && r.epoch <= epoch)
+        {
+            *committed = recovered.covered.min(*committed);
+        }
         let holds = machine(world, owner, volume).and_then(|m| m.has_record(*committed));
         if holds == Some(false) {
             let how = format_args!("{owner} serves {volume} in {epoch} without {committed:?}");
@@ -87,6 +105,12 @@ fn check(world: &World, owner: NodeId, volume: VolumeId) -> Result<(), Broken> {
     let Some((epoch, committed)) = machine.committed() else {
         return Ok(());
     };
+    // Who led before a recovery with loss acknowledges nothing any more, and its set is not the
+    // record's.
+    let recovered = world.record(volume).and_then(|r| r.recovered);
+    if recovered.is_some_and(|r| epoch < r.epoch) {
+        return Ok(());
+    }
     // What the last life of a disk that is down held, only its answers tell: it may hold it.
     let may_hold = |at: &&DiskRef| {
         let open = world.open_of(**at);

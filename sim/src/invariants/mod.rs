@@ -26,7 +26,8 @@ mod writable;
 use std::fmt;
 
 use actors::volume::VolumeStats;
-use model::ids::{NodeId, VolumeId};
+use model::ids::{NodeId, Position, VolumeId};
+use model::time::Time;
 
 use crate::world::{Note, World};
 
@@ -96,6 +97,12 @@ impl Guard {
             }
         }
         Ok(())
+    }
+
+    /// Until when all that owners answered lies within what a recovery of the volume covers.
+    #[must_use]
+    pub fn acknowledged_until(&self, volume: VolumeId, covered: Position) -> Time {
+        self.acked.until(volume, covered)
     }
 
     /// Looks at what is durable once a run is over.

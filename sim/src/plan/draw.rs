@@ -23,13 +23,14 @@ const CALM: Duration = Duration::from_secs(1);
 type Add = fn(&mut Rng, Time, Duration, &[NodeName], &mut Vec<faults::Plan>);
 
 /// What is added, each from the stream of that number, in this order: some look at what is there.
-const LATER: [(u64, Add); 6] = [
+const LATER: [(u64, Add); 7] = [
     (8, faults::drains::add),
     (12, faults::resizes::add),
     (14, faults::full::add),
     (15, faults::last::add),
     (16, faults::astray::add),
     (17, faults::growth::add),
+    (19, faults::quorum::add),
 ];
 
 impl Plan {

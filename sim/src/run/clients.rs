@@ -26,6 +26,8 @@ const LANES_MAX: usize = 4;
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) client: Option<ClientId>,
+    /// Since when it is there.
+    opened: Time,
     node: NodeId,
     lanes: Vec<Lane>,
 }
@@ -43,7 +45,7 @@ struct Lane {
 #[derive(Debug)]
 pub(super) struct Pending {
     op: Op,
-    called: Time,
+    pub(super) called: Time,
     write: Option<(WriteId, TouchId)>,
     /// The slot and its lane.
     lane: (usize, Option<usize>),
@@ -60,6 +62,7 @@ impl Run {
             });
             self.slots.push(Slot {
                 client: None,
+                opened: now,
                 node: NodeId(1),
                 lanes: lanes.collect(),
             });
@@ -123,6 +126,7 @@ impl Run {
             return;
         }
         self.slots[slot].client = Some(client);
+        self.slots[slot].opened = self.world.now();
         self.slots[slot].node = node;
         if self.plan.workload.operations.is_empty() {
             for lane in 0..self.slots[slot].lanes.len() {
@@ -221,6 +225,9 @@ impl Run {
             return Ok(());
         };
         let now = self.world.now();
+        if !matches!(reply, Reply::Error(_)) {
+            self.check_session(client, &pending)?;
+        }
         match reply {
             Reply::Done => {
                 self.answered += 1;
@@ -339,7 +346,9 @@ impl Run {
     /// A client is at its end: it was asked to, its process died, or its session is gone, which
     /// must not be (R10).
     pub(super) fn client_ended(&mut self, client: ClientId, killed: bool) -> Result<(), Failure> {
-        if !killed && !self.left.remove(&client) {
+        let mut slots = self.slots.iter().filter(|s| s.client == Some(client));
+        let is_over = slots.any(|s| self.may_end(s.opened));
+        if !killed && !self.left.remove(&client) && !is_over {
             return Err(Failure::SessionLost(client));
         }
         self.pending.retain(|(c, _), _| *c != client);

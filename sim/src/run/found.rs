@@ -72,6 +72,7 @@ impl Run {
             joining: Vec::new(),
             wishes: BTreeMap::new(),
             sizes: Sizes::default(),
+            recovery: super::recover::Recovery::default(),
             stale_until: Time::ZERO,
             dead: BTreeSet::new(),
             lost: BTreeSet::new(),

@@ -8,6 +8,7 @@ mod found;
 mod growth;
 mod operator;
 mod outcome;
+mod recover;
 mod resume;
 mod sizes;
 mod strike;
@@ -80,6 +81,8 @@ enum Own {
     Resize,
     /// A node joins.
     Join(usize),
+    /// The operator looks whether the volume must be recovered.
+    Recover,
 }
 
 impl Own {
@@ -97,6 +100,7 @@ impl Own {
             Self::Operate => (9, 0),
             Self::Resize => (10, 0),
             Self::Join(i) => (11, i),
+            Self::Recover => (12, 0),
         };
         kind << 32 | i as u64
     }
@@ -115,6 +119,7 @@ impl Own {
             9 => Self::Operate,
             10 => Self::Resize,
             11 => Self::Join(i),
+            12 => Self::Recover,
             _ => Self::Tick,
         }
     }
@@ -172,6 +177,8 @@ struct Run {
     wishes: BTreeMap<(NodeId, Option<DiskId>), drains::Wish>,
     /// What the operator wants of the volume's size.
     sizes: Sizes,
+    /// What he holds for lost.
+    recovery: recover::Recovery,
     /// Until then reads may be stale: a clock runs wrong beyond the lease's margin.
     stale_until: Time,
     dead: BTreeSet<NodeId>,
@@ -308,6 +315,7 @@ impl Run {
                 Own::Follow(slot) => self.follow(slot),
                 Own::Operate => self.operate(),
                 Own::Resize => self.resize(),
+                Own::Recover => self.recover(),
             },
             Happening::Meta { .. } => {}
             Happening::Admin { token, reply, .. } => self.admin_replied(token, &reply),
@@ -318,6 +326,7 @@ impl Run {
             Happening::Serving { node, epoch } => {
                 let name = self.name(node);
                 self.tell(format!("{name} serves the volume, epoch {}", epoch.0));
+                self.note_recovery(epoch);
                 self.owner_changed();
             }
         }
@@ -385,6 +394,7 @@ mod tests {
             Own::Operate,
             Own::Resize,
             Own::Join(1),
+            Own::Recover,
         ];
         for own in all {
             assert_eq!(Own::of(own.number()), own);

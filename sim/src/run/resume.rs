@@ -164,6 +164,7 @@ impl Run {
             | Fault::Paused(_)
             | Fault::SlowDisks(_)
             | Fault::LostDisk(..)
+            | Fault::QuorumLost { .. }
             | Fault::Drifted { .. }
             | Fault::Disk { .. }
             | Fault::Stopped(_)
@@ -191,6 +192,7 @@ fn is_gone(fault: &Fault, node: NodeId) -> bool {
     match fault {
         Fault::Killed { nodes, .. } => nodes.contains(&node),
         Fault::CutNode(n) | Fault::Paused(n) => *n == node,
+        Fault::QuorumLost { owner, .. } => *owner == node,
         Fault::Cut(_)
         | Fault::LostDisk(..)
         | Fault::Slow(_)

@@ -155,6 +155,12 @@ impl Run {
             Fault::FullSite(disks) => self.fill(disks, true),
             Fault::DiskAdded(node, bytes) => self.give_disk(*node, *bytes),
             Fault::NodeAdded(place, bytes) => self.invite(*place, *bytes),
+            Fault::QuorumLost {
+                owner,
+                cut,
+                disks,
+                returns,
+            } => self.lose_quorum(*owner, *cut, disks, *returns),
             Fault::Resized | Fault::Spared => {}
         }
         self.world.plan(until, Own::Mend(i).number());
@@ -291,6 +297,7 @@ impl Run {
                 Some(to) => Fault::Moved(to),
                 None => Fault::Spared,
             },
+            Kind::LoseQuorum => self.quorum_lost(plan, owner),
             Kind::DrainDisk | Kind::RemoveDisk | Kind::DrainNode => self.drained(plan, node),
             Kind::PullDisk
             | Kind::WipeDisk
@@ -377,6 +384,9 @@ impl Run {
                 back: true,
                 ..
             } => self.want(node, disk, Wish::Duty(Duty::Serve)),
+            Fault::QuorumLost {
+                owner, cut, disks, ..
+            } => self.quorum_back(owner, cut, &disks),
             Fault::Clogged(_)
             | Fault::Stopped(_)
             | Fault::Moved(_)
@@ -447,6 +457,20 @@ impl Run {
             }
             Fault::NodeAdded(place, bytes) => {
                 format!("{place} joins, with disks of {}", text::size(*bytes))
+            }
+            Fault::QuorumLost {
+                owner,
+                cut,
+                disks,
+                returns,
+            } => {
+                let how = if *cut { "is cut off" } else { "is killed" };
+                let disks = listed(disks.iter().map(|(_, disk)| disk.to_string()));
+                let then = if *returns { ", until later" } else { "" };
+                format!(
+                    "{} {how}, and the journal's replicas on {disks} are lost{then}",
+                    self.name(*owner)
+                )
             }
             Fault::Moved(node) => format!("the volume is given to {}", self.name(*node)),
             Fault::Drained {

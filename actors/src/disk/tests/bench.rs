@@ -378,6 +378,8 @@ pub(super) fn record(volume: VolumeId, epoch: Epoch) -> VolumeRecord {
         checkpoint: Checkpoint::EMPTY,
         clean: false,
         founded: Epoch(0),
+        published: None,
+        recovered: None,
         deleted: false,
     }
 }

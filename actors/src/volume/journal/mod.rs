@@ -146,7 +146,8 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Takes over an adopted log and appends `EpochStart`.
+    /// Takes over an adopted log and appends `EpochStart`, or what stands for it after a recovery
+    /// with loss.
     #[must_use]
     pub fn start(
         volume: VolumeId,
@@ -160,6 +161,10 @@ impl Journal {
             .iter()
             .map(|at| Replica::new(*at, adopted.mode_of(*at)))
             .collect();
+        let first = match adopted.is_recovered() && !planted(Bug::RecoverKeepsSessions) {
+            true => RecordBody::Recovered,
+            false => RecordBody::EpochStart,
+        };
         let mut journal = Self {
             volume,
             epoch,
@@ -175,7 +180,7 @@ impl Journal {
             renew: false,
             tell_due: None,
         };
-        journal.append(RecordBody::EpochStart, Payload::empty());
+        journal.append(first, Payload::empty());
         journal
     }
 

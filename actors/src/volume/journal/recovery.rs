@@ -40,6 +40,8 @@ pub struct Adopted {
     answers: Vec<(DiskRef, Answer)>,
     /// The epoch that founded the journal; nothing if that is the new owner's own.
     founded: Option<Epoch>,
+    /// The one replica that is recovered from: it has the log, the others start anew.
+    salvaged: Option<DiskRef>,
 }
 
 impl Adopted {
@@ -52,7 +54,13 @@ impl Adopted {
             checkpoint,
             answers: Vec::new(),
             founded: None,
+            salvaged: None,
         }
+    }
+
+    /// Whether it is what a recovery with loss left of a log.
+    pub(super) fn is_recovered(&self) -> bool {
+        self.salvaged.is_some()
     }
 
     /// The epoch that founded the journal of an owner at `epoch`.
@@ -62,6 +70,10 @@ impl Adopted {
 
     pub(super) fn mode_of(&self, at: DiskRef) -> (Mode, Seq) {
         let end = self.log.last().seq.next();
+        // What is recovered from is the only copy: it is never reset, until others have it too.
+        if self.salvaged == Some(at) {
+            return (Mode::Probe, end);
+        }
         let Some(founded) = self.founded else {
             return (Mode::Join, end);
         };
@@ -93,6 +105,9 @@ pub struct Recovery {
     answers: Vec<(DiskRef, Answer)>,
     backstop: CommittedCheckpoint,
     founded: Epoch,
+    /// By the operator's word: this replica alone is sealed, and its log counts if it reaches so
+    /// far.
+    salvage: Option<(DiskRef, Position)>,
     fetch: Option<Fetch>,
     sent: Option<Time>,
     retry: Duration,
@@ -123,18 +138,17 @@ impl Recovery {
     pub fn new(record: &VolumeRecord, retry: Duration) -> Self {
         let (volume, epoch, founded) = (record.id, record.epoch, record.founded);
         let backstop = CommittedCheckpoint::backstop(record.checkpoint);
-        let answers = record
-            .journal
-            .replicas
-            .iter()
-            .map(|at| (*at, Answer::None))
-            .collect();
+        let salvage = record.to_salvage();
+        let all = record.journal.replicas.iter();
+        let sealed = all.filter(|at| salvage.is_none_or(|(only, _)| only == **at));
+        let answers = sealed.map(|at| (*at, Answer::None)).collect();
         Self {
             volume,
             epoch,
             answers,
             backstop,
             founded,
+            salvage,
             fetch: None,
             sent: None,
             retry,
@@ -297,7 +311,9 @@ impl Recovery {
         let (base, upto) = (best.base, best.last);
         let checkpoint = self.latest_checkpoint();
         let covers = checkpoint.checkpoint.covers;
-        if covers < base || upto < covers {
+        // The operator was told what is covered: with less the volume waits for another word.
+        let is_short = self.salvage.is_some_and(|(_, covered)| upto < covered);
+        if covers < base || upto < covers || is_short {
             // Trimmed beyond every checkpoint that this quorum knows, or a log that ends
             // before what was committed: never serve over a gap (R3). Another replica may
             // know more; keep asking.
@@ -405,7 +421,8 @@ impl Recovery {
             log,
             checkpoint,
             answers,
-            founded: Some(self.founded),
+            founded: Some(self.founded).filter(|_| self.salvage.is_none()),
+            salvaged: self.salvage.map(|(at, _)| at),
         }))
     }
 }

@@ -53,6 +53,12 @@ impl Serving {
                 }
                 answer(out, from, id, VolumeReply::Done);
             }
+            // R10: not only writes. A session that is over may have seen what is gone.
+            VolumeRequest::Read { session, .. } | VolumeRequest::Status { session, .. }
+                if !self.sessions.is_open(*session) =>
+            {
+                self.refuse(now, (from, id), BlockError::NoSession, out);
+            }
             VolumeRequest::Read { offset, length, .. } => {
                 let (offset, length) = (*offset, *length);
                 if length as usize > PART_BYTES_MAX {

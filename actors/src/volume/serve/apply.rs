@@ -73,23 +73,28 @@ impl Serving {
         self.segment_counter = SegmentCounter::new(self.epoch, next);
         self.layers.index = Index::open(self.id, &checkpoint, index_config(&self.config));
         self.stage = Stage::Founding { asked: None };
-        if !self.clean_start {
+        if !self.founds {
             self.published_at = now;
         }
     }
 
-    /// A clean volume's first record is on a majority: the global group learns that the
-    /// journal is founded before anything is acknowledged (R3). Others serve at once.
+    /// The first record of a volume that was clean, or was recovered, is on a majority: the
+    /// global group learns that the journal is founded before anything is acknowledged (R3).
+    /// Others serve at once.
     pub(super) fn found(&mut self, now: Time, out: &mut Vec<Effect>) {
         let Stage::Founding { asked } = self.stage else {
             return;
         };
-        if self.clean_start {
+        if now < self.serves_from {
+            // R7: replicas that are lost may have granted leases that nobody seals any more.
+            return;
+        }
+        if self.founds {
             if asked.is_some_and(|(_, at)| now.since(at) < self.config.meta_retry * 10) {
                 return;
             }
             let checkpoint = self.journal.checkpoint().checkpoint;
-            let token = self.ask_to_publish(checkpoint, false);
+            let token = self.ask_to_publish(now, checkpoint, false);
             self.stage = Stage::Founding {
                 asked: Some((token, now)),
             };
@@ -125,12 +130,17 @@ impl Serving {
 
     pub(super) fn apply(&mut self, now: Time, record: &Record, out: &mut Vec<Effect>) {
         let position = record.head.position;
-        if position.epoch < self.epoch {
-            // Replayed; its own were followed when they were appended.
+        let is_first = record.head.body == RecordBody::Recovered;
+        if position.epoch < self.epoch || is_first {
+            // Replayed; its own were followed when they were appended, but for the first one,
+            // which ends those that were replayed before it.
             self.sessions.follow(&record.head);
         }
         match &record.head.body {
-            RecordBody::EpochStart | RecordBody::Open(_) | RecordBody::Close(_) => {}
+            RecordBody::EpochStart
+            | RecordBody::Recovered
+            | RecordBody::Open(_)
+            | RecordBody::Close(_) => {}
             RecordBody::Write { offset, sums, .. } => {
                 self.oldest_write.get_or_insert(now);
                 self.apply_write(*offset, sums, record.payload.clone().into_bytes());

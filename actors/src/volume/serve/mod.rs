@@ -90,7 +90,12 @@ pub(super) struct Serving {
     bounds: Bounds,
     pub(super) journal: Journal,
     stage: Stage,
-    clean_start: bool,
+    /// Whether it founds the journal.
+    founds: bool,
+    /// Whether its log is the only copy: no replica is changed before the journal is founded.
+    salvages: bool,
+    /// It serves nobody before.
+    serves_from: Time,
     pub(super) sessions: Sessions,
     roll: Roll,
     pub(super) layers: Layers,
@@ -153,7 +158,9 @@ impl Serving {
             inherited_bytes: 0,
             journal,
             stage: Stage::Electing,
-            clean_start: record.clean,
+            founds: record.is_to_found(),
+            salvages: record.to_salvage().is_some(),
+            serves_from: serves_from(now, &config, record),
             sessions: Sessions::default(),
             roll: Roll::default(),
             acks: VecDeque::new(),
@@ -194,6 +201,11 @@ impl Serving {
 
     pub(super) fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// Whether its log is not known to be on a majority yet, and one replica has the only copy.
+    fn is_salvaging(&self) -> bool {
+        self.founds && self.salvages
     }
 
     pub(super) fn is_serving(&self) -> bool {
@@ -239,6 +251,7 @@ impl Serving {
             rewriting: self.rewriter.rewriting(),
             rewritten_bytes: self.rewriter.rewritten_blocks() * BLOCK_BYTES as u64,
             cache_bytes: (self.layers.cache.len() * BLOCK_BYTES) as u64,
+            committed: (!self.is_salvaging()).then(|| self.journal.committed()),
         }
     }
 
@@ -272,7 +285,9 @@ impl Serving {
             }
         }
         self.found(now, out);
-        self.step_replicas(now, view);
+        if !self.is_salvaging() {
+            self.step_replicas(now, view);
+        }
         if self.stage == Stage::Serving {
             self.step_bounds(now, out);
             self.step_drain(now, view);
@@ -434,11 +449,9 @@ impl Serving {
     pub(super) fn next_deadline(&self) -> Option<Time> {
         let mut due = self.journal.next_deadline();
         let mut at = |t: Time| due = Some(due.map_or(t, |d| d.min(t)));
-        if let Stage::Founding {
-            asked: Some((_, asked)),
-        } = self.stage
-        {
-            at(asked + self.config.meta_retry * 10);
+        if let Stage::Founding { asked } = self.stage {
+            let retry = self.config.meta_retry * 10;
+            at(asked.map_or(self.serves_from, |(_, asked)| asked + retry));
         }
         if self.reader.has_done() {
             at(Time::ZERO);
@@ -463,6 +476,18 @@ impl Serving {
             at(self.renewed_at + self.config.journal.pause);
         }
         due
+    }
+}
+
+/// R7: after a recovery with loss, no replica that granted a lease to an earlier owner is left to
+/// tell when it ends. Each ended a term after it was granted, and none was once the epoch rose
+/// and the owner knew; the margin for clocks that differ is as long as the term.
+fn serves_from(now: Time, config: &VolumeConfig, record: &VolumeRecord) -> Time {
+    let waits = record.to_recover().is_some() && !planted(Bug::RecoverHasty);
+    if waits {
+        now + 2 * config.journal.lease
+    } else {
+        now
     }
 }
 

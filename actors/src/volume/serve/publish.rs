@@ -10,13 +10,19 @@ use crate::volume::drain::Drain;
 
 impl Serving {
     /// Has the global group told of a checkpoint; `clean` ends this ownership.
-    pub(super) fn ask_to_publish(&mut self, checkpoint: Checkpoint, clean: bool) -> MetaToken {
+    pub(super) fn ask_to_publish(
+        &mut self,
+        now: Time,
+        checkpoint: Checkpoint,
+        clean: bool,
+    ) -> MetaToken {
         let token = self.token();
         let request = MetaRequest::Publish {
             volume: self.id,
             epoch: self.epoch,
             checkpoint,
             clean,
+            at: self.config.wall_at_zero.at(now),
         };
         self.meta.push((token, request));
         token
@@ -35,7 +41,7 @@ impl Serving {
         if !news || now.since(self.published_at) < self.config.publish_every || self.stopping {
             return;
         }
-        let token = self.ask_to_publish(checkpoint, false);
+        let token = self.ask_to_publish(now, checkpoint, false);
         self.publishing = Some((token, at, checkpoint, now));
     }
 
@@ -49,7 +55,7 @@ impl Serving {
         {
             self.stage = Stage::Founding { asked: None };
             if done {
-                self.clean_start = false;
+                self.founds = false;
             }
         } else if let Some((t, at, checkpoint, _)) = self.publishing
             && t == token
@@ -117,7 +123,7 @@ impl Serving {
             self.fail(StopReason::Released);
             return;
         }
-        let token = self.ask_to_publish(checkpoint, true);
+        let token = self.ask_to_publish(now, checkpoint, true);
         self.publishing = Some((token, at, checkpoint, now));
     }
 }

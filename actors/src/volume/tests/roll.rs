@@ -111,6 +111,8 @@ fn view() -> View {
         checkpoint: Checkpoint::EMPTY,
         clean: true,
         founded: Epoch(0),
+        published: None,
+        recovered: None,
         deleted: false,
     };
     view.volumes.insert(VOLUME, record);

@@ -72,6 +72,8 @@ fn view(sites: u8) -> View {
         checkpoint: Checkpoint::EMPTY,
         clean: false,
         founded: Epoch(0),
+        published: None,
+        recovered: None,
         deleted: false,
     };
     view.volumes = BTreeMap::from([(VOLUME, record)]);

@@ -1,6 +1,7 @@
 //! The daemon's side of the admin API: what a node knows and does when asked.
 
 mod lifecycle;
+mod recover;
 mod repairs;
 mod resize;
 mod safety;
@@ -117,6 +118,9 @@ impl Admin {
                 Ok(Reply::Deleted(Deleted { deleted: name }))
             }
             Request::VolumeMove { name, to } => self.move_volume(&name, &to),
+            Request::VolumeRecover { name, accept_loss } => {
+                self.recover_volume(&name, accept_loss.as_deref())
+            }
             Request::SiteList => {
                 let (view, heard) = self.hear_all()?;
                 Ok(Reply::Sites(show::sites(&view, &heard)))
@@ -433,7 +437,7 @@ fn refused(reason: Refusal, name: &str, size_bytes: u64) -> Failure {
             "the code does not fit the fabric's sites: rs:4+2 and geo:2+1 fit three sites of three nodes".to_owned()
         }
         Refusal::NotYours => "that node is unknown, or down: `atoll node list` shows which are up".to_owned(),
-        Refusal::StaleEpoch | Refusal::StaleVersion => {
+        Refusal::StaleEpoch | Refusal::StaleVersion | Refusal::BelowRecord => {
             "the volume changed meanwhile: look with `atoll volume show`, then try again".to_owned()
         }
         Refusal::CutPending => format!(

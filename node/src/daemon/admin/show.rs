@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::ids::{DiskId, NodeId, SiteId};
-use model::placement::{Duty, JournalConfig, Presence, View, VolumeRecord};
+use model::placement::{Duty, JournalConfig, Presence, RecoveredFrom, View, VolumeRecord};
 
 use crate::admin::protocol::{
     Condition, Disk, Disks, Node, Nodes, Site, Sites, Volume, VolumeState, VolumeStats, Volumes,
 };
+use crate::admin::recovery::Recovered;
 use crate::daemon::peers::{Figures, Peers, Question, VOLUMES_MAX, VolumeFigures};
 
 /// What nodes told of themselves, and which were silent.
@@ -183,7 +184,22 @@ pub(super) fn volume(view: &View, record: &VolumeRecord, heard: &Heard) -> Volum
         stats,
         stats_missing,
         journal: journal.map(|at| disk_name(view, at.disk)).collect(),
+        recovered: recovered(view, record),
     }
+}
+
+/// A volume's last recovery with loss.
+pub(super) fn recovered(view: &View, record: &VolumeRecord) -> Option<Recovered> {
+    let recovered = record.recovered.as_ref()?;
+    Some(Recovered {
+        from: match recovered.from {
+            RecoveredFrom::Replica(at) => format!("replica {}", disk_name(view, at.disk)),
+            RecoveredFrom::Checkpoint => "checkpoint".to_owned(),
+        },
+        covered: recovered.covered.to_string(),
+        at: recovered.at.to_string(),
+        pending: recovered.pending,
+    })
 }
 
 /// Every volume, by name.

@@ -7,8 +7,9 @@ use model::ids::{DiskId, DiskRef, NodeId, SiteId};
 use model::placement::{Presence, View, VolumeRecord};
 
 use super::repairs;
-use super::show::{Heard, disk_name, node_name, recovering};
+use super::show::{Heard, disk_name, node_name, recovered, recovering};
 use crate::admin::protocol::{Degraded, Status, UpOf};
+use crate::admin::recovery::in_a_line;
 
 /// The fabric as `view` has it, and as its members answered.
 pub(super) fn status(view: &View, heard: &Heard, seen_by: &str) -> Status {
@@ -36,6 +37,7 @@ pub(super) fn status(view: &View, heard: &Heard, seen_by: &str) -> Status {
         degraded,
         at_risk_bytes: repairs::at_risk_bytes(view, heard),
         repairs: repairs::repairs(view, heard),
+        notes: notes(view),
         seen_by: seen_by.to_owned(),
         sites: up_of(
             view.sites
@@ -49,6 +51,15 @@ pub(super) fn status(view: &View, heard: &Heard, seen_by: &str) -> Status {
             of: count(live().count()),
         },
     }
+}
+
+/// Volumes that were recovered with loss: that stays known.
+fn notes(view: &View) -> Vec<String> {
+    let live = view.volumes.values().filter(|v| !v.deleted);
+    let recovered = live.filter_map(|v| Some((v, recovered(view, v)?)));
+    recovered
+        .map(|(v, r)| format!("volume {} {}", v.name, in_a_line(&r)))
+        .collect()
 }
 
 fn is_up(presence: Presence) -> bool {
@@ -291,8 +302,11 @@ fn volumes(view: &View, heard: &Heard, degraded: &mut Vec<Degraded>) {
                         degraded,
                         what,
                         recovering(&node_name(view, owner.node), told),
-                        "clients wait; it serves once enough replicas of its journal answer: start the \
-                         nodes that hold them (`atoll volume show`)",
+                        format!(
+                            "clients wait; it serves once enough replicas of its journal answer: start the nodes \
+                             that hold them; what is left if they are lost: `atoll volume recover {}`",
+                            volume.name
+                        ),
                     ),
                     Some(told) if told.replicas_in_step < present(view, heard, volume) => add(
                         degraded,

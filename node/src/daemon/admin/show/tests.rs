@@ -40,6 +40,8 @@ fn record() -> VolumeRecord {
         },
         clean: false,
         founded: Epoch(0),
+        published: None,
+        recovered: None,
         deleted: false,
     }
 }
@@ -114,6 +116,7 @@ fn a_serving_owners_figures_are_the_volumes() {
         replicas_lost: 0,
         at_risk_bytes: 0,
         rewriting: None,
+        leads: true,
     };
     let shown = volume(&view(), &record(), &from_owner(Some(figures)));
     assert_eq!(shown.state, VolumeState::Serving);

@@ -76,6 +76,8 @@ fn view() -> View {
         checkpoint: model::journal::Checkpoint::EMPTY,
         clean: false,
         founded: Epoch(0),
+        published: None,
+        recovered: None,
         deleted: false,
     };
     view.volumes.insert(record.id, record);

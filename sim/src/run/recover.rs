@@ -1,0 +1,271 @@
+//! The operator's last resort (R11): the volume's journal lost its quorum for good, and it is
+//! recovered from what is left. What clients were told may be gone then, as far as he was told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use actors::volume::recover::{Heard, Offer, Situation, Verdict, judge};
+use model::ids::{ClientId, DiskId, DiskRef, Epoch, NodeId};
+use model::meta::{MetaRequest, MetaToken};
+use model::placement::{RecoveredFrom, VolumeRecord};
+use model::time::{Time, WallTime};
+
+use super::{Failure, Own, Pending, Run};
+use crate::faults::{Fault, Plan};
+use crate::world::RUN_TOKENS;
+
+/// How often the operator looks.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// What the operator holds for lost, and what came of it.
+#[derive(Debug, Default)]
+pub(super) struct Recovery {
+    /// Replicas that he gave up, for good.
+    given_up: BTreeSet<DiskRef>,
+    /// Whether he looks.
+    looks: bool,
+    /// The generation of the volume that is served, and since when it is.
+    generation: u64,
+    since: Option<Time>,
+    /// The last recovery with loss that the oracle knows.
+    known: Option<Epoch>,
+}
+
+impl Run {
+    /// The owner and replicas of the journal go: two that are not the last one's, or all.
+    pub(super) fn quorum_lost(&mut self, plan: &Plan, owner: NodeId) -> Fault {
+        let Some(record) = self.world.record(self.volume).cloned() else {
+            return Fault::Spared;
+        };
+        let replicas = &record.journal.replicas;
+        let open = |at: &DiskRef| self.world.open_of(*at).is_some();
+        let settled = record.journal.next.is_none() && record.recovered.is_none_or(|r| !r.pending);
+        let whole = replicas.len() == 3 && replicas.iter().all(open);
+        let runs = self.world.runs(owner, self.volume) && !self.dead.contains(&owner);
+        if !settled || !whole || !runs || record.clean {
+            return Fault::Spared;
+        }
+        let first = replicas[0].disk;
+        if !self.atlas.allows_journal(&self.world, self.volume, first) {
+            return Fault::Spared;
+        }
+        let kept = plan.other as usize % replicas.len();
+        let lost = replicas.iter().enumerate();
+        let lost = lost.filter(|(i, _)| plan.both || *i != kept);
+        let disks = lost.filter_map(|(_, at)| {
+            let mut nodes = self.world.nodes.values();
+            let node = nodes.find(|n| n.disks.contains_key(&at.disk))?;
+            Some((node.id, at.disk))
+        });
+        let disks = disks.collect();
+        // Who is only cut off might go on with replicas that come back as they were: those that the
+        // operator gives up must be gone, or their owner must be.
+        let returns = plan.power && plan.other > 2;
+        Fault::QuorumLost {
+            owner,
+            cut: !plan.power,
+            disks,
+            returns,
+        }
+    }
+
+    /// It strikes.
+    pub(super) fn lose_quorum(
+        &mut self,
+        owner: NodeId,
+        cut: bool,
+        disks: &[(NodeId, DiskId)],
+        returns: bool,
+    ) {
+        match cut {
+            true => self.world.network.cut_node(owner),
+            false => self.kill(owner, true),
+        }
+        for (node, disk) in disks {
+            let at = self.world.nodes[node].disks[disk].at;
+            self.recovery.given_up.insert(at);
+            self.world.pull_disk(*node, *disk);
+            if !returns {
+                self.world.bereft.insert(*disk);
+                self.world.nodes[node].disks[disk].files.lose("journal/");
+            }
+        }
+        if !self.recovery.looks {
+            self.recovery.looks = true;
+            let at = self.world.now() + LOOK_EVERY;
+            self.world.plan(at, Own::Recover.number());
+        }
+    }
+
+    /// It is over: what was given up may be back.
+    pub(super) fn quorum_back(&mut self, owner: NodeId, cut: bool, disks: &[(NodeId, DiskId)]) {
+        for (node, disk) in disks {
+            let at = self.world.nodes[node].disks.get(disk).map(|d| d.at);
+            if let Some(at) = at {
+                self.recovery.given_up.remove(&at);
+                self.world.return_disk(*node, *disk);
+            }
+        }
+        match cut {
+            true => self.world.network.mend_node(owner),
+            false if self.dead.remove(&owner) => self.start_node(owner),
+            false => {}
+        }
+    }
+
+    /// The operator looks whether the volume goes on by itself, and has it recovered if nothing
+    /// else is left.
+    pub(super) fn recover(&mut self) {
+        let again = self.world.now() + LOOK_EVERY;
+        self.world.plan(again, Own::Recover.number());
+        let Some(record) = self.world.record(self.volume).cloned() else {
+            return;
+        };
+        if record.deleted {
+            return;
+        }
+        let silent = self.silent_nodes();
+        let heard: BTreeMap<DiskRef, Heard> = record
+            .journal
+            .replicas
+            .iter()
+            .map(|at| (*at, self.heard_of(*at, &silent)))
+            .collect();
+        let owner = record.owner.map(|o| o.node).filter(|n| !silent.contains(n));
+        let leads = owner.is_some_and(|node| {
+            let process = self.world.nodes[&node].process.as_ref();
+            let machine = process.and_then(|p| p.volumes.get(&self.volume));
+            machine.is_some_and(|m| m.stats().committed.is_some())
+        });
+        let Some(asked) = self.running().into_iter().find(|n| !silent.contains(n)) else {
+            return;
+        };
+        let process = self.world.nodes[&asked].process.as_ref();
+        let Some(view) = process.map(|p| p.host.current_view().clone()) else {
+            return;
+        };
+        let verdict = judge(&Situation {
+            view: &view,
+            record: &record,
+            heard: &heard,
+            silent: &silent,
+            leads,
+        });
+        if let Verdict::Offer(offer) = verdict {
+            self.accept(asked, &record, offer);
+        }
+    }
+
+    fn accept(&mut self, asked: NodeId, record: &VolumeRecord, offer: Offer) {
+        let from = match offer.from {
+            RecoveredFrom::Replica(at) => format!("the replica on {}", at.disk),
+            RecoveredFrom::Checkpoint => "the checkpoint".to_owned(),
+        };
+        self.tell(format!(
+            "the operator recovers the volume from {from}, up to {}",
+            offer.covered
+        ));
+        let request = MetaRequest::RecoverVolume {
+            volume: self.volume,
+            expected: record.epoch,
+            version: record.journal.version,
+            from: offer.from,
+            covered: offer.covered,
+            replicas: offer.replicas,
+            to: offer.to,
+            at: WallTime::default().at(self.world.now()),
+        };
+        self.next_tag += 1;
+        let token = MetaToken(RUN_TOKENS + self.next_tag);
+        self.world.ask_meta(asked, token, request);
+    }
+
+    /// Nodes that nobody would hear: they don't run, stand still, or are cut off.
+    fn silent_nodes(&self) -> BTreeSet<NodeId> {
+        let nodes = self.world.nodes.values();
+        let silent = nodes.filter(|n| {
+            let stands = self.world.paused_until(n.id).is_some();
+            n.process.is_none() || stands || self.world.network.is_lonely(n.id)
+        });
+        silent.map(|n| n.id).collect()
+    }
+
+    fn heard_of(&self, at: DiskRef, silent: &BTreeSet<NodeId>) -> Heard {
+        if self.recovery.given_up.contains(&at) {
+            return Heard::Gone;
+        }
+        let mut nodes = self.world.nodes.values();
+        let Some(node) = nodes.find(|n| n.disks.get(&at.disk).is_some_and(|d| d.at == at)) else {
+            return Heard::Gone;
+        };
+        let Some(open) = self
+            .world
+            .open_of(at)
+            .filter(|_| !silent.contains(&node.id))
+        else {
+            return Heard::Silent;
+        };
+        let stats = open.machine.stats();
+        match stats.replicas.get(&self.volume) {
+            _ if stats.retired => Heard::Silent,
+            None => Heard::Missing,
+            Some(replica) if !replica.whole => Heard::Damaged,
+            Some(replica) => Heard::Holds {
+                last: replica.last,
+                idle: None,
+            },
+        }
+    }
+
+    /// An owner begins to serve: after a recovery with loss, what was acknowledged behind what is
+    /// covered may be gone, and sessions of before are over.
+    pub(super) fn note_recovery(&mut self, epoch: Epoch) {
+        if epoch.generation() <= self.recovery.generation {
+            return;
+        }
+        self.recovery.generation = epoch.generation();
+        let recovered = self.world.record(self.volume).and_then(|r| r.recovered);
+        let Some(recovered) = recovered.filter(|r| Some(r.epoch) != self.recovery.known) else {
+            return;
+        };
+        let now = self.world.now();
+        self.recovery.known = Some(recovered.epoch);
+        self.recovery.since = Some(now);
+        let floor = self
+            .guard
+            .acknowledged_until(self.volume, recovered.covered);
+        let lost = self.oracle.lose(floor, now);
+        self.allocation.lose(floor);
+        model::sometimes::reached(match recovered.from {
+            RecoveredFrom::Replica(_) => model::sometimes::Sometimes::RecoveredFromReplica,
+            RecoveredFrom::Checkpoint => model::sometimes::Sometimes::RecoveredFromCheckpoint,
+        });
+        self.tell(format!("{lost} sectors that were acknowledged may be lost"));
+    }
+
+    /// Whether a client's session may end although nobody asked for it: it was opened before the
+    /// volume was recovered with loss.
+    pub(super) fn may_end(&self, opened: Time) -> bool {
+        let recovered = self.world.record(self.volume).and_then(|r| r.recovered);
+        // Nobody opened one in between: there was no quorum.
+        recovered.is_some_and(|r| WallTime::default().at(opened).0 <= r.at.0)
+    }
+
+    /// Nobody goes on who may have seen acknowledged what is gone (section 4).
+    pub(super) fn check_session(&self, client: ClientId, pending: &Pending) -> Result<(), Failure> {
+        let Some(since) = self.recovery.since.filter(|since| pending.called > *since) else {
+            return Ok(());
+        };
+        let mut clients = self.world.nodes.values().filter_map(|n| n.process.as_ref());
+        let machine = clients.find_map(|p| p.clients.get(&client));
+        let session = machine.and_then(actors::client::Client::session);
+        match session {
+            Some(session) if session.0.epoch.generation() < self.recovery.generation => {
+                Err(Failure::Unexpected(format!(
+                    "no session of before the recovery at {since} to go on: {client} does, with {session:?}"
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+}
