@@ -405,6 +405,8 @@ fn deleted() -> VolumeRecord {
             next: None,
         },
         checkpoint: Checkpoint::EMPTY,
+        published: None,
+        recovered: None,
         clean: true,
         founded: Epoch(1),
         deleted: true,

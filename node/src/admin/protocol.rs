@@ -225,7 +225,7 @@ pub enum Reply {
     /// To [`Request::VolumeList`].
     Volumes(Volumes),
     /// To [`Request::VolumeRecover`].
-    Recovery(Recovery),
+    Recovery(Box<Recovery>),
     /// To [`Request::VolumeDelete`].
     Deleted(Deleted),
     /// To [`Request::NodeRemove`].
@@ -300,7 +300,7 @@ pub struct Volume {
     pub journal: Vec<String>,
     /// Its last recovery with loss, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub recovered: Option<Recovered>,
+    pub recovered: Option<Box<Recovered>>,
 }
 
 /// Whether a volume is served.

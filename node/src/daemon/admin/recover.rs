@@ -46,14 +46,14 @@ impl Admin {
             });
             let recovery = report(&view, &record, &told, &verdict);
             let Some(accept) = accept else {
-                return Ok(Reply::Recovery(recovery));
+                return Ok(Reply::Recovery(Box::new(recovery)));
             };
             let Verdict::Offer(offer) = verdict else {
                 return Err(fail(FailureKind::Refused, recovery.why));
             };
             check_accepted(name, accept, &offer)?;
             match self.carry_out(&record, &offer)? {
-                Ok(_) => return Ok(Reply::Recovery(self.await_recovery(name, recovery)?)),
+                Ok(_) => return Ok(Reply::Recovery(Box::new(self.await_recovery(name, recovery)?))),
                 Err(Refusal::StaleEpoch | Refusal::StaleVersion) if Instant::now() < deadline => {
                     std::thread::sleep(POLL);
                 }

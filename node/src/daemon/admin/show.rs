@@ -184,7 +184,7 @@ pub(super) fn volume(view: &View, record: &VolumeRecord, heard: &Heard) -> Volum
         stats,
         stats_missing,
         journal: journal.map(|at| disk_name(view, at.disk)).collect(),
-        recovered: recovered(view, record),
+        recovered: recovered(view, record).map(Box::new),
     }
 }
 
