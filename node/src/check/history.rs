@@ -1,6 +1,6 @@
 //! What was asked and answered, by all connections: the oracle behind a lock, on real time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -58,6 +58,7 @@ struct Inner {
     rpo: Duration,
     timeline: Vec<Entry>,
     samples: Vec<Sample>,
+    refusals: Refusals,
     /// A drill's faults.
     awaited: Vec<Awaited>,
 }
@@ -72,6 +73,18 @@ struct Awaited {
     in_effect: Option<Duration>,
     /// How long each site waited.
     sites: BTreeMap<String, Duration>,
+}
+
+/// Changes that were refused for lack of space.
+#[derive(Debug, Default)]
+struct Refusals {
+    /// Whether the fabric may do so now.
+    allowed: bool,
+    /// When the last one of clients was answered, and how many there were.
+    last: Option<Duration>,
+    count: u64,
+    /// Sites whose clients met one.
+    sites: BTreeSet<String>,
 }
 
 /// An operation that was called.
@@ -104,6 +117,7 @@ impl History {
             rpo: Duration::ZERO,
             timeline: Vec::new(),
             samples: Vec::new(),
+            refusals: Refusals::default(),
             awaited: Vec::new(),
         };
         Self {
@@ -181,6 +195,41 @@ impl History {
     /// It was never answered: whether it happened is unknown.
     pub(super) fn lost(&self, call: &Call) {
         self.lock().open.remove(&call.number);
+    }
+
+    /// From now on, changes may be refused for lack of space, or may not.
+    pub fn allow_refusals(&self, allowed: bool) {
+        self.lock().refusals.allowed = allowed;
+    }
+
+    /// A change was refused for lack of space; false if that may not be. Some of its sectors may
+    /// have been changed before there was no more room, as a disk's may that fails in the middle:
+    /// each stays unknown until it is seen.
+    pub(super) fn refused(&self, call: &Call, site: Option<&String>) -> bool {
+        let mut inner = self.lock();
+        if !inner.refusals.allowed || !call.op.mutates() {
+            return false;
+        }
+        let at = self.now();
+        inner.open.remove(&call.number);
+        if call.by.is_some() {
+            inner.refusals.count += 1;
+            inner.refusals.last = Some(at);
+        }
+        if let Some(site) = site
+            && inner.refusals.sites.insert(site.clone())
+        {
+            let what = format!("site {site} is refused a write: no space left");
+            inner.timeline.push(Entry { at, what });
+        }
+        true
+    }
+
+    /// How many changes of clients were refused for lack of space, and when the last one was.
+    #[must_use]
+    pub fn refusals(&self) -> (u64, Option<Duration>) {
+        let inner = self.lock();
+        (inner.refusals.count, inner.refusals.last)
     }
 
     /// A trim was acknowledged. NBD promises nothing of what is read afterwards; servers leave
