@@ -47,11 +47,15 @@ pub(super) struct Ballast {
 /// Bytes that disks may still take, and how much of a volume's that is.
 fn room(code: Code, field: &Field) -> Result<(u64, u64), DrillError> {
     let disks = field.disks()?.disks;
-    let free = |d: &crate::admin::protocol::Disk| {
-        let used = d.used_bytes.unwrap_or(0);
-        d.capacity_bytes.saturating_sub(used)
-    };
-    let raw: u64 = disks.iter().map(free).sum();
+    let (mut capacity, mut used) = (0_u64, 0_u64);
+    for disk in &disks {
+        capacity += disk.capacity_bytes;
+        used += disk.used_bytes.unwrap_or(0);
+    }
+    // A fabric that was started just now may not know of all its disks yet.
+    let laid_out = field.layout.nodes().map(|(_, n)| n.disks.len() as u64);
+    let laid_out = laid_out.sum::<u64>() * field.layout.disk_size.0;
+    let raw = capacity.max(laid_out).saturating_sub(used);
     let volume = u128::from(raw) * 1000 / u128::from(code.overhead_permille());
     Ok((raw, u64::try_from(volume).unwrap_or(u64::MAX)))
 }

@@ -122,6 +122,7 @@ mod tests {
             took: s(0.001),
             by,
             mutates,
+            writes: mutates,
         }
     }
 
@@ -144,15 +145,14 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_pause_counts_changes_and_both_ends() {
+    fn the_longest_pause_counts_what_is_asked_and_both_ends() {
         let samples = [
             sample(1.0, 0, true),
             sample(2.0, 0, false),
             sample(4.0, 0, true),
             sample(4.5, 1, true),
         ];
-        let of =
-            |to: f64, by| longest_pause(&samples, (s(0.5), s(to)), |s| s.mutates && s.by == by);
+        let of = |to: f64, by| longest_pause(&samples, (s(0.5), s(to)), |s| s.writes && s.by == by);
         assert_eq!(of(5.0, 0), Some((s(3.0), s(1.0))), "a read is no change");
         assert_eq!(of(9.0, 0), Some((s(5.0), s(4.0))), "it lasts until the end");
         assert_eq!(of(5.0, 7), Some((s(4.5), s(0.5))), "nobody answered");

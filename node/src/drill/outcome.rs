@@ -241,6 +241,7 @@ pub(super) mod tests {
             took: s(0.002),
             by: 1,
             mutates: true,
+            writes: true,
         });
         let client = |node: &str, site: &str| Client {
             node: node.to_owned(),
