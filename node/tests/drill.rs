@@ -180,3 +180,46 @@ fn drills_by_name_leave_the_fabric_as_it_was() {
     let reports = fabric.json("drill report");
     assert_eq!(reports["reports"].as_array().map(Vec::len), Some(2));
 }
+
+#[test]
+fn a_full_fabric_refuses_writes_and_takes_them_again() {
+    let scratch = tempfile::tempdir().expect("a temporary directory");
+    let directory = scratch.path().join("fabric");
+    let small = ["--nodes", "1", "--disks", "1", "--disk-size", "256MiB"];
+    let fabric = DevFabric::start(&directory, &small);
+    fabric.wait_for("status", "/healthy", &json!(true));
+
+    let short = ["full-disk", "--size", "4MiB", "--seconds", "2"];
+    let full = drill(&directory, &short);
+    let full = assert_passed(&full, "full-disk", 10_000);
+    assert!(full["writes_refused"].as_u64() > Some(0), "{full:#}");
+    assert!(
+        full["longest_read_pause_ms"].as_u64() < Some(3_000),
+        "{full:#}"
+    );
+    let timeline = full["timeline"].to_string();
+    for part in ["no space left, after", "is full", "-ballast is deleted"] {
+        assert!(timeline.contains(part), "{timeline}");
+    }
+    let page = fs::read_to_string(full["report"].as_str().expect("a path")).expect("a page");
+    assert!(page.contains("<title>the fabric is full: "), "{page}");
+    assert_eq!(fabric.json("volume list")["volumes"], json!([]));
+}
+
+#[test]
+fn a_roomy_fabric_is_not_filled() {
+    let scratch = tempfile::tempdir().expect("a temporary directory");
+    let directory = scratch.path().join("fabric");
+    let fabric = DevFabric::start(&directory, &["--nodes", "1", "--disks", "1"]);
+    fabric.wait_for("status", "/healthy", &json!(true));
+    let refused = drill(&directory, &["full-disk"]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        !refused.status.success() && said.contains("16 GiB") && said.contains("--disk-size"),
+        "{said}"
+    );
+    // A deletion says so.
+    fabric.json("volume create spare --size 1GiB");
+    assert_eq!(fabric.json("volume delete spare")["deleted"], "spare");
+    assert_eq!(fabric.json("volume list")["volumes"], json!([]));
+}

@@ -1,6 +1,6 @@
 //! What was asked and answered, by all connections: the oracle behind a lock, on real time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,6 +32,8 @@ pub struct Sample {
     pub by: usize,
     /// Whether it changed anything.
     pub mutates: bool,
+    /// Whether it brought data: zeros and trims need no room, and go on where writes are refused.
+    pub writes: bool,
 }
 
 /// All of it.
@@ -58,6 +60,7 @@ struct Inner {
     rpo: Duration,
     timeline: Vec<Entry>,
     samples: Vec<Sample>,
+    refusals: Refusals,
     /// A drill's faults.
     awaited: Vec<Awaited>,
 }
@@ -72,6 +75,18 @@ struct Awaited {
     in_effect: Option<Duration>,
     /// How long each site waited.
     sites: BTreeMap<String, Duration>,
+}
+
+/// Changes that were refused for lack of space.
+#[derive(Debug, Default)]
+struct Refusals {
+    /// Whether the fabric may do so now.
+    allowed: bool,
+    /// When the last one of clients was answered, and how many there were.
+    last: Option<Duration>,
+    count: u64,
+    /// Sites whose clients met one.
+    sites: BTreeSet<String>,
 }
 
 /// An operation that was called.
@@ -104,6 +119,7 @@ impl History {
             rpo: Duration::ZERO,
             timeline: Vec::new(),
             samples: Vec::new(),
+            refusals: Refusals::default(),
             awaited: Vec::new(),
         };
         Self {
@@ -183,6 +199,41 @@ impl History {
         self.lock().open.remove(&call.number);
     }
 
+    /// From now on, changes may be refused for lack of space, or may not.
+    pub fn allow_refusals(&self, allowed: bool) {
+        self.lock().refusals.allowed = allowed;
+    }
+
+    /// A change was refused for lack of space; false if that may not be. Some of its sectors may
+    /// have been changed before there was no more room, as a disk's may that fails in the middle:
+    /// each stays unknown until it is seen.
+    pub(super) fn refused(&self, call: &Call, site: Option<&String>) -> bool {
+        let mut inner = self.lock();
+        if !inner.refusals.allowed || !call.op.mutates() {
+            return false;
+        }
+        let at = self.now();
+        inner.open.remove(&call.number);
+        if call.by.is_some() {
+            inner.refusals.count += 1;
+            inner.refusals.last = Some(at);
+        }
+        if let Some(site) = site
+            && inner.refusals.sites.insert(site.clone())
+        {
+            let what = format!("site {site} is refused a write: no space left");
+            inner.timeline.push(Entry { at, what });
+        }
+        true
+    }
+
+    /// How many changes of clients were refused for lack of space, and when the last one was.
+    #[must_use]
+    pub fn refusals(&self) -> (u64, Option<Duration>) {
+        let inner = self.lock();
+        (inner.refusals.count, inner.refusals.last)
+    }
+
     /// A trim was acknowledged. NBD promises nothing of what is read afterwards; servers leave
     /// sectors as they were, or as zeros: it stays unknown until it is seen.
     pub(super) fn trimmed(&self, call: &Call) {
@@ -200,7 +251,9 @@ impl History {
             inner.oracle.write_answered(now, write);
         }
         let (called, answered) = (call.called.since(Time::ZERO), now.since(Time::ZERO));
-        if let Some(site) = site {
+        // Zeros need no room: that they are taken says nothing of writes.
+        let writes = matches!(call.op, Op::Write { .. });
+        if let Some(site) = site.filter(|_| writes) {
             inner.note(&Ack {
                 called,
                 answered,
@@ -353,6 +406,7 @@ impl Inner {
                 took: now.since(call.called),
                 by,
                 mutates: call.op.mutates(),
+                writes: matches!(call.op, Op::Write { .. }),
             });
         }
     }
@@ -385,5 +439,70 @@ impl Inner {
             let age = struck.saturating_sub(since.since(Time::ZERO));
             self.rpo = self.rpo.max(age);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Duration, History, Op, Value};
+
+    fn call(history: &History, op: Op) -> super::Call {
+        history.called(&mut history.lock(), op, Some(0))
+    }
+
+    /// Values are unique.
+    fn write(value: u64) -> Op {
+        Op::Write {
+            first: 0,
+            count: 2,
+            value: Value(value),
+        }
+    }
+
+    const ZEROS: Op = Op::Clear {
+        first: 0,
+        count: 2,
+        allocate: false,
+    };
+
+    #[test]
+    fn only_data_shows_that_writes_go_on() {
+        let history = History::new(1 << 20, 1);
+        let site = "a".to_owned();
+        let fault = history.strike("full");
+        history.in_effect(fault);
+        history.acknowledged(&call(&history, ZEROS), Some(&site));
+        assert_eq!(history.resumed(fault, "a"), None, "zeros need no room");
+        history.acknowledged(&call(&history, write(7)), Some(&site));
+        assert!(history.resumed(fault, "a").is_some());
+        let samples = history.samples();
+        let kinds: Vec<(bool, bool)> = samples.iter().map(|s| (s.mutates, s.writes)).collect();
+        assert_eq!(kinds, [(true, false), (true, true)]);
+    }
+
+    #[test]
+    fn a_write_is_refused_only_where_that_may_be_and_stays_unknown() {
+        let history = History::new(1 << 20, 1);
+        let site = "a".to_owned();
+        assert!(!history.refused(&call(&history, write(100)), Some(&site)));
+        history.allow_refusals(true);
+        let read = Op::Read { first: 0, count: 2 };
+        assert!(
+            !history.refused(&call(&history, read), Some(&site)),
+            "a read"
+        );
+        assert!(history.refused(&call(&history, write(7)), Some(&site)));
+        assert_eq!(history.refusals().0, 1);
+        // One sector was changed before it was refused, the other was not.
+        let seen = [Some(Value(7)), Some(Value::ZERO)];
+        history.read(&call(&history, read), seen.into_iter());
+        assert_eq!(history.fault(), None);
+        // What was seen stays.
+        let seen = [Some(Value::ZERO), Some(Value::ZERO)];
+        history.read(&call(&history, read), seen.into_iter());
+        assert!(history.fault().is_some());
+        assert!(history.wait(Duration::ZERO));
+        history.allow_refusals(false);
+        assert!(!history.refused(&call(&history, write(200)), Some(&site)));
     }
 }

@@ -21,6 +21,7 @@ use sim::workload::Mix;
 use thiserror::Error;
 
 pub use history::{Ack, History, Sample};
+pub use worker::ENOSPC;
 use worker::{Connection, Worker};
 
 /// Where to check.
@@ -150,6 +151,19 @@ impl Check {
         let export = &self.terms.export;
         let mut connection = Connection::open(first.address, export, patience, patience)?;
         connection.fill(&self.history, show)
+    }
+
+    /// Writes over what is used by the first server, until that is refused for lack of space; at
+    /// most so many bytes. False if it was not.
+    ///
+    /// # Errors
+    /// See [`CheckError`].
+    pub fn press(&self, bytes_max: u64, show: Show<'_>) -> Result<bool, CheckError> {
+        let patience = self.terms.patience;
+        let first = &self.terms.targets[0];
+        let export = &self.terms.export;
+        let mut connection = Connection::open(first.address, export, patience, patience)?;
+        connection.press(&self.history, bytes_max, show)
     }
 
     /// Sets the clients to work.

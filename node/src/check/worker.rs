@@ -24,6 +24,9 @@ const CHUNK: u64 = 256 << 10;
 /// Between two attempts to connect.
 const RETRY: Duration = Duration::from_millis(100);
 
+/// NBD's number for "no space left".
+pub const ENOSPC: u32 = 28;
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One write in so many asks to be durable, and after one operation in so many comes a flush.
@@ -136,6 +139,34 @@ impl Connection {
             history.acknowledged(&call, None);
         }
         Ok(())
+    }
+
+    /// Writes what is used, again and again, until that is refused for lack of space; at most so
+    /// many bytes. False if it was not.
+    pub(super) fn press(
+        &mut self,
+        history: &History,
+        bytes_max: u64,
+        show: Show<'_>,
+    ) -> Result<bool, CheckError> {
+        let mut written = 0;
+        while written < bytes_max && show(written, bytes_max) {
+            let offset = written % history.bytes();
+            let bytes = CHUNK.min(history.bytes() - offset);
+            let call = history.call_write(offset / SECTOR as u64, bytes / SECTOR as u64);
+            match self.client.write(offset, &call.op.data(), false) {
+                Ok(()) => history.acknowledged(&call, None),
+                Err(ClientError::Errno(ENOSPC)) if history.refused(&call, None) => {
+                    return Ok(true);
+                }
+                Err(error) => {
+                    history.lost(&call);
+                    return Err(self.failed(&error));
+                }
+            }
+            written += bytes;
+        }
+        Ok(false)
     }
 
     /// Reads all that was used. Where nobody works, what is allocated of it too: what is said to be
@@ -282,7 +313,11 @@ impl Worker {
         }
         while !self.is_over() {
             let call = self.history.call(self.mix, self.by);
-            let done = self.ask(&mut client, &call, rng).and_then(|()| {
+            let asked = match self.ask(&mut client, &call, rng) {
+                Err(ClientError::Errno(ENOSPC)) if self.is_refused(&call) => Ok(()),
+                asked => asked,
+            };
+            let done = asked.and_then(|()| {
                 let flush = client.can_flush() && rng.one_in(FLUSH_ONE_IN);
                 if flush { client.flush() } else { Ok(()) }
             });
@@ -309,6 +344,11 @@ impl Worker {
         // A courtesy; a server that is gone does not miss it.
         drop(client.disconnect());
         None
+    }
+
+    /// Whether a change may be refused for lack of space, which is noted.
+    fn is_refused(&self, call: &Call) -> bool {
+        self.history.refused(call, self.target.site.as_ref())
     }
 
     fn ask(

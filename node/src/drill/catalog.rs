@@ -5,6 +5,7 @@ use std::time::Duration;
 use model::geometry::Code;
 use model::units::ByteSize;
 
+use super::ballast::Ballast;
 use super::error::DrillError;
 use super::fault::LostDisk;
 use super::field::Field;
@@ -16,6 +17,11 @@ use crate::admin::protocol::Volume;
 const NODE_LOSS_MAX: Duration = Duration::from_secs(3);
 /// A site's death is a pause of less, for every client elsewhere.
 const SITE_LOSS_MAX: Duration = Duration::from_secs(10);
+
+/// A full fabric takes writes again so long after space was freed.
+const FREED_MAX: Duration = Duration::from_secs(10);
+/// And answers reads all the while.
+const READS_MAX: Duration = Duration::from_secs(3);
 
 /// The longest pause of a client between two operations.
 const THINK: Duration = Duration::from_millis(20);
@@ -62,6 +68,8 @@ pub enum Named {
     SiteIsolation,
     /// Fragments rot.
     Corruption,
+    /// The fabric has no room.
+    FullDisk,
     /// A site's links are slow, lossy and narrow.
     WanBrownout,
     /// A site is lost, returns, and its volume goes home.
@@ -83,7 +91,7 @@ pub struct About {
 
 impl Named {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::SiteLoss,
         Self::NodeLoss,
         Self::DiskLoss,
@@ -95,6 +103,7 @@ impl Named {
         Self::WanBrownout,
         Self::Failback,
         Self::Corruption,
+        Self::FullDisk,
     ];
 
     /// By its name.
@@ -173,6 +182,12 @@ impl Named {
                 "3 sites",
                 "all of it is repaired, clients notice nothing",
             ),
+            Self::FullDisk => (
+                "full-disk",
+                "another volume fills all disks; writes are refused, all is read back; it is deleted",
+                "3 sites, small disks (atoll dev --disk-size 256MiB)",
+                "no read waits 3 s, writes go on within 10 s once it is deleted",
+            ),
         };
         About {
             name,
@@ -192,7 +207,7 @@ impl Named {
             | Self::Failback => (true, false, false),
             Self::NodeLoss | Self::DrainNode => (false, true, false),
             Self::DiskLoss | Self::Corruption => (false, false, true),
-            Self::PowerLoss | Self::RollingRestart => (false, false, false),
+            Self::PowerLoss | Self::RollingRestart | Self::FullDisk => (false, false, false),
         }
     }
 
@@ -207,10 +222,12 @@ impl Named {
             | Self::WanBrownout
             | Self::Corruption => (Some(NODE_LOSS_MAX), Some(NODE_LOSS_MAX)),
             Self::PowerLoss => (None, None),
+            Self::FullDisk => (Some(FREED_MAX), None),
         };
         Limits {
             rto,
             pause,
+            reads: (self == Self::FullDisk).then_some(READS_MAX),
             wan_bytes: None,
         }
     }
@@ -251,6 +268,10 @@ impl Named {
         let (nodes, disks) = (nodes.unwrap_or(0), disks.min().unwrap_or(0));
         let fits = match self {
             Self::SiteLoss | Self::PowerLoss | Self::Failback | Self::Corruption => sites >= 3,
+            Self::FullDisk => {
+                Ballast::check(order.code, field)?;
+                sites >= 3
+            }
             Self::NodeLoss | Self::RollingRestart | Self::DrainNode => nodes >= 2,
             Self::DiskLoss => disks >= 2,
             Self::LinkCut | Self::SiteIsolation | Self::WanBrownout => {
@@ -330,6 +351,7 @@ impl Named {
             Self::WanBrownout => steps::wan_brownout(field, &site, span),
             Self::Failback => steps::failback(field, &volume.name, (&site, owner), span),
             Self::Corruption => steps::corruption(order.disk.clone(), span),
+            Self::FullDisk => steps::full_disk(&Ballast::beside(volume, order.code, field)?, span),
         });
         Ok(steps)
     }

@@ -72,7 +72,7 @@ fn aim_rot(field: &Field, disk: Option<&str>) -> Result<Rot, DrillError> {
 }
 
 /// What a step came to: nothing if the next one may begin.
-type Stepped = Result<Option<Course>, DrillError>;
+pub(super) type Stepped = Result<Option<Course>, DrillError>;
 
 impl Engine<'_> {
     /// All steps, or until something ends them.
@@ -96,6 +96,8 @@ impl Engine<'_> {
             Step::Mend(i) => self.mend(i)?,
             Step::GiveUp(i) => return self.give_up(check, i),
             Step::Replace(i) => self.replace(i),
+            Step::FillUp(i) => return self.fill_up(check, i),
+            Step::NoSpaceNoMore => self.history.allow_refusals(false),
             Step::Await(wait) => return self.await_it(check, &wait),
             Step::ReadBack => return Ok(self.read_back(check)),
         }
@@ -123,7 +125,7 @@ impl Engine<'_> {
         }
     }
 
-    fn ended(&self, check: &Check) -> Option<Course> {
+    pub(super) fn ended(&self, check: &Check) -> Option<Course> {
         if self.stop.is_set() {
             return Some(Course::Interrupted);
         }
@@ -364,6 +366,10 @@ impl Engine<'_> {
                 Some(Fault::Rotten(rot)) => self.is_repaired(rot),
                 _ => true,
             },
+            Wait::Served(i) => self.struck.get(i).is_some_and(|struck| {
+                let on = |site: &String| self.history.resumed(struck.number, site).is_some();
+                struck.asked.iter().all(|(site, _)| on(site))
+            }),
         }
     }
 

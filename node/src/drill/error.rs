@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use model::units::ByteSize;
 use thiserror::Error;
 
 use crate::admin::client::ClientError;
@@ -69,6 +70,38 @@ pub enum DrillError {
         needs: &'static str,
         /// What there is.
         found: String,
+    },
+    /// The fabric has too much room to fill.
+    #[error(
+        "full-disk would have to write {bytes} to fill this fabric, and writes up to {max}: start one \
+         with small disks, as `atoll dev --dir OTHER --disk-size 256MiB`"
+    )]
+    Roomy {
+        /// What it would have to write.
+        bytes: ByteSize,
+        /// The most that it writes.
+        max: ByteSize,
+    },
+    /// The machine has less room than the fabric's disks may take.
+    #[error(
+        "the disks of this fabric may take {wanted} more, and the file system of {} has {free}: it \
+         would be full itself. Free some of it, or start a fabric with smaller disks", .path.display()
+    )]
+    Cramped {
+        /// Where the fabric lies.
+        path: PathBuf,
+        /// What its disks would take, and journals beside them.
+        wanted: ByteSize,
+        /// What there is.
+        free: ByteSize,
+    },
+    /// A volume that should fill the fabric does not.
+    #[error("{written} were written to volume {volume}, and none was refused: it is not full")]
+    Bottomless {
+        /// Which.
+        volume: String,
+        /// How much.
+        written: ByteSize,
     },
     /// The scenario is of another fabric.
     #[error(

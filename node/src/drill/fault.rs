@@ -11,6 +11,7 @@ use sim::plan::Plan;
 use sim::report::{between, listed};
 use sim::service::left_alone;
 
+use super::ballast::Ballast;
 use super::error::{DrillError, at};
 use super::field::Field;
 use super::rot::Rot;
@@ -97,6 +98,10 @@ pub(super) enum Fault {
     DiskLost { disk: LostDisk, replaced: bool },
     /// Bytes of fragments flipped.
     Rotten(Rot),
+    /// A volume is there to fill the fabric with.
+    Filled(Ballast),
+    /// It is deleted by the operator's word.
+    Freed(Ballast),
 }
 
 impl Fault {
@@ -157,6 +162,8 @@ impl Fault {
                 std::fs::rename(&disk.path, disk.kept()).map_err(at(&disk.path))
             }
             Self::Rotten(rot) => rot.strike(),
+            Self::Filled(ballast) => ballast.create(field),
+            Self::Freed(ballast) => ballast.delete(field),
         }
     }
 
@@ -186,8 +193,9 @@ impl Fault {
                 };
                 shape(field, link, before)
             }),
-            // It stays where it is.
-            Self::Moved { .. } => Ok(()),
+            // It stays where it is, and what was deleted stays so.
+            Self::Moved { .. } | Self::Freed(_) => Ok(()),
+            Self::Filled(ballast) => ballast.delete(field),
             Self::Drained(node) => field.drain(node, true).map(drop),
             Self::DiskLost { disk, replaced } => {
                 field.stop(&disk.node)?;
@@ -228,11 +236,17 @@ impl Fault {
             }
             Self::DiskLost { disk, .. } => format!("disk {} is put back", disk.name),
             Self::Rotten(rot) => format!("disk {} is scrubbed", rot.disk),
+            Self::Filled(ballast) => format!("volume {} is gone", ballast.volume),
+            Self::Freed(_) => "its space is free".to_owned(),
         }
     }
 
     /// The sites with clients that must be served while it lasts.
     pub(super) fn asked(&self, field: &Field, targets: &[Target]) -> Vec<String> {
+        // On a full fabric no write need go on.
+        if matches!(self, Self::Filled(_)) {
+            return Vec::new();
+        }
         let (gone, cut) = (self.gone(), self.cut());
         let alone = left_alone(&field.sites(), gone, cut);
         let served = |t: &&Target| {
@@ -254,7 +268,9 @@ impl Fault {
             | Self::Moved { .. }
             | Self::Drained(_)
             | Self::DiskLost { .. }
-            | Self::Rotten(_) => &[],
+            | Self::Rotten(_)
+            | Self::Filled(_)
+            | Self::Freed(_) => &[],
         }
     }
 
@@ -328,6 +344,8 @@ impl fmt::Display for Fault {
             Self::Drained(node) => write!(f, "{node} is drained"),
             Self::DiskLost { disk, .. } => write!(f, "disk {} loses its directory", disk.name),
             Self::Rotten(rot) => write!(f, "{rot}"),
+            Self::Filled(ballast) => write!(f, "volume {} fills the fabric", ballast.volume),
+            Self::Freed(ballast) => write!(f, "volume {} is deleted", ballast.volume),
         }
     }
 }

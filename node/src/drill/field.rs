@@ -13,6 +13,10 @@ use crate::admin::protocol::{Disk, Disks, Nodes, Reply, Request, Safety, Status,
 use crate::dev::control::{self, Answer, Link};
 use crate::dev::layout::{Layout, SiteLayout};
 
+/// A volume is made by then, or the drill does not begin.
+const CREATE_MAX: Duration = Duration::from_secs(10);
+/// A volume is deleted by then, or told as left.
+const DELETE_MAX: Duration = Duration::from_secs(20);
 /// The kernel needs a moment to end a process that was killed.
 const DEATH_MAX: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(5);
@@ -54,6 +58,57 @@ impl Field {
         match self.admin(&Request::VolumeShow { name })? {
             Reply::Volume(volume) => Ok(volume),
             _ => Err(wrong()),
+        }
+    }
+
+    /// Makes a volume: a fabric that was started just now may need a moment for it.
+    pub(super) fn create_volume(
+        &self,
+        name: &str,
+        size_bytes: u64,
+        home: Option<&String>,
+        code: &str,
+    ) -> Result<(), DrillError> {
+        let deadline = Instant::now() + CREATE_MAX;
+        let request = Request::VolumeCreate {
+            name: name.to_owned(),
+            size_bytes,
+            home: home.cloned(),
+            code: code.to_owned(),
+        };
+        loop {
+            let Err(error) = self.admin(&request) else {
+                return Ok(());
+            };
+            // The answer alone may have been lost.
+            if self.volume(name).is_ok() {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(error);
+            }
+            thread::sleep(Duration::from_millis(500));
+        }
+    }
+
+    /// Deletes a volume; one that is not there is deleted.
+    pub(super) fn delete_volume(&self, name: &str) -> Result<(), DrillError> {
+        let deadline = Instant::now() + DELETE_MAX;
+        let request = Request::VolumeDelete {
+            name: name.to_owned(),
+        };
+        loop {
+            let Err(error) = self.admin(&request) else {
+                return Ok(());
+            };
+            // An answer may have been lost.
+            if self.status().is_ok() && self.volume(name).is_err() {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(error);
+            }
+            thread::sleep(Duration::from_millis(500));
         }
     }
 

@@ -75,7 +75,13 @@ pub(super) fn outcome(found: Found<'_>) -> Outcome {
         bytes_stale: found.history.bytes_stale(),
         repair_wan_bytes: found.repair_wan_bytes,
         throughput: throughput(&samples, &found.phases, &struck, found.whole, &counts),
-        pause: longest_pause(&samples, &clients, &struck, &found.phases, &counts),
+        pause: longest_pause(&samples, &clients, &struck, &found.phases, &counts, |s| {
+            s.writes
+        }),
+        read_pause: longest_pause(&samples, &clients, &struck, &found.phases, &counts, |s| {
+            !s.mutates
+        }),
+        refused: found.history.refusals().0,
         protected_after: protected.map(|(whole, struck)| whole.saturating_sub(struck)),
         report,
         phases: found.phases,
@@ -158,13 +164,15 @@ fn throughput(
     }
 }
 
-/// Over sites with clients that no fault hit, from the first fault until clients ended.
+/// Of writes, or of reads: over sites with clients that no fault hit, from the first fault until
+/// clients ended.
 fn longest_pause(
     samples: &[Sample],
     clients: &[Client],
     struck: &[Struck],
     phases: &[Phase],
     counts: &[bool],
+    is_asked: impl Fn(&Sample) -> bool,
 ) -> Option<Pause> {
     let from = struck.iter().map(|s| s.at).min()?;
     let judging = phases.iter().find(|p| p.kind == Kind::Judging)?;
@@ -177,7 +185,8 @@ fn longest_pause(
             client && counts.get(by).copied().unwrap_or(false)
         };
         let counted = (0..clients.len()).any(is_of);
-        let (lasted, from) = meter::longest_pause(samples, (from, judging.from), is_of)?;
+        let counts = |s: &Sample| is_asked(s) && is_of(s.by);
+        let (lasted, from) = meter::longest_pause(samples, (from, judging.from), counts)?;
         let site = site.clone();
         counted.then_some(Pause { site, lasted, from })
     };
@@ -309,6 +318,7 @@ mod tests {
                 took: s(0),
                 by: 1,
                 mutates: true,
+                writes: true,
             })
             .collect();
         let phases = [
@@ -326,8 +336,15 @@ mod tests {
         assert!((0.45..0.55).contains(&ratio), "{ratio}");
         let never = throughput(&samples, &phases, &hit, None, &counts);
         assert_eq!(never.ratio(), None, "it never healed");
-        let pause = longest_pause(&samples, &all_clients(), &hit, &phases, &counts);
+        let pause = longest_pause(&samples, &all_clients(), &hit, &phases, &counts, |s| {
+            s.writes
+        });
         let pause = pause.expect("measured");
         assert_eq!((pause.site.as_str(), pause.lasted), ("b", s(12)));
+        let reads = longest_pause(&samples, &all_clients(), &hit, &phases, &counts, |s| {
+            !s.mutates
+        });
+        let reads = reads.expect("measured").lasted;
+        assert_eq!(reads, s(30), "nobody read from the fault to the end");
     }
 }

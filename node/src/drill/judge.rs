@@ -85,6 +85,9 @@ pub(super) fn expectations(outcome: &Outcome, facts: &Facts<'_>) -> Vec<Expectat
     if let Some(max) = facts.limits.pause {
         all.push(pause(outcome.pause.as_ref(), max));
     }
+    if let Some(max) = facts.limits.reads {
+        all.push(reads(outcome.read_pause.as_ref(), max));
+    }
     if let Some(max) = facts.limits.wan_bytes {
         let found = outcome.report.wan_bytes;
         all.push(Expectation {
@@ -172,6 +175,16 @@ fn pause(longest: Option<&Pause>, max: Duration) -> Expectation {
         "no site that is left alone waits {:.0} s for an acknowledgement",
         max.as_secs_f64()
     );
+    short(what, longest, max)
+}
+
+fn reads(longest: Option<&Pause>, max: Duration) -> Expectation {
+    let max_s = max.as_secs_f64();
+    let what = format!("no site waits {max_s:.0} s for the answer to a read");
+    short(what, longest, max)
+}
+
+fn short(what: String, longest: Option<&Pause>, max: Duration) -> Expectation {
     let Some(pause) = longest else {
         return Expectation {
             what,

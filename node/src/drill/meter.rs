@@ -33,17 +33,16 @@ pub(super) fn outside(spans: &[Span], without: &[Span]) -> Vec<Span> {
     left
 }
 
-/// The longest time within a span without the acknowledgement of a change, over targets that
-/// count, and when it began.
+/// The longest time within a span without an answer that counts, and when it began.
 pub(super) fn longest_pause(
     samples: &[Sample],
     span: Span,
-    counts: impl Fn(usize) -> bool,
+    counts: impl Fn(&Sample) -> bool,
 ) -> Option<(Duration, Duration)> {
     let mut last = span.0;
     let mut longest: Option<(Duration, Duration)> = None;
-    let acks = samples.iter().filter(|s| s.mutates && counts(s.by));
-    let inside = acks.filter(|s| span.0 <= s.at && s.at <= span.1);
+    let answers = samples.iter().filter(|s| counts(s));
+    let inside = answers.filter(|s| span.0 <= s.at && s.at <= span.1);
     let ends = inside.map(|s| s.at).chain([span.1]);
     for at in ends {
         let gap = at.saturating_sub(last);
@@ -123,6 +122,7 @@ mod tests {
             took: s(0.001),
             by,
             mutates,
+            writes: mutates,
         }
     }
 
@@ -145,14 +145,14 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_pause_counts_changes_and_both_ends() {
+    fn the_longest_pause_counts_what_is_asked_and_both_ends() {
         let samples = [
             sample(1.0, 0, true),
             sample(2.0, 0, false),
             sample(4.0, 0, true),
             sample(4.5, 1, true),
         ];
-        let of = |to: f64, by| longest_pause(&samples, (s(0.5), s(to)), |b| b == by);
+        let of = |to: f64, by| longest_pause(&samples, (s(0.5), s(to)), |s| s.writes && s.by == by);
         assert_eq!(of(5.0, 0), Some((s(3.0), s(1.0))), "a read is no change");
         assert_eq!(of(9.0, 0), Some((s(5.0), s(4.0))), "it lasts until the end");
         assert_eq!(of(5.0, 7), Some((s(4.5), s(0.5))), "nobody answered");

@@ -5,6 +5,7 @@
 //! `fault` (what is done to the fabric, and undone), `engine` (carries it out), `judge` (what must
 //! come out), `outcome`, `text` and `page` (what is told of it).
 
+mod ballast;
 mod catalog;
 mod chart;
 mod engine;

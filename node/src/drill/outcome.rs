@@ -73,7 +73,7 @@ impl Throughput {
     }
 }
 
-/// The longest time that clients of a site had no write acknowledged.
+/// The longest time that clients of a site had no write acknowledged, or no read answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pause {
     pub(super) site: String,
@@ -94,6 +94,9 @@ pub struct Outcome {
     pub(super) repair_wan_bytes: Option<u64>,
     pub(super) throughput: Throughput,
     pub(super) pause: Option<Pause>,
+    pub(super) read_pause: Option<Pause>,
+    /// Changes that were refused for lack of space.
+    pub(super) refused: u64,
     /// From the first fault to full protection.
     pub(super) protected_after: Option<Duration>,
     pub(super) phases: Vec<Phase>,
@@ -147,6 +150,8 @@ impl Outcome {
             "client_ops_per_s_before": self.throughput.before.map(rounded),
             "client_ops_per_s_healing": self.throughput.healing.map(rounded),
             "longest_pause_ms": pause.map(|p| millis(p.lasted)),
+            "longest_read_pause_ms": self.read_pause.as_ref().map(|p| millis(p.lasted)),
+            "writes_refused": self.refused,
             "full_protection_ms": self.protected_after.map(millis),
             "expectations": expectations,
             "phases": phases,
@@ -237,6 +242,7 @@ pub(super) mod tests {
             took: s(0.002),
             by: 1,
             mutates: true,
+            writes: true,
         });
         let client = |node: &str, site: &str| Client {
             node: node.to_owned(),
@@ -263,6 +269,8 @@ pub(super) mod tests {
                 lasted: s(2.1),
                 from: s(9.9),
             }),
+            read_pause: None,
+            refused: 0,
             protected_after: Some(s(15.0)),
             phases: vec![
                 phase(Kind::Before, 0.0, 10.0),
@@ -302,6 +310,7 @@ pub(super) mod tests {
         let limits = Limits {
             rto: Some(s(10.0)),
             pause: Some(s(3.0)),
+            reads: Some(s(3.0)),
             wan_bytes: None,
         };
         let facts = Facts {
@@ -355,6 +364,11 @@ pub(super) mod tests {
         paused.pause.as_mut().expect("one").lasted = s(3.0);
         let paused = told(&paused, &Course::Done, Ok(()));
         assert!(paused.contains("waits 3 s"), "{paused}");
+        let mut unread = sample();
+        unread.read_pause.clone_from(&unread.pause);
+        unread.read_pause.as_mut().expect("one").lasted = s(3.0);
+        let unread = told(&unread, &Course::Done, Ok(()));
+        assert!(unread.contains("answer to a read"), "{unread}");
     }
 
     #[test]

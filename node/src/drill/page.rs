@@ -98,7 +98,7 @@ const HOW: &str = "<section><h2>How it was measured</h2><dl class=\"how\">\
     is checked against the history of all acknowledged writes, during the drill and at its end, by every server \
     that is there. What was acknowledged and reads otherwise is lost.</dd>\
     <dt>Longest pause</dt><dd>The longest time in which the clients of one site, on nodes that no fault hit, had no \
-    change acknowledged.</dd>\
+    write acknowledged; zeros and trims don't count.</dd>\
     <dt>Throughput</dt><dd>Operations answered to clients that no fault hit (to all, if all were hit). While healing: \
     from the first write that went on until full protection, without the time in which the drill itself read all \
     back.</dd>\

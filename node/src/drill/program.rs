@@ -46,6 +46,8 @@ pub(super) enum Wait {
     Stored,
     /// What rotted by this strike is repaired.
     Repaired(usize),
+    /// Every site that this strike must leave alone has had a write acknowledged.
+    Served(usize),
 }
 
 impl Wait {
@@ -59,6 +61,7 @@ impl Wait {
             Self::Down(disk) => format!("disk {disk} to be found lost"),
             Self::Stored => "the data to stand in fragments".to_owned(),
             Self::Repaired(_) => "what rotted to be repaired".to_owned(),
+            Self::Served(_) => "writes to go on at every site".to_owned(),
         }
     }
 }
@@ -91,6 +94,10 @@ pub(super) enum Step {
     GiveUp(usize),
     /// A lost disk is to be replaced by a new one.
     Replace(usize),
+    /// A ballast (by its strike) is written until nothing more is taken, of nobody.
+    FillUp(usize),
+    /// There is room again: from now on a refused write is a fault.
+    NoSpaceNoMore,
     /// Waits, for as long as patience lasts.
     Await(Wait),
     /// All is read by every server that is there.
@@ -118,6 +125,8 @@ pub(super) struct Limits {
     pub(super) rto: Option<Duration>,
     /// No site that all faults leave alone waits longer for an acknowledgement, all the while.
     pub(super) pause: Option<Duration>,
+    /// No such site waits longer for the answer to a read.
+    pub(super) reads: Option<Duration>,
     /// Bytes between sites.
     pub(super) wan_bytes: Option<u64>,
 }

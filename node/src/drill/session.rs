@@ -36,10 +36,6 @@ const AWAY_MAX: Duration = Duration::from_secs(60);
 const SETTLE: Duration = Duration::from_secs(5);
 /// Connections to each server.
 const CONNECTIONS: usize = 3;
-/// A volume is made by then, or the drill does not begin.
-const CREATE_MAX: Duration = Duration::from_secs(10);
-/// A volume is deleted by then, or told as left.
-const DELETE_MAX: Duration = Duration::from_secs(20);
 
 impl Script {
     pub(super) fn name(&self) -> &str {
@@ -91,6 +87,7 @@ impl Script {
             Self::File(plan) => Limits {
                 rto: plan.expect.rto,
                 pause: plan.expect.pause,
+                reads: None,
                 wan_bytes: plan.expect.wan_bytes,
             },
         }
@@ -157,7 +154,7 @@ pub fn run(directory: &Path, script: &Script, terms: &Terms) -> Result<Outcome, 
     let setup = script.setup(terms, &field)?;
     let stop = Stop::on_signals().map_err(DrillError::Signals)?;
     let volume = format!("drill-{}", std::process::id());
-    create(&field, &setup, &volume)?;
+    field.create_volume(&volume, setup.bytes, setup.home.as_ref(), &setup.code)?;
     let session = Session {
         script,
         terms,
@@ -168,57 +165,14 @@ pub fn run(directory: &Path, script: &Script, terms: &Terms) -> Result<Outcome, 
     let mut outcome = match drilled {
         Ok(outcome) => outcome,
         Err(error) => {
-            delete(&field, &session.volume);
+            // The error is what matters; `volume list` has what is left.
+            let _ = field.delete_volume(&session.volume);
             return Err(error);
         }
     };
     session.clean_up(&field, &mut outcome);
     session.write(directory, &mut outcome)?;
     Ok(outcome)
-}
-
-/// Makes the volume: a fabric that was started just now may need a moment for it.
-fn create(field: &Field, setup: &Setup, volume: &str) -> Result<(), DrillError> {
-    let deadline = Instant::now() + CREATE_MAX;
-    let request = Request::VolumeCreate {
-        name: volume.to_owned(),
-        size_bytes: setup.bytes,
-        home: setup.home.clone(),
-        code: setup.code.clone(),
-    };
-    loop {
-        let Err(error) = field.admin(&request) else {
-            return Ok(());
-        };
-        // The answer alone may have been lost.
-        if field.volume(volume).is_ok() {
-            return Ok(());
-        }
-        if Instant::now() > deadline {
-            return Err(error);
-        }
-        thread::sleep(Duration::from_millis(500));
-    }
-}
-
-/// Deletes a volume; false if that was not to be had.
-fn delete(field: &Field, volume: &str) -> bool {
-    let deadline = Instant::now() + DELETE_MAX;
-    let name = volume.to_owned();
-    let request = Request::VolumeDelete { name };
-    loop {
-        if field.admin(&request).is_ok() {
-            return true;
-        }
-        // An answer may have been lost.
-        if field.status().is_ok() && field.volume(volume).is_err() {
-            return true;
-        }
-        if Instant::now() > deadline {
-            return false;
-        }
-        thread::sleep(Duration::from_millis(500));
-    }
 }
 
 struct Session<'a> {
@@ -412,9 +366,10 @@ impl Session<'_> {
             outcome.left.push(format!(
                 "volume {volume}, as evidence: `atoll volume delete {volume}` once it was looked at"
             ));
-        } else if !delete(field, volume) {
-            let left =
-                format!("volume {volume}: `atoll volume delete {volume}`, once that can be done");
+        } else if let Err(error) = field.delete_volume(volume) {
+            let left = format!(
+                "volume {volume} ({error}): `atoll volume delete {volume}`, once that can be done"
+            );
             outcome.left.push(left);
         }
         for kept in std::mem::take(&mut outcome.kept) {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::ballast::Ballast;
 use super::fault::{Fault, LostDisk};
 use super::field::Field;
 use super::program::{Aim, Kind, Step, Wait};
@@ -244,5 +245,29 @@ pub(super) fn corruption(disk: Option<String>, span: Duration) -> Vec<Step> {
         Step::Await(Wait::Repaired(0)),
     ];
     steps.extend(heal("back to full protection"));
+    steps
+}
+
+pub(super) fn full_disk(ballast: &Ballast, span: Duration) -> Vec<Step> {
+    let mut steps = vec![
+        phase(Kind::Disaster, "another volume fills the fabric"),
+        Step::Strike(0, Aim::At(Fault::Filled(ballast.clone()))),
+        Step::FillUp(0),
+        phase(Kind::Disaster, "the fabric is full"),
+        Step::Work(span),
+        phase(Kind::Reading, "all is read back while it is full"),
+        Step::ReadBack,
+        phase(Kind::Healing, "the other volume is deleted"),
+        Step::Strike(1, Aim::At(Fault::Freed(ballast.clone()))),
+        Step::Mend(0),
+        Step::Await(Wait::Served(1)),
+        Step::Mend(1),
+    ];
+    steps.extend(heal("back to full protection"));
+    steps.extend([
+        phase(Kind::Healing, "no write is refused any more"),
+        Step::NoSpaceNoMore,
+        Step::Work(span / 2),
+    ]);
     steps
 }

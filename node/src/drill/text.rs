@@ -67,6 +67,13 @@ impl Outcome {
                     format!("{}, site {}", seconds(p.lasted), p.site)
                 }),
             ),
+            (
+                "longest wait of such a site for a read",
+                self.read_pause.as_ref().map_or_else(unknown, |p| {
+                    format!("{}, site {}", seconds(p.lasted), p.site)
+                }),
+            ),
+            ("writes refused for lack of space", self.refused.to_string()),
             ("fault to full protection", time(self.protected_after)),
             ("its end to full protection", time(self.report.healed_after)),
             (

@@ -114,7 +114,11 @@ impl Admin {
             Request::VolumeDelete { name } => {
                 let volume = self.named(&name)?.id;
                 let request = MetaRequest::DeleteVolume { volume };
-                self.ask(request, |reason| refused(reason, &name, 0))?;
+                match self.ask_once(request)? {
+                    // A tombstone is no volume any more, whoever was first.
+                    Ok(_) | Err(Refusal::NoVolume) => {}
+                    Err(reason) => return Err(refused(reason, &name, 0)),
+                }
                 Ok(Reply::Deleted(Deleted { deleted: name }))
             }
             Request::VolumeMove { name, to } => self.move_volume(&name, &to),
