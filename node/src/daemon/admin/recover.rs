@@ -53,7 +53,11 @@ impl Admin {
             };
             check_accepted(name, accept, &offer)?;
             match self.carry_out(&record, &offer)? {
-                Ok(_) => return Ok(Reply::Recovery(Box::new(self.await_recovery(name, recovery)?))),
+                Ok(_) => {
+                    return Ok(Reply::Recovery(Box::new(
+                        self.await_recovery(name, recovery)?,
+                    )));
+                }
                 Err(Refusal::StaleEpoch | Refusal::StaleVersion) if Instant::now() < deadline => {
                     std::thread::sleep(POLL);
                 }
