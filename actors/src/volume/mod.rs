@@ -7,8 +7,10 @@
 mod asking;
 pub(crate) mod bypass;
 pub mod cache;
+mod config;
 mod drain;
 mod dropped;
+mod events;
 mod fullness;
 pub mod index;
 pub mod journal;
@@ -25,225 +27,26 @@ mod wanted;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use model::ids::{
     ClientRef, DiskId, DiskRef, Endpoint, Epoch, NodeId, Position, RequestId, VolumeId,
 };
 use model::machine::Machine;
-use model::meta::{MetaReply, MetaRequest, MetaToken};
+use model::meta::MetaToken;
 use model::payload::Payload;
 use model::placement::{View, VolumeRecord};
 use model::sometimes::{Sometimes, reached};
-use model::time::{Time, WallTime};
+use model::time::Time;
 
-use crate::messages::{
-    ClientsReply, ClientsRequest, DiskReply, DiskRequest, SegmentRef, SegmentReply, SegmentRequest,
-    VolumeReply, VolumeRequest,
-};
+use crate::messages::{DiskReply, SegmentRef, VolumeReply, VolumeRequest};
 pub use asking::SegmentRoom;
 pub use bypass::BypassTerms;
-use journal::{JournalTerms, Recovery, RequestIds, ToDisk};
+pub use config::VolumeConfig;
+pub use events::{Effect, Input, StopReason};
+use journal::{Recovery, RequestIds, ToDisk};
 pub use rewrite::{Cause, RewriteTerms, Rewriting};
 use serve::Serving;
-
-/// Bounds and terms of a Volume machine.
-#[derive(Clone, Copy, Debug)]
-pub struct VolumeConfig {
-    /// The journal's.
-    pub journal: JournalTerms,
-    /// Untrimmed payload bytes at which writes wait (the journal window); after a failover, what
-    /// was taken over comes on top until it is drained.
-    pub window_bytes: u64,
-    /// Committed data bytes at which a drain starts.
-    pub drain_bytes: u64,
-    /// A drain starts when nothing was written for so long.
-    pub drain_idle: Duration,
-    /// A drain starts when the oldest undrained write is so old.
-    pub drain_age: Duration,
-    /// Untrimmed records at which a drain starts, whatever their size.
-    pub drain_records: usize,
-    /// At most one publication of a checkpoint in this time.
-    pub publish_every: Duration,
-    /// Requests that wait for the owner's start, or for the window.
-    pub waiting_max: usize,
-    /// Sessions that are open at a time; who would open one more is told to come again.
-    pub sessions_max: usize,
-    /// How often nodes are asked which of their clients ended (R10).
-    pub roll_every: Duration,
-    /// How long a drain waits for what partial writes are laid over (R28).
-    pub base_wait: Duration,
-    /// What the Segment machine has room for.
-    pub segment_room: SegmentRoom,
-    /// Blocks of the read cache.
-    pub cache_blocks: usize,
-    /// Bytes of clean index pages kept.
-    pub index_cache_bytes: usize,
-    /// Bytes of changes that an index holds before it takes them into its leaves.
-    pub index_pending_bytes: usize,
-    /// How long a replica of the journal may be away before it is replaced, as long as the
-    /// others are enough.
-    pub replace_after: Duration,
-    /// How often what disks hold is audited against the index (R16).
-    pub audit_every: Duration,
-    /// Which writes go past the journal.
-    pub bypass: BypassTerms,
-    /// When segments are written anew.
-    pub rewrite: RewriteTerms,
-    /// How long an unanswered metadata request waits before it is asked again.
-    pub meta_retry: Duration,
-    /// What a clock on the wall showed at [`Time::ZERO`]: people are told when checkpoints were
-    /// published.
-    pub wall_at_zero: WallTime,
-}
-
-impl Default for VolumeConfig {
-    fn default() -> Self {
-        Self {
-            journal: JournalTerms::default(),
-            window_bytes: 64 << 20,
-            drain_bytes: 16 << 20,
-            drain_idle: Duration::from_millis(500),
-            drain_age: Duration::from_secs(10),
-            drain_records: 16 << 10,
-            publish_every: Duration::from_secs(1),
-            waiting_max: 4096,
-            sessions_max: sessions::SESSIONS_MAX,
-            roll_every: Duration::from_secs(20),
-            base_wait: Duration::from_secs(5),
-            segment_room: SegmentRoom::default(),
-            cache_blocks: 16 << 10,
-            index_cache_bytes: 16 << 20,
-            index_pending_bytes: 1 << 20,
-            replace_after: Duration::from_secs(10),
-            audit_every: Duration::from_secs(600),
-            bypass: BypassTerms::default(),
-            rewrite: RewriteTerms::default(),
-            meta_retry: Duration::from_millis(300),
-            wall_at_zero: WallTime::default(),
-        }
-    }
-}
-
-/// What may happen to a Volume machine.
-#[derive(Debug)]
-pub enum Input {
-    /// A client's request.
-    Request {
-        /// The client.
-        from: Endpoint,
-        /// Its request's id.
-        id: RequestId,
-        /// The request.
-        request: VolumeRequest,
-        /// The payload beside it.
-        payload: Bytes,
-    },
-    /// A disk's answer.
-    Disk {
-        /// The disk.
-        disk: DiskId,
-        /// The request that it answers.
-        id: RequestId,
-        /// The answer.
-        reply: DiskReply,
-        /// The payload beside it.
-        payload: Bytes,
-    },
-    /// The Segment machine's answer.
-    Segment(SegmentReply),
-    /// A node's answer, of its clients.
-    Clients {
-        /// The node.
-        node: NodeId,
-        /// The answer.
-        reply: ClientsReply,
-    },
-    /// The global placement group's answer.
-    Meta {
-        /// The request that it answers.
-        token: MetaToken,
-        /// The answer.
-        reply: MetaReply,
-    },
-    /// The placement changed.
-    View(Arc<View>),
-    /// Forget cached blocks.
-    DropCache,
-    /// Stop cleanly: cover everything with a checkpoint, then end (R3).
-    Stop,
-}
-
-/// What a Volume machine asks of its shell.
-#[derive(Debug)]
-pub enum Effect {
-    /// To a disk's machine.
-    ToDisk {
-        /// The node that has it.
-        node: NodeId,
-        /// The disk.
-        disk: DiskId,
-        /// The request's id.
-        id: RequestId,
-        /// The request.
-        request: DiskRequest,
-        /// Its payload.
-        payload: Payload,
-    },
-    /// To a client's machine.
-    ToClient {
-        /// The client.
-        to: Endpoint,
-        /// The request that is answered.
-        id: RequestId,
-        /// The answer.
-        reply: VolumeReply,
-        /// Its payload.
-        payload: Payload,
-    },
-    /// To a node, of its clients.
-    ToClients {
-        /// The node.
-        node: NodeId,
-        /// The request's id.
-        id: RequestId,
-        /// The request.
-        request: ClientsRequest,
-    },
-    /// To the Segment machine.
-    ToSegment(SegmentRequest),
-    /// To the global placement group.
-    Meta {
-        /// Correlates the answer.
-        token: MetaToken,
-        /// The request.
-        request: MetaRequest,
-    },
-    /// It serves from now on.
-    Serving {
-        /// In this epoch.
-        epoch: Epoch,
-    },
-    /// The machine is at its end; the shell drops it. Who asked gets no answer and retries.
-    Stopped(StopReason),
-}
-
-/// Why a Volume machine ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum StopReason {
-    /// As it was asked to: all is covered by the published checkpoint.
-    Clean,
-    /// As it was asked to: all is covered, and the lease is given up; clients' sessions go on
-    /// with the next owner.
-    Released,
-    /// Another epoch began, or the claim was refused.
-    Fenced,
-    /// The volume was deleted.
-    Deleted,
-    /// A record or page was not what its checksum promised. A new start recovers.
-    Corrupt,
-}
 
 /// A request that waits.
 #[derive(Debug)]

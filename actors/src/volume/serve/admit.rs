@@ -169,6 +169,13 @@ impl Serving {
         );
     }
 
+    /// Whether the window has no room for so much payload.
+    fn is_window_full(&self, payload: u64) -> bool {
+        // Blocks that are written piecemeal take far more memory than the journal says.
+        let crowded = self.layers.undrained_blocks() * BLOCK_BYTES as u64 > 2 * self.window_bytes();
+        crowded || self.journal.log().written_bytes() + payload > self.window_bytes()
+    }
+
     /// Takes a mutating part, or gives it back to wait.
     pub(in crate::volume) fn mutate(
         &mut self,
@@ -178,18 +185,7 @@ impl Serving {
         out: &mut Vec<Effect>,
     ) -> Option<Waiting> {
         let (from, id) = (waiting.from, waiting.id);
-        let (part, offset, length) = match &waiting.request {
-            VolumeRequest::Write { part, offset, .. } => {
-                (*part, *offset, waiting.payload.len() as u64)
-            }
-            VolumeRequest::Zero {
-                part,
-                offset,
-                length,
-                ..
-            } => (*part, *offset, *length),
-            _ => return None,
-        };
+        let (part, offset, length) = changes(&waiting)?;
         if self.bypass.asked_again(part, (from, id)) || !self.is_new(now, part, (from, id), out) {
             return None;
         }
@@ -205,16 +201,11 @@ impl Serving {
                 Verdict::Journal => {}
             }
         }
-        // Blocks that are written piecemeal take far more memory than the journal says.
-        let crowded = self.layers.undrained_blocks() * BLOCK_BYTES as u64 > 2 * self.window_bytes();
-        let full = self.journal.log().written_bytes() + length.min(waiting.payload.len() as u64)
-            > self.window_bytes();
-        let full = full || crowded;
-        if full && self.fullness.is_certain(now) {
-            self.refuse(now, (from, id), BlockError::NoSpace, out);
-            return None;
-        }
-        if full {
+        if self.is_window_full(waiting.payload.len() as u64) {
+            if self.fullness.is_certain(now) {
+                self.refuse(now, (from, id), BlockError::NoSpace, out);
+                return None;
+            }
             reached(Sometimes::WindowFull);
             return Some(waiting);
         }
@@ -351,6 +342,22 @@ impl Serving {
             .head;
         self.sessions.follow(head);
         position
+    }
+}
+
+/// What a mutating request is, and the bytes that it changes: first, and how many.
+fn changes(waiting: &Waiting) -> Option<(Part, u64, u64)> {
+    match &waiting.request {
+        VolumeRequest::Write { part, offset, .. } => {
+            Some((*part, *offset, waiting.payload.len() as u64))
+        }
+        VolumeRequest::Zero {
+            part,
+            offset,
+            length,
+            ..
+        } => Some((*part, *offset, *length)),
+        _ => None,
     }
 }
 

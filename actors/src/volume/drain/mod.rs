@@ -4,12 +4,14 @@
 //! **Invariant (R3):** the journal is trimmed only behind a `Checkpoint` record that is on a
 //! majority, whose data and index segments are all written. One drain at a time.
 
+mod segments;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use model::BLOCK_BYTES;
 use model::geometry::{Code, SEGMENT_BYTES_MAX};
-use model::ids::{BlockNo, Position, RequestId, SegmentId};
+use model::ids::{BlockNo, Position};
 use model::journal::{Checkpoint, RecordBody};
 use model::payload::Payload;
 use model::placement::View;
@@ -18,7 +20,7 @@ use model::store::{Claim, SegmentKind};
 use model::time::Time;
 
 use super::Pending;
-use super::index::{Delta, NewMapping, Plan};
+use super::index::{Delta, Plan};
 use super::journal::CommittedCheckpoint;
 use super::layers::Frozen;
 use super::overlay::{Content, Run};
@@ -26,6 +28,7 @@ use super::read::Target;
 use super::serve::Serving;
 use crate::messages::{SegmentRef, SegmentRequest};
 use crate::planted::{Bug, planted};
+use segments::Packed;
 
 /// Blocks of a full segment.
 pub(super) const SEGMENT_BLOCKS: usize = SEGMENT_BYTES_MAX / BLOCK_BYTES;
@@ -33,23 +36,6 @@ pub(super) const SEGMENT_BLOCKS: usize = SEGMENT_BYTES_MAX / BLOCK_BYTES;
 /// Attempts to read a block's base before its patch is kept (R28): the first may have looked at
 /// a segment that is gone since.
 const BASE_ATTEMPTS: u8 = 3;
-
-/// A segment that is being written.
-#[derive(Debug)]
-pub(super) struct Packed {
-    segment: SegmentRef,
-    kind: SegmentKind,
-    data: Payload,
-    /// (first block, blocks, offset in the segment, checksums); empty for index segments.
-    runs: Vec<PackedRun>,
-}
-
-#[derive(Debug)]
-struct PackedRun {
-    first: BlockNo,
-    offset: u32,
-    sums: Vec<u32>,
-}
 
 /// How far the drain has come.
 #[derive(Debug)]
@@ -281,252 +267,6 @@ impl Serving {
         patch.lay_over(&mut whole);
         let content = Content::block(Bytes::from(whole));
         frozen.overlay.insert(block, Run { blocks: 1, content });
-    }
-
-    /// Packs the frozen layer's data into segments, in block order.
-    fn pack(&mut self, view: &View) {
-        let frozen = self
-            .layers
-            .frozen
-            .as_ref()
-            .expect("a drain has a frozen layer");
-        let mut packs: Vec<(Payload, Vec<PackedRun>)> = Vec::new();
-        for (first, run) in frozen.overlay.runs() {
-            let Content::Data { bytes, sums } = &run.content else {
-                assert!(
-                    !matches!(run.content, Content::Patch(_)) || frozen.unmerged.contains(&first),
-                    "patches were merged, or are kept"
-                );
-                continue;
-            };
-            let sums = sums.first(usize::try_from(run.blocks).expect("in memory"));
-            let mut at = 0;
-            while at < sums.len() {
-                let room = |p: &(Payload, _)| SEGMENT_BLOCKS - p.0.len() / BLOCK_BYTES;
-                if packs.last().is_none_or(|p| room(p) == 0) {
-                    packs.push((Payload::empty(), Vec::new()));
-                }
-                let pack = packs.last_mut().expect("just made");
-                let take = room(pack).min(sums.len() - at);
-                pack.1.push(PackedRun {
-                    first: BlockNo(first.0 + at as u64),
-                    offset: u32::try_from(pack.0.len()).expect("within a segment"),
-                    sums: sums[at..at + take].to_vec(),
-                });
-                pack.0
-                    .push(bytes.slice(at * BLOCK_BYTES..(at + take) * BLOCK_BYTES));
-                at += take;
-            }
-        }
-        self.drain = Drain::Writing {
-            writes: Pending::new(),
-            written: Vec::new(),
-        };
-        for (data, runs) in packs {
-            let packed = Packed {
-                segment: self.unnamed(),
-                kind: SegmentKind::Data,
-                data,
-                runs,
-            };
-            self.write_packed(packed, view);
-        }
-    }
-
-    /// A segment that has no id yet.
-    fn unnamed(&self) -> SegmentRef {
-        let id = SegmentId {
-            volume: self.id,
-            epoch: self.epoch(),
-            counter: 0,
-        };
-        let pool = model::geometry::Pool {
-            code: self.code,
-            without: None,
-        };
-        SegmentRef { id, pool, bytes: 0 }
-    }
-
-    /// Names a segment and has it written; without a pool it waits.
-    fn write_packed(&mut self, mut packed: Packed, view: &View) {
-        let Some(pool) = view.pool_for(self.code) else {
-            self.drain = match std::mem::replace(&mut self.drain, Drain::Idle) {
-                Drain::Writing { writes, written } => Drain::Blocked {
-                    unwritten: vec![packed],
-                    written,
-                    writes,
-                },
-                Drain::Blocked {
-                    mut unwritten,
-                    written,
-                    writes,
-                } => {
-                    unwritten.push(packed);
-                    Drain::Blocked {
-                        unwritten,
-                        written,
-                        writes,
-                    }
-                }
-                _ => unreachable!("segments are packed while writing"),
-            };
-            return;
-        };
-        let bytes = u32::try_from(packed.data.len()).expect("within a segment");
-        let again = packed.segment.bytes > 0 && planted(Bug::ReusedId);
-        packed.segment = SegmentRef {
-            id: match again {
-                true => packed.segment.id,
-                false => self.segment_counter.take(self.id),
-            },
-            pool,
-            bytes,
-        };
-        let id = self.segment_ids.take();
-        self.to_segment.push(SegmentRequest::Write {
-            id,
-            segment: packed.segment,
-            kind: packed.kind,
-            claim: Claim::Client,
-            data: packed.data.clone(),
-        });
-        match &mut self.drain {
-            Drain::Writing { writes, .. } | Drain::Blocked { writes, .. } => {
-                writes.insert(id, packed);
-            }
-            _ => unreachable!("segments are packed while writing"),
-        }
-    }
-
-    /// A segment's write was answered: every slot is durable.
-    pub(super) fn segment_written(&mut self, now: Time, id: RequestId, segment: SegmentId) {
-        if self.copy_written(now, id, segment) {
-            return;
-        }
-        self.fullness.stored();
-        if self.bypass_written(id, segment) {
-            return;
-        }
-        match &mut self.drain {
-            Drain::Writing { writes, written }
-            | Drain::Blocked {
-                writes, written, ..
-            } => {
-                if let Some(packed) = writes.remove(&id) {
-                    assert_eq!(packed.segment.id, segment);
-                    written.push(packed);
-                }
-            }
-            Drain::Paging { writes, .. } => {
-                writes.remove(&id);
-            }
-            _ => {}
-        }
-    }
-
-    /// A segment can't be written where its pool says (R18): the id is abandoned, the data
-    /// goes under the next counter to the pool that the view names then.
-    pub(super) fn segment_unwritable(&mut self, now: Time, id: RequestId, full: bool) {
-        if self.copy_unwritable(now, id, full) {
-            return;
-        }
-        if full {
-            self.fullness.refused(now);
-        }
-        if self.bypass_unwritable(now, id) {
-            return;
-        }
-        match &mut self.drain {
-            Drain::Writing { writes, .. } => {
-                let Some(packed) = writes.remove(&id) else {
-                    return;
-                };
-                let Drain::Writing { writes, written } =
-                    std::mem::replace(&mut self.drain, Drain::Idle)
-                else {
-                    unreachable!("just matched")
-                };
-                self.drain = Drain::Blocked {
-                    unwritten: vec![packed],
-                    written,
-                    writes,
-                };
-            }
-            Drain::Blocked {
-                writes, unwritten, ..
-            } => {
-                unwritten.extend(writes.remove(&id));
-            }
-            Drain::Paging { writes, failed, .. } => {
-                *failed |= writes.remove(&id).is_some();
-            }
-            _ => {}
-        }
-    }
-
-    fn delta(&self, written: Vec<Packed>) -> Delta {
-        let frozen = self
-            .layers
-            .frozen
-            .as_ref()
-            .expect("a drain has a frozen layer");
-        let mut delta = Delta::default();
-        for (first, run) in frozen.overlay.runs() {
-            match run.content {
-                Content::Hole => delta.push(first, run.blocks, NewMapping::Hole),
-                Content::Zero => delta.push(first, run.blocks, NewMapping::Zero),
-                // In a segment already (R14); so is the base of a patch that is kept (R28).
-                Content::Stored {
-                    segment,
-                    offset,
-                    ref sums,
-                } => {
-                    let count = usize::try_from(run.blocks).expect("a run fits a segment");
-                    let sums = sums.first(count).to_vec();
-                    let to = NewMapping::Data {
-                        segment,
-                        offset,
-                        sums,
-                    };
-                    delta.push(first, run.blocks, to);
-                }
-                Content::Patch(ref patch) => {
-                    if let Some(base) = patch.base() {
-                        let to = NewMapping::Data {
-                            segment: base.segment,
-                            offset: base.offset,
-                            sums: vec![base.sum],
-                        };
-                        delta.push(first, 1, to);
-                    }
-                }
-                Content::Data { .. } => {}
-            }
-        }
-        if !planted(Bug::LostReference) {
-            frozen.overlay.brought().for_each(|s| delta.bring(s));
-        }
-        for packed in written {
-            for PackedRun {
-                first,
-                offset,
-                sums,
-            } in packed.runs
-            {
-                let blocks = sums.len() as u64;
-                let segment = packed.segment;
-                delta.push(
-                    first,
-                    blocks,
-                    NewMapping::Data {
-                        segment,
-                        offset,
-                        sums,
-                    },
-                );
-            }
-        }
-        delta
     }
 
     /// Applies the deltas, then plans the checkpoint; false while pages are being loaded.
