@@ -225,7 +225,7 @@ impl Bypass {
 
     /// Whether a stream is under way: who copies in the background yields to it.
     pub(super) fn is_busy(&self) -> bool {
-        self.bytes >= self.terms.stream_bytes
+        self.bytes >= self.terms.stream_bytes.max(1)
     }
 
     /// Whether a part is here; then it is answered to who asked last.

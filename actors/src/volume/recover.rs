@@ -44,6 +44,9 @@ pub enum Verdict {
     NotNeeded,
     /// These may come back: with them it goes on by itself, or less is lost.
     Wait(Vec<DiskRef>),
+    /// Its owner's node answers nothing, and nobody decided yet that it is down: the owner may have
+    /// in memory all that it acknowledged.
+    AwaitOwner(NodeId),
     /// There are not disks in enough sites that serve for a new journal.
     NoDisks,
     /// Nothing more can be had than this.
@@ -96,6 +99,9 @@ pub fn judge(of: &Situation<'_>) -> Verdict {
     if !away.is_empty() {
         return Verdict::Wait(away);
     }
+    if let Some(owner) = may_live(view, record).filter(|owner| silent.contains(owner)) {
+        return Verdict::AwaitOwner(owner);
+    }
     let gone = members.iter().filter(|at| of(at) == Heard::Gone);
     let mut left = serving(view, gone, silent);
     let published = record.checkpoint.covers;
@@ -132,6 +138,14 @@ pub fn judge(of: &Situation<'_>) -> Verdict {
         replicas,
         to,
     })
+}
+
+/// The node whose life claimed the volume, unless it was decided that it is down: then another
+/// owner is in the record soon, and what the old one holds is fenced.
+fn may_live(view: &View, record: &VolumeRecord) -> Option<NodeId> {
+    let owner = record.owner.filter(|owner| owner.boot.is_some())?;
+    let node = view.nodes.get(&owner.node)?;
+    (node.presence == Presence::Up).then_some(owner.node)
 }
 
 /// Whether a log is of the journal's present founding (R3).

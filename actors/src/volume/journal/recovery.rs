@@ -342,7 +342,11 @@ impl Recovery {
     fn latest_checkpoint(&self) -> CommittedCheckpoint {
         let reported = self.current().filter_map(|(_, r)| r.checkpoint.as_ref());
         let latest = reported.max_by_key(|(at, _, _)| *at);
-        match latest {
+        // One replica alone may lack the record of the checkpoint that was published, and what its
+        // own one reaches may be deleted by then (R15). No session goes on from it anyway.
+        let published = self.backstop.checkpoint.covers;
+        let counts = |covers: Position| self.salvage.is_none() || covers >= published;
+        match latest.filter(|(_, checkpoint, _)| counts(checkpoint.covers)) {
             // The backstop may be newer: a replica may hold a checkpoint's record and not know
             // yet that it is committed. The log from the older one on has that record, with
             // the sessions that the backstop lacks, and it counts as soon as all is committed.

@@ -1,12 +1,16 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
+use bytes::Bytes;
 use model::geometry::Code;
-use model::ids::{DiskId, Epoch, Incarnation, Seq, SiteId, Version, VolumeId};
-use model::journal::Checkpoint;
-use model::placement::{Disk, Node, Recovered, Site};
-use model::time::WallTime;
+use model::ids::{Boot, DiskId, Epoch, Incarnation, Seq, SiteId, Version, VolumeId};
+use model::journal::{Checkpoint, SealReport};
+use model::placement::{Disk, Node, Owner, Recovered, Site};
+use model::time::{Time, WallTime};
 
 use super::*;
+use crate::messages::{DiskReply, DiskRequest};
+use crate::volume::journal::{Recovery, RecoveryStep, RequestIds};
 
 const VOLUME: VolumeId = VolumeId(1);
 
@@ -220,4 +224,78 @@ fn one_site_alone_is_no_home_for_a_journal() {
         leads: false,
     });
     assert_eq!(verdict, Verdict::NoDisks);
+}
+
+/// The owner may hold in memory what no disk has: as long as nobody decided that its node is
+/// down, silence says nothing.
+#[test]
+fn an_owner_that_is_silent_is_waited_for() {
+    let mut r = record();
+    let owner = |boot| {
+        let node = NodeId(1);
+        Some(Owner { node, boot })
+    };
+    let heard: BTreeMap<_, _> = [0, 2, 4].map(disk).map(|at| (at, Heard::Gone)).into();
+    let judged = |view: &View, record: &VolumeRecord| {
+        judge(&Situation {
+            view,
+            record,
+            heard: &heard,
+            silent: &[NodeId(1)].into(),
+            leads: false,
+        })
+    };
+    let mut view = view();
+    r.owner = owner(Some(Boot(1)));
+    assert_eq!(judged(&view, &r), Verdict::AwaitOwner(NodeId(1)));
+    // It was only assigned: no life of it acknowledged anything.
+    r.owner = owner(None);
+    assert!(matches!(judged(&view, &r), Verdict::Offer(_)));
+    r.owner = owner(Some(Boot(1)));
+    view.nodes.get_mut(&NodeId(1)).expect("there").presence = Presence::Down;
+    assert!(matches!(judged(&view, &r), Verdict::Offer(_)));
+}
+
+/// The one replica that is left may lack the record of the checkpoint that was published, and
+/// what its own one reaches may be deleted (R15): its log is read from the published one on.
+#[test]
+fn a_salvage_begins_at_the_published_checkpoint() {
+    let fetched_from = |own: u64| {
+        let mut r = record();
+        r.epoch = Epoch(9);
+        r.recovered = Some(Recovered {
+            epoch: Epoch(9),
+            from: RecoveredFrom::Replica(disk(2)),
+            covered: at(2, 20),
+            at: WallTime(0),
+            pending: true,
+        });
+        let mut recovery = Recovery::new(&r, Duration::from_millis(100));
+        let (mut ids, mut out) = (RequestIds::after(0), Vec::new());
+        recovery.pump(Time::ZERO, &mut ids, &mut out);
+        assert_eq!(out.len(), 1, "the others are not sealed");
+        let checkpoint = Checkpoint {
+            covers: at(2, own),
+            ..Checkpoint::EMPTY
+        };
+        let report = SealReport {
+            epoch: Epoch(9),
+            base: at(2, own.min(4)),
+            last: at(2, 20),
+            committed: at(2, 6),
+            checkpoint: Some((at(2, own + 1), checkpoint, Vec::new())),
+        };
+        let asked = (disk(2), out[0].id);
+        out.clear();
+        let (reply, none) = (DiskReply::Sealed(report), Bytes::new());
+        let step = recovery.reply(Time::ZERO, asked, reply, none, &mut ids, &mut out);
+        assert!(matches!(step, Ok(RecoveryStep::Waiting)));
+        match out[0].request {
+            DiskRequest::Fetch { from, .. } => from,
+            ref other => panic!("no fetch: {other:?}"),
+        }
+    };
+    // Published up to e2.s10.
+    assert_eq!(fetched_from(4), Seq(11));
+    assert_eq!(fetched_from(12), Seq(13));
 }

@@ -256,6 +256,14 @@ fn in_words(view: &View, record: &VolumeRecord, told: &Told, verdict: &Verdict) 
             );
             (Stage::Wait, why)
         }
+        Verdict::AwaitOwner(owner) => {
+            let node = view.nodes.get(owner).map_or("?", |node| node.name.as_str());
+            let why = format!(
+                "not yet: node {node} owns '{name}' and does not answer; it may have all that it \
+                 acknowledged: look again in a few seconds"
+            );
+            (Stage::Wait, why)
+        }
         Verdict::NoDisks => (
             Stage::NoDisks,
             format!("'{name}' can't go on: a journal needs disks that serve in two sites"),
