@@ -59,8 +59,8 @@ impl Default for BypassTerms {
     fn default() -> Self {
         Self {
             write_bytes: 64 << 10,
-            segment_bytes: 512 << 10,
-            stream_bytes: 2 << 20,
+            segment_bytes: 2 << 20,
+            stream_bytes: 4 << 20,
             segments: 2,
             bytes_max: 32 << 20,
             drain_bytes: 64 << 20,

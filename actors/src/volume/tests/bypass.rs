@@ -62,7 +62,7 @@ fn only_what_is_whole_and_large_goes_past() {
     let judge = |bypass: &Bypass, offset, bytes| bypass.judge(now, offset, bytes);
     // A lone one is sooner in the journal.
     assert_eq!(judge(&bypass, 0, 1024 * KIB), Verdict::Journal);
-    bypass.journaled(Seq(1), 1024 * KIB);
+    bypass.journaled(Seq(1), 3072 * KIB);
     bypass.journaled(Seq(2), 4 * KIB);
     assert_eq!(judge(&bypass, 0, 1024 * KIB), Verdict::Past);
     assert_eq!(judge(&bypass, 0, 1020 * KIB), Verdict::Journal);
@@ -79,7 +79,7 @@ fn only_what_is_whole_and_large_goes_past() {
 #[test]
 fn what_is_late_is_journaled_and_its_segment_is_deleted() {
     let mut bypass = open();
-    bypass.gather(large(1, 512 * KIB));
+    bypass.gather(large(1, 2048 * KIB));
     let writes = bypass.take_next().expect("enough for a segment");
     launch(&mut bypass, 7, writes);
     let patience = bypass.terms.patience;
