@@ -22,7 +22,7 @@ use model::journal::{Part, RecordBody, RecordHead, Stored, StoredWrite};
 use model::payload::Payload;
 use model::placement::View;
 use model::sometimes::{Sometimes, reached};
-use model::store::{Claim, SegmentKind};
+use model::store::Claim;
 use model::time::Time;
 
 use super::serve::{Serving, Way};
@@ -427,19 +427,8 @@ impl Serving {
         for large in &writes {
             data.push(large.waiting.payload.clone());
         }
-        let segment = SegmentRef {
-            id: self.segment_counter.take(self.id),
-            pool,
-            bytes: u32::try_from(data.len()).expect("within a segment"),
-        };
-        let id = self.segment_ids.take();
-        self.to_segment.push(SegmentRequest::Write {
-            id,
-            segment,
-            kind: SegmentKind::Data,
-            claim: Claim::Client,
-            data,
-        });
+        let name = self.segment_counter.take(self.id);
+        let (id, segment) = self.write_data(name, pool, Claim::Client, data);
         let since = now;
         let flight = Flight {
             segment,

@@ -4,11 +4,11 @@ use model::BLOCK_BYTES;
 use model::ids::{BlockNo, RequestId, SegmentId};
 use model::payload::Payload;
 use model::placement::View;
-use model::store::{Claim, SegmentKind};
+use model::store::Claim;
 use model::time::Time;
 
 use super::{Drain, SEGMENT_BLOCKS};
-use crate::messages::{SegmentRef, SegmentRequest};
+use crate::messages::SegmentRef;
 use crate::planted::{Bug, planted};
 use crate::volume::Pending;
 use crate::volume::index::{Delta, NewMapping};
@@ -19,9 +19,8 @@ use crate::volume::serve::Serving;
 #[derive(Debug)]
 pub(in crate::volume) struct Packed {
     segment: SegmentRef,
-    kind: SegmentKind,
     data: Payload,
-    /// (first block, blocks, offset in the segment, checksums); empty for index segments.
+    /// What of the volume it holds.
     runs: Vec<PackedRun>,
 }
 
@@ -75,7 +74,6 @@ impl Serving {
         for (data, runs) in packs {
             let packed = Packed {
                 segment: self.unnamed(),
-                kind: SegmentKind::Data,
                 data,
                 runs,
             };
@@ -122,24 +120,14 @@ impl Serving {
             };
             return;
         };
-        let bytes = u32::try_from(packed.data.len()).expect("within a segment");
         let again = packed.segment.bytes > 0 && planted(Bug::ReusedId);
-        packed.segment = SegmentRef {
-            id: match again {
-                true => packed.segment.id,
-                false => self.segment_counter.take(self.id),
-            },
-            pool,
-            bytes,
+        let name = match again {
+            true => packed.segment.id,
+            false => self.segment_counter.take(self.id),
         };
-        let id = self.segment_ids.take();
-        self.to_segment.push(SegmentRequest::Write {
-            id,
-            segment: packed.segment,
-            kind: packed.kind,
-            claim: Claim::Client,
-            data: packed.data.clone(),
-        });
+        let data = packed.data.clone();
+        let (id, segment) = self.write_data(name, pool, Claim::Client, data);
+        packed.segment = segment;
         match &mut self.drain {
             Drain::Writing { writes, .. } | Drain::Blocked { writes, .. } => {
                 writes.insert(id, packed);

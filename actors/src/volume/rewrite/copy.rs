@@ -9,12 +9,12 @@ use model::ids::{BlockNo, RequestId, SegmentId};
 use model::payload::Payload;
 use model::placement::View;
 use model::sometimes::{Sometimes, reached};
-use model::store::{Claim, SegmentKind};
+use model::store::Claim;
 use model::time::Time;
 
 use super::survey::Survey;
 use super::{Cause, MOVED_BLOCKS_MAX, Pass, Step, blocks_of};
-use crate::messages::{SegmentRef, SegmentRequest};
+use crate::messages::SegmentRef;
 use crate::planted::{Bug, planted};
 use crate::volume::drain::{Drain, SEGMENT_BLOCKS};
 use crate::volume::index::{Delta, Missing, NewMapping, Piece};
@@ -233,23 +233,13 @@ impl Serving {
         let Some(pool) = sound else {
             return (Step::Read(pass, pieces, data), false);
         };
-        let segment = SegmentRef {
-            id: self.segment_counter.take(self.id),
-            pool,
-            bytes: u32::try_from(data.len()).expect("within a segment"),
+        // What is at risk takes twice its space: clients' reserve is not for that (R18).
+        let claim = match pass.cause {
+            Cause::AtRisk | Cause::Misplaced => Claim::Client,
+            Cause::Sparse => Claim::Upkeep,
         };
-        let id = self.segment_ids.take();
-        self.to_segment.push(SegmentRequest::Write {
-            id,
-            segment,
-            kind: SegmentKind::Data,
-            // What is at risk takes twice its space: clients' reserve is not for that (R18).
-            claim: match pass.cause {
-                Cause::AtRisk | Cause::Misplaced => Claim::Client,
-                Cause::Sparse => Claim::Upkeep,
-            },
-            data: data.clone(),
-        });
+        let name = self.segment_counter.take(self.id);
+        let (id, segment) = self.write_data(name, pool, claim, data.clone());
         let step = Step::Writing {
             pass,
             pieces,

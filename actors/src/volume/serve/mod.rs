@@ -23,16 +23,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use model::BLOCK_BYTES;
-use model::geometry::Code;
-use model::ids::{DiskId, Endpoint, Epoch, Position, RequestId, Seq, SessionId, VolumeId};
+use model::geometry::{Code, Pool};
+use model::ids::{
+    DiskId, Endpoint, Epoch, Position, RequestId, SegmentId, Seq, SessionId, VolumeId,
+};
 use model::journal::Checkpoint;
 use model::meta::{MetaRequest, MetaToken};
 use model::payload::Payload;
 use model::placement::{View, VolumeRecord};
 use model::sometimes::{Sometimes, reached};
+use model::store::{Claim, SegmentKind};
 use model::time::Time;
 
-use crate::messages::{SegmentReply, SegmentRequest, VolumeReply};
+use crate::messages::{SegmentRef, SegmentReply, SegmentRequest, VolumeReply};
 use crate::planted::{Bug, planted};
 use crate::volume::asking::Asking;
 use crate::volume::bypass::Bypass;
@@ -319,6 +322,31 @@ impl Serving {
         for (token, request) in self.meta.drain(..) {
             out.push(Effect::Meta { token, request });
         }
+    }
+
+    /// Has a new segment of data written under a name that was never used (R1).
+    pub(super) fn write_data(
+        &mut self,
+        name: SegmentId,
+        pool: Pool,
+        claim: Claim,
+        data: Payload,
+    ) -> (RequestId, SegmentRef) {
+        let bytes = u32::try_from(data.len()).expect("within a segment");
+        let segment = SegmentRef {
+            id: name,
+            pool,
+            bytes,
+        };
+        let id = self.segment_ids.take();
+        self.to_segment.push(SegmentRequest::Write {
+            id,
+            segment,
+            kind: SegmentKind::Data,
+            claim,
+            data,
+        });
+        (id, segment)
     }
 
     /// Hands over what the Segment machine is asked, as far as it has room.
