@@ -15,6 +15,8 @@
 mod answers;
 mod config;
 mod copy;
+#[cfg(test)]
+mod fixture;
 mod job;
 mod listing;
 mod mend;

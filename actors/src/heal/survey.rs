@@ -226,63 +226,20 @@ fn page(walk: &Walk, table: &SpreadTable, pool: Pool, row: RowNo, limit: u32) ->
 
 #[cfg(test)]
 mod tests {
-    use model::geometry::Code;
-    use model::ids::{Epoch, FragmentKey, Incarnation, SiteId, VolumeId};
-    use model::placement::{Disk, Duty, Node, Presence, Site, SlotPlace};
+    use model::ids::{Epoch, FragmentKey, VolumeId};
     use model::store::{FragmentMeta, SegmentKind};
 
     use super::*;
+    use crate::heal::fixture::{POOL, at, place, site_of_four};
     use crate::messages::FragmentAt;
 
-    const POOL: Pool = Pool {
-        code: Code::Rs { k: 2, m: 1 },
-        without: None,
-    };
     const SECOND: Duration = Duration::from_secs(1);
-
-    fn at(id: u32) -> DiskRef {
-        DiskRef {
-            disk: DiskId(id),
-            incarnation: Incarnation(1),
-        }
-    }
 
     /// Node n has disk n; two rows of three slots on the disks 1, 2 and 3. Of the first row,
     /// slot 1 is being moved from 2 to 4.
     fn view() -> View {
-        let mut view = View::default();
-        let site = Site {
-            name: "a".to_owned(),
-            presence: Presence::Up,
-            takes_segments: true,
-        };
-        view.sites.insert(SiteId(1), site);
-        let address = "127.0.0.1:1".parse().expect("an address");
-        for n in 1..=4_u16 {
-            let node = Node {
-                name: format!("a{n}"),
-                site: SiteId(1),
-                address,
-                nbd: address,
-                presence: Presence::Up,
-                duty: Duty::Serve,
-            };
-            view.nodes.insert(NodeId(n), node);
-            let disk = Disk {
-                at: at(n.into()),
-                node: NodeId(n),
-                capacity_bytes: 1 << 30,
-                presence: Presence::Up,
-                duty: Duty::Serve,
-            };
-            view.disks.insert(disk.at.disk, disk);
-        }
-        let mut places: Vec<SlotPlace> = [1, 2, 3, 1, 2, 3]
-            .map(|id| SlotPlace {
-                disk: Some(at(id)),
-                ..SlotPlace::default()
-            })
-            .to_vec();
+        let mut view = site_of_four();
+        let mut places = [1, 2, 3, 1, 2, 3].map(place).to_vec();
         places[1].to = Some(at(4));
         let table = SpreadTable {
             rows: 2,

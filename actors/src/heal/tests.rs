@@ -3,30 +3,19 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use model::geometry::Code;
-use model::ids::{Epoch, Incarnation, SiteId, Version, VolumeId};
+use model::ids::{Epoch, SiteId, Version, VolumeId};
 use model::journal::Checkpoint;
-use model::placement::{Disk, Duty, JournalConfig, Node, Presence, Site, SlotPlace, VolumeRecord};
+use model::placement::{JournalConfig, Presence, VolumeRecord};
 use model::spread::SpreadTable;
 use model::store::{FragmentMeta, SegmentKind};
 
+use super::fixture::{POOL, at, place, site_of_four};
 use super::*;
 use crate::messages::FragmentAt;
 
-const POOL: Pool = Pool {
-    code: Code::Rs { k: 2, m: 1 },
-    without: None,
-};
 const VOLUME: VolumeId = VolumeId(1);
 const HERE: NodeId = NodeId(1);
 const FRAGMENT: u32 = 4096;
-
-fn at(id: u32) -> DiskRef {
-    DiskRef {
-        disk: DiskId(id),
-        incarnation: Incarnation(1),
-    }
-}
 
 fn key(counter: u32, slot: u8) -> FragmentKey {
     FragmentKey {
@@ -50,37 +39,7 @@ fn meta() -> FragmentMeta {
 
 /// Node n has disk n, in one site; slot n - 1 of the only row lies on it.
 fn view() -> View {
-    let mut view = View::default();
-    let site = Site {
-        name: "a".to_owned(),
-        presence: Presence::Up,
-        takes_segments: true,
-    };
-    view.sites.insert(SiteId(1), site);
-    let address = "127.0.0.1:1".parse().expect("an address");
-    for n in 1..=4_u16 {
-        let node = Node {
-            name: format!("a{n}"),
-            site: SiteId(1),
-            address,
-            nbd: address,
-            presence: Presence::Up,
-            duty: Duty::Serve,
-        };
-        view.nodes.insert(NodeId(n), node);
-        let disk = Disk {
-            at: at(n.into()),
-            node: NodeId(n),
-            capacity_bytes: 1 << 30,
-            presence: Presence::Up,
-            duty: Duty::Serve,
-        };
-        view.disks.insert(disk.at.disk, disk);
-    }
-    let place = |id| SlotPlace {
-        disk: Some(at(id)),
-        ..SlotPlace::default()
-    };
+    let mut view = site_of_four();
     let table = SpreadTable {
         rows: 1,
         places: [1, 2, 3].map(place).to_vec(),
