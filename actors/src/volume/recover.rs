@@ -134,7 +134,7 @@ pub fn judge(of: &Situation<'_>) -> Verdict {
     Verdict::Offer(Offer {
         from,
         covered,
-        clean: record.clean,
+        clean: record.clean && record.to_recover().is_none(),
         replicas,
         to,
     })

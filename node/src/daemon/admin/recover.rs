@@ -77,12 +77,14 @@ impl Admin {
             let Some(disk) = view.disks.get(&at.disk) else {
                 return Heard::Silent;
             };
-            if disk.at != *at || disk.presence == Presence::Gone {
+            if disk.presence == Presence::Gone {
                 return Heard::Gone;
             }
             let figures = heard.figures.get(&disk.node);
             let told = figures.and_then(|f| f.replicas.get(&at.disk));
             match told.filter(|t| t.incarnation == at.incarnation) {
+                // What the disk itself says counts before a view that may lag.
+                None if disk.at != *at => Heard::Gone,
                 None => Heard::Silent,
                 Some(told) => match told.found {
                     None => Heard::Missing,
@@ -126,19 +128,21 @@ impl Admin {
         let deadline = Instant::now() + MOVE_MAX;
         loop {
             let record = self.named(name)?;
-            let serves = record.to_recover().is_none() || record.clean;
-            if serves || Instant::now() > deadline {
-                recovery.stage = Stage::Done;
-                recovery.why = if serves {
-                    format!("'{name}' goes on: open sessions were ended, its clients attach anew")
-                } else {
-                    format!(
-                        "it was decided; '{name}' does not serve yet: `atoll volume show {name}`"
-                    )
-                };
-                return Ok(recovery);
-            }
-            std::thread::sleep(POLL);
+            let why = if record.to_recover().is_none() {
+                format!("'{name}' goes on: open sessions were ended, its clients attach anew")
+            } else if record.clean {
+                format!(
+                    "'{name}' goes on from its checkpoint, as soon as a client attaches: its \
+                     journal is founded then; open sessions were ended"
+                )
+            } else if Instant::now() > deadline {
+                format!("it was decided; '{name}' does not serve yet: `atoll volume show {name}`")
+            } else {
+                std::thread::sleep(POLL);
+                continue;
+            };
+            (recovery.stage, recovery.why) = (Stage::Done, why);
+            return Ok(recovery);
         }
     }
 }
