@@ -77,8 +77,9 @@ impl Host {
     }
 
     /// Whether a volume that ended cleanly, and that nobody serves, has to be looked after: a
-    /// site is away, and what it has may be at risk (R26); or its journal's
-    /// place is on a disk that is to be emptied.
+    /// site is away, and what it has may be at risk (R26); its journal's
+    /// place is on a disk that is to be emptied; or a recovery founded none yet, and nobody
+    /// knows whether its new place takes one.
     fn is_to_wake(&self, record: &VolumeRecord) -> bool {
         let view = &self.view;
         if !record.clean || record.owner.is_some() || record.deleted {
@@ -90,7 +91,7 @@ impl Host {
             disk.is_some_and(|d| d.duty == Duty::Drain && d.presence == Presence::Up)
         });
         let exposed = view.away().is_some() && record.checkpoint.root.is_some();
-        drained || exposed
+        drained || exposed || record.to_recover().is_some()
     }
 
     /// Who wakes a volume: a node of its home site, if any is there. Views may differ, and then

@@ -224,6 +224,10 @@ fn with_all_journals_gone_it_goes_on_from_its_checkpoint() {
     let covered = offer["covered"].as_str().expect("a position");
     let told = fabric.json(&format!("volume recover vol --accept-loss {covered}"));
     assert_eq!(told["stage"], json!("done"), "{told:#}");
+    // It serves before anybody attaches: the new journal's disks are tried at once.
+    let why = told["why"].as_str().expect("words");
+    assert!(why.contains("goes on"), "{told:#}");
+    assert!(fabric.json("volume show vol")["owner"].is_string());
 
     // All had left the journal: nothing is lost.
     let mut client = attach(&fabric, "b2");

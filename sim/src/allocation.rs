@@ -2,7 +2,7 @@
 //! and each answer of `base:allocation` must be one that a linear history allows. Beside that,
 //! what is said to be a hole or a zero must read as zeros, which is the oracle's matter.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use model::block::Allocation;
 use model::time::Time;
@@ -36,8 +36,16 @@ pub struct AllocationModel {
     blocks: BTreeMap<u64, Vec<Touch>>,
     calls: BTreeMap<TouchId, Vec<(u64, Time)>>,
     next: u64,
-    /// Blocks whose mutations may be lost: any answer will do until they are touched again.
-    unsure: BTreeSet<u64>,
+    /// Blocks whose mutations may be lost, since a recovery.
+    unsure: BTreeMap<u64, Unsure>,
+}
+
+/// A block that a recovery left in nobody knows which state: any answer will do to a question
+/// that was called before a later mutation was answered.
+#[derive(Clone, Copy, Debug)]
+struct Unsure {
+    recovered: Time,
+    settled: Option<Time>,
 }
 
 /// So many touches of a block are looked through before they are sifted.
@@ -77,20 +85,25 @@ impl AllocationModel {
             let mut own = touches.filter(|t| t.called == called && t.answered.is_none());
             if let Some(touch) = own.next() {
                 touch.answered = Some(now);
-                self.unsure.remove(&block);
+                if let Some(unsure) = self.unsure.get_mut(&block)
+                    && called >= unsure.recovered
+                {
+                    unsure.settled.get_or_insert(now);
+                }
             }
         }
     }
 
     /// The volume was recovered with loss: what was answered after `floor` may be gone.
-    pub fn lose(&mut self, floor: Time) {
+    pub fn lose(&mut self, floor: Time, recovered: Time) {
         for (block, touches) in &mut self.blocks {
             if touches
                 .iter()
                 .any(|t| t.answered.is_some_and(|a| a > floor))
             {
                 touches.retain(|t| t.answered.is_none());
-                self.unsure.insert(*block);
+                let settled = None;
+                self.unsure.insert(*block, Unsure { recovered, settled });
             }
         }
     }
@@ -114,7 +127,11 @@ impl AllocationModel {
         };
         let initial = said == Allocation::Hole && !overtaken(Some(Time::ZERO));
         let fits = |t: &&Touch| t.state == said && t.called <= now && !overtaken(t.answered);
-        if self.unsure.contains(&block) || initial || touches.iter().any(|t| fits(&t)) {
+        let unsure = |u: &Unsure| u.settled.is_none_or(|settled| called <= settled);
+        if self.unsure.get(&block).is_some_and(unsure)
+            || initial
+            || touches.iter().any(|t| fits(&t))
+        {
             return Ok(());
         }
         Err(WrongAllocation { block, said })
@@ -153,6 +170,32 @@ mod tests {
         let id = model.called(at(6), std::iter::once((3, Allocation::Zero)), at(6));
         model.answered(at(7), id);
         assert!(said(&model, 8, Allocation::Zero) && !said(&model, 8, Allocation::Data));
+    }
+
+    #[test]
+    fn after_a_recovery_a_block_is_known_by_its_next_mutation() {
+        let mut model = AllocationModel::default();
+        let hole = |model: &mut AllocationModel, t| {
+            model.called(at(t), std::iter::once((3, Allocation::Hole)), at(t))
+        };
+        let data = model.called(at(1), std::iter::once((3, Allocation::Data)), at(1));
+        model.answered(at(2), data);
+        let before = hole(&mut model, 3);
+        let answered = hole(&mut model, 3);
+        model.answered(at(4), answered);
+        model.lose(at(3), at(5));
+        let said = |model: &AllocationModel, called, now, state| {
+            model.said((at(called), at(now)), 3, state).is_ok()
+        };
+        assert!(said(&model, 6, 6, Allocation::Data) && said(&model, 6, 6, Allocation::Hole));
+        // What was called before it settles nothing.
+        model.answered(at(7), before);
+        assert!(said(&model, 8, 8, Allocation::Data));
+        let later = hole(&mut model, 9);
+        model.answered(at(10), later);
+        // A question may have been answered before that.
+        assert!(said(&model, 9, 11, Allocation::Data));
+        assert!(!said(&model, 11, 11, Allocation::Data) && said(&model, 11, 11, Allocation::Hole));
     }
 
     #[test]

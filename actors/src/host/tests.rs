@@ -1,7 +1,8 @@
 use model::geometry::{Code, Pool};
 use model::ids::{DiskId, DiskRef, Incarnation, Position, SegmentId, SiteId, Version};
 use model::journal::{Checkpoint, PagePtr};
-use model::placement::{Disk, JournalConfig, Node, Owner, Site};
+use model::placement::{Disk, JournalConfig, Node, Owner, Recovered, RecoveredFrom, Site};
+use model::time::WallTime;
 
 use super::*;
 
@@ -163,6 +164,21 @@ fn with_its_home_away_a_volume_is_woken_elsewhere() {
     }
     let woken: usize = started(&view).values().map(Vec::len).sum();
     assert_eq!(woken, 4);
+}
+
+#[test]
+fn a_recovery_without_an_owner_is_founded_by_itself() {
+    let mut view = view(5);
+    let record = view.volumes.get_mut(&VolumeId(3)).expect("it is there");
+    record.recovered = Some(Recovered {
+        epoch: record.epoch,
+        from: RecoveredFrom::Checkpoint,
+        covered: Position::ZERO,
+        at: WallTime(0),
+        pending: true,
+    });
+    let all: Vec<VolumeId> = started(&view).into_values().flatten().collect();
+    assert_eq!(all, [VolumeId(3)]);
 }
 
 #[test]

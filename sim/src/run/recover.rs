@@ -235,7 +235,7 @@ impl Run {
             .guard
             .acknowledged_until(self.volume, recovered.covered);
         let lost = self.oracle.lose(floor, now);
-        self.allocation.lose(floor);
+        self.allocation.lose(floor, now);
         model::sometimes::reached(match recovered.from {
             RecoveredFrom::Replica(_) => model::sometimes::Sometimes::RecoveredFromReplica,
             RecoveredFrom::Checkpoint => model::sometimes::Sometimes::RecoveredFromCheckpoint,

@@ -123,18 +123,13 @@ impl Admin {
         })
     }
 
-    /// Waits until the volume serves again, or need not be served; or until time is up.
+    /// Waits until the volume's journal is founded anew, or until time is up.
     fn await_recovery(&self, name: &str, mut recovery: Recovery) -> Result<Recovery, Failure> {
         let deadline = Instant::now() + MOVE_MAX;
         loop {
             let record = self.named(name)?;
             let why = if record.to_recover().is_none() {
                 format!("'{name}' goes on: open sessions were ended, its clients attach anew")
-            } else if record.clean {
-                format!(
-                    "'{name}' goes on from its checkpoint, as soon as a client attaches: its \
-                     journal is founded then; open sessions were ended"
-                )
             } else if Instant::now() > deadline {
                 format!("it was decided; '{name}' does not serve yet: `atoll volume show {name}`")
             } else {
