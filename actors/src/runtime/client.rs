@@ -30,12 +30,34 @@ pub(super) enum ToClient {
 /// A front end's request; answered through the channel.
 #[derive(Debug, Message)]
 #[rtype(result = "oneshot::Receiver<Reply>")]
-pub struct Submit(pub Request);
+pub struct Submit(pub(super) Request);
 
 /// The front end's connection ended.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct ClientClosed;
+pub(super) struct ClientClosed;
+
+/// A front end's hold on its client: the client ends when this is dropped, opened or not. Nobody
+/// else would ever close one that is still waiting for its session when its front end gives up.
+#[derive(Debug)]
+pub struct ClientHandle(Addr<ClientActor>);
+
+impl ClientHandle {
+    pub(super) fn new(client: Addr<ClientActor>) -> Self {
+        Self(client)
+    }
+
+    /// Submits a request; answered through the channel.
+    pub fn submit(&self, request: Request) -> actix::dev::Request<ClientActor, Submit> {
+        self.0.send(Submit(request))
+    }
+}
+
+impl Drop for ClientHandle {
+    fn drop(&mut self) {
+        self.0.do_send(ClientClosed);
+    }
+}
 
 /// A front end's client as an actor.
 #[derive(Debug)]
@@ -67,6 +89,16 @@ impl ClientActor {
             opened,
             answers,
             next_tag: 0,
+        }
+    }
+
+    /// Nothing is answered any more.
+    fn give_up(&mut self) {
+        if let Some(opened) = self.opened.take() {
+            let _ = opened.send(Err(OpenError::NoVolume));
+        }
+        for (_, answer) in std::mem::take(&mut self.answers) {
+            let _ = answer.send(Reply::Error(BlockError::NoSession));
         }
     }
 }
@@ -125,6 +157,10 @@ impl Shell for ClientActor {
         &mut self.driver
     }
 
+    fn broke(&mut self, _ctx: &mut Context<Self>) {
+        self.give_up();
+    }
+
     fn carry_out(&mut self, effect: Effect, ctx: &mut Context<Self>) {
         match effect {
             Effect::ToVolume {
@@ -162,12 +198,7 @@ impl Shell for ClientActor {
                 }
             }
             Effect::Ended => {
-                if let Some(opened) = self.opened.take() {
-                    let _ = opened.send(Err(OpenError::NoVolume));
-                }
-                for (_, answer) in std::mem::take(&mut self.answers) {
-                    let _ = answer.send(Reply::Error(BlockError::NoSession));
-                }
+                self.give_up();
                 ctx.stop();
             }
         }

@@ -1,6 +1,7 @@
 //! The shell of a Disk machine: its journal and its fragments each have a thread of their
 //! own, so that bulk never delays a sync, and exchange batches only with the arbiter.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -199,10 +200,17 @@ impl Actor for DiskActor {
         let journal_store = stores.journal;
         let fragment_store = stores.fragments;
         let threads = spawn(format!("journal-{}", self.id.0))
-            .spawn(move || run_journal(journal_store, &journal_work, &to_journal))
+            .spawn(move || {
+                until_it_breaks(&to_journal, || {
+                    run_journal(journal_store, &journal_work, &to_journal);
+                });
+            })
             .and_then(|_| {
-                spawn(format!("fragments-{}", self.id.0))
-                    .spawn(move || run_fragments(fragment_store, &fragment_work, &to_fragments))
+                spawn(format!("fragments-{}", self.id.0)).spawn(move || {
+                    until_it_breaks(&to_fragments, || {
+                        run_fragments(fragment_store, &fragment_work, &to_fragments);
+                    });
+                })
             });
         if let Err(error) = threads {
             tracing::error!(disk = %self.id, %error, "no thread for the disk: it is not served");
@@ -212,6 +220,18 @@ impl Actor for DiskActor {
         self.journal = Some(journal);
         self.fragments = Some(fragments);
         self.drive_tick(ctx);
+    }
+}
+
+/// Runs a store's thread. A store that panics is a device that failed: nothing is known of it
+/// any more, and the disk retires (R8).
+fn until_it_breaks(disk: &Addr<DiskActor>, run: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(run)).is_err() {
+        let detail = "its thread panicked".to_owned();
+        disk.do_send(Completed::Failed(DeviceError {
+            what: "a store of the disk",
+            detail,
+        }));
     }
 }
 
@@ -430,6 +450,12 @@ impl Shell for DiskActor {
         &mut self.driver
     }
 
+    fn broke(&mut self, _ctx: &mut Context<Self>) {
+        tracing::error!(disk = %self.id, "the disk's machine broke: the disk retires");
+        self.retired = true;
+        self.switchboard.do_send(DiskRetired(self.id));
+    }
+
     fn carry_out(&mut self, effect: Effect, _ctx: &mut Context<Self>) {
         match effect {
             Effect::Reply {
@@ -453,7 +479,7 @@ impl Shell for DiskActor {
             }
             Effect::Journal { op, request } => {
                 if let Some(journal) = &self.journal {
-                    // A thread that ended has said why; the machine retires with that.
+                    // A thread that ended has said why, also by panic; the machine retires with that.
                     let _ = journal.send(JournalWork::Op(op, request));
                 }
             }

@@ -10,7 +10,7 @@ use model::spread::SlotMove;
 
 use super::clock::boottime;
 use super::driver::{Driver, Shell};
-use super::switchboard::{Post, Switchboard};
+use super::switchboard::{Broke, Post, Switchboard};
 use crate::disk::ScrubNews;
 use crate::heal::{Count, Effect, HealProgress, Healer, Input, SlotKey};
 use crate::messages::DiskReply;
@@ -132,6 +132,10 @@ impl Shell for HealActor {
 
     fn driver(&mut self) -> &mut Driver<Healer> {
         &mut self.driver
+    }
+
+    fn broke(&mut self, _ctx: &mut Context<Self>) {
+        self.switchboard.do_send(Broke(ActorId::Healer));
     }
 
     fn carry_out(&mut self, effect: Effect, _ctx: &mut Context<Self>) {

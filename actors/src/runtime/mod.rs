@@ -13,13 +13,13 @@ mod segment;
 mod switchboard;
 mod volume;
 
-pub use client::{ClientActor, ClientClosed, Submit};
+pub use client::{ClientActor, ClientHandle, Submit};
 pub use clock::boottime;
 pub use disk::{
     DiskActor, DiskFigures, DiskStores, FragmentStore, GetFigures, JournalStore, ReplicaSeen,
 };
 pub use heal::{GetHealing, HealedPort, Healing};
 pub use switchboard::{
-    AttachDisk, CloseClient, Dropped, GetReplicas, GetStats, Inbound, MetaAnswer, MetaPort,
-    OpenClient, OpenError, ShutDown, StartScrub, Switchboard, SwitchboardConfig, ViewChanged,
+    AttachDisk, Dropped, GetReplicas, GetStats, Inbound, MetaAnswer, MetaPort, OpenClient,
+    OpenError, Opening, ShutDown, StartScrub, Switchboard, SwitchboardConfig, ViewChanged,
 };

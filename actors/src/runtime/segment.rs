@@ -8,7 +8,7 @@ use model::ids::{Actor as ActorId, DiskId, Endpoint, NodeId, RequestId, VolumeId
 use model::placement::View;
 
 use super::driver::{Driver, Shell};
-use super::switchboard::{Post, Switchboard};
+use super::switchboard::{Broke, Post, Switchboard};
 use super::volume::VolumeActor;
 use crate::messages::{DiskReply, SegmentRequest};
 use crate::segment::{Effect, Input, Segments};
@@ -99,6 +99,10 @@ impl Shell for SegmentActor {
 
     fn driver(&mut self) -> &mut Driver<Segments> {
         &mut self.driver
+    }
+
+    fn broke(&mut self, _ctx: &mut Context<Self>) {
+        self.switchboard.do_send(Broke(ActorId::Segment(self.id)));
     }
 
     fn carry_out(&mut self, effect: Effect, _ctx: &mut Context<Self>) {

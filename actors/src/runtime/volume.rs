@@ -1,12 +1,12 @@
 //! The shell of a Volume machine.
 
-use actix::{Actor, Addr, Context, Handler, Message};
+use actix::{Actor, ActorContext, Addr, Context, Handler, Message};
 use model::ids::{Actor as ActorId, Endpoint, NodeId, VolumeId};
 use model::payload::Payload;
 
 use super::driver::{Driver, Shell};
 use super::segment::{SegmentActor, ToSegment};
-use super::switchboard::{AskMeta, Post, Switchboard, VolumeEnded};
+use super::switchboard::{AskMeta, Broke, Post, Switchboard, VolumeEnded};
 use crate::messages::Message as Wire;
 use crate::volume::{Effect, Input, Volume, VolumeStats};
 
@@ -19,6 +19,11 @@ impl Message for Input {
 #[derive(Debug, Message)]
 #[rtype(result = "VolumeStats")]
 pub(super) struct Stats;
+
+/// Its Segment machine broke: this one ends as a crash would end it, and says nothing more.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct Abandon;
 
 #[derive(Debug)]
 pub(super) struct VolumeActor {
@@ -71,11 +76,23 @@ impl Handler<Stats> for VolumeActor {
     }
 }
 
+impl Handler<Abandon> for VolumeActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Abandon, ctx: &mut Self::Context) {
+        ctx.stop();
+    }
+}
+
 impl Shell for VolumeActor {
     type Machine = Volume;
 
     fn driver(&mut self) -> &mut Driver<Volume> {
         &mut self.driver
+    }
+
+    fn broke(&mut self, _ctx: &mut Context<Self>) {
+        self.switchboard.do_send(Broke(ActorId::Volume(self.id)));
     }
 
     fn carry_out(&mut self, effect: Effect, _ctx: &mut Context<Self>) {

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix::Addr;
-use actors::runtime::{ClientActor, CloseClient, OpenClient, OpenError, Submit, Switchboard};
+use actors::runtime::{ClientHandle, OpenClient, OpenError, Opening, Switchboard};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use model::block::{BlockError, Reply, Request};
@@ -83,15 +83,11 @@ impl Exports for VolumeExports {
         let known = look_up(Arc::clone(&self.view), name.clone());
         async move {
             known.await?;
-            let opened = switchboard.send(OpenClient(name.clone())).await;
-            match opened.unwrap_or(Err(OpenError::Stopping)) {
+            // Whoever gives this up, at whatever point, ends the client with it.
+            match open_client(&switchboard, name.clone()).await {
                 Ok((client, size)) => {
                     let info = info(&name, size);
-                    Ok(Rc::new(VolumeExport {
-                        info,
-                        client,
-                        switchboard,
-                    }) as Rc<dyn Export>)
+                    Ok(Rc::new(VolumeExport { info, client }) as Rc<dyn Export>)
                 }
                 Err(OpenError::NoVolume) => Err(ExportError::Unknown),
                 Err(OpenError::Stopping) => Err(ExportError::ShuttingDown),
@@ -101,10 +97,19 @@ impl Exports for VolumeExports {
     }
 }
 
+async fn open_client(
+    switchboard: &Addr<Switchboard>,
+    name: String,
+) -> Result<(ClientHandle, u64), OpenError> {
+    let opening = switchboard.send(OpenClient(name)).await;
+    let Opening { client, opened } = opening.unwrap_or(Err(OpenError::Stopping))?;
+    let size = opened.await.unwrap_or(Err(OpenError::Stopping))?;
+    Ok((client, size))
+}
+
 struct VolumeExport {
     info: ExportInfo,
-    client: Addr<ClientActor>,
-    switchboard: Addr<Switchboard>,
+    client: ClientHandle,
 }
 
 impl Export for VolumeExport {
@@ -113,7 +118,7 @@ impl Export for VolumeExport {
     }
 
     fn submit(&self, request: Request) -> LocalBoxFuture<'static, Reply> {
-        let submitted = self.client.send(Submit(request));
+        let submitted = self.client.submit(request);
         async move {
             match submitted.await {
                 Ok(answered) => answered
@@ -126,7 +131,7 @@ impl Export for VolumeExport {
     }
 
     fn close(&self) -> LocalBoxFuture<'static, ()> {
-        self.switchboard.do_send(CloseClient(self.client.clone()));
+        // The client ends when its handle is dropped.
         async {}.boxed_local()
     }
 }

@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 use transport::class::Class;
 use transport::net::endpoint::Transport;
 
+use super::panics;
 use super::peers::NodeMessage;
 
 /// Inputs taken before effects are carried out, at most: they share a sync.
@@ -199,7 +200,7 @@ pub fn start<L: RaftLog + Send + 'static>(
     };
     thread::Builder::new()
         .name("meta".to_owned())
-        .spawn(move || run(shell, &inbox))?;
+        .spawn(move || panics::end_the_node("metadata", || run(shell, &inbox)))?;
     Ok(handle)
 }
 

@@ -8,6 +8,7 @@ pub mod identity;
 pub mod join;
 pub mod meta;
 pub mod nbd_tls;
+mod panics;
 pub mod peers;
 pub mod raft_log;
 pub mod repair_traffic;

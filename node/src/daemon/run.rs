@@ -41,6 +41,7 @@ use super::identity::NodeIdentity;
 use super::join::{AdmitJoiners, Admitter};
 use super::meta::{self, Listener, MetaHandle, SharedView};
 use super::nbd_tls::{self, NbdAuthority};
+use super::panics;
 use super::peers::{NodeMessage, Peers};
 use super::raft_log::RocksRaftLog;
 use super::repair_traffic::RepairTraffic;
@@ -90,6 +91,7 @@ pub fn run(directory: &Path, overrides: &Overrides) -> Result<()> {
     overrides.apply(&mut config);
     config.check()?;
     let identity = NodeIdentity::load(directory)?;
+    panics::are_logged();
     let system = actix::System::new();
     system.block_on(async {
         let stop = stop_on_signals().context("signals")?;

@@ -2,16 +2,15 @@
 //! drops Volume actors as the [`Host`] says, hands out the placement.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, ResponseFuture, SpawnHandle};
 use bytes::Bytes;
 use model::geometry::Pool;
 use model::ids::{
-    Actor as ActorId, Boot, ClientId, DiskId, DiskRef, Endpoint, NodeId, RequestId, Row, VolumeId,
+    Actor as ActorId, ClientId, DiskId, DiskRef, Endpoint, NodeId, RequestId, Row, VolumeId,
 };
-use model::meta::{MetaReply, MetaRequest, MetaToken};
+use model::meta::{MetaReply, MetaToken};
 use model::payload::Payload;
 use model::placement::View;
 use model::spread::RowStamp;
@@ -19,62 +18,32 @@ use model::store::{ScannedEntry, ScrubMark};
 use model::wire;
 use tokio::sync::oneshot;
 use transport::class::Class;
-use transport::net::endpoint::Transport;
 
-use super::client::{ClientActor, ClientClosed, ToClient};
+use super::client::{ClientActor, ToClient};
 use super::clock::boottime;
-use super::disk::{
-    DiskActor, DiskFigures, DiskStores, GetFigures, GetReplica, ReplicaSeen, ToDisk,
-};
-use super::heal::{GetHealing, HealActor, HealedPort, Healing, ToHealer};
+use super::disk::{DiskActor, DiskStores, ToDisk};
+use super::heal::{HealActor, ToHealer};
 use super::segment::{SegmentActor, ToSegment};
-use super::volume::{Stats, VolumeActor};
-use crate::client::{self, Client, ClientConfig};
-use crate::disk::{Disk, DiskConfig, ScrubNews};
-use crate::heal::{HealConfig, Healer};
+use super::volume::VolumeActor;
+use crate::client;
+use crate::disk::Disk;
+use crate::heal::Healer;
 use crate::host::{Host, Route};
 use crate::messages::{DiskReply, DiskRequest, Envelope, Message as Wire, VolumeReply};
-use crate::segment::{SegmentConfig, Segments};
-use crate::volume::{Input as VolumeInput, StopReason, Volume, VolumeConfig, VolumeStats};
+use crate::segment::Segments;
+use crate::volume::{Input as VolumeInput, Volume};
 
-/// The way to the node's metadata machine, which has a thread of its own.
-pub type MetaPort = Arc<dyn Fn(MetaToken, MetaRequest) + Send + Sync>;
+mod clients;
+mod config;
+mod inside;
+mod questions;
 
-/// What a switchboard is made of.
-pub struct SwitchboardConfig {
-    /// This node.
-    pub node: NodeId,
-    /// This life of it.
-    pub boot: Boot,
-    /// The network.
-    pub transport: Transport,
-    /// The metadata.
-    pub meta: MetaPort,
-    /// Told when a disk retires, so that the site group is.
-    pub retired: Arc<dyn Fn(DiskId) + Send + Sync>,
-    /// Told when it changes whether a disk has room, so that the groups are.
-    pub room: Arc<dyn Fn(DiskId, bool) + Send + Sync>,
-    /// The volumes' bounds and terms.
-    pub volume: VolumeConfig,
-    /// The Segment machines'.
-    pub segment: SegmentConfig,
-    /// The disks'.
-    pub disk: DiskConfig,
-    /// The Healer's.
-    pub heal: HealConfig,
-    /// Told which moves of slots are done.
-    pub healed: HealedPort,
-    /// The clients'.
-    pub client: ClientConfig,
-}
-
-impl fmt::Debug for SwitchboardConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SwitchboardConfig")
-            .field("node", &self.node)
-            .finish_non_exhaustive()
-    }
-}
+pub use clients::{OpenClient, OpenError, Opening};
+pub use config::{MetaPort, SwitchboardConfig};
+pub(super) use inside::{
+    AskMeta, Broke, ClientEnded, DiskRetired, DiskRoom, ScrubTold, VolumeEnded,
+};
+pub use questions::{Dropped, GetReplicas, GetStats, StartScrub};
 
 #[derive(Debug)]
 struct Running {
@@ -134,49 +103,6 @@ impl Post {
     }
 }
 
-/// A request of one of this node's actors for the metadata.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub(super) struct AskMeta {
-    pub(super) from: ActorId,
-    pub(super) token: MetaToken,
-    pub(super) request: MetaRequest,
-}
-
-/// A Volume machine ended.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub(super) struct VolumeEnded {
-    pub(super) volume: VolumeId,
-    pub(super) reason: StopReason,
-}
-
-/// A disk retired: nobody is to count on it in this life of the process.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub(super) struct DiskRetired(pub(super) DiskId);
-
-/// Whether a disk has room for fragments changed.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub(super) struct DiskRoom {
-    pub(super) disk: DiskId,
-    pub(super) has_room: bool,
-}
-
-/// What the scrub of a disk found, for the Healer.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub(super) struct ScrubTold {
-    pub(super) at: DiskRef,
-    pub(super) news: ScrubNews,
-}
-
-/// A Client machine ended.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub(super) struct ClientEnded(pub(super) ClientId);
-
 /// A message from the network. The sender is who its certificate says.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -221,47 +147,6 @@ pub struct AttachDisk {
     /// How far its scrub had come.
     pub scrubbed: ScrubMark,
 }
-
-/// Open a client of a volume, by name. Answered once its session is open.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<(Addr<ClientActor>, u64), OpenError>")]
-pub struct OpenClient(pub String);
-
-/// Why a client could not be opened.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum OpenError {
-    /// No volume has that name.
-    #[error("there is no such volume")]
-    NoVolume,
-    /// The node is stopping.
-    #[error("the node is stopping")]
-    Stopping,
-}
-
-/// A front end's connection ended.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct CloseClient(pub Addr<ClientActor>);
-
-/// Forget what is cached; answered with how many volumes were asked.
-#[derive(Debug, Message)]
-#[rtype(result = "usize")]
-pub struct Dropped;
-
-/// What `volume show`, `debug syncs` and `debug journal` tell of this node.
-#[derive(Debug, Message)]
-#[rtype(result = "(BTreeMap<VolumeId, VolumeStats>, BTreeMap<DiskId, DiskFigures>)")]
-pub struct GetStats;
-
-/// What the node's disks tell of a volume's replicas.
-#[derive(Clone, Copy, Debug, Message)]
-#[rtype(result = "Vec<ReplicaSeen>")]
-pub struct GetReplicas(pub VolumeId);
-
-/// Begin a pass of the scrub on one of the node's disks, or on all; answered with how many.
-#[derive(Debug, Message)]
-#[rtype(result = "usize")]
-pub struct StartScrub(pub Option<DiskId>);
 
 /// End every Volume machine cleanly; answered when all have ended.
 #[derive(Debug, Message)]
@@ -311,6 +196,16 @@ impl Switchboard {
         let volume = VolumeActor::new(id, node, machine, ctx.address(), segments.clone()).start();
         segments.do_send(ToSegment::Volume(volume.clone()));
         self.volumes.insert(id, Running { volume, segments });
+    }
+
+    fn start_healer(&mut self, ctx: &mut Context<Self>) {
+        let node = self.config.node;
+        let first = RequestId(self.first_request());
+        let healer = Healer::new(node, self.config.heal, first);
+        let healed = Arc::clone(&self.config.healed);
+        let healer = HealActor::new(node, healer, ctx.address(), healed).start();
+        healer.do_send(ToHealer::View(Arc::clone(self.host.current_view())));
+        self.healer = Some(healer);
     }
 
     fn start_all(&mut self, start: Vec<VolumeId>, ctx: &mut Context<Self>) {
@@ -496,11 +391,18 @@ impl Actor for Switchboard {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let node = self.config.node;
-        let first = RequestId(self.first_request());
-        let healer = Healer::new(node, self.config.heal, first);
-        let healed = Arc::clone(&self.config.healed);
-        self.healer = Some(HealActor::new(node, healer, ctx.address(), healed).start());
+        self.start_healer(ctx);
+    }
+}
+
+/// The node is nothing without its switchboard, and its metadata would go on to say that it
+/// lives: it ends whole, as if its power had failed.
+impl Drop for Switchboard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("the switchboard broke: this node stops");
+            std::process::abort();
+        }
     }
 }
 
@@ -533,17 +435,6 @@ impl Handler<Inbound> for Switchboard {
             return;
         }
         self.deliver(envelope, inbound.payload, ctx);
-    }
-}
-
-impl Handler<AskMeta> for Switchboard {
-    type Result = ();
-
-    fn handle(&mut self, ask: AskMeta, _ctx: &mut Self::Context) {
-        self.next_token += 1;
-        let token = MetaToken(self.next_token);
-        self.asked.insert(token, (ask.from, ask.token));
-        (self.config.meta)(token, ask.request);
     }
 }
 
@@ -614,172 +505,6 @@ impl Handler<AttachDisk> for Switchboard {
         let disk = DiskActor::new(at.disk, node, machine, stores, ctx.address()).start();
         disk.do_send(ToDisk::View(Arc::clone(self.host.current_view())));
         self.disks.insert(at.disk, disk);
-    }
-}
-
-impl Handler<VolumeEnded> for Switchboard {
-    type Result = ();
-
-    fn handle(&mut self, ended: VolumeEnded, ctx: &mut Self::Context) {
-        tracing::info!(volume = %ended.volume, reason = ?ended.reason, "volume ended here");
-        if let Some(running) = self.volumes.remove(&ended.volume) {
-            running.segments.do_send(ToSegment::End);
-        }
-        self.host.ended(boottime(), ended.volume);
-        self.volume_gone();
-        self.start_all(Vec::new(), ctx);
-    }
-}
-
-impl Handler<DiskRetired> for Switchboard {
-    type Result = ();
-
-    fn handle(&mut self, DiskRetired(disk): DiskRetired, _ctx: &mut Self::Context) {
-        (self.config.retired)(disk);
-    }
-}
-
-impl Handler<DiskRoom> for Switchboard {
-    type Result = ();
-
-    fn handle(&mut self, DiskRoom { disk, has_room }: DiskRoom, _ctx: &mut Self::Context) {
-        (self.config.room)(disk, has_room);
-    }
-}
-
-impl Handler<ScrubTold> for Switchboard {
-    type Result = ();
-
-    fn handle(&mut self, ScrubTold { at, news }: ScrubTold, _ctx: &mut Self::Context) {
-        if let Some(healer) = &self.healer {
-            healer.do_send(ToHealer::Scrub { at, news });
-        }
-    }
-}
-
-impl Handler<StartScrub> for Switchboard {
-    type Result = usize;
-
-    fn handle(&mut self, StartScrub(of): StartScrub, _ctx: &mut Self::Context) -> usize {
-        let meant = |id: &DiskId| of.is_none_or(|of| of == *id);
-        let disks = self.disks.iter().filter(|(id, _)| meant(id));
-        let asked = disks.map(|(_, disk)| disk.do_send(ToDisk::ScrubNow));
-        asked.count()
-    }
-}
-
-impl Handler<ClientEnded> for Switchboard {
-    type Result = ();
-
-    fn handle(&mut self, ended: ClientEnded, _ctx: &mut Self::Context) {
-        self.clients.remove(&ended.0);
-    }
-}
-
-impl Handler<OpenClient> for Switchboard {
-    type Result = ResponseFuture<Result<(Addr<ClientActor>, u64), OpenError>>;
-
-    fn handle(&mut self, OpenClient(name): OpenClient, ctx: &mut Self::Context) -> Self::Result {
-        let view = Arc::clone(self.host.current_view());
-        let Some(volume) = view.volume_named(&name).map(|v| v.id) else {
-            return Box::pin(async { Err(OpenError::NoVolume) });
-        };
-        self.next_client += 1;
-        // The boot makes it unique over this node's lives: an answer to an earlier one's
-        // client finds nobody.
-        let id = ClientId((self.config.boot.0 & 0xffff_ffff) << 32 | self.next_client);
-        let node = self.config.node;
-        let machine = Client::new(volume, (node, self.config.boot), self.config.client, view);
-        let (opened, opening) = oneshot::channel();
-        let client = ClientActor::new(id, node, machine, ctx.address(), opened).start();
-        self.clients.insert(id, client.clone());
-        Box::pin(async move {
-            let size = opening.await.unwrap_or(Err(OpenError::Stopping))?;
-            Ok((client, size))
-        })
-    }
-}
-
-impl Handler<CloseClient> for Switchboard {
-    type Result = ();
-
-    fn handle(&mut self, CloseClient(client): CloseClient, _ctx: &mut Self::Context) {
-        client.do_send(ClientClosed);
-    }
-}
-
-impl Handler<Dropped> for Switchboard {
-    type Result = usize;
-
-    fn handle(&mut self, _: Dropped, _ctx: &mut Self::Context) -> usize {
-        for running in self.volumes.values() {
-            running.volume.do_send(VolumeInput::DropCache);
-        }
-        self.volumes.len()
-    }
-}
-
-impl Handler<GetStats> for Switchboard {
-    type Result = ResponseFuture<(
-        BTreeMap<VolumeId, VolumeStats>,
-        BTreeMap<DiskId, DiskFigures>,
-    )>;
-
-    fn handle(&mut self, _: GetStats, _ctx: &mut Self::Context) -> Self::Result {
-        let volumes: Vec<_> = self
-            .volumes
-            .iter()
-            .map(|(id, r)| (*id, r.volume.send(Stats)))
-            .collect();
-        let disks: Vec<_> = self
-            .disks
-            .iter()
-            .map(|(id, d)| (*id, d.send(GetFigures)))
-            .collect();
-        Box::pin(async move {
-            let (mut of_volumes, mut of_disks) = (BTreeMap::new(), BTreeMap::new());
-            for (id, stats) in volumes {
-                if let Ok(stats) = stats.await {
-                    of_volumes.insert(id, stats);
-                }
-            }
-            for (id, figures) in disks {
-                if let Ok(Some(figures)) = figures.await {
-                    of_disks.insert(id, figures);
-                }
-            }
-            (of_volumes, of_disks)
-        })
-    }
-}
-
-impl Handler<GetReplicas> for Switchboard {
-    type Result = ResponseFuture<Vec<ReplicaSeen>>;
-
-    fn handle(&mut self, GetReplicas(volume): GetReplicas, _: &mut Self::Context) -> Self::Result {
-        let disks = self.disks.values();
-        let asked: Vec<_> = disks.map(|disk| disk.send(GetReplica(volume))).collect();
-        Box::pin(async move {
-            let mut seen = Vec::new();
-            for told in asked {
-                seen.extend(told.await.ok().flatten());
-            }
-            seen
-        })
-    }
-}
-
-impl Handler<GetHealing> for Switchboard {
-    type Result = ResponseFuture<Healing>;
-
-    fn handle(&mut self, ask: GetHealing, _ctx: &mut Self::Context) -> Self::Result {
-        let asked = self.healer.as_ref().map(|healer| healer.send(ask));
-        Box::pin(async move {
-            match asked {
-                Some(asked) => asked.await.unwrap_or_default(),
-                None => Healing::default(),
-            }
-        })
     }
 }
 

@@ -1,0 +1,152 @@
+//! What the node's own actors tell their switchboard, beside what they post.
+
+use std::time::Duration;
+
+use actix::{AsyncContext, Context, Handler, Message};
+use model::ids::{Actor as ActorId, ClientId, DiskId, DiskRef, VolumeId};
+use model::meta::{MetaRequest, MetaToken};
+
+use super::Switchboard;
+use crate::disk::ScrubNews;
+use crate::runtime::clock::boottime;
+use crate::runtime::heal::ToHealer;
+use crate::runtime::segment::ToSegment;
+use crate::runtime::volume::Abandon;
+use crate::volume::StopReason;
+
+/// A Healer that broke starts over after it: what broke it may be there still.
+const HEALER_PAUSE: Duration = Duration::from_secs(10);
+
+/// A request of one of this node's actors for the metadata.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(in crate::runtime) struct AskMeta {
+    pub(in crate::runtime) from: ActorId,
+    pub(in crate::runtime) token: MetaToken,
+    pub(in crate::runtime) request: MetaRequest,
+}
+
+/// A Volume machine ended.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(in crate::runtime) struct VolumeEnded {
+    pub(in crate::runtime) volume: VolumeId,
+    pub(in crate::runtime) reason: StopReason,
+}
+
+/// An actor's machine panicked, and the actor stopped.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(in crate::runtime) struct Broke(pub(in crate::runtime) ActorId);
+
+/// A disk retired: nobody is to count on it in this life of the process.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(in crate::runtime) struct DiskRetired(pub(in crate::runtime) DiskId);
+
+/// Whether a disk has room for fragments changed.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(in crate::runtime) struct DiskRoom {
+    pub(in crate::runtime) disk: DiskId,
+    pub(in crate::runtime) has_room: bool,
+}
+
+/// What the scrub of a disk found, for the Healer.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(in crate::runtime) struct ScrubTold {
+    pub(in crate::runtime) at: DiskRef,
+    pub(in crate::runtime) news: ScrubNews,
+}
+
+/// A Client machine ended.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(in crate::runtime) struct ClientEnded(pub(in crate::runtime) ClientId);
+
+impl Handler<AskMeta> for Switchboard {
+    type Result = ();
+
+    fn handle(&mut self, ask: AskMeta, _ctx: &mut Self::Context) {
+        self.next_token += 1;
+        let token = MetaToken(self.next_token);
+        self.asked.insert(token, (ask.from, ask.token));
+        (self.config.meta)(token, ask.request);
+    }
+}
+
+impl Handler<VolumeEnded> for Switchboard {
+    type Result = ();
+
+    fn handle(&mut self, ended: VolumeEnded, ctx: &mut Self::Context) {
+        tracing::info!(volume = %ended.volume, reason = ?ended.reason, "volume ended here");
+        self.end_volume(ended.volume, ctx);
+    }
+}
+
+impl Handler<Broke> for Switchboard {
+    type Result = ();
+
+    fn handle(&mut self, Broke(actor): Broke, ctx: &mut Self::Context) {
+        tracing::error!(
+            ?actor,
+            "broke, and ended; the panic before this line says why"
+        );
+        match actor {
+            // A new start recovers, here or elsewhere (R1).
+            ActorId::Volume(volume) | ActorId::Segment(volume) => self.end_volume(volume, ctx),
+            ActorId::Healer => {
+                ctx.run_later(HEALER_PAUSE, Self::start_healer);
+            }
+            // They tell in their own way: a disk retires, a client's connection ends.
+            ActorId::Disk(_) | ActorId::Client(_) | ActorId::Clients => {}
+        }
+    }
+}
+
+impl Switchboard {
+    fn end_volume(&mut self, volume: VolumeId, ctx: &mut Context<Self>) {
+        if let Some(running) = self.volumes.remove(&volume) {
+            running.segments.do_send(ToSegment::End);
+            running.volume.do_send(Abandon);
+        }
+        self.host.ended(boottime(), volume);
+        self.volume_gone();
+        self.start_all(Vec::new(), ctx);
+    }
+}
+
+impl Handler<DiskRetired> for Switchboard {
+    type Result = ();
+
+    fn handle(&mut self, DiskRetired(disk): DiskRetired, _ctx: &mut Self::Context) {
+        (self.config.retired)(disk);
+    }
+}
+
+impl Handler<DiskRoom> for Switchboard {
+    type Result = ();
+
+    fn handle(&mut self, DiskRoom { disk, has_room }: DiskRoom, _ctx: &mut Self::Context) {
+        (self.config.room)(disk, has_room);
+    }
+}
+
+impl Handler<ScrubTold> for Switchboard {
+    type Result = ();
+
+    fn handle(&mut self, ScrubTold { at, news }: ScrubTold, _ctx: &mut Self::Context) {
+        if let Some(healer) = &self.healer {
+            healer.do_send(ToHealer::Scrub { at, news });
+        }
+    }
+}
+
+impl Handler<ClientEnded> for Switchboard {
+    type Result = ();
+
+    fn handle(&mut self, ended: ClientEnded, _ctx: &mut Self::Context) {
+        self.clients.remove(&ended.0);
+    }
+}
