@@ -12,6 +12,8 @@ pub const PAYLOAD_BYTES_MAX: u32 = 32 << 20;
 pub const STRING_BYTES_MAX: usize = 4096;
 /// Most exports that a list may hold; beyond it the list is refused as too big.
 pub const LIST_MAX: usize = 16_384;
+/// Most bytes of replies that a list may come to; beyond it the list is refused as too big.
+pub const LIST_BYTES_MAX: usize = 1 << 20;
 
 /// An export as a client sees it. Block sizes are those of this module, the protocol's defaults,
 /// so that clients which do not ask for them do the right thing.

@@ -3,9 +3,12 @@
 
 mod common;
 
+use std::io::IoSlice;
+
 use bytes::Bytes;
 use common::peer::*;
 use model::block::{Chunk, Reply, Request};
+use nbd_frontend::export::ListedExport;
 use nbd_frontend::session::{CloseReason, Effect, Encryption, Limits, Session};
 
 #[test]
@@ -59,6 +62,77 @@ fn requests_in_flight_are_bounded() {
     peer.release(0);
     peer.send(&many[taken..]);
     assert_eq!(peer.held.len(), 4, "one more came in");
+}
+
+/// Sends options over and over, and takes no reply: how many bytes were taken, and what waits.
+fn options_unread(session: &mut Session, option: &[u8], count: usize) -> (usize, usize) {
+    let exports: Vec<ListedExport> = (0..500)
+        .map(|n| ListedExport {
+            name: format!("{n:0200}"),
+            description: String::new(),
+        })
+        .collect();
+    let mut taken = 0;
+    let options = option.repeat(count);
+    loop {
+        let mut effects = Vec::new();
+        let step = session.receive(&options[taken..], &mut effects);
+        taken += step;
+        if effects.contains(&Effect::List) {
+            session.listed(Ok(exports.clone()));
+        } else if step == 0 {
+            return (taken, session.output().len());
+        }
+    }
+}
+
+#[test]
+fn replies_to_options_that_nobody_takes_are_bounded() {
+    let with_data = option_bytes(0x1234, &[7; 100]);
+    for (encryption, option) in [
+        (Encryption::Off, option_bytes(0x1234, b"")),
+        (Encryption::Off, with_data),
+        (Encryption::Off, option_bytes(LIST, b"")),
+        (Encryption::Off, option_bytes(INFO, b"?")),
+        (Encryption::Required, option_bytes(LIST, b"")),
+    ] {
+        let mut session = Session::new(Limits::default(), encryption);
+        session.receive(&3u32.to_be_bytes(), &mut Vec::new());
+        let waiting = session.output().len();
+        session.output_mut().sent(waiting);
+        let (taken, waiting) = options_unread(&mut session, &option, 100_000);
+        assert!(!session.wants_input() && taken < 100_000 * option.len());
+        assert!(waiting <= 256 << 10, "{waiting} bytes wait");
+        assert!(session.memory() <= 1 << 20, "{}", session.memory());
+        // Once they are taken, it goes on.
+        session.output_mut().sent(waiting);
+        let (_, waiting) = options_unread(&mut session, &option, 100_000);
+        assert!(waiting > 0);
+    }
+}
+
+#[test]
+fn a_list_that_is_too_long_is_refused() {
+    for (count, name, verdict) in [(1000, 255, ACK), (5000, 255, TOO_BIG), (16_385, 1, TOO_BIG)] {
+        let mut session = Session::new(Limits::default(), Encryption::Off);
+        session.receive(&3u32.to_be_bytes(), &mut Vec::new());
+        session.receive(&option_bytes(LIST, b""), &mut Vec::new());
+        let export = ListedExport {
+            name: "n".repeat(name),
+            description: String::new(),
+        };
+        session.listed(Ok(vec![export; count]));
+        let mut slices = [IoSlice::new(&[])];
+        session.output().slices(&mut slices);
+        let head = slices[0].len()
+            - if verdict == ACK {
+                8
+            } else {
+                "too big".len() + 8
+            };
+        assert_eq!(slices[0][head..head + 4], verdict.to_be_bytes());
+        assert!(session.output().len() <= 2 << 20);
+    }
 }
 
 #[test]

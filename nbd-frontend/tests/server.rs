@@ -169,6 +169,29 @@ fn a_slow_handshake_is_cut_off_but_an_idle_export_is_not() {
 }
 
 #[test]
+fn a_handshake_that_never_pauses_is_cut_off_too() {
+    let config = Config {
+        handshake_max: Duration::from_millis(300),
+        ..Config::default()
+    };
+    let server = Server::start(config);
+    let mut stream = connect(&server);
+    let mut taker = stream.try_clone().expect("the same socket");
+    let taking =
+        std::thread::spawn(move || while taker.read(&mut [0; 1 << 16]).is_ok_and(|n| n > 0) {});
+    let options = option_bytes(0x1234, b"").repeat(4096);
+    let start = Instant::now();
+    while stream.write_all(&options).is_ok() {
+        assert!(
+            start.elapsed() < Duration::from_secs(5),
+            "it goes on and on"
+        );
+    }
+    taking.join().expect("it ends with the connection");
+    server.finish();
+}
+
+#[test]
 fn connections_are_limited_and_come_back() {
     let server = Server::start(Config {
         connections_max: 3,

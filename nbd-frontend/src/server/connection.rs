@@ -171,6 +171,11 @@ impl Connection<'_> {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        // First: a client that keeps the loop below busy uses up what tokio lets a task do before
+        // it yields, and a timer that is asked after that is never due.
+        if self.poll_deadline(cx) {
+            return Poll::Ready(Ok(Exit::TooSlow));
+        }
         if let Some(stop) = &mut self.stop
             && stop.as_mut().poll(cx).is_ready()
         {

@@ -237,8 +237,11 @@ impl Session {
     pub fn wants_input(&self) -> bool {
         match self.phase {
             Phase::Waiting(_) | Phase::Closing(_) => false,
+            Phase::Option | Phase::OptionData { .. } | Phase::OptionSkip { .. } => {
+                self.has_reply_room()
+            }
             Phase::Request => self.has_room(),
-            _ => true,
+            Phase::ClientFlags | Phase::Upload(_) | Phase::Discard { .. } => true,
         }
     }
 
@@ -344,6 +347,11 @@ impl Session {
     fn step(&mut self, effects: &mut Vec<Effect>) -> bool {
         match &self.phase {
             Phase::ClientFlags => self.client_flags(),
+            Phase::Option | Phase::OptionData { .. } | Phase::OptionSkip { .. }
+                if !self.has_reply_room() =>
+            {
+                false
+            }
             Phase::Option => self.option_header(effects),
             Phase::OptionData { .. } => self.option_data(effects),
             Phase::OptionSkip { .. } => self.option_skip(),

@@ -2,14 +2,22 @@
 
 use super::reply::Framing;
 use super::transmission::Transmission;
-use super::wire::{OPTION_HEADER_BYTES, OPTION_MAGIC, Reader, info, option, option_reply};
+use super::wire::{
+    OPTION_HEADER_BYTES, OPTION_MAGIC, OPTION_REPLY_HEADER_BYTES, Reader, info, option,
+    option_reply,
+};
 use super::{CloseReason, Effect, Encryption, Phase, Session};
-use crate::export::{ExportError, ExportInfo, LIST_MAX, ListedExport, STRING_BYTES_MAX};
+use crate::export::{
+    ExportError, ExportInfo, LIST_BYTES_MAX, LIST_MAX, ListedExport, STRING_BYTES_MAX,
+};
 
 /// Most data in bytes of an option that is understood; more is refused as too big.
 const OPTION_BYTES_MAX: u32 = 32 << 10;
 /// Most data in bytes of an option that is skipped; more is taken for an attack.
 const OPTION_SKIP_MAX: u32 = 32 << 20;
+/// Bytes of replies that the client has not taken yet, beyond which no further option is looked
+/// at. One option's replies may overshoot it: a list's by [`LIST_BYTES_MAX`], others by little.
+const REPLIES_BYTES_MAX: usize = 64 << 10;
 /// Bytes of zeros after the reply to NBD_OPT_EXPORT_NAME, unless the client waived them.
 const ZEROES: [u8; 124] = [0; 124];
 /// The one metadata context.
@@ -43,6 +51,11 @@ pub(super) enum Question {
 }
 
 impl Session {
+    /// Whether the client took enough of its replies for one more option.
+    pub(super) const fn has_reply_room(&self) -> bool {
+        self.output.len() < REPLIES_BYTES_MAX
+    }
+
     /// An option's header.
     pub(super) fn option_header(&mut self, effects: &mut Vec<Effect>) -> bool {
         let Some(bytes) = self.staging.peek(OPTION_HEADER_BYTES) else {
@@ -355,7 +368,8 @@ impl Session {
             Ok(exports) => exports,
             Err(error) => return self.refuse(option::LIST, error),
         };
-        if exports.len() > LIST_MAX {
+        let bytes: usize = exports.iter().map(listed_bytes).sum();
+        if exports.len() > LIST_MAX || bytes > LIST_BYTES_MAX {
             return self.option_reply(option::LIST, option_reply::ERR_TOO_BIG, &[]);
         }
         for export in exports.iter().filter(|export| fits(&export.name)) {
@@ -400,6 +414,11 @@ impl Session {
             other => panic!("nothing was asked in {other:?}"),
         }
     }
+}
+
+/// What a line of a list takes on the wire, at most.
+const fn listed_bytes(export: &ListedExport) -> usize {
+    OPTION_REPLY_HEADER_BYTES + 4 + export.name.len() + export.description.len()
 }
 
 /// A string of the protocol: bounded UTF-8 without NUL.

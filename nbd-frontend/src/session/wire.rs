@@ -22,6 +22,8 @@ pub(crate) const EXTENDED_REPLY_MAGIC: u32 = 0x6e8a_278c;
 pub(crate) const CLIENT_FLAGS_BYTES: usize = 4;
 /// Bytes of an option's header.
 pub(crate) const OPTION_HEADER_BYTES: usize = 16;
+/// Length of the header of a reply to an option in bytes.
+pub(crate) const OPTION_REPLY_HEADER_BYTES: usize = 20;
 /// Bytes of a compact request's header.
 pub(crate) const COMPACT_REQUEST_BYTES: usize = 28;
 /// Bytes of an extended request's header.
