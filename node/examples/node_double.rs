@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::{fs, thread};
 
 use clap::Parser;
-use node::admin::protocol::{Answer, Failure, FailureKind, Pong, Reply, Request, Token};
+use node::admin::ping::Pong;
+use node::admin::protocol::{Answer, Failure, FailureKind, Reply, Request, Token};
 use node::admin::server::{self, Handler};
 use node::cli::args::{Cli, Command, MakeArgs};
 use node::daemon::config::{DiskConfig, NodeConfig};
@@ -74,6 +75,7 @@ impl Handler for Double {
                 Answer::Ok(Reply::Pong(Pong {
                     node: self.config.name.clone(),
                     ready: true,
+                    hears_quorum: true,
                     waiting_for,
                 }))
             }

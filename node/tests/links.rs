@@ -1,5 +1,6 @@
-//! A link between two sites is cut under a client, on real processes with an emulated WAN: the
-//! client beyond the cut goes on, drains too, and nobody is found dead (R27).
+//! Links between sites are cut under clients, on real processes with an emulated WAN. One link: the
+//! client beyond the cut goes on, drains too, and nobody is found dead (R27). All links of a site: the
+//! others serve its volumes, and the command line says so, whichever node comes first.
 
 mod dev_fabric;
 
@@ -10,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use dev_fabric::{DevFabric, PATIENCE};
 
@@ -190,4 +191,70 @@ fn clients_and_drains_go_on_while_a_link_is_cut() {
         client.write(VOLUME_BYTES, &mut round);
     }
     Nbd::open(fabric.address("c1")).assert_reads(round);
+}
+
+/// Which site a node's name is of.
+fn site_of(node: &Value) -> &str {
+    node.as_str().map_or("", |name| &name[..1])
+}
+
+#[test]
+fn a_site_that_is_cut_off_has_no_say() {
+    let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let fabric = DevFabric::start(
+        &scratch.path().join("fabric"),
+        &[
+            "--disk-size",
+            "2GiB",
+            "--nodes",
+            "2",
+            "--disks",
+            "1",
+            "--wan",
+        ],
+    );
+    fabric.json(&format!("volume create vol --size {SIZE} --home a"));
+    let mut home = Nbd::open(fabric.address("a1"));
+    home.write(WRITE_BYTES, &mut 0);
+    fabric.wait_for("volume show vol", "/owner", &json!("a1"));
+    let before = fabric.json("volume show vol");
+
+    fabric.json("link cut a b");
+    fabric.json("link cut a c");
+    let mut client = Nbd::open(fabric.address("b1"));
+    client.write(VOLUME_BYTES, &mut 0);
+    let shown = fabric.json("volume show vol");
+    assert_ne!(site_of(&shown["owner"]), "a", "{shown:#}");
+    assert!(
+        shown["epoch"].as_u64() > before["epoch"].as_u64(),
+        "{shown:#}"
+    );
+    let status = fabric.json("status");
+    assert_ne!(site_of(&status["seen_by"]), "a", "{status:#}");
+    let degraded: Vec<&str> = status["degraded"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|d| d["what"].as_str())
+        .collect();
+    assert!(degraded.contains(&"site a"), "{status:#}");
+    assert!(
+        !degraded.contains(&"fabric"),
+        "clients are served: {status:#}"
+    );
+
+    let created = fabric.json("volume create other --size 64MiB");
+    let journal = created["journal"].as_array().expect("disks").len();
+    assert_eq!(journal, 2, "two sites are left: {created:#}");
+    let resized = fabric.json("volume resize vol --size 64MiB");
+    assert_eq!(resized["size_bytes"], 64 << 20);
+    let to = if shown["owner"] == "c2" { "b2" } else { "c2" };
+    let moved = fabric.json(&format!("volume move vol --to {to}"));
+    assert_eq!(moved["owner"], to, "{moved:#}");
+    client.assert_reads(VOLUME_BYTES / WRITE_BYTES);
+
+    fabric.json("link heal");
+    let status = fabric.wait_for_degraded(&[]);
+    assert_eq!(status["nodes"], json!({ "up": 6, "of": 6 }));
+    client.assert_reads(VOLUME_BYTES / WRITE_BYTES);
 }

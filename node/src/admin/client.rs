@@ -9,7 +9,8 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::SOCKET;
-use super::protocol::{Answer, Failure, FailureKind, Journal, Pong, Reply, Request, Scope, Syncs};
+use super::ping::Pong;
+use super::protocol::{Answer, Failure, FailureKind, Journal, Reply, Request, Scope, Syncs};
 use crate::daemon::config::CONFIG;
 use crate::dev::layout::{FABRIC, Layout, LayoutError};
 use crate::lines::{self, LineError};
@@ -171,14 +172,32 @@ pub fn ask(directory: &Path, request: &Request) -> Result<Told, ClientError> {
     }
 }
 
+/// The nodes that answer a ping, those first whose word is the fabric's. One that is parted from
+/// the others knows an old placement and can change nothing; it is asked if there is no other.
+fn reachable(targets: &[Target]) -> impl Iterator<Item = (&Target, Connection)> {
+    let mut parted = Vec::new();
+    let mut left = targets.iter();
+    std::iter::from_fn(move || {
+        for target in left.by_ref() {
+            match Connection::open(&target.directory) {
+                Ok(connection) if connection.pong.speaks_for_the_fabric() => {
+                    return Some((target, connection));
+                }
+                Ok(connection) => parted.push((target, connection)),
+                Err(_) => {}
+            }
+        }
+        // The best of them: one that hears the others, but is not taken in.
+        let best = (0..parted.len()).min_by_key(|n| !parted[*n].1.pong.hears_quorum)?;
+        Some(parted.remove(best))
+    })
+}
+
 /// Asks nodes in turn until one answers; one that can't now is passed over, one that broke
 /// off only if asking again does no harm.
 fn ask_any(targets: &[Target], request: &Request) -> Result<Reply, ClientError> {
     let mut not_now = None;
-    for target in targets {
-        let Ok(mut connection) = Connection::open(&target.directory) else {
-            continue;
-        };
+    for (target, mut connection) in reachable(targets) {
         match connection.ask(request) {
             Ok(Answer::Ok(reply)) => return Ok(reply),
             Ok(Answer::Error(failure)) if failure.kind == FailureKind::NotNow => {
@@ -200,11 +219,17 @@ fn ask_any(targets: &[Target], request: &Request) -> Result<Reply, ClientError> 
 
 fn ask_every(targets: &[Target], request: &Request) -> Result<Told, ClientError> {
     let mut merged: Option<Reply> = None;
-    let mut unreachable = Vec::new();
+    let (mut unreachable, mut not_now) = (Vec::new(), None);
     for target in targets {
         let answer = Connection::open(&target.directory).and_then(|mut c| c.ask(request));
         let reply = match answer {
             Ok(Answer::Ok(reply)) => reply,
+            // It starts: it has as little to say as one that is gone.
+            Ok(Answer::Error(failure)) if failure.kind == FailureKind::NotNow => {
+                not_now = Some(failure);
+                unreachable.push(target.name.clone());
+                continue;
+            }
             Ok(Answer::Error(failure)) => return Err(failure.into()),
             Err(_) => {
                 unreachable.push(target.name.clone());
@@ -220,7 +245,10 @@ fn ask_every(targets: &[Target], request: &Request) -> Result<Told, ClientError>
     }
     match merged {
         Some(reply) => Ok(Told { reply, unreachable }),
-        None => Err(ClientError::NobodyAnswers(unreachable)),
+        None => Err(not_now.map_or_else(
+            || ClientError::NobodyAnswers(unreachable),
+            ClientError::Failed,
+        )),
     }
 }
 

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::ping::Pong;
 use super::recovery::{Recovered, Recovery};
 use super::scrub::{Scrub, Scrubs};
 
@@ -254,17 +255,6 @@ pub enum Reply {
     Syncs(Syncs),
     /// To [`Request::DebugJournal`].
     Journal(Journal),
-}
-
-/// A node is there.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pong {
-    /// Its name.
-    pub node: String,
-    /// Whether it serves clients.
-    pub ready: bool,
-    /// What it waits for while it does not.
-    pub waiting_for: Option<String>,
 }
 
 /// A one-time join token.

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde_json::json;
 
 use super::client::{ClientError, ask};
+use super::ping::{Pong, WaitingFor};
 use super::protocol::{
-    Answer, Deleted, DiskSyncs, Failure, FailureKind, Pong, Reply, Request, Scope, Syncs,
+    Answer, Deleted, DiskSyncs, Failure, FailureKind, Reply, Request, Scope, Syncs,
 };
 use super::{SOCKET, server};
 use crate::dev::layout::{Layout, Shape};
@@ -16,7 +17,7 @@ use crate::socket;
 
 /// A node for the client's sake: it answers what it was told to.
 struct Node {
-    name: String,
+    pong: Pong,
     answer: Answer,
     asked: Arc<AtomicU64>,
 }
@@ -24,11 +25,7 @@ struct Node {
 impl server::Handler for Node {
     fn handle(&self, request: Request) -> Answer {
         match request {
-            Request::Ping => Answer::Ok(Reply::Pong(Pong {
-                node: self.name.clone(),
-                ready: true,
-                waiting_for: None,
-            })),
+            Request::Ping => Answer::Ok(Reply::Pong(self.pong.clone())),
             _ => {
                 self.asked.fetch_add(1, Ordering::SeqCst);
                 self.answer.clone()
@@ -53,10 +50,24 @@ fn fabric() -> (tempfile::TempDir, Layout) {
     (directory, layout)
 }
 
+/// What a node in good health says.
+fn well(name: &str) -> Pong {
+    Pong {
+        node: name.into(),
+        ready: true,
+        hears_quorum: true,
+        waiting_for: None,
+    }
+}
+
 fn serve(fabric: &Path, name: &str, answer: Answer) -> Arc<AtomicU64> {
+    serve_with(fabric, name, well(name), answer)
+}
+
+fn serve_with(fabric: &Path, name: &str, pong: Pong, answer: Answer) -> Arc<AtomicU64> {
     let asked = Arc::new(AtomicU64::new(0));
     let node = Node {
-        name: name.into(),
+        pong,
         answer,
         asked: Arc::clone(&asked),
     };
@@ -137,6 +148,49 @@ fn a_node_that_cannot_now_is_passed_over_and_a_refusal_is_final() {
 }
 
 #[test]
+fn a_node_that_is_parted_from_the_others_is_asked_last() {
+    let parted = |name: &str| Pong {
+        hears_quorum: false,
+        ..well(name)
+    };
+    let starting = |name: &str| Pong {
+        ready: false,
+        waiting_for: Some(WaitingFor::GlobalGroup),
+        ..well(name)
+    };
+    let (directory, _) = fabric();
+    let last = serve_with(
+        directory.path(),
+        "a1",
+        parted("a1"),
+        no(FailureKind::Unknown),
+    );
+    let second = serve_with(
+        directory.path(),
+        "b1",
+        starting("b1"),
+        no(FailureKind::NotNow),
+    );
+    let first = serve(directory.path(), "c1", no(FailureKind::NotNow));
+    let error = ask(directory.path(), &delete()).expect_err("all say no");
+    assert!(matches!(error, ClientError::Failed(f) if f.kind == FailureKind::Unknown));
+    let asked = [&first, &second, &last].map(|node| node.load(Ordering::SeqCst));
+    assert_eq!(asked, [1, 1, 1], "each in its turn");
+
+    let (directory, _) = fabric();
+    let parted = serve_with(
+        directory.path(),
+        "a1",
+        parted("a1"),
+        no(FailureKind::Unknown),
+    );
+    serve(directory.path(), "b1", deleted());
+    let told = ask(directory.path(), &delete()).expect("b1 answers");
+    assert_eq!(Answer::Ok(told.reply), deleted());
+    assert_eq!(parted.load(Ordering::SeqCst), 0, "a1 is not asked");
+}
+
+#[test]
 fn an_unknown_outcome_is_never_asked_again_elsewhere() {
     let (directory, _) = fabric();
     // Answers the ping, then breaks off.
@@ -145,12 +199,8 @@ fn an_unknown_outcome_is_never_asked_again_elsewhere() {
         let (stream, _) = listener.accept().expect("accept");
         let mut reader = std::io::BufReader::new(&stream);
         let _: Option<Request> = crate::lines::receive(&mut reader).expect("ping");
-        let pong = Pong {
-            node: "a1".into(),
-            ready: true,
-            waiting_for: None,
-        };
-        crate::lines::send(&mut &stream, &Answer::Ok(Reply::Pong(pong))).expect("pong");
+        let pong = Answer::Ok(Reply::Pong(well("a1")));
+        crate::lines::send(&mut &stream, &pong).expect("pong");
         let _: Option<Request> = crate::lines::receive(&mut reader).expect("request");
     });
     let asked = serve(directory.path(), "b1", deleted());

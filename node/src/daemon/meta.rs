@@ -2,6 +2,7 @@
 //! overload looks like failure.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, RwLock};
 use std::thread;
@@ -68,6 +69,7 @@ enum Command {
 pub struct MetaHandle {
     commands: Sender<Command>,
     view: SharedView,
+    hears_quorum: Arc<AtomicBool>,
 }
 
 impl MetaHandle {
@@ -131,6 +133,13 @@ impl MetaHandle {
         )
     }
 
+    /// Whether the global group's leader is heard, and so its quorum: without it the placement
+    /// may be an old one, and nothing can be changed by this node.
+    #[must_use]
+    pub fn hears_quorum(&self) -> bool {
+        self.hears_quorum.load(Ordering::Relaxed)
+    }
+
     fn send(&self, command: Command) {
         // The thread ends with the process, and only after a log that failed: then nothing
         // is answered any more, and the process ends too.
@@ -154,6 +163,8 @@ struct Shell<L: RaftLog> {
     next: u64,
     /// Whom the global group's leader was known to be last.
     leader: Option<NodeId>,
+    /// Whether there was one, for [`MetaHandle::hears_quorum`].
+    hears_quorum: Arc<AtomicBool>,
 }
 
 /// What was decided of sites and nodes, in words.
@@ -183,9 +194,11 @@ pub fn start<L: RaftLog + Send + 'static>(
     view: SharedView,
 ) -> std::io::Result<MetaHandle> {
     let (commands, inbox) = channel();
+    let hears_quorum = Arc::new(AtomicBool::new(false));
     let handle = MetaHandle {
         commands,
         view: Arc::clone(&view),
+        hears_quorum: Arc::clone(&hears_quorum),
     };
     let shell = Shell {
         machine,
@@ -197,6 +210,7 @@ pub fn start<L: RaftLog + Send + 'static>(
         commanded: BTreeMap::new(),
         next: 0,
         leader: None,
+        hears_quorum,
     };
     thread::Builder::new()
         .name("meta".to_owned())
@@ -299,6 +313,7 @@ impl<L: RaftLog> Shell<L> {
     /// Operators look for who decides, and since when.
     fn note_leader(&mut self, now: Time) {
         let leader = self.machine.leader(GroupId::Global, now);
+        self.hears_quorum.store(leader.is_some(), Ordering::Relaxed);
         if leader != std::mem::replace(&mut self.leader, leader) {
             match leader {
                 Some(node) => tracing::info!(%node, "leads the global group"),

@@ -547,7 +547,7 @@ impl<S: FnMut(Event<'_>)> Supervisor<S> {
                 Ok(Ok(pong)) => {
                     waiting_for = pong
                         .waiting_for
-                        .unwrap_or_else(|| "nothing it tells".into())
+                        .map_or_else(|| "nothing it tells".into(), |what| what.to_string());
                 }
                 // It does not listen yet.
                 Ok(Err(_)) | Err(_) => {}

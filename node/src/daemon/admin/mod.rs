@@ -1,5 +1,6 @@
 //! The daemon's side of the admin API: what a node knows and does when asked.
 
+mod create;
 mod lifecycle;
 mod recover;
 mod repairs;
@@ -9,32 +10,29 @@ mod scrub;
 mod show;
 mod status;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use model::geometry::Code;
-use model::ids::{DiskId, DiskRef, NodeId, SiteId};
+use model::ids::{DiskId, NodeId, SiteId};
 use model::meta::{MetaRequest, Refusal};
-use model::placement::{Disk, Duty, Presence, View, VolumeRecord};
+use model::placement::{Duty, Presence, View, VolumeRecord};
 
 use self::show::{Heard, disk_name, site_name};
 use super::join::{Admitter, make_token};
 use super::meta::MetaHandle;
 use super::nbd_tls::{NbdTlsError, Subject};
 use super::peers::{DiskNames, Peers, Question, Stats};
+use crate::admin::ping::{Pong, WaitingFor};
 use crate::admin::protocol::{
     Answer, CacheDropped, Deleted, DiskSyncs, Failure, FailureKind, Journal, JournalFile,
-    NbdCertificate, NbdSubject, NodeCache, Pong, Reply, Request, Syncs, Token, VolumeState,
+    NbdCertificate, NbdSubject, NodeCache, Reply, Request, Syncs, Token, VolumeState,
 };
 use crate::admin::server::Handler;
 
 /// A volume that its new owner does not serve by then is shown as it is.
 const MOVE_MAX: Duration = Duration::from_secs(10);
-/// A site that shows no disk by then has none that is up.
-const DISKS_MAX: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(50);
 
 const BLOCK_BYTES: u64 = model::BLOCK_BYTES as u64;
@@ -226,20 +224,21 @@ impl Admin {
 
     fn pong(&self) -> Pong {
         let view = self.meta.view();
+        let node = view.nodes.get(&self.node);
+        let site = node.and_then(|n| view.sites.get(&n.site));
         let waiting_for = if !self.peers.is_serving() {
-            Some("its disks".to_owned())
-        } else if view
-            .nodes
-            .get(&self.node)
-            .is_none_or(|n| n.presence != Presence::Up)
-        {
-            Some("its site group to take it in".to_owned())
-        } else {
+            Some(WaitingFor::Disks)
+        } else if node.is_some_and(|n| n.presence == Presence::Up) {
             None
+        } else if site.is_some_and(|s| s.presence != Presence::Up) {
+            Some(WaitingFor::GlobalGroup)
+        } else {
+            Some(WaitingFor::SiteGroup)
         };
         Pong {
             node: self.name.clone(),
             ready: waiting_for.is_none(),
+            hears_quorum: self.meta.hears_quorum(),
             waiting_for,
         }
     }
@@ -265,53 +264,6 @@ impl Admin {
         refused: impl FnOnce(Refusal) -> Failure,
     ) -> Result<VolumeRecord, Failure> {
         self.ask_once(request)?.map_err(refused)
-    }
-
-    fn create(
-        &self,
-        name: &str,
-        size_bytes: u64,
-        home: Option<&str>,
-        code: &str,
-    ) -> Result<Reply, Failure> {
-        let view = self.meta.view();
-        if view.volume_named(name).is_some() {
-            return Err(taken(name));
-        }
-        let code = Code::from_str(code).map_err(|e| fail(FailureKind::Refused, e.to_string()))?;
-        let sites = u8::try_from(view.sites.len()).unwrap_or(u8::MAX);
-        let code = code.over_sites(sites);
-        let home = match home {
-            Some(home) => site_named(&view, home)?,
-            None => view
-                .nodes
-                .get(&self.node)
-                .map(|n| n.site)
-                .ok_or_else(not_now)?,
-        };
-        let journal = self.journal_of(home)?;
-        let request = MetaRequest::CreateVolume {
-            name: name.to_owned(),
-            size_bytes,
-            code,
-            home,
-            journal,
-        };
-        let record = self.ask(request, |reason| refused(reason, name, size_bytes))?;
-        self.shown(&record)
-    }
-
-    /// Where a new volume's journal goes. A fabric that has just started may not have told this
-    /// node of every disk yet.
-    fn journal_of(&self, home: SiteId) -> Result<Vec<DiskRef>, Failure> {
-        let deadline = Instant::now() + DISKS_MAX;
-        loop {
-            match journal_disks(&self.meta.view(), home) {
-                Err(failure) if Instant::now() > deadline => return Err(failure),
-                Err(_) => std::thread::sleep(POLL),
-                disks => return disks,
-            }
-        }
     }
 
     fn move_volume(&self, name: &str, to: &str) -> Result<Reply, Failure> {
@@ -465,35 +417,4 @@ fn site_named(view: &View, name: &str) -> Result<SiteId, Failure> {
     let site = view.sites.iter().find(|(_, s)| s.name == name);
     site.map(|(id, _)| *id)
         .ok_or_else(|| unknown("site", name, view.sites.values().map(|s| s.name.as_str())))
-}
-
-/// One disk in each site, home's first, those with the fewest journals.
-fn journal_disks(view: &View, home: SiteId) -> Result<Vec<DiskRef>, Failure> {
-    let mut load: BTreeMap<DiskId, u32> = BTreeMap::new();
-    for volume in view.volumes.values().filter(|v| !v.deleted) {
-        for at in &volume.journal.replicas {
-            *load.entry(at.disk).or_default() += 1;
-        }
-    }
-    let mut sites: Vec<SiteId> = view.sites.keys().copied().collect();
-    sites.sort_by_key(|site| *site != home);
-    sites
-        .iter()
-        .map(|site| {
-            let up = view.disks.iter().filter(|(id, disk)| {
-                disk.presence == Presence::Up && view.site_of(**id) == Some(*site)
-            });
-            // One that is to be emptied is better than none.
-            let leaves = |disk: &Disk| disk.duty == Duty::Drain;
-            let load = |id: &DiskId| load.get(id).copied().unwrap_or(0);
-            let least = up.min_by_key(|(id, disk)| (leaves(disk), load(id), id.0));
-            least.map(|(_, disk)| disk.at).ok_or_else(|| {
-                let site = site_name(view, Some(*site));
-                fail(
-                    FailureKind::NotNow,
-                    format!("site {site} has no disk that is up: see `atoll status`"),
-                )
-            })
-        })
-        .collect()
 }
