@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::{fs, thread};
 
 use clap::Parser;
-use node::admin::ping::Pong;
+use node::admin::ping::{Pong, WaitingFor};
 use node::admin::protocol::{Answer, Failure, FailureKind, Reply, Request, Token};
 use node::admin::server::{self, Handler};
 use node::cli::args::{Cli, Command, MakeArgs};
@@ -17,6 +17,10 @@ use node::daemon::config::{DiskConfig, NodeConfig};
 
 /// Present in a node's directory: its process ends at once.
 const BROKEN: &str = "broken";
+/// Present in a node's directory: it runs, and says that it lacks others.
+const ALONE: &str = "alone";
+/// Present in a node's directory: it runs, and says nothing.
+const MUTE: &str = "mute";
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -71,12 +75,12 @@ impl Handler for Double {
     fn handle(&self, request: Request) -> Answer {
         match request {
             Request::Ping => {
-                let waiting_for = None;
+                let is_alone = self.directory.join(ALONE).exists();
                 Answer::Ok(Reply::Pong(Pong {
                     node: self.config.name.clone(),
-                    ready: true,
-                    hears_quorum: true,
-                    waiting_for,
+                    ready: !is_alone,
+                    hears_quorum: !is_alone,
+                    waiting_for: is_alone.then_some(WaitingFor::SiteGroup),
                 }))
             }
             Request::Token { node, site } => Answer::Ok(Reply::Token(Token {
@@ -115,7 +119,9 @@ fn run(directory: &Path, supervised: bool) -> ExitCode {
         config,
         directory: directory.to_owned(),
     };
-    server::serve(directory, Arc::new(double)).expect("the admin socket");
+    if !fs::exists(directory.join(MUTE)).expect("a directory") {
+        server::serve(directory, Arc::new(double)).expect("the admin socket");
+    }
     loop {
         thread::park();
     }

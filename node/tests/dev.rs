@@ -213,6 +213,57 @@ fn a_killed_node_stays_dead_until_it_is_started() {
 }
 
 #[test]
+fn a_node_that_lacks_others_is_not_waited_for() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let _dev = Dev::start(directory.path(), &["--nodes", "3"]);
+    json(&atoll(directory.path(), "node stop a1 --json"));
+    fs::write(directory.path().join("a1/alone"), "").expect("write");
+    let asked = Instant::now();
+    let started = json(&atoll(directory.path(), "node start a1 --json"));
+    assert!(asked.elapsed() < Duration::from_secs(30));
+    assert_eq!(started["nodes"][0]["waits_for"], "site_group");
+    let pid = i32::try_from(started["nodes"][0]["pid"].as_i64().expect("a pid")).expect("a pid");
+    assert!(is_alive(pid));
+    json(&atoll(directory.path(), "node stop a1 --json"));
+    let said = atoll(directory.path(), "node start a1");
+    assert!(String::from_utf8_lossy(&said.stdout).contains("waits for its site group"));
+}
+
+#[test]
+fn nothing_waits_for_a_node_that_starts() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let _dev = Dev::start(directory.path(), &["--nodes", "1", "--wan"]);
+    json(&atoll(directory.path(), "node stop a1 --json"));
+    fs::write(directory.path().join("a1/mute"), "").expect("write");
+    let start = Command::new(program())
+        .arg("--dir")
+        .arg(directory.path())
+        .args(["node", "start", "a1"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let log = directory.path().join("a1/log");
+    wait_until("a1 runs", || {
+        fs::read_to_string(&log).is_ok_and(|said| said.lines().count() == 2)
+    });
+    let asked = Instant::now();
+    json(&atoll(directory.path(), "link cut a b --json"));
+    json(&atoll(directory.path(), "link heal --json"));
+    json(&atoll(directory.path(), "node stop b1 --json"));
+    json(&atoll(directory.path(), "node start b1 --json"));
+    assert!(asked.elapsed() < Duration::from_secs(30));
+    // Who ends it ends the wait.
+    let stopped = json(&atoll(directory.path(), "node stop a1 --json"));
+    assert!(stopped["nodes"][0]["pid"].is_null());
+    let failed = start.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&failed.stderr);
+    assert!(
+        !failed.status.success() && said.contains("node a1 ended"),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_node_whose_directory_is_gone_joins_anew() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let _dev = Dev::start(directory.path(), &["--nodes", "1"]);
@@ -257,6 +308,33 @@ fn a_fabric_is_found_without_the_node_that_does_not_start() {
     let pid = |site: usize| &nodes[site]["nodes"][0]["pid"];
     assert!(pid(0).is_u64() && pid(1).is_u64() && pid(2).is_null());
     assert!(directory.path().join("b1/node.json").exists());
+}
+
+#[test]
+fn a_found_node_that_runs_and_does_not_serve_has_no_pid() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut dev = Dev::start(directory.path(), &["--nodes", "3"]);
+    dev.signal(Signal::INT);
+    assert!(dev.process.wait().expect("it ends").success());
+    drop(dev);
+    for (node, what) in [("c1", "alone"), ("c2", "broken"), ("c3", "broken")] {
+        fs::write(directory.path().join(node).join(what), "").expect("write");
+    }
+    let asked = Instant::now();
+    let dev = Dev::start(directory.path(), &[]);
+    assert!(
+        asked.elapsed() < Duration::from_secs(60),
+        "nobody else will come"
+    );
+    let node = |site: usize, node: usize| &dev.ready["sites"][site]["nodes"][node];
+    assert!(node(0, 0)["pid"].is_u64());
+    assert!(
+        (0..3).all(|n| node(2, n)["pid"].is_null()),
+        "{:#}",
+        dev.ready
+    );
+    // It runs, all the same.
+    assert!(node::admin::client::Connection::open(&directory.path().join("c1")).is_ok());
 }
 
 #[test]

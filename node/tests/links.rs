@@ -253,6 +253,16 @@ fn a_site_that_is_cut_off_has_no_say() {
     assert_eq!(moved["owner"], to, "{moved:#}");
     client.assert_reads(VOLUME_BYTES / WRITE_BYTES);
 
+    // A node that nobody hears serves nobody, and says for what it waits; nothing waits for it.
+    fabric.json("node stop a2");
+    let asked = Instant::now();
+    let started = fabric.json("node start a2");
+    let waits_for = started["nodes"][0]["waits_for"].as_str();
+    assert!(
+        waits_for.is_some_and(|what| what.contains("group")),
+        "{started:#}"
+    );
+    assert!(asked.elapsed() < PATIENCE / 2, "{:?}", asked.elapsed());
     fabric.json("link heal");
     let status = fabric.wait_for_degraded(&[]);
     assert_eq!(status["nodes"], json!({ "up": 6, "of": 6 }));

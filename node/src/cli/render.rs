@@ -404,9 +404,13 @@ fn many_files(journal: &Journal, style: Style) -> String {
 /// Processes that were started or stopped.
 #[must_use]
 pub fn processes(processes: &[Process]) -> String {
-    let line = |p: &Process| match p.pid {
-        Some(pid) => format!("node {} runs (pid {pid})", p.name),
-        None => format!("node {} is stopped", p.name),
+    let line = |p: &Process| match (p.pid, p.waits_for) {
+        (Some(pid), None) => format!("node {} runs (pid {pid})", p.name),
+        (Some(pid), Some(lacks)) => format!(
+            "node {} runs (pid {pid}), and does not serve yet: it waits for {lacks} (start other nodes, or mend links)",
+            p.name
+        ),
+        (None, _) => format!("node {} is stopped", p.name),
     };
     processes.iter().map(line).collect::<Vec<_>>().join("\n")
 }

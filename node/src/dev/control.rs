@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::admin::ping::WaitingFor;
 use crate::lines::{self, LineError};
 use crate::socket;
 
@@ -21,7 +22,7 @@ const TIMEOUT: Duration = Duration::from_secs(180);
 #[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
     /// Start a node's process; nothing if it runs. Answered with [`Answer::Nodes`] once it
-    /// serves.
+    /// serves, or once it is clear that it can't without others.
     NodeStart {
         /// Which.
         name: String,
@@ -110,6 +111,9 @@ pub struct Process {
     pub name: String,
     /// Its process, if it runs.
     pub pid: Option<u32>,
+    /// For what others must do before it serves: told to who asked for its start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<WaitingFor>,
 }
 
 /// One direction of a link between two sites.

@@ -64,12 +64,10 @@ pub enum NodeError {
         log: String,
     },
     /// It lives but does not serve.
-    #[error("node {node} does not serve after {} s: it waits for {waiting_for}", .after.as_secs())]
+    #[error("node {node} runs, and does not serve: it waits for {waiting_for}")]
     NotReady {
         /// Which node.
         node: String,
-        /// How long it was waited for.
-        after: Duration,
         /// For what it says it waits.
         waiting_for: String,
     },
@@ -242,9 +240,8 @@ impl Program {
                 }
             });
             Ok(Running {
-                pid,
+                life: Life { pid, exit },
                 handle,
-                exit,
                 _stdin: stdin,
             })
         };
@@ -252,17 +249,14 @@ impl Program {
     }
 }
 
-/// A node's process.
-#[derive(Debug)]
-pub struct Running {
+/// A node's process, for whoever waits for it: known as well once it is gone.
+#[derive(Clone, Debug)]
+pub struct Life {
     pid: u32,
-    handle: OwnedFd,
     exit: watch::Receiver<Option<ExitStatus>>,
-    /// Its end tells the node that the supervisor is gone.
-    _stdin: Option<ChildStdin>,
 }
 
-impl Running {
+impl Life {
     /// The process.
     #[must_use]
     pub fn pid(&self) -> u32 {
@@ -274,6 +268,23 @@ impl Running {
     pub fn ended(&self) -> Option<ExitStatus> {
         *self.exit.borrow()
     }
+}
+
+/// A node's process, and the way to end it.
+#[derive(Debug)]
+pub struct Running {
+    life: Life,
+    handle: OwnedFd,
+    /// Its end tells the node that the supervisor is gone.
+    _stdin: Option<ChildStdin>,
+}
+
+impl Running {
+    /// What others may wait for.
+    #[must_use]
+    pub fn life(&self) -> &Life {
+        &self.life
+    }
 
     /// Asks it to stop, waits, and kills it when it does not listen. A process that was
     /// stopped by SIGSTOP is woken for it.
@@ -281,12 +292,12 @@ impl Running {
         // A process that is gone already needs no signal.
         let _ = pidfd_send_signal(&self.handle, Signal::TERM);
         let _ = pidfd_send_signal(&self.handle, Signal::CONT);
-        if timeout(STOP_TIMEOUT, self.exit.wait_for(Option::is_some))
+        if timeout(STOP_TIMEOUT, self.life.exit.wait_for(Option::is_some))
             .await
             .is_err()
         {
             let _ = pidfd_send_signal(&self.handle, Signal::KILL);
-            drop(self.exit.wait_for(Option::is_some).await);
+            drop(self.life.exit.wait_for(Option::is_some).await);
         }
     }
 }

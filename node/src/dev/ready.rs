@@ -1,4 +1,5 @@
-//! The supervisor's first line with `--json`: where everything is, once all nodes serve.
+//! The supervisor's first line with `--json`: where everything is, once all nodes serve, or all
+//! that can of a fabric that was there.
 
 use std::path::Path;
 
@@ -29,7 +30,7 @@ pub struct ReadySite {
 pub struct ReadyNode {
     /// Its name.
     pub name: String,
-    /// Its process; `None` if it could not be started.
+    /// Its process; `None` if it does not serve, whether or not it runs.
     pub pid: Option<u32>,
     /// Where it serves NBD.
     pub nbd: String,
