@@ -169,6 +169,41 @@ fn bytes_in_flight_are_bounded_also_in_unsent_replies() {
 }
 
 #[test]
+fn nothing_is_taken_up_without_credit() {
+    let mut peer = Peer::transmitting(&[], false);
+    peer.session.grant(64 << 10);
+    peer.hold = true;
+    let mut write = compact(0, WRITE, 1, 0, 40_000);
+    write.extend(vec![7; 40_000]);
+    assert_eq!(peer.send(&write), write.len());
+    let held = peer.session.held();
+    assert!((40_000..41_000).contains(&held), "{held} bytes are held");
+    for (command, length) in [(WRITE, 40_000), (READ, 40_000), (CACHE, 40_000)] {
+        peer.send(&compact(0, command, 2, 0, length));
+        let lacks = peer.session.lacks().expect("more is needed");
+        assert!(!peer.session.wants_input() && peer.held.len() == 1);
+        assert!(
+            (80_000..82_000).contains(&lacks),
+            "{lacks} bytes are needed"
+        );
+        if command == WRITE {
+            // With enough, it goes on where it was.
+            peer.session.grant(lacks);
+            peer.send(&vec![8; 40_000]);
+            assert_eq!((peer.held.len(), peer.session.lacks()), (2, None));
+            peer.release(1);
+            peer.session.grant(64 << 10);
+        } else {
+            peer.release(0);
+            peer.send(b"");
+            assert_eq!(peer.session.lacks(), None, "what was held is free");
+        }
+    }
+    peer.release(0);
+    assert_eq!(peer.session.held(), 0);
+}
+
+#[test]
 fn a_large_payload_is_read_into_its_own_buffer() {
     let mut peer = Peer::transmitting(&[], false);
     peer.hold = true;

@@ -15,8 +15,9 @@ use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
+use super::budget::Share;
 use super::listener::{Stop, stopped};
-use super::{Client, Config, DescribeResult, Export, Exports, ListResult, OpenResult};
+use super::{Budget, Client, Config, DescribeResult, Export, Exports, ListResult, OpenResult};
 use crate::session::{CloseReason, Effect, RequestId, Session};
 
 /// Slices in one vectored write: enough for dozens of replies.
@@ -30,6 +31,21 @@ enum Exit {
     StartTls,
     /// The handshake took too long, or what was in flight did.
     TooSlow,
+}
+
+/// Whether a client goes on.
+#[derive(Default)]
+struct Turnover {
+    /// Bytes that it sent and took so far.
+    moved: u64,
+    /// Open while it holds a part of the pool.
+    window: Option<Window>,
+}
+
+struct Window {
+    ends: Pin<Box<Sleep>>,
+    /// Bytes that are to have moved by its end.
+    due: u64,
 }
 
 /// What came of a question of the session.
@@ -64,6 +80,9 @@ struct Connection<'a> {
     question: Option<LocalBoxFuture<'static, Answer>>,
     running: FuturesUnordered<Running>,
     effects: Vec<Effect>,
+    /// What it may hold of the server's bytes.
+    share: Share,
+    turnover: Turnover,
     /// The end of the handshake's time; once the session closes, the end of the drain's.
     deadline: Option<Pin<Box<Sleep>>>,
     draining: bool,
@@ -80,6 +99,7 @@ pub async fn serve_stream<S>(
     client: Client,
     exports: Rc<dyn Exports>,
     config: &Config,
+    budget: &Budget,
     stop: Stop,
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -94,6 +114,8 @@ pub async fn serve_stream<S>(
         question: None,
         running: FuturesUnordered::new(),
         effects: Vec::new(),
+        share: budget.share(),
+        turnover: Turnover::default(),
         deadline: Some(Box::pin(sleep(config.handshake_max))),
         draining: false,
         stop: Some(Box::pin(stopped(stop))),
@@ -173,7 +195,7 @@ impl Connection<'_> {
     {
         // First: a client that keeps the loop below busy uses up what tokio lets a task do before
         // it yields, and a timer that is asked after that is never due.
-        if self.poll_deadline(cx) {
+        if self.poll_deadline(cx) || self.poll_turnover(cx) {
             return Poll::Ready(Ok(Exit::TooSlow));
         }
         if let Some(stop) = &mut self.stop
@@ -186,6 +208,7 @@ impl Connection<'_> {
             let mut progress = self.poll_answers(cx);
             self.session.advance(&mut self.effects);
             progress |= self.carry_out(cx);
+            progress |= self.poll_share(cx);
             progress |= self.poll_send(cx, stream)?;
             if self.session.output().is_empty() && !self.unflushed {
                 if let Some(reason) = self.session.closing() {
@@ -199,16 +222,18 @@ impl Connection<'_> {
                 && let Poll::Ready(count) =
                     pin!(stream.read_buf(&mut self.session.input())).poll(cx)
             {
-                if count? == 0 {
+                let count = count?;
+                if count == 0 {
                     self.session.end_of_input();
                 }
+                self.turnover.moved += count as u64;
                 progress = true;
             }
             if !progress {
                 break;
             }
         }
-        if self.poll_deadline(cx) {
+        if self.poll_deadline(cx) || self.poll_turnover(cx) {
             return Poll::Ready(Ok(Exit::TooSlow));
         }
         Poll::Pending
@@ -299,6 +324,7 @@ impl Connection<'_> {
                         return Err(io::ErrorKind::WriteZero.into());
                     }
                     self.session.output_mut().sent(sent);
+                    self.turnover.moved += sent as u64;
                     self.unflushed = true;
                     progress = true;
                 }
@@ -312,6 +338,44 @@ impl Connection<'_> {
             self.unflushed = false;
         }
         Ok(progress)
+    }
+
+    /// Gives back what the session no longer holds, and asks for what it lacks; whether it got it:
+    /// then the session is to be advanced before this is done again.
+    fn poll_share(&mut self, cx: &mut Context<'_>) -> bool {
+        let held = self.session.held();
+        self.share.keep(held);
+        let grown = match self.session.lacks() {
+            Some(needed) if needed > self.share.credit() => self.share.poll_grow(cx, needed),
+            _ => {
+                self.share.ask_no_more();
+                false
+            }
+        };
+        self.session.grant(self.share.credit());
+        grown
+    }
+
+    /// Whether the client holds what others wait for, and does not go on: in a whole window it
+    /// sent and took less than it owed at the window's start.
+    fn poll_turnover(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.share.taken() == 0 {
+            self.turnover.window = None;
+            return false;
+        }
+        let (moved, owed) = (self.turnover.moved, self.session.owed() as u64);
+        let begin = || Window {
+            ends: Box::pin(sleep(self.config.stall_max)),
+            due: moved + owed,
+        };
+        let window = self.turnover.window.get_or_insert_with(begin);
+        while window.ends.as_mut().poll(cx).is_ready() {
+            if moved < window.due && self.share.is_wanted() {
+                return true;
+            }
+            *window = begin();
+        }
+        false
     }
 
     /// Whether time is up: for the handshake, or, once the session closes, for the rest.

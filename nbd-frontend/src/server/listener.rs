@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use super::connection::serve_stream;
-use super::{Client, Config, Exports};
+use super::{Budget, Client, Config, Exports};
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
@@ -136,6 +136,7 @@ async fn remove_dead_socket(path: &Path) -> io::Result<()> {
 /// Accepts connections and serves them until `stop`, then lets them drain and returns. Must run
 /// in a `LocalSet` or an actix arbiter. Dropping the future drops all connections at once.
 pub async fn serve(listener: Listener, exports: Rc<dyn Exports>, config: Config, stop: Stop) {
+    let budget = Budget::new(config.pool_bytes);
     let config = Rc::new(config);
     let mut connections = JoinSet::new();
     let mut stopped = pin!(stopped(stop.clone()));
@@ -148,16 +149,16 @@ pub async fn serve(listener: Listener, exports: Rc<dyn Exports>, config: Config,
                 }
                 Ok(stream) => {
                     let (exports, config) = (Rc::clone(&exports), Rc::clone(&config));
-                    let stop = stop.clone();
+                    let (budget, stop) = (budget.clone(), stop.clone());
                     connections.spawn_local(async move {
                         match stream {
                             Stream::Tcp(stream, address) => {
                                 let client = Client::new(Some(address));
-                                serve_stream(stream, client, exports, &config, stop).await;
+                                serve_stream(stream, client, exports, &config, &budget, stop).await;
                             }
                             Stream::Unix(stream) => {
                                 let client = Client::new(None);
-                                serve_stream(stream, client, exports, &config, stop).await;
+                                serve_stream(stream, client, exports, &config, &budget, stop).await;
                             }
                         }
                     });

@@ -5,6 +5,7 @@
 //! one task serves a connection, gathers what it reads and what it answers, and polls the
 //! requests in flight itself.
 
+mod budget;
 mod connection;
 mod listener;
 mod tls;
@@ -18,6 +19,7 @@ use futures::future::LocalBoxFuture;
 use model::block::{Reply, Request};
 use rustls::pki_types::CertificateDer;
 
+pub use self::budget::{Budget, OWN_BYTES, POOL_BYTES_MIN};
 pub use self::connection::serve_stream;
 pub use self::listener::{Address, Listener, Stop, serve};
 pub use self::tls::{TlsConfigError, tls_config};
@@ -119,6 +121,12 @@ impl Tls {
 pub struct Config {
     /// Bounds of each.
     pub limits: Limits,
+    /// Bytes that all connections together may hold beyond [`OWN_BYTES`] of each: payload in
+    /// flight and unsent replies. At least [`POOL_BYTES_MIN`].
+    pub pool_bytes: usize,
+    /// A client that holds a part of the pool turns it over within this time, or is dropped if
+    /// others wait for it.
+    pub stall_max: Duration,
     /// Encryption.
     pub tls: Tls,
     /// Connections at once; more are closed at once, with a warning in the log.
@@ -133,6 +141,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             limits: Limits::default(),
+            pool_bytes: 512 << 20,
+            stall_max: Duration::from_secs(30),
             tls: Tls::Off,
             connections_max: 1024,
             handshake_max: Duration::from_secs(30),

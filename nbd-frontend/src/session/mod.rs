@@ -3,6 +3,8 @@
 //!
 //! How a shell drives it:
 //!
+//! 0. With a budget that sessions share: [`Session::grant`] what [`Session::lacks`], and take back
+//!    what is more than [`Session::held`].
 //! 1. While [`Session::wants_input`], read from the socket into [`Session::input`], then call
 //!    [`Session::advance`] and carry out the [`Effect`]s.
 //! 2. Resume it with what came of them: [`Session::looked_up`], [`Session::opened`],
@@ -44,6 +46,7 @@ use self::wire::{
     CLIENT_FLAGS_BYTES, FLAG_FIXED_NEWSTYLE, FLAG_NO_ZEROES, GREETING_MAGIC, OPTION_HEADER_BYTES,
     OPTION_MAGIC,
 };
+use crate::export::LIST_BYTES_MAX;
 
 /// Bounds of one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,6 +193,10 @@ enum Phase {
 pub struct Session {
     limits: Limits,
     encryption: Encryption,
+    /// Bytes that it may hold.
+    credit: usize,
+    /// Bytes of credit without which it can't go on.
+    lacks: Option<usize>,
     phase: Phase,
     staging: Staging,
     output: Output,
@@ -218,6 +225,8 @@ impl Session {
         Self {
             limits,
             encryption,
+            credit: usize::MAX,
+            lacks: None,
             phase: Phase::ClientFlags,
             staging: Staging::default(),
             output,
@@ -238,9 +247,9 @@ impl Session {
         match self.phase {
             Phase::Waiting(_) | Phase::Closing(_) => false,
             Phase::Option | Phase::OptionData { .. } | Phase::OptionSkip { .. } => {
-                self.has_reply_room()
+                self.has_reply_room() && self.lacks.is_none()
             }
-            Phase::Request => self.has_room(),
+            Phase::Request => self.has_room() && self.lacks.is_none(),
             Phase::ClientFlags | Phase::Upload(_) | Phase::Discard { .. } => true,
         }
     }
@@ -291,6 +300,46 @@ impl Session {
     /// What waits to be sent, to report what was ([`Output::sent`]).
     pub const fn output_mut(&mut self) -> &mut Output {
         &mut self.output
+    }
+
+    /// Bytes that it may hold from now on; without a bound until this is said.
+    pub const fn grant(&mut self, credit: usize) {
+        self.credit = credit;
+    }
+
+    /// The credit without which nothing further is taken up; none while it suffices.
+    #[must_use]
+    pub const fn lacks(&self) -> Option<usize> {
+        self.lacks
+    }
+
+    /// Bytes that it holds of its credit: payload of requests in flight, in either direction,
+    /// a payload that is being read, replies that the client has not taken.
+    #[must_use]
+    pub const fn held(&self) -> usize {
+        let under_way = match &self.phase {
+            Phase::Upload(upload) => upload.cost(),
+            Phase::Waiting(Question::List) => LIST_BYTES_MAX,
+            _ => 0,
+        };
+        under_way + self.in_flight.bytes() + self.output.len()
+    }
+
+    /// Bytes that it is the client's turn to send or to take.
+    #[must_use]
+    pub fn owed(&self) -> usize {
+        let missing = match &self.phase {
+            Phase::Upload(upload) => upload.missing(),
+            _ => 0,
+        };
+        missing + self.output.len()
+    }
+
+    /// Whether the credit allows to hold so many bytes more.
+    fn affords(&mut self, bytes: usize) -> bool {
+        let needed = self.held() + bytes;
+        self.lacks = (needed > self.credit).then_some(needed);
+        self.lacks.is_none()
     }
 
     /// Requests that the shell still has to answer.
@@ -370,6 +419,7 @@ impl Session {
             return;
         }
         self.phase = Phase::Closing(reason);
+        self.lacks = None;
         self.staging.clear();
     }
 

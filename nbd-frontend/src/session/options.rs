@@ -65,6 +65,9 @@ impl Session {
         let (Some(magic), Some(option), Some(length)) = (at.u64(), at.u32(), at.u32()) else {
             return false;
         };
+        if option == option::LIST && !self.affords(LIST_BYTES_MAX) {
+            return false;
+        }
         self.staging.consume(OPTION_HEADER_BYTES);
         if magic != OPTION_MAGIC {
             self.close(CloseReason::Magic);

@@ -11,9 +11,12 @@ use super::wire::{
     EXTENDED_REPLY_MAGIC, Errno, REPLY_FLAG_DONE, RequestHeader, SIMPLE_REPLY_MAGIC, STATE_HOLE,
     STATE_ZERO, STRUCTURED_REPLY_MAGIC, chunk, command_flag,
 };
+use crate::export::BLOCK_BYTES_PREFERRED;
 
-/// Most extents in one reply.
-const EXTENTS_MAX: usize = 1 << 20;
+/// Most extents in one reply: a client asks for the rest.
+const EXTENTS_MAX: usize = 1 << 16;
+/// What one takes at most.
+const EXTENT_BYTES: u64 = 16;
 
 /// How replies are framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,6 +174,14 @@ impl To {
             out.put(&head[..20]);
         }
     }
+}
+
+/// What the extents of so many bytes take in a reply at most.
+pub(super) const fn status_bytes_max(length: u64) -> u64 {
+    // A range that begins within a block touches one more.
+    let blocks = (length / BLOCK_BYTES_PREFERRED as u64).saturating_add(2);
+    let most = EXTENTS_MAX as u64;
+    EXTENT_BYTES * if blocks < most { blocks } else { most }
 }
 
 /// Groups chunks into runs: neighbours of a kind together; with `one`, all in a single run,

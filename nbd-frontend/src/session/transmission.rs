@@ -4,7 +4,7 @@ use bytes::buf::Limit;
 use bytes::{BufMut, Bytes};
 use model::block::{BlockError, Reply, Request};
 
-use super::reply::{Framing, To};
+use super::reply::{Framing, To, status_bytes_max};
 use super::wire::{
     COMPACT_REQUEST_BYTES, EXTENDED_REQUEST_BYTES, Errno, RequestHeader, command,
     command_flag as flag,
@@ -17,6 +17,9 @@ const DISCARD_BYTES_MAX: u64 = 64 << 20;
 /// From this many missing bytes on, a payload is read straight into its own buffer; less is
 /// read together with the requests after it, and copied.
 const DIRECT_BYTES: usize = 16 << 10;
+
+/// What a request takes without any payload: the header of its reply, or its error.
+const REPLY_BYTES: usize = 128;
 
 /// The export in use.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +51,14 @@ impl Upload {
 
     pub(super) const fn memory(&self) -> usize {
         self.data.capacity()
+    }
+
+    pub(super) fn missing(&self) -> usize {
+        self.length() - self.data.len()
+    }
+
+    pub(super) const fn cost(&self) -> usize {
+        cost(&self.header)
     }
 
     /// The payload's length; it was checked when the header came.
@@ -97,6 +108,10 @@ impl InFlight {
 
     pub(super) fn memory(&self) -> usize {
         self.slots.capacity() * size_of::<Slot>() + self.free.capacity() * size_of::<u32>()
+    }
+
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
     }
 
     fn insert(&mut self, pending: Pending) -> RequestId {
@@ -165,6 +180,9 @@ impl Session {
             self.close(CloseReason::Magic);
             return true;
         };
+        if !self.affords(cost(&header)) {
+            return false;
+        }
         self.staging.consume(size);
         if header.command == command::DISC {
             self.close(CloseReason::Done);
@@ -335,11 +353,7 @@ impl Session {
     }
 
     fn submit(&mut self, header: RequestHeader, request: Request, effects: &mut Vec<Effect>) {
-        let bytes = match &request {
-            Request::Read { length, .. } => *length as usize,
-            Request::Write { data, .. } => data.len(),
-            _ => 0,
-        };
+        let bytes = cost(&header);
         let id = self.in_flight.insert(Pending { header, bytes });
         effects.push(Effect::Submit { id, request });
     }
@@ -381,6 +395,20 @@ impl Session {
             read: header.command == command::READ,
         }
     }
+}
+
+/// Bytes that a request holds from its header to its reply: a payload, in either direction.
+const fn cost(header: &RequestHeader) -> usize {
+    let most = PAYLOAD_BYTES_MAX as u64;
+    let payload = match header.command {
+        command::READ | command::WRITE | command::CACHE if header.length < most => header.length,
+        command::READ | command::WRITE | command::CACHE => most,
+        command::BLOCK_STATUS if header.flags & flag::REQ_ONE == 0 => {
+            status_bytes_max(header.length)
+        }
+        _ => 0,
+    };
+    REPLY_BYTES + payload as usize
 }
 
 const fn is_mutation(command: u16) -> bool {
