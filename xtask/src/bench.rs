@@ -16,6 +16,9 @@ use crate::{layers, setup};
 const VOLUME: &str = "bench";
 const VOLUME_BYTES: u64 = 1 << 30;
 
+/// What was written is drained by then.
+const DRAIN_MAX: Duration = Duration::from_secs(120);
+
 /// A server that is compared is up by then.
 const PEER_START_MAX: Duration = Duration::from_secs(10);
 
@@ -83,6 +86,8 @@ struct Figure {
     operations_per_second: f64,
     mib_per_second: f64,
     median_us: f64,
+    /// Bytes that the client moved.
+    bytes: u64,
 }
 
 /// Runs it.
@@ -114,24 +119,25 @@ fn columns(args: &Args, scratch: &Path) -> anyhow::Result<Vec<(String, Vec<Figur
             .and_then(|s| s.nodes.first())
             .context("no node")?
             .nbd;
-        let before = wan_bytes(&fabric);
-        columns.push((
-            name.clone(),
-            measure(&format!("nbd://{address}/{VOLUME}"), args.seconds)?,
-        ));
-        report_fabric(&name, &fabric, before);
+        let uri = format!("nbd://{address}/{VOLUME}");
+        let figures = measure(&uri, args.seconds, Some(&fabric))?;
+        columns.push((name.clone(), figures));
+        report_fabric(&name, &fabric);
     }
     heading("measuring qemu-nbd and nbdkit");
     let peer = Peer::qemu_nbd(scratch)?;
-    columns.push(("qemu-nbd".into(), measure(&peer.uri, args.seconds)?));
+    columns.push(("qemu-nbd".into(), measure(&peer.uri, args.seconds, None)?));
     drop(peer);
     let peer = Peer::nbdkit_memory()?;
-    columns.push(("nbdkit memory".into(), measure(&peer.uri, args.seconds)?));
+    columns.push((
+        "nbdkit memory".into(),
+        measure(&peer.uri, args.seconds, None)?,
+    ));
     Ok(columns)
 }
 
-/// Memory, and bytes that crossed between sites where an emulator counts them.
-fn report_fabric(name: &str, fabric: &Fabric, before: Option<u64>) {
+/// Memory, and bytes that are stored.
+fn report_fabric(name: &str, fabric: &Fabric) {
     let memory = fabric.memory();
     let most = memory
         .iter()
@@ -139,17 +145,13 @@ fn report_fabric(name: &str, fabric: &Fabric, before: Option<u64>) {
         .max()
         .unwrap_or(0);
     println!("  {name}: at most {most} MiB resident a node");
-    let logical = fabric.atoll(&format!("volume show {VOLUME}")).ok();
-    let stored = logical.as_ref().and_then(|v| v["stored_bytes"].as_u64());
-    if let (Some(before), Some(after), Some(stored)) = (before, wan_bytes(fabric), stored) {
-        println!(
-            "  {name}: {} MiB crossed between sites, {} MiB are stored",
-            (after - before) >> 20,
-            stored >> 20
-        );
+    let shown = fabric.atoll(&format!("volume show {VOLUME}")).ok();
+    if let Some(stored) = shown.and_then(|v| v["stored_bytes"].as_u64()) {
+        println!("  {name}: {} MiB are stored", stored >> 20);
     }
 }
 
+/// Bytes that crossed between sites, where an emulator counts them.
 fn wan_bytes(fabric: &Fabric) -> Option<u64> {
     let links = fabric.atoll("link list").ok()?;
     let passed = links["links"]
@@ -159,13 +161,51 @@ fn wan_bytes(fabric: &Fabric) -> Option<u64> {
     Some(passed.sum())
 }
 
-fn measure(uri: &str, seconds: u32) -> anyhow::Result<Vec<Figure>> {
-    JOBS.iter()
-        .map(|job| job.run(uri, seconds).with_context(|| job.name))
-        .collect()
+/// Waits until what was written lies in segments, and nothing of it only in journals.
+fn wait_until_drained(fabric: &Fabric) -> anyhow::Result<()> {
+    let deadline = Instant::now() + DRAIN_MAX;
+    loop {
+        let shown = fabric.atoll(&format!("volume show {VOLUME}"))?;
+        if shown["untrimmed_bytes"] == 0 {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            bail!("not drained after {} s: {shown}", DRAIN_MAX.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// Every job; of a fabric whose links are counted, what each written byte costs on them too.
+fn measure(uri: &str, seconds: u32, fabric: Option<&Fabric>) -> anyhow::Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    for job in &JOBS {
+        let before = fabric.and_then(wan_bytes);
+        let figure = job.run(uri, seconds).with_context(|| job.name)?;
+        if let (Some(fabric), Some(before)) = (fabric.filter(|_| job.writes()), before) {
+            wait_until_drained(fabric)?;
+            let crossed = wan_bytes(fabric).context("the links are not counted any more")? - before;
+            println!(
+                "  {}: {:.2} bytes crossed between sites for each byte written",
+                job.name,
+                ratio(crossed, figure.bytes)
+            );
+        }
+        figures.push(figure);
+    }
+    Ok(figures)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "for people")]
+fn ratio(part: u64, whole: u64) -> f64 {
+    part as f64 / (whole as f64).max(1.0)
 }
 
 impl Job {
+    fn writes(&self) -> bool {
+        self.rw.ends_with("write")
+    }
+
     fn run(&self, uri: &str, seconds: u32) -> anyhow::Result<Figure> {
         let text = Step::new("fio", "fio")
             .args([
@@ -186,7 +226,7 @@ impl Job {
                 format!("--iodepth={}", self.depth),
             ])
             .output()?;
-        figure(&text, self.rw.ends_with("write")).context("fio's output is not what it was")
+        figure(&text, self.writes()).context("fio's output is not what it was")
     }
 }
 
@@ -198,6 +238,7 @@ fn figure(text: &str, is_write: bool) -> Option<Figure> {
         operations_per_second: side["iops"].as_f64()?,
         mib_per_second: side["bw_bytes"].as_f64()? / f64::from(1 << 20),
         median_us: side["clat_ns"]["percentile"]["50.000000"].as_f64()? / 1e3,
+        bytes: side["io_bytes"].as_u64()?,
     })
 }
 
@@ -299,11 +340,12 @@ mod tests {
     #[test]
     fn fio_is_understood() {
         let text = r#"note: both iodepth >= 1
-        {"jobs":[{"write":{"iops":100.5,"bw_bytes":1048576,"clat_ns":{"percentile":{"50.000000":2500}}},"read":{}}]}"#;
+        {"jobs":[{"write":{"iops":100.5,"bw_bytes":1048576,"io_bytes":8388608,"clat_ns":{"percentile":{"50.000000":2500}}},"read":{}}]}"#;
         let figure = figure(text, true).expect("a figure");
         assert!((figure.operations_per_second - 100.5).abs() < 1e-9);
         assert!((figure.mib_per_second - 1.0).abs() < 1e-9);
         assert!((figure.median_us - 2.5).abs() < 1e-9);
+        assert_eq!(figure.bytes, 8 << 20);
         assert!(super::figure("fio: failed", true).is_none());
     }
 }

@@ -66,7 +66,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Demo(args) => demo::run(&args),
         Task::Test(args) => layers::run(&args),
-        Task::Verify => setup::for_testing().and_then(|()| verify::run()),
+        Task::Verify => setup::is_complete().and_then(|()| verify::run()),
         Task::Fix => fix::run(),
         Task::Soak(args) => layers::new_seeds().and_then(|()| soak::run(&args)),
         Task::Sim { arguments } => simulate(arguments),

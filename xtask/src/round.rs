@@ -42,13 +42,15 @@ struct Progress {
     first_after: Option<Ack>,
 }
 
-/// Kills `site` under load on `export`, whose history it is.
+/// Kills `site` under load on `export`, whose history it is. `meanwhile` reads what else the
+/// volume holds by a survivor, while writes go on.
 pub(crate) fn kill_a_site(
     fabric: &Fabric,
     history: &History,
     export: &str,
     site: &str,
     seed: u64,
+    meanwhile: impl FnOnce(SocketAddr) -> anyhow::Result<Verdict>,
 ) -> anyhow::Result<Outcome> {
     let front_ends = fabric.front_ends_from(site);
     let dying: Vec<SocketAddr> = fabric
@@ -101,7 +103,8 @@ pub(crate) fn kill_a_site(
                 .killed_at = Some(killed);
             let first = wait_for_first(&progress, killed, || writing.is_finished())?;
             // Read everything from a survivor while writes go on.
-            let verdict = history.verify(reader, export)?;
+            let mut verdict = history.verify(reader, export)?;
+            verdict.add(meanwhile(reader)?);
             thread::sleep(AFTERMATH);
             Ok((first, verdict))
         };

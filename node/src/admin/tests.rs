@@ -236,6 +236,21 @@ fn every_node_is_asked_for_itself_and_the_silent_are_named() {
 }
 
 #[test]
+fn a_node_that_starts_keeps_nobody_from_answering_for_itself() {
+    let (directory, _) = fabric();
+    let starting = serve(directory.path(), "a1", no(FailureKind::NotNow));
+    let syncs = Answer::Ok(Reply::Syncs(Syncs { disks: vec![] }));
+    serve(directory.path(), "b1", syncs);
+    let told = ask(directory.path(), &Request::DebugSyncs).expect("b1 answers");
+    assert_eq!(told.unreachable, ["a1", "c1"]);
+    assert_eq!(starting.load(Ordering::SeqCst), 1);
+    let (directory, _) = fabric();
+    serve(directory.path(), "a1", no(FailureKind::NotNow));
+    let error = ask(directory.path(), &Request::DebugJournal).expect_err("nobody can");
+    assert!(matches!(error, ClientError::Failed(f) if f.kind == FailureKind::NotNow));
+}
+
+#[test]
 fn nobody_and_nothing_are_told_apart() {
     let (directory, _) = fabric();
     let error = ask(directory.path(), &delete()).expect_err("nobody is there");

@@ -151,11 +151,12 @@ async fn serve(
     );
     switchboard_ready.set(switchboard.clone());
     handle.listen(Box::new(ToActors(switchboard.clone())));
-    peers.serve(switchboard.clone(), Arc::clone(&admin.disks), repair);
 
     let listener = NbdListener::bind(&Address::Tcp(config.nbd))
         .await
         .with_context(|| format!("can't serve NBD on {}: is the port in use?", config.nbd))?;
+    // From here on this node says that it serves: its port takes clients.
+    peers.serve(switchboard.clone(), Arc::clone(&admin.disks), repair);
     let exports = Rc::new(VolumeExports {
         view,
         switchboard: switchboard.clone(),

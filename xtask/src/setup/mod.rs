@@ -1,9 +1,12 @@
 //! Installs what is missing, and is quick when nothing is.
 
+mod components;
 mod packages;
 mod rocksdb;
 
 use std::process::{Command, Stdio};
+
+use anyhow::bail;
 
 use crate::command::Step;
 
@@ -16,9 +19,10 @@ pub(crate) fn for_running() -> anyhow::Result<()> {
     rocksdb::ensure()
 }
 
-/// What the tests and checks need beyond that: cargo's helpers.
+/// What the tests and checks need beyond that: the toolchain's components, cargo's helpers.
 pub(crate) fn for_testing() -> anyhow::Result<()> {
     for_running()?;
+    components::install()?;
     for program in CARGO_HELPERS {
         if !is_there(program) {
             Step::cargo(&format!("installing {program}"))
@@ -27,6 +31,27 @@ pub(crate) fn for_testing() -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether nothing of that is missing; installs nothing.
+pub(crate) fn is_complete() -> anyhow::Result<()> {
+    let mut missing: Vec<&str> = packages::missing()?;
+    missing.extend(components::missing());
+    missing.extend(
+        CARGO_HELPERS
+            .into_iter()
+            .filter(|program| !is_there(program)),
+    );
+    if !rocksdb::is_built()? {
+        missing.push("RocksDB's library");
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "missing: {}; `cargo xtask setup` installs what is",
+        missing.join(", ")
+    )
 }
 
 /// Whether the program can be started.

@@ -23,13 +23,31 @@ const BYTES_MIN: u64 = 10 << 20;
 
 /// Builds the archive unless it is in the cache, and points cargo to it.
 pub(crate) fn ensure() -> anyhow::Result<()> {
-    let lock = fs::read_to_string(root().join("Cargo.lock")).context("can't read Cargo.lock")?;
-    let version = locked_version(&lock).with_context(|| format!("Cargo.lock names no {CRATE}"))?;
-    let folder = cache()?.join(format!("rocksdb-{version}-{}", host()?));
+    let version = version()?;
+    let folder = folder(&version)?;
     if !is_whole(&folder.join(ARCHIVE)) {
         build(&folder, &version)?;
     }
     point_cargo_to(&folder)
+}
+
+/// Whether the archive is in the cache and cargo is pointed to it.
+pub(super) fn is_built() -> anyhow::Result<bool> {
+    let folder = folder(&version()?)?;
+    let pointed = fs::read_to_string(pointer())
+        .is_ok_and(|found| pointing_to(&folder).is_ok_and(|it| it == found));
+    Ok(is_whole(&folder.join(ARCHIVE)) && pointed)
+}
+
+/// The version that this workspace is built with.
+fn version() -> anyhow::Result<String> {
+    let lock = fs::read_to_string(root().join("Cargo.lock")).context("can't read Cargo.lock")?;
+    locked_version(&lock).with_context(|| format!("Cargo.lock names no {CRATE}"))
+}
+
+/// Where the archive lies.
+fn folder(version: &str) -> anyhow::Result<PathBuf> {
+    Ok(cache()?.join(format!("rocksdb-{version}-{}", host()?)))
 }
 
 /// The version of the crate in a lock file.
@@ -128,14 +146,22 @@ fn find_archive(build: &Path) -> anyhow::Result<PathBuf> {
         .context("the build left no archive")
 }
 
-/// Writes `.cargo/rocksdb.toml`, unless it says the same already.
-fn point_cargo_to(folder: &Path) -> anyhow::Result<()> {
-    let path = root().join(".cargo/rocksdb.toml");
+/// The file that points every cargo command of the workspace to the archive.
+fn pointer() -> PathBuf {
+    root().join(".cargo/rocksdb.toml")
+}
+
+fn pointing_to(folder: &Path) -> anyhow::Result<String> {
     let folder = serde_json::to_string(&folder.display().to_string())?;
-    let text = format!(
+    Ok(format!(
         "# Written by `cargo xtask`: RocksDB's library, built once on this machine.\n\
          [env]\nROCKSDB_LIB_DIR = {folder}\nROCKSDB_STATIC = \"1\"\n"
-    );
+    ))
+}
+
+/// Writes the pointer, unless it says the same already.
+fn point_cargo_to(folder: &Path) -> anyhow::Result<()> {
+    let (path, text) = (pointer(), pointing_to(folder)?);
     if fs::read_to_string(&path).is_ok_and(|before| before == text) {
         return Ok(());
     }
