@@ -51,7 +51,7 @@ pub enum NbdTlsError {
     },
     /// This node has no certificate for NBD.
     #[error(
-        "{} is missing: make it on the node that `atoll init` made, with `atoll nbd server-cert \
+        "{} is missing: make it on a site's first node (it has a ca.key), with `atoll nbd server-cert \
          --out DIR --name NAME`, and copy it and {KEY} here",
         .0.display()
     )]
