@@ -1,11 +1,18 @@
 //! A durable key-value store for the metadata groups' Raft logs, one keyspace a group. The
 //! node adapts raft-meta's log trait to it.
+//!
+//! The store holds the life (R2) of the voter that promised what is in it: it is gone when the
+//! logs are gone, so that nobody comes back with the name and without the promises.
 
-use std::path::Path;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use model::ids::Incarnation;
 use rocksdb::{
-    DB, DBRecoveryMode, Direction, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
+    DB, DBRecoveryMode, Direction, ErrorKind, IteratorMode, Options, ReadOptions, WriteBatch,
+    WriteOptions,
 };
 use thiserror::Error;
 
@@ -16,10 +23,19 @@ use crate::file::{File, FileError, FileLayer};
 /// A group's keys and values.
 pub type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
+const DB_PATH: &str = "db";
 const MARK_PATH: &str = "mark";
 const MARK_BYTES: usize = 512;
-/// Its value is the number of the last write; the group `0xff` is reserved for it.
+/// The group `0xff` is reserved: the number of the last write, and the life.
 const NUMBER_KEY: &[u8] = &[0xff, 0];
+const LIFE_KEY: &[u8] = &[0xff, 1];
+
+/// Damaged stores that are kept beside the one in use. A device that damages more is to be
+/// looked at.
+const ASIDE_MAX: usize = 16;
+
+/// How RocksDB words that a file is not there, of which it has no kind of its own.
+const MISSING: &str = "IO error: No such file or directory";
 
 /// Why the store can't be used. A voter that gets [`MetaStoreError::Damaged`] has lost what it
 /// promised: it comes back as a new incarnation only (R8).
@@ -42,13 +58,36 @@ impl From<FileError> for MetaStoreError {
     }
 }
 
-fn damaged(error: rocksdb::Error) -> MetaStoreError {
-    MetaStoreError::Damaged(error.into_string())
+impl From<io::Error> for MetaStoreError {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+impl From<rocksdb::Error> for MetaStoreError {
+    /// Damage is what was found wrong, or missing. A lock that another process holds, a device
+    /// or a limit that refuses: they say nothing of what is there.
+    fn from(error: rocksdb::Error) -> Self {
+        let is_damage = match error.kind() {
+            ErrorKind::Corruption
+            | ErrorKind::InvalidArgument
+            | ErrorKind::NotFound
+            | ErrorKind::NotSupported => true,
+            ErrorKind::IOError => error.as_ref().starts_with(MISSING),
+            _ => false,
+        };
+        if is_damage {
+            Self::Damaged(error.into_string())
+        } else {
+            Self::Failed(error.into_string())
+        }
+    }
 }
 
 /// The store. Every write is synced before it returns.
 pub struct MetaStore {
     db: DB,
+    life: Incarnation,
     /// The second place of the synced position (R8): the number of the last synced write,
     /// itself not synced.
     mark: RealFile,
@@ -56,31 +95,43 @@ pub struct MetaStore {
     failed: Option<MetaStoreError>,
 }
 
+fn options(create: bool) -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(create);
+    options.set_paranoid_checks(true);
+    options.set_keep_log_file_num(2);
+    // Only a torn tail is cut; a wrong record before it is damage.
+    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    options
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    fs::File::open(path)?.sync_all()
+}
+
 impl MetaStore {
-    /// Opens the store in the directory `path`, or makes it.
+    /// Opens the store in the directory `path`; `None` if nothing of one is there.
     ///
     /// # Errors
     /// [`MetaStoreError::Damaged`] if it does not hold all that was synced.
-    pub fn open(path: &Path) -> Result<Self, MetaStoreError> {
-        std::fs::create_dir_all(path).map_err(|error| MetaStoreError::Failed(error.to_string()))?;
-        let files = RealFiles::new(path);
-        let mark = match files.open(MARK_PATH) {
-            Err(FileError::NotFound) => files.create(MARK_PATH)?,
+    pub fn open(path: &Path) -> Result<Option<Self>, MetaStoreError> {
+        let damaged = |what: &str| MetaStoreError::Damaged(what.to_owned());
+        let has_db = path.join(DB_PATH).try_exists()?;
+        let mark = match RealFiles::new(path).open(MARK_PATH) {
+            Err(FileError::NotFound) if !has_db => return Ok(None),
+            Err(FileError::NotFound) => return Err(damaged("its mark is missing")),
             mark => mark?,
         };
-        files.sync_dir("")?;
-        let mut options = Options::default();
-        options.create_if_missing(true);
-        options.set_paranoid_checks(true);
-        options.set_keep_log_file_num(2);
-        // Only a torn tail is cut; a wrong record before it is damage.
-        options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
-        let db = DB::open(&options, path.join("db")).map_err(damaged)?;
-        let number = db
-            .get(NUMBER_KEY)
-            .map_err(damaged)?
-            .and_then(|bytes| u64_at(&bytes, 0))
-            .unwrap_or(0);
+        if !has_db {
+            return Err(damaged("its database is missing"));
+        }
+        let db = DB::open(&options(false), path.join(DB_PATH))?;
+        let held = |key: &[u8]| -> Result<Option<u64>, MetaStoreError> {
+            Ok(db.get(key)?.and_then(|bytes| u64_at(&bytes, 0)))
+        };
+        // The first write is of the life: without it nothing was ever promised here.
+        let life = held(LIFE_KEY)?.ok_or_else(|| damaged("it names no life"))?;
+        let number = held(NUMBER_KEY)?.unwrap_or(0);
         let bytes = mark.read_at(0, MARK_BYTES)?;
         let marked = if is_sealed(&bytes) {
             u64_at(&bytes, 8).unwrap_or(0)
@@ -92,12 +143,72 @@ impl MetaStore {
                 "write {marked} was synced, the last one is {number}"
             )));
         }
-        Ok(Self {
+        Ok(Some(Self {
             db,
+            life: Incarnation(life),
             mark,
             number,
             failed: None,
-        })
+        }))
+    }
+
+    /// Makes an empty store of a life in the directory `path`, where nothing of one is.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn create(path: &Path, life: Incarnation) -> Result<Self, MetaStoreError> {
+        fs::create_dir_all(path)?;
+        let mark = RealFiles::new(path).create(MARK_PATH)?;
+        let db = DB::open(&options(true), path.join(DB_PATH))?;
+        sync_directory(path)?;
+        if let Some(parent) = path.parent() {
+            sync_directory(parent)?;
+        }
+        let mut store = Self {
+            db,
+            life,
+            mark,
+            number: 0,
+            failed: None,
+        };
+        let mut batch = WriteBatch::default();
+        batch.put(LIFE_KEY, life.0.to_le_bytes());
+        store.commit(batch)?;
+        Ok(store)
+    }
+
+    /// Moves what is there of a damaged store out of the way, for whoever wants to look, and
+    /// says where it is now. Within the directory, since that may be a file system of its own.
+    ///
+    /// # Errors
+    /// The device's, or too many were set aside already.
+    pub fn set_aside(path: &Path) -> Result<PathBuf, MetaStoreError> {
+        for n in 1..=ASIDE_MAX {
+            let aside = path.join(format!("damaged-{n}"));
+            match fs::create_dir(&aside) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                made => made?,
+            }
+            for name in [DB_PATH, MARK_PATH] {
+                match fs::rename(path.join(name), aside.join(name)) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    moved => moved?,
+                }
+            }
+            sync_directory(&aside)?;
+            sync_directory(path)?;
+            return Ok(aside);
+        }
+        Err(MetaStoreError::Failed(format!(
+            "{ASIDE_MAX} damaged logs are set aside in {} already",
+            path.display()
+        )))
+    }
+
+    /// The life of the voter whose promises these are.
+    #[must_use]
+    pub fn life(&self) -> Incarnation {
+        self.life
     }
 
     /// A group's pairs, ascending; `None` if there are none.
@@ -115,7 +226,7 @@ impl MetaStore {
             .db
             .iterator_opt(IteratorMode::From(&[group], Direction::Forward), options)
         {
-            let (key, value) = item.map_err(damaged)?;
+            let (key, value) = item?;
             pairs.push((key[1..].to_vec(), value.into_vec()));
         }
         Ok((!pairs.is_empty()).then_some(pairs))
@@ -134,9 +245,6 @@ impl MetaStore {
         if group == u8::MAX {
             return Err(MetaStoreError::ReservedGroup);
         }
-        if let Some(failed) = &self.failed {
-            return Err(failed.clone());
-        }
         let named = |key: &[u8]| [&[group], key].concat();
         let mut batch = WriteBatch::default();
         for key in deletes {
@@ -144,6 +252,13 @@ impl MetaStore {
         }
         for (key, value) in puts {
             batch.put(named(key), value);
+        }
+        self.commit(batch)
+    }
+
+    fn commit(&mut self, mut batch: WriteBatch) -> Result<(), MetaStoreError> {
+        if let Some(failed) = &self.failed {
+            return Err(failed.clone());
         }
         self.number += 1;
         batch.put(NUMBER_KEY, self.number.to_le_bytes());

@@ -283,7 +283,8 @@ fn a_flipped_catalog_byte_loses_nothing() {
 fn the_metadata_log_keeps_and_tells() {
     let dir = tempfile::tempdir().expect("a directory");
     let pair = |n: u8, len: usize| (vec![n, 1], vec![n; len]);
-    let mut store = MetaStore::open(dir.path()).expect("opens");
+    assert!(MetaStore::open(dir.path()).expect("opens").is_none());
+    let mut store = MetaStore::create(dir.path(), Incarnation(5)).expect("is made");
     assert_eq!(store.load(0), Ok(None));
     store
         .write(0, &[pair(1, 10), pair(2, 10)], &[])
@@ -298,22 +299,47 @@ fn the_metadata_log_keeps_and_tells() {
     );
     drop(store);
     let store = MetaStore::open(dir.path()).expect("opens");
+    let store = store.expect("it is there");
+    assert_eq!(store.life(), Incarnation(5));
     assert_eq!(store.load(0), Ok(Some(vec![pair(2, 10), pair(3, 7)])));
     assert_eq!(store.load(1), Ok(Some(vec![pair(9, 5)])));
     drop(store);
-    // The database is replaced by an empty one, the mark remembers.
-    fs::remove_dir_all(dir.path().join("db")).expect("removes");
+    // The database is gone or older, the mark remembers.
+    let db = dir.path().join("db");
+    fs::rename(&db, dir.path().join("away")).expect("renames");
+    assert!(is_damaged(dir.path()));
+    let older = dir.path().join("older");
+    drop(MetaStore::create(&older, Incarnation(5)).expect("is made"));
+    fs::rename(older.join("db"), &db).expect("renames");
+    assert!(is_damaged(dir.path()));
+    fs::remove_file(db.join("CURRENT")).expect("removes");
+    assert!(is_damaged(dir.path()));
+    let aside = MetaStore::set_aside(dir.path()).expect("moves");
+    assert!(is_damaged(&aside));
+    assert!(MetaStore::open(dir.path()).expect("opens").is_none());
+}
+
+fn is_damaged(path: &Path) -> bool {
+    matches!(MetaStore::open(path), Err(MetaStoreError::Damaged(_)))
+}
+
+#[test]
+fn a_store_that_is_held_is_not_damaged() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let held = MetaStore::create(dir.path(), Incarnation(5)).expect("is made");
     assert!(matches!(
         MetaStore::open(dir.path()),
-        Err(MetaStoreError::Damaged(_))
+        Err(MetaStoreError::Failed(_))
     ));
+    drop(held);
+    assert!(MetaStore::open(dir.path()).expect("opens").is_some());
 }
 
 #[test]
 fn a_flipped_byte_of_the_metadata_log_is_told() {
     let dir = tempfile::tempdir().expect("a directory");
     let origin = dir.path().join("origin");
-    let mut store = MetaStore::open(&origin).expect("opens");
+    let mut store = MetaStore::create(&origin, Incarnation(5)).expect("is made");
     for n in 0..10_u8 {
         store
             .write(0, &[(vec![n], vec![n; 100])], &[])
@@ -335,7 +361,8 @@ fn a_flipped_byte_of_the_metadata_log_is_told() {
         let mut bytes = fs::read(&victim).expect("reads");
         bytes[at] ^= 1 << (at % 8);
         fs::write(&victim, bytes).expect("writes");
-        match MetaStore::open(&hurt).and_then(|store| store.load(0)) {
+        let store = MetaStore::open(&hurt).map(|store| store.expect("it is there"));
+        match store.and_then(|store| store.load(0)) {
             Err(MetaStoreError::Damaged(_)) => told += 1,
             found => assert_eq!(found, Ok(want.clone()), "flipped at {at}"),
         }

@@ -256,7 +256,8 @@ impl<S: StateMachine> MetaGroup<S> {
     /// # Errors
     /// [`Refused`]: it was dropped, nothing happened.
     pub fn receive(&mut self, sender: NodeId, message: RaftMessage) -> Result<(), Refused> {
-        guard::check::<S>(&self.raw, self.me, sender, &message)?;
+        let me = (self.me, self.replica().map(|r| r.founding));
+        guard::check::<S>(&self.raw, me, sender, &message)?;
         // What raft-rs itself ignores is no error of the peer's.
         let _ = self.raw.step(convert::message_to_raft(message));
         Ok(())

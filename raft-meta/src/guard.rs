@@ -1,7 +1,7 @@
 //! What a peer's Raft message must be before raft-rs sees it: raft-rs panics on nonsense, and
 //! a peer's bytes must never panic us (section 7).
 
-use model::ids::NodeId;
+use model::ids::{Boot, NodeId};
 use raft::{RawNode, StateRole};
 use thiserror::Error;
 
@@ -28,10 +28,11 @@ pub enum Refused {
     OutOfPlace,
 }
 
-/// Checks all that raft-rs would panic on.
+/// Checks all that raft-rs would panic on, and that a snapshot is of the group's own founding,
+/// if this member knows it.
 pub(crate) fn check<S: StateMachine>(
     raw: &RawNode<MemoryStorage>,
-    me: MemberId,
+    (me, founding): (MemberId, Option<Boot>),
     sender: NodeId,
     m: &RaftMessage,
 ) -> Result<(), Refused> {
@@ -43,9 +44,14 @@ pub(crate) fn check<S: StateMachine>(
     }
     check_form(m)?;
     check_place(raw, m)?;
-    match &m.snapshot {
-        Some(s) if Replica::<S>::restore(s).is_err() => Err(Refused::Malformed),
-        _ => Ok(()),
+    let Some(snapshot) = &m.snapshot else {
+        return Ok(());
+    };
+    let restored = Replica::<S>::restore(snapshot).map_err(|_| Refused::Malformed)?;
+    if founding.is_none_or(|known| known == restored.founding) {
+        Ok(())
+    } else {
+        Err(Refused::OutOfPlace)
     }
 }
 

@@ -335,6 +335,9 @@ impl MetaNode {
             message,
             MetaMessage::Follow { .. } | MetaMessage::Answer { .. }
         );
+        if !self.is_of_founding(group, &message) {
+            return;
+        }
         match group {
             GroupId::Global => {
                 let hints = if seeks {
@@ -346,9 +349,6 @@ impl MetaNode {
                 self.seat_sites(now);
             }
             GroupId::Site(site) => {
-                if !self.is_of_founding(site, &message) {
-                    return;
-                }
                 let hints = if seeks { self.hints(site) } else { Vec::new() };
                 // Only the groups of its own site and of the fabric may seat it.
                 let may_join = site == self.identity.site;
@@ -359,17 +359,25 @@ impl MetaNode {
         }
     }
 
-    /// R11: what is told of a site's group counts only if it is of the founding that is
-    /// committed; whoever knows another one knows a group that is gone.
-    fn is_of_founding(&self, site: SiteId, message: &MetaMessage) -> bool {
+    /// A fabric is founded once: who tells of another global placement group tells of another
+    /// fabric. And what is told of a site's group counts only if it is of the founding that is
+    /// committed (R11): whoever knows another one knows a group that is gone.
+    fn is_of_founding(&self, group: GroupId, message: &MetaMessage) -> bool {
         let MetaMessage::Feed { feed, .. } = message else {
             return true;
         };
-        let entry = self.global.state().and_then(|g| g.sites.get(&site));
-        match feed {
-            Feed::Elsewhere { .. } => true,
-            Feed::Entries { founding, .. } | Feed::Snapshot { founding, .. } => {
-                entry.is_none_or(|e| e.founding == Some(*founding))
+        let founding = match feed {
+            Feed::Elsewhere { .. } => return true,
+            Feed::Entries { founding, .. } | Feed::Snapshot { founding, .. } => *founding,
+        };
+        match group {
+            GroupId::Global => {
+                let known = self.global.replica();
+                known.is_none_or(|r| r.founding == founding)
+            }
+            GroupId::Site(site) => {
+                let entry = self.global.state().and_then(|g| g.sites.get(&site));
+                entry.is_none_or(|e| e.founding == Some(founding))
             }
         }
     }

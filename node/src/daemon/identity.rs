@@ -22,10 +22,10 @@ pub struct NodeIdentity {
     pub node: u16,
     /// Its site's id.
     pub site: u8,
-    /// The metadata directory's life (R2, R8).
-    pub directory: u64,
-    /// Whether this node founds the fabric.
+    /// Whether this node founds the fabric, when it starts for the first time.
     pub founder: bool,
+    /// Whether its metadata logs were made: what is missing of them from then on was lost.
+    pub started: bool,
     /// Nodes that were there when it joined, and where.
     pub contacts: BTreeMap<u16, SocketAddr>,
 }
@@ -47,13 +47,19 @@ impl NodeIdentity {
         save(&directory.join(IDENTITY), self)
     }
 
-    /// For the metadata machine, in this life.
+    /// For the metadata machine, in this life of the process and of the metadata logs, which
+    /// name theirs (R2, R8).
     #[must_use]
-    pub fn for_life(&self, config: &NodeConfig, boot: Boot) -> raft_meta::node::Identity {
+    pub fn for_life(
+        &self,
+        config: &NodeConfig,
+        boot: Boot,
+        directory: Incarnation,
+    ) -> raft_meta::node::Identity {
         raft_meta::node::Identity {
             node: NodeId(self.node),
             boot,
-            directory: Incarnation(self.directory),
+            directory,
             name: config.name.clone(),
             site: SiteId(self.site),
             address: config.quic,

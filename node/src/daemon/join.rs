@@ -77,8 +77,8 @@ pub fn init(directory: &Path, config: &NodeConfig) -> Result<()> {
         fabric,
         node: 1,
         site: 1,
-        directory: random()?,
         founder: true,
+        started: false,
         contacts: BTreeMap::new(),
     };
     identity.save(directory)?;
@@ -124,8 +124,8 @@ pub async fn join(directory: &Path, config: &NodeConfig, token: &str) -> Result<
         fabric: admission.fabric,
         node: admission.node,
         site: admission.site,
-        directory: random()?,
         founder: false,
+        started: false,
         contacts: admission.contacts.into_iter().collect(),
     };
     identity.save(directory)?;

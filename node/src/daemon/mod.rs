@@ -13,3 +13,4 @@ pub mod peers;
 pub mod raft_log;
 pub mod repair_traffic;
 pub mod run;
+pub mod voter;

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use disk_store::raft_log::{MetaStore, MetaStoreError};
-use model::ids::SiteId;
+use model::ids::{Incarnation, SiteId};
 use model::wire::{self, WireError};
 use raft_meta::log::{LoadedLog, LogWrite, RaftLog, SnapshotWrite};
 use raft_meta::message::{GroupId, LogIndex};
@@ -24,6 +24,17 @@ pub enum RaftLogError {
     /// A value does not decode.
     #[error("the metadata log holds a malformed value")]
     Malformed(#[from] WireError),
+}
+
+impl RaftLogError {
+    /// Whether what was synced is wrong or missing (R8), rather than out of reach now.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::Store(MetaStoreError::Damaged(_)) | Self::Malformed(_)
+        )
+    }
 }
 
 /// The logs of a node's groups.
@@ -47,15 +58,33 @@ fn entry_key(index: u64) -> Vec<u8> {
 }
 
 impl RocksRaftLog {
-    /// Opens the logs in a directory, or makes them.
+    /// Opens the logs in a directory; `None` if there are none.
     ///
     /// # Errors
     /// [`RaftLogError`]; damaged logs mean a new directory incarnation (R8).
-    pub fn open(path: &Path) -> Result<Self, RaftLogError> {
-        Ok(Self {
-            store: MetaStore::open(path)?,
+    pub fn open(path: &Path) -> Result<Option<Self>, RaftLogError> {
+        Ok(MetaStore::open(path)?.map(Self::of))
+    }
+
+    /// Makes the logs of a new directory incarnation, in a directory without any.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn create(path: &Path, life: Incarnation) -> Result<Self, RaftLogError> {
+        Ok(Self::of(MetaStore::create(path, life)?))
+    }
+
+    fn of(store: MetaStore) -> Self {
+        Self {
+            store,
             held: std::collections::BTreeMap::new(),
-        })
+        }
+    }
+
+    /// The directory incarnation whose logs they are.
+    #[must_use]
+    pub fn life(&self) -> Incarnation {
+        self.store.life()
     }
 
     fn load_group(&mut self, group: GroupId) -> Result<Option<LoadedLog>, RaftLogError> {
@@ -174,10 +203,11 @@ mod tests {
             ..LogWrite::default()
         };
         let path = directory.path().join("log");
-        let mut log = RocksRaftLog::open(&path).expect("opens");
+        let mut log = RocksRaftLog::create(&path, Incarnation(1)).expect("is made");
         log.write(&[(GroupId::Global, write)]).expect("writes");
         drop(log);
-        let loaded = RocksRaftLog::open(&path).expect("opens").load();
+        let log = RocksRaftLog::open(&path).expect("opens");
+        let loaded = log.expect("it is there").load();
         let loaded = loaded.expect("what was written is read");
         assert!(
             matches!(&loaded[..], [(GroupId::Global, log)] if log.snapshot.as_ref() == Some(&snapshot))

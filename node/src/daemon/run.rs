@@ -26,7 +26,6 @@ use model::time::WallTime;
 use model::wire;
 use nbd_frontend::server::{self as nbd, Address, Listener as NbdListener};
 use raft_meta::message::LocalDisk;
-use raft_meta::node::MetaNode;
 use tokio::sync::watch;
 use transport::class::Class;
 use transport::net::ca::{Authority, Identity};
@@ -43,8 +42,8 @@ use super::meta::{self, Listener, MetaHandle, SharedView};
 use super::nbd_tls::{self, NbdAuthority};
 use super::panics;
 use super::peers::{NodeMessage, Peers};
-use super::raft_log::RocksRaftLog;
 use super::repair_traffic::RepairTraffic;
+use super::voter;
 use crate::admin::server as admin_server;
 
 struct ToActors(Addr<Switchboard>);
@@ -102,7 +101,7 @@ pub fn run(directory: &Path, overrides: &Overrides) -> Result<()> {
 async fn serve(
     directory: std::path::PathBuf,
     config: NodeConfig,
-    identity: NodeIdentity,
+    mut identity: NodeIdentity,
     mut stop: watch::Receiver<bool>,
 ) -> Result<()> {
     let node = NodeId(identity.node);
@@ -116,8 +115,7 @@ async fn serve(
     // The error carries its cause in its own words.
     let transport = transport.map_err(|e| anyhow!("{e}: does this node run already?"))?;
 
-    let mut log = RocksRaftLog::open(&directory.join("meta"))?;
-    let machine = metadata_machine(&identity, &config, boot, &mut log)?;
+    let (machine, log) = voter::start(&directory, &mut identity, &config, boot)?;
     let handle = meta::start(machine, log, transport.clone(), Arc::clone(&view))?;
 
     let admitter = admitter(&directory, &identity, &config, &handle, &view)?;
@@ -193,35 +191,6 @@ fn resolver(
         let address = known.or_else(|| contacts.get(&node.0).copied())?;
         Some(routes.to(address))
     })
-}
-
-fn metadata_machine(
-    identity: &NodeIdentity,
-    config: &NodeConfig,
-    boot: Boot,
-    log: &mut RocksRaftLog,
-) -> Result<MetaNode> {
-    use raft_meta::log::RaftLog;
-    let me = identity.for_life(config, boot);
-    let terms = raft_meta::node::Config {
-        heal_after: config.heal_after(),
-        ..raft_meta::node::Config::default()
-    };
-    let mut loaded = log.load()?;
-    if identity.founder && loaded.is_empty() {
-        let writes = MetaNode::found(&me, &config.site, &terms);
-        log.write(&writes)?;
-        loaded = log.load()?;
-    }
-    let contacts = identity.contacts.keys().map(|id| NodeId(*id)).collect();
-    Ok(MetaNode::start(
-        me,
-        terms,
-        contacts,
-        loaded,
-        boot.0,
-        boottime(),
-    )?)
 }
 
 fn admitter(
