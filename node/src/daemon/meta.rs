@@ -25,6 +25,7 @@ use transport::class::Class;
 use transport::net::endpoint::Transport;
 
 use super::panics;
+use super::membership;
 use super::peers::NodeMessage;
 
 /// Inputs taken before effects are carried out, at most: they share a sync.
@@ -359,6 +360,10 @@ impl<L: RaftLog> Shell<L> {
                         let before = std::mem::replace(&mut *shared, Arc::clone(&view));
                         drop(shared);
                         note_presence(&before, &view);
+                        // From now on they are refused; what is open ends.
+                        for node in membership::removed(&before, &view) {
+                            self.transport.disconnect(node);
+                        }
                         if let Some(listener) = &self.listener {
                             listener.view(view);
                         }

@@ -1,7 +1,6 @@
 //! A node's life: metadata, disks, network, actors and front ends, put together.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, RwLock};
@@ -38,6 +37,7 @@ use super::disks::{self, OpenedDisk, random};
 use super::exports::VolumeExports;
 use super::identity::NodeIdentity;
 use super::join::{AdmitJoiners, Admitter};
+use super::membership;
 use super::meta::{self, Listener, MetaHandle, SharedView};
 use super::nbd_tls::{self, NbdAuthority};
 use super::panics;
@@ -110,8 +110,10 @@ async fn serve(
     let nbd_tls = nbd_tls::load(&directory, &config).context("NBD's certificate")?;
     let view: SharedView = Arc::new(RwLock::new(Arc::new(View::default())));
     let routes = Routes::load(&directory)?;
-    let resolve = resolver(Arc::clone(&view), identity.contacts.clone(), routes);
-    let transport = Transport::bind(NetConfig::new(config.quic, resolve), &certificate);
+    let resolve = membership::resolver(Arc::clone(&view), identity.contacts.clone(), routes);
+    let mut net = NetConfig::new(config.quic, resolve);
+    net.admit = membership::admit(Arc::clone(&view));
+    let transport = Transport::bind(net, &certificate);
     // The error carries its cause in its own words.
     let transport = transport.map_err(|e| anyhow!("{e}: does this node run already?"))?;
 
@@ -174,23 +176,6 @@ async fn serve(
     let _ = tokio::time::timeout(grace, switchboard.send(ShutDown)).await;
     let _ = tokio::time::timeout(grace, transport.shutdown()).await;
     Ok(())
-}
-
-/// What to dial for a node: by what it publishes, else by where it was when this one joined,
-/// and there by the supervisor's route, if there is one.
-fn resolver(
-    view: SharedView,
-    contacts: BTreeMap<u16, SocketAddr>,
-    routes: Routes,
-) -> Arc<dyn Fn(NodeId) -> Option<SocketAddr> + Send + Sync> {
-    Arc::new(move |node| {
-        let view = view
-            .read()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let known = view.nodes.get(&node).map(|n| n.address);
-        let address = known.or_else(|| contacts.get(&node.0).copied())?;
-        Some(routes.to(address))
-    })
 }
 
 fn admitter(

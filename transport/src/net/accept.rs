@@ -180,6 +180,10 @@ async fn serve_peer(
                 done,
             };
             shared.inbound.take_over(key, live).await;
+            // Removed meanwhile: `disconnect` did not find it yet.
+            if !(shared.config.admit)(peer.id) {
+                connection.close(close::NOT_ADMITTED, b"");
+            }
             readers.spawn(reader.read(class, stream));
             let result = reader
                 .accept_streams(&connection, class, &mut readers)
