@@ -23,6 +23,17 @@ use crate::file::{File, FileError, FileLayer};
 /// A group's keys and values.
 pub type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
+/// A change of one group. Deletes come first.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Change {
+    /// The group.
+    pub group: u8,
+    /// Keys that go.
+    pub deletes: Vec<Vec<u8>>,
+    /// Pairs that come.
+    pub puts: Pairs,
+}
+
 const DB_PATH: &str = "db";
 const MARK_PATH: &str = "mark";
 const MARK_BYTES: usize = 512;
@@ -232,26 +243,23 @@ impl MetaStore {
         Ok((!pairs.is_empty()).then_some(pairs))
     }
 
-    /// Puts and deletes pairs of a group, atomically and durably. Deletes come first.
+    /// Makes changes of any groups, in their order, atomically and durably: all of them or none.
     ///
     /// # Errors
     /// The device's: the store refuses everything from then on (R8).
-    pub fn write(
-        &mut self,
-        group: u8,
-        puts: &[(Vec<u8>, Vec<u8>)],
-        deletes: &[Vec<u8>],
-    ) -> Result<(), MetaStoreError> {
-        if group == u8::MAX {
-            return Err(MetaStoreError::ReservedGroup);
-        }
-        let named = |key: &[u8]| [&[group], key].concat();
+    pub fn write(&mut self, changes: &[Change]) -> Result<(), MetaStoreError> {
         let mut batch = WriteBatch::default();
-        for key in deletes {
-            batch.delete(named(key));
-        }
-        for (key, value) in puts {
-            batch.put(named(key), value);
+        for change in changes {
+            if change.group == u8::MAX {
+                return Err(MetaStoreError::ReservedGroup);
+            }
+            let named = |key: &[u8]| [&[change.group], key].concat();
+            for key in &change.deletes {
+                batch.delete(named(key));
+            }
+            for (key, value) in &change.puts {
+                batch.put(named(key), value);
+            }
         }
         self.commit(batch)
     }

@@ -14,7 +14,7 @@ use disk_store::file::real::RealFiles;
 use disk_store::file::{File, FileLayer};
 use disk_store::fragments::{Fragments, Recovery};
 use disk_store::journal::Journal;
-use disk_store::raft_log::{MetaStore, MetaStoreError};
+use disk_store::raft_log::{Change, MetaStore, MetaStoreError};
 use disk_store::superblock::{FabricId, Identity, Superblock, format};
 use model::ids::{DiskId, Incarnation, VolumeId};
 use model::store::{FragmentDone, FragmentOp, JournalDone, JournalOp, ScanVerdict};
@@ -286,15 +286,20 @@ fn the_metadata_log_keeps_and_tells() {
     assert!(MetaStore::open(dir.path()).expect("opens").is_none());
     let mut store = MetaStore::create(dir.path(), Incarnation(5)).expect("is made");
     assert_eq!(store.load(0), Ok(None));
-    store
-        .write(0, &[pair(1, 10), pair(2, 10)], &[])
-        .expect("writes");
-    store.write(1, &[pair(9, 5)], &[]).expect("writes");
-    store
-        .write(0, &[pair(3, 7)], &[vec![1, 1]])
-        .expect("writes");
+    let put = |group: u8, puts: &[(Vec<u8>, Vec<u8>)]| Change {
+        group,
+        puts: puts.to_vec(),
+        ..Change::default()
+    };
+    let first = [put(0, &[pair(1, 10), pair(2, 10)]), put(1, &[pair(9, 5)])];
+    store.write(&first).expect("writes");
+    let second = Change {
+        deletes: vec![vec![1, 1]],
+        ..put(0, &[pair(3, 7)])
+    };
+    store.write(&[second]).expect("writes");
     assert_eq!(
-        store.write(255, &[], &[]),
+        store.write(&[put(0, &[pair(8, 8)]), put(255, &[])]),
         Err(MetaStoreError::ReservedGroup)
     );
     drop(store);
@@ -341,9 +346,11 @@ fn a_flipped_byte_of_the_metadata_log_is_told() {
     let origin = dir.path().join("origin");
     let mut store = MetaStore::create(&origin, Incarnation(5)).expect("is made");
     for n in 0..10_u8 {
-        store
-            .write(0, &[(vec![n], vec![n; 100])], &[])
-            .expect("writes");
+        let change = Change {
+            puts: vec![(vec![n], vec![n; 100])],
+            ..Change::default()
+        };
+        store.write(&[change]).expect("writes");
     }
     let want = store.load(0).expect("loads");
     drop(store);

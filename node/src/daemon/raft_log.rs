@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use disk_store::raft_log::{MetaStore, MetaStoreError};
+use disk_store::raft_log::{Change, MetaStore, MetaStoreError};
 use model::ids::{Incarnation, SiteId};
 use model::wire::{self, WireError};
 use raft_meta::log::{LoadedLog, LogWrite, RaftLog, SnapshotWrite};
@@ -106,8 +106,9 @@ impl RocksRaftLog {
         Ok(Some(log))
     }
 
-    /// The keys of one atomic change: what goes, and what comes.
-    fn write_one(&mut self, group: GroupId, write: &LogWrite) -> Result<(), RaftLogError> {
+    /// The keys of a group's change: what goes, and what comes. From here on they count as held:
+    /// a write that fails is the last one (R8).
+    fn change(&mut self, group: GroupId, write: &LogWrite) -> Change {
         let (mut first, mut last) = self.held.get(&group).copied().unwrap_or((0, 0));
         let (mut puts, mut deletes) = (Vec::new(), Vec::new());
         let mut drop_range = |from: u64, to: u64| {
@@ -147,9 +148,12 @@ impl RocksRaftLog {
         if let Some(hard) = &write.hard {
             puts.push((HARD.to_vec(), wire::encode(hard)));
         }
-        self.store.write(group_byte(group), &puts, &deletes)?;
         self.held.insert(group, (first, last));
-        Ok(())
+        Change {
+            group: group_byte(group),
+            deletes,
+            puts,
+        }
     }
 }
 
@@ -168,19 +172,82 @@ impl RaftLog for RocksRaftLog {
     }
 
     fn write(&mut self, batch: &[(GroupId, LogWrite)]) -> Result<(), RaftLogError> {
-        for (group, write) in batch {
-            self.write_one(*group, write)?;
-        }
-        Ok(())
+        let changes: Vec<Change> = batch
+            .iter()
+            .map(|(group, write)| self.change(*group, write))
+            .collect();
+        Ok(self.store.write(&changes)?)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use model::ids::{Incarnation, NodeId};
-    use raft_meta::message::{MemberId, Members, Snapshot, Term};
+    use model::ids::{Boot, Incarnation, NodeId};
+    use raft_meta::message::{EntryBody, LogEntry, MemberId, Members, Snapshot, Term};
+    use raft_meta::node::{Config, Identity, MetaNode};
 
     use super::*;
+
+    fn founding() -> Vec<(GroupId, LogWrite)> {
+        let address = "127.0.0.1:1".parse().expect("an address");
+        let identity = Identity {
+            node: NodeId(1),
+            boot: Boot(1),
+            directory: Incarnation(1),
+            name: "a1".into(),
+            site: SiteId(1),
+            address,
+            nbd: address,
+        };
+        MetaNode::found(&identity, "a", &Config::default())
+    }
+
+    /// A node that founds a fabric, and dies in the middle of it, founds it when it starts again.
+    #[test]
+    fn a_write_of_several_groups_is_one() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("log");
+        let mut log = RocksRaftLog::create(&path, Incarnation(1)).expect("is made");
+        let mut batch = founding();
+        let refused = GroupId::Site(SiteId(u8::MAX));
+        batch.push((refused, batch[0].1.clone()));
+        assert!(log.write(&batch).is_err());
+        assert_eq!(log.load().expect("loads"), []);
+        log.write(&founding()).expect("writes");
+        assert_eq!(log.load().expect("loads").len(), 2);
+    }
+
+    /// Writes of a group within one batch count in their order, and are read back as one.
+    #[test]
+    fn writes_of_one_batch_follow_each_other() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("log");
+        let entries = |indices: std::ops::Range<u64>, term: u64| LogWrite {
+            entries: indices
+                .map(|index| LogEntry {
+                    index: LogIndex(index),
+                    term: Term(term),
+                    body: EntryBody::Empty,
+                })
+                .collect(),
+            ..LogWrite::default()
+        };
+        let group = GroupId::Global;
+        let mut batch = vec![founding().swap_remove(0)];
+        batch.push((group, entries(2..7, 1)));
+        batch.push((group, entries(4..6, 2)));
+        let mut log = RocksRaftLog::create(&path, Incarnation(1)).expect("is made");
+        log.write(&batch).expect("writes");
+        log.write(&[(group, entries(5..6, 3))]).expect("writes");
+        let mut wanted = LoadedLog::default();
+        for (_, write) in batch.iter().chain(&[(group, entries(5..6, 3))]) {
+            wanted.apply(write);
+        }
+        drop(log);
+        let log = RocksRaftLog::open(&path).expect("opens");
+        let loaded = log.expect("it is there").load().expect("loads");
+        assert_eq!(loaded, [(group, wanted)]);
+    }
 
     #[test]
     fn a_snapshot_that_is_too_long_to_travel_is_loaded() {
