@@ -186,4 +186,6 @@ pub enum Refusal {
     CutPending,
     /// What the volume is to be recovered from is older than what its record knows.
     BelowRecord,
+    /// The metadata holds as many volumes, deleted ones included, as one snapshot may carry.
+    Full,
 }

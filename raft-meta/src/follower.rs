@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use model::ids::{Boot, NodeId};
 use model::time::Time;
+use model::wire::WireError;
 
 use crate::group::MetaGroup;
 use crate::message::{EntryBody, Feed, GroupId, LogEntry, LogIndex, MetaMessage};
@@ -228,7 +229,10 @@ impl<S: StateMachine> Follower<S> {
         }
     }
 
-    /// A feed came; true if the state changed. An acknowledgement may go to `out`.
+    /// A feed came. An acknowledgement may go to `out`.
+    ///
+    /// # Errors
+    /// It is a snapshot that does not decode.
     pub(crate) fn feed(
         &mut self,
         now: Time,
@@ -236,7 +240,7 @@ impl<S: StateMachine> Follower<S> {
         from: NodeId,
         feed: Feed,
         out: &mut Vec<(NodeId, MetaMessage)>,
-    ) -> bool {
+    ) -> Result<(), WireError> {
         match feed {
             Feed::Elsewhere { mut members } => {
                 members.truncate(16);
@@ -245,30 +249,26 @@ impl<S: StateMachine> Follower<S> {
                     self.next_renew = now + RENEW / 2;
                 }
                 self.hints = members;
-                false
             }
             Feed::Entries {
                 founding,
                 entries,
                 leader,
             } => {
-                let changed = self.apply(founding, &entries);
+                self.apply(founding, &entries);
                 self.heard_from(now, from, leader);
                 if !entries.is_empty() {
                     out.push((from, self.request(group, false)));
                 }
-                changed
             }
             Feed::Snapshot {
                 founding,
                 snapshot,
                 leader,
             } => {
-                let Ok(restored) = Replica::restore(&snapshot) else {
-                    return false;
-                };
+                let restored = Replica::restore(&snapshot)?;
                 if restored.founding != founding {
-                    return false;
+                    return Err(WireError::Malformed);
                 }
                 self.heard_from(now, from, leader);
                 let newer = match &self.replica {
@@ -279,9 +279,9 @@ impl<S: StateMachine> Follower<S> {
                     self.replica = Some(restored);
                 }
                 out.push((from, self.request(group, false)));
-                newer
             }
         }
+        Ok(())
     }
 
     /// A member that hears no leader may itself be a removed one that nobody told: what it
@@ -294,11 +294,10 @@ impl<S: StateMachine> Follower<S> {
         }
     }
 
-    fn apply(&mut self, founding: Boot, entries: &[LogEntry]) -> bool {
+    fn apply(&mut self, founding: Boot, entries: &[LogEntry]) {
         let Some(replica) = self.replica.as_mut().filter(|r| r.founding == founding) else {
-            return false;
+            return;
         };
-        let mut changed = false;
         for entry in entries {
             if entry.index <= replica.applied {
                 continue;
@@ -307,8 +306,6 @@ impl<S: StateMachine> Follower<S> {
                 break;
             }
             replica.apply(entry);
-            changed = true;
         }
-        changed
     }
 }

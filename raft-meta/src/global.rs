@@ -5,6 +5,7 @@ mod admin;
 mod failover;
 mod pools;
 mod recover;
+mod room;
 mod volumes;
 mod writable;
 

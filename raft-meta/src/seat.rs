@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use model::ids::{Boot, NodeId};
 use model::time::Time;
-use model::wire;
+use model::wire::{self, WireError};
 
 use crate::courier::{Courier, Origin, Settled};
 use crate::desk::Desk;
 use crate::follower::{Feeder, Follower};
 use crate::group::{GroupEffect, MetaGroup, Tuning};
+use crate::guard::Refused;
 use crate::log::{LoadedLog, LogWrite};
 use crate::message::{
     Answer, Ask, Feed, GroupId, LogIndex, MemberId, MemberStep, Members, MetaMessage, RaftMessage,
@@ -64,6 +65,8 @@ pub(crate) struct Seat<S: StateMachine> {
     /// The term that this member leads, as the desk knows it.
     leading: Option<Term>,
     led_at: Time,
+    /// Where the last snapshot reaches that was told of as unreadable.
+    unreadable: Option<LogIndex>,
     scratch: Vec<GroupEffect>,
 }
 
@@ -86,6 +89,7 @@ impl<S: StateMachine> Seat<S> {
             courier: Courier::new(post.boot),
             leading: None,
             led_at: now,
+            unreadable: None,
             scratch: Vec::new(),
         }
     }
@@ -307,10 +311,29 @@ impl<S: StateMachine> Seat<S> {
             self.group = fresh.ok();
         }
         if let Some(group) = &mut self.group {
+            let snapshot = message
+                .snapshot
+                .as_ref()
+                .map(|s| (s.index, s.state.len()));
             // A refused message is dropped: its sender is at fault, or late.
-            let _ = group.receive(from, message);
+            let received = group.receive(from, message);
+            if let (Err(Refused::Malformed), Some((index, bytes))) = (received, snapshot) {
+                self.note_unreadable(from, index, bytes, out);
+            }
         }
         self.pump(now, out);
+    }
+
+    /// It comes again, many times a second.
+    fn note_unreadable(&mut self, from: NodeId, index: LogIndex, bytes: usize, out: &mut SeatOut) {
+        if self.unreadable.replace(index) != Some(index) {
+            out.effects.push(Effect::Unreadable {
+                group: self.id,
+                from,
+                index,
+                bytes,
+            });
+        }
     }
 
     pub(crate) fn ask(&mut self, now: Time, from: NodeId, ask: Ask, out: &mut SeatOut) {
@@ -401,7 +424,14 @@ impl<S: StateMachine> Seat<S> {
     pub(crate) fn fed(&mut self, now: Time, from: NodeId, feed: Feed, out: &mut SeatOut) {
         let mut sends = Vec::new();
         let before = self.applied();
-        self.follower.feed(now, self.id, from, feed, &mut sends);
+        let snapshot = match &feed {
+            Feed::Snapshot { snapshot, .. } => Some((snapshot.index, snapshot.state.len())),
+            Feed::Elsewhere { .. } | Feed::Entries { .. } => None,
+        };
+        let fed = self.follower.feed(now, self.id, from, feed, &mut sends);
+        if let (Err(WireError::Malformed), Some((index, bytes))) = (fed, snapshot) {
+            self.note_unreadable(from, index, bytes, out);
+        }
         out.changed |= self.applied() != before;
         for (to, message) in sends {
             out.send(to, message);

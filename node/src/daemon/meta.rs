@@ -22,7 +22,7 @@ use raft_meta::message::{GroupId, LocalDisk, Members, MetaMessage};
 use raft_meta::node::{AdminCommand, AdminReply, AdminToken, Effect, Input, MetaNode, Ticket};
 use tokio::sync::oneshot;
 use transport::class::Class;
-use transport::net::endpoint::Transport;
+use transport::net::endpoint::{SendError, Transport};
 
 use super::panics;
 use super::membership;
@@ -332,10 +332,14 @@ impl<L: RaftLog> Shell<L> {
                 match effect {
                     Effect::Send { to, message } => {
                         let header = wire::encode(&NodeMessage::Meta(message));
-                        // Lost if the network can't take it: Raft and heartbeats repeat.
-                        let _ = self
-                            .transport
-                            .send(to, Class::Meta, header, Payload::empty());
+                        let payload = Payload::empty();
+                        match self.transport.send(to, Class::Meta, header, payload) {
+                            Err(error @ SendError::TooLong(_)) => {
+                                tracing::error!(%to, %error, "a metadata message can't travel");
+                            }
+                            // Lost if the network can't take it: Raft and heartbeats repeat.
+                            Ok(()) | Err(_) => {}
+                        }
                     }
                     Effect::Persist {
                         group,
@@ -346,6 +350,15 @@ impl<L: RaftLog> Shell<L> {
                         tickets.push((group, ticket));
                     }
                     Effect::Reply { token, reply } => self.reply(token, reply),
+                    Effect::Unreadable {
+                        group,
+                        from,
+                        index,
+                        bytes,
+                    } => tracing::error!(
+                        %group, %from, index = index.0, bytes,
+                        "a snapshot of the metadata does not decode: this node stays behind"
+                    ),
                     Effect::AdminReply { token, reply } => {
                         if let Some(answer) = self.commanded.remove(&token) {
                             let _ = answer.send(reply);

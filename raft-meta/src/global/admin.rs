@@ -4,6 +4,7 @@ use model::geometry::Pool;
 use model::ids::{Boot, DiskId, DiskRef, Incarnation, NodeId, SiteId};
 use model::placement::{Duty, Presence, VolumeRecord};
 
+use super::room::{DISKS_MAX, NODES_MAX};
 use super::{DiskEntry, DiskWord, GlobalState, NodeEntry, SiteEntry};
 use crate::node::{AdminCommand, AdminRefusal, AdminReply, TokenHash};
 
@@ -15,9 +16,6 @@ pub const NAME_BYTES_MAX: usize = 255;
 
 /// Bound of join tokens; used ones make room.
 pub const TOKENS_MAX: usize = 4096;
-
-/// Bound of disks, removed ones included.
-const DISKS_MAX: usize = 1 << 20;
 
 fn allowed(name: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control)
@@ -109,7 +107,7 @@ impl GlobalState {
         if site.founder.is_some() && site.contacts.is_empty() {
             return Err(AdminRefusal::NotFounded);
         }
-        if self.next_node == u16::MAX {
+        if self.nodes.len() >= NODES_MAX {
             return Err(AdminRefusal::Full);
         }
         let id = NodeId(self.next_node);

@@ -274,6 +274,9 @@ impl GlobalState {
             return Err(Refusal::BadName);
         }
         check_size(size_bytes)?;
+        if !self.has_room_for(&name) {
+            return Err(Refusal::Full);
+        }
         let sites = self.replica_sites(&journal)?;
         let up = |s: &SiteId| {
             self.sites

@@ -12,7 +12,7 @@ use model::spread::SlotMove;
 use thiserror::Error;
 
 use crate::log::{LogDamage, LogWrite};
-use crate::message::{GroupId, LocalDisk, MetaMessage};
+use crate::message::{GroupId, LocalDisk, LogIndex, MetaMessage};
 
 /// Who this node is. All but `boot` is durable in the node's metadata directory.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -163,6 +163,18 @@ pub enum Effect {
     },
     /// The placement changed; versions only grow.
     View(Arc<View>),
+    /// A peer's snapshot does not decode, so that this node stays behind: for the operator.
+    /// Told once for each place in the log.
+    Unreadable {
+        /// Of which group.
+        group: GroupId,
+        /// Whose.
+        from: NodeId,
+        /// Up to where it reaches.
+        index: LogIndex,
+        /// How large the state in it is.
+        bytes: usize,
+    },
 }
 
 /// What an operator, or a joining node, may ask of the groups.

@@ -17,7 +17,7 @@ use model::placement::{View, VolumeRecord};
 use model::time::Time;
 use model::wire;
 use raft_meta::log::{MemoryLog, RaftLog};
-use raft_meta::message::{GroupId, LocalDisk, MetaMessage};
+use raft_meta::message::{GroupId, LocalDisk, LogIndex, MetaMessage};
 use raft_meta::node::{
     AdminCommand, AdminReply, AdminToken, Config, Effect, Identity, Input, MetaNode, Ticket,
 };
@@ -64,6 +64,8 @@ pub struct World {
     pub cut: BTreeSet<(NodeId, NodeId)>,
     /// Messages lost, in per mille.
     pub loss_permille: u64,
+    /// Snapshots that a node could not read.
+    pub unreadable: Vec<(NodeId, GroupId, LogIndex)>,
     pub trace: u64,
     pub delivered: u64,
     seed: u64,
@@ -88,6 +90,7 @@ impl World {
             admin_replies: BTreeMap::new(),
             cut: BTreeSet::new(),
             loss_permille: 0,
+            unreadable: Vec::new(),
             trace: seed,
             delivered: 0,
             seed,
@@ -237,6 +240,9 @@ impl World {
                     let older = host.view.as_ref().map(|v| v.version);
                     assert!(older.is_none_or(|v| v < view.version), "versions grow");
                     host.view = Some(view);
+                }
+                Effect::Unreadable { group, index, .. } => {
+                    self.unreadable.push((node, group, index));
                 }
             }
         }

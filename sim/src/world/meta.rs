@@ -94,6 +94,9 @@ impl World {
                         .push(Happening::Admin { node, token, reply });
                 }
                 meta::Effect::View(view) => self.view(node, &view),
+                meta::Effect::Unreadable { group, from, .. } => {
+                    panic!("{node} can't read {from}'s snapshot of {group}")
+                }
             }
         }
         self.meta_out = out;

@@ -396,6 +396,9 @@ fn refused(reason: Refusal, name: &str, size_bytes: u64) -> Failure {
         Refusal::StaleEpoch | Refusal::StaleVersion | Refusal::BelowRecord => {
             "the volume changed meanwhile: look with `atoll volume show`, then try again".to_owned()
         }
+        Refusal::Full => {
+            "the fabric has as many volumes as its metadata holds (about 24,000; deleted ones stay in it for good)".to_owned()
+        }
         Refusal::CutPending => format!(
             "'{name}' was made smaller, and can grow once its owner has journaled that: it can't commit now \
              (`atoll status` says why), try again when it serves"
