@@ -2,7 +2,7 @@
 //! overload looks like failure.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, RwLock};
 use std::thread;
@@ -42,10 +42,45 @@ pub trait Listener: Send {
     fn view(&self, view: Arc<View>);
 }
 
+/// Bytes of peers' messages that may wait for the machine, as they came: while it waits for its
+/// log, a peer must not fill the memory. More are lost: Raft, heartbeats and asks repeat.
+const PEERS_BYTES_MAX: usize = 64 << 20;
+
+/// What of [`PEERS_BYTES_MAX`] is taken.
+#[derive(Clone, Default)]
+struct Inbox(Arc<AtomicUsize>);
+
+/// A message's share of it, until the message was taken.
+struct Share {
+    of: Inbox,
+    bytes: usize,
+}
+
+impl Inbox {
+    fn share(&self, bytes: usize) -> Option<Share> {
+        let taken = |taken: usize| {
+            let with = taken.checked_add(bytes)?;
+            (with <= PEERS_BYTES_MAX).then_some(with)
+        };
+        let (set, fetch) = (Ordering::AcqRel, Ordering::Acquire);
+        self.0.fetch_update(set, fetch, taken).ok()?;
+        let of = self.clone();
+        Some(Share { of, bytes })
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.of.0.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
+}
+
 enum Command {
     Message {
         from: NodeId,
         message: Box<MetaMessage>,
+        /// Given back once the message was taken.
+        _share: Share,
     },
     FromActor {
         token: MetaToken,
@@ -69,16 +104,22 @@ enum Command {
 #[derive(Clone)]
 pub struct MetaHandle {
     commands: Sender<Command>,
+    inbox: Inbox,
     view: SharedView,
     hears_quorum: Arc<AtomicBool>,
 }
 
 impl MetaHandle {
-    /// A message from another node.
-    pub fn message(&self, from: NodeId, message: MetaMessage) {
+    /// A message from another node, and how many bytes it was. Lost if too many wait.
+    pub fn message(&self, from: NodeId, message: MetaMessage, bytes: usize) {
+        let Some(share) = self.inbox.share(bytes) else {
+            tracing::debug!(%from, bytes, "the metadata inbox is full");
+            return;
+        };
         self.send(Command::Message {
             from,
             message: Box::new(message),
+            _share: share,
         });
     }
 
@@ -198,6 +239,7 @@ pub fn start<L: RaftLog + Send + 'static>(
     let hears_quorum = Arc::new(AtomicBool::new(false));
     let handle = MetaHandle {
         commands,
+        inbox: Inbox::default(),
         view: Arc::clone(&view),
         hears_quorum: Arc::clone(&hears_quorum),
     };
@@ -254,7 +296,7 @@ fn run<L: RaftLog>(mut shell: Shell<L>, inbox: &Receiver<Command>) {
 impl<L: RaftLog> Shell<L> {
     fn take(&mut self, command: Command, effects: &mut Vec<Effect>) {
         let input = match command {
-            Command::Message { from, message } => Input::Message {
+            Command::Message { from, message, .. } => Input::Message {
                 from,
                 message: *message,
             },
@@ -407,5 +449,49 @@ impl<L: RaftLog> Shell<L> {
             }
             None => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use raft_meta::message::LogIndex;
+
+    use super::{
+        Arc, Command, GroupId, Inbox, MetaHandle, MetaMessage, NodeId, PEERS_BYTES_MAX, SharedView,
+        channel,
+    };
+
+    #[test]
+    fn peers_messages_wait_within_a_bound_of_bytes() {
+        let (commands, waiting) = channel();
+        let handle = MetaHandle {
+            commands,
+            inbox: Inbox::default(),
+            view: SharedView::default(),
+        };
+        let say = |from: u16, bytes: usize| {
+            let message = MetaMessage::Follow {
+                group: GroupId::Global,
+                founding: None,
+                applied: LogIndex(0),
+                renew: true,
+            };
+            handle.message(NodeId(from), message, bytes);
+        };
+        let most = 16 << 20;
+        for _ in 0..100 {
+            say(1, most);
+        }
+        let taken: Vec<Command> = waiting.try_iter().collect();
+        assert_eq!(taken.len(), PEERS_BYTES_MAX / most);
+        say(2, 1);
+        assert!(waiting.try_recv().is_err(), "they wait as long as they are there");
+        // What this node itself asks is not peers' to keep out.
+        let _asked = handle.members();
+        assert!(matches!(waiting.try_recv(), Ok(Command::Members(_))));
+        drop(taken);
+        say(2, 1);
+        assert!(matches!(waiting.try_recv(), Ok(Command::Message { from: NodeId(2), .. })));
+        assert_eq!(Arc::strong_count(&handle.inbox.0), 1);
     }
 }
