@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::endpoint::{Handlers, close};
+use super::endpoint::{HANDSHAKES_MAX, Handlers, close};
 use super::join;
 use super::shared::{Peer, Shared};
 use super::tls::{self, Accepted};
@@ -114,6 +114,13 @@ impl Inbound {
 /// Accepts until the endpoint is closed.
 pub(crate) async fn run(shared: Arc<Shared>, handlers: Arc<Handlers>) {
     while let Some(incoming) = shared.endpoint.accept().await {
+        let busy = shared.handshakes.available_permits() < HANDSHAKES_MAX / 2;
+        if busy && !incoming.remote_address_validated() {
+            // Anybody can write any address on a packet: with half of the handshakes under way,
+            // one is begun only with who answers from its address.
+            let _ = incoming.retry();
+            continue;
+        }
         let permit = Arc::clone(&shared.handshakes).try_acquire_owned();
         let crowded = shared.endpoint.open_connections() >= CONNECTIONS_MAX;
         let (Ok(permit), false) = (permit, crowded) else {

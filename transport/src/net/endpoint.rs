@@ -164,7 +164,7 @@ impl fmt::Debug for Transport {
 }
 
 /// Handshakes of accepted connections in progress; more are refused.
-const HANDSHAKES_MAX: usize = 256;
+pub(super) const HANDSHAKES_MAX: usize = 256;
 
 impl Transport {
     /// Binds the socket and prepares TLS; sending works from here on, receiving from

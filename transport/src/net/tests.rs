@@ -1,6 +1,7 @@
 //! What a peer with a good certificate and bad manners can do: nothing but lose its
 //! connection. These need the crate's TLS configuration, so they are not in `tests/`.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::ca::{Authority, Identity};
 use super::config::{Config, quic};
-use super::endpoint::{Handlers, Transport};
+use super::endpoint::{HANDSHAKES_MAX, Handlers, Transport};
 use super::tls;
 use crate::class::Class;
 
@@ -167,4 +168,50 @@ async fn a_class_twice_or_on_the_wrong_lane() {
     thrown_out(&[&[1], &[1]]).await;
     thrown_out(&[&[1], &[4]]).await;
     thrown_out(&[&[4], &[2]]).await;
+}
+
+/// The first packets of connections, as if they came from nowhere: whoever knows the address can
+/// send them, without a certificate.
+async fn first_packets(scene: &Scene, count: usize) -> Vec<Vec<u8>> {
+    let sink = tokio::net::UdpSocket::bind(loopback()).await.expect("a socket");
+    let endpoint = quinn::Endpoint::client(loopback()).expect("a socket");
+    let crypto = tls::client_config(&scene.hostile).expect("usable");
+    let mut client = quinn::ClientConfig::new(Arc::new(crypto));
+    let config = Config::new(loopback(), Arc::new(|_| None));
+    client.transport_config(Arc::new(quic(&config, true)));
+    let name = scene.hostile.fabric().node_name(HONEST);
+    let to = sink.local_addr().expect("bound");
+    let (mut packets, mut connecting) = (BTreeMap::new(), Vec::new());
+    let mut buffer = vec![0; 1 << 16];
+    while packets.len() < count {
+        let client = client.clone();
+        connecting.push(endpoint.connect_with(client, to, &name).expect("started"));
+        let length = sink.recv(&mut buffer).await.expect("a packet");
+        // A first packet that comes again has the same connection id.
+        let id = buffer[6..][..usize::from(buffer[5])].to_vec();
+        packets.entry(id).or_insert_with(|| buffer[..length].to_vec());
+    }
+    packets.into_values().collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn packets_from_nowhere_keep_nobody_out() {
+    let mut scene = scene();
+    let address = scene.transport.local_addr().expect("bound");
+    let packets = first_packets(&scene, 2 * HANDSHAKES_MAX).await;
+    let nowhere = tokio::net::UdpSocket::bind(loopback()).await.expect("a socket");
+    // No faster than they are taken from the socket.
+    for some in packets.chunks(4) {
+        for packet in some {
+            nowhere.send_to(packet, address).await.expect("sent");
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // While handshakes that lead nowhere are waited for.
+    let (_endpoint, connection) = connect(&scene).await;
+    let mut stream = connection.open_uni().await.expect("open");
+    let hello = marked(0, &[], b"hello");
+    stream.write_all(&hello).await.expect("written");
+    let got = tokio::time::timeout(Duration::from_secs(2), scene.received.recv()).await;
+    assert_eq!(got.expect("in time"), Some(HOSTILE));
 }
