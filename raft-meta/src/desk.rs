@@ -77,11 +77,14 @@ impl Desk {
                 low,
                 command,
             } => {
-                if command.len() > COMMAND_BYTES_MAX
-                    || replica
-                        .proposer_node(proposer)
-                        .is_some_and(|owner| owner != from)
-                {
+                let of_another = replica
+                    .proposer_node(proposer)
+                    .is_some_and(|owner| owner != from);
+                if command.len() > COMMAND_BYTES_MAX || of_another {
+                    return None;
+                }
+                // What does not decode does nothing, and the log says so.
+                if wire::decode(&command).is_ok_and(|c| !S::may_ask(&c, from)) {
                     return None;
                 }
                 match replica.verdict(proposer, number) {

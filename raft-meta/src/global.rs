@@ -376,6 +376,24 @@ impl StateMachine for GlobalState {
         }
     }
 
+    fn may_ask(command: &GlobalCommand, asking: NodeId) -> bool {
+        match command {
+            GlobalCommand::Meta { by: node, .. } | GlobalCommand::FoundSite { node, .. } => {
+                *node == asking
+            }
+            // The operator speaks through any node.
+            GlobalCommand::Admin(_) => true,
+            GlobalCommand::SetSiteContacts { .. }
+            | GlobalCommand::FailNode { .. }
+            | GlobalCommand::FailSite { .. }
+            | GlobalCommand::ReturnSite { .. }
+            | GlobalCommand::AddPoolWithout { .. }
+            | GlobalCommand::Evacuate { .. }
+            | GlobalCommand::LeaveUnwritable { .. }
+            | GlobalCommand::TakeWritable { .. } => false,
+        }
+    }
+
     fn query(&self, query: GlobalQuery) -> GlobalReply {
         match query {
             GlobalQuery::Volume(volume) => {

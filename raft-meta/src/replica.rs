@@ -32,6 +32,9 @@ pub trait StateMachine: Clone + Debug + Encode + Decode<()> {
     /// Applies a committed command.
     fn apply(&mut self, command: Self::Command) -> Self::Reply;
 
+    /// Whether that node may ask for it: in its own name, and no decision of the leader's.
+    fn may_ask(command: &Self::Command, node: NodeId) -> bool;
+
     /// Answers a query.
     fn query(&self, query: Self::Query) -> Self::Reply;
 }

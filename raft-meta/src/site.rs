@@ -384,6 +384,11 @@ impl StateMachine for SiteState {
         }
     }
 
+    /// All of them are the leader's decisions.
+    fn may_ask(_: &SiteCommand, _: NodeId) -> bool {
+        false
+    }
+
     fn query(&self, (): ()) -> SiteReply {
         SiteReply::Done
     }

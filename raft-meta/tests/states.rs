@@ -230,6 +230,26 @@ fn global_command() -> BoxedStrategy<GlobalCommand> {
 }
 
 /// Three settled sites, nodes 1 to 3 and one disk each.
+/// A node whose first answer was lost asks again: it has one disk, not two.
+#[test]
+fn a_disk_is_added_once() {
+    let mut state = fabric();
+    let mut add = |node: u16, incarnation: u64| {
+        let command = AdminCommand::AddDisk {
+            node: NodeId(node),
+            incarnation: Incarnation(incarnation),
+        };
+        match state.apply(GlobalCommand::Admin(command)) {
+            GlobalReply::Admin(AdminReply::Disk(at)) => at,
+            other => panic!("a disk, not {other:?}"),
+        }
+    };
+    let first = add(1, 70);
+    assert_eq!(add(1, 70), first);
+    assert!(add(1, 71) != first && add(2, 70) != first);
+    assert_eq!(state.disks.len(), 6);
+}
+
 fn fabric() -> GlobalState {
     let entry = |site: u8| {
         let name = format!("n{site}");
