@@ -41,8 +41,7 @@ const MARK_BYTES: usize = 512;
 const NUMBER_KEY: &[u8] = &[0xff, 0];
 const LIFE_KEY: &[u8] = &[0xff, 1];
 
-/// Damaged stores that are kept beside the one in use. A device that damages more is to be
-/// looked at.
+/// Damaged stores that are kept beside the one in use: the first ones, and the last.
 const ASIDE_MAX: usize = 16;
 
 /// How RocksDB words that a file is not there, of which it has no kind of its own.
@@ -192,28 +191,24 @@ impl MetaStore {
     /// says where it is now. Within the directory, since that may be a file system of its own.
     ///
     /// # Errors
-    /// The device's, or too many were set aside already.
+    /// The device's.
     pub fn set_aside(path: &Path) -> Result<PathBuf, MetaStoreError> {
-        for n in 1..=ASIDE_MAX {
-            let aside = path.join(format!("damaged-{n}"));
-            match fs::create_dir(&aside) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
-                made => made?,
-            }
-            for name in [DB_PATH, MARK_PATH] {
-                match fs::rename(path.join(name), aside.join(name)) {
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    moved => moved?,
-                }
-            }
-            sync_directory(&aside)?;
-            sync_directory(path)?;
-            return Ok(aside);
+        let named = |n: usize| path.join(format!("damaged-{n}"));
+        let free = (1..ASIDE_MAX).map(named).find(|aside| !aside.exists());
+        let aside = free.unwrap_or_else(|| named(ASIDE_MAX));
+        if aside.exists() {
+            fs::remove_dir_all(&aside)?;
         }
-        Err(MetaStoreError::Failed(format!(
-            "{ASIDE_MAX} damaged logs are set aside in {} already",
-            path.display()
-        )))
+        fs::create_dir(&aside)?;
+        for name in [DB_PATH, MARK_PATH] {
+            match fs::rename(path.join(name), aside.join(name)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                moved => moved?,
+            }
+        }
+        sync_directory(&aside)?;
+        sync_directory(path)?;
+        Ok(aside)
     }
 
     /// The life of the voter whose promises these are.
