@@ -311,10 +311,7 @@ impl<S: StateMachine> Seat<S> {
             self.group = fresh.ok();
         }
         if let Some(group) = &mut self.group {
-            let snapshot = message
-                .snapshot
-                .as_ref()
-                .map(|s| (s.index, s.state.len()));
+            let snapshot = message.snapshot.as_ref().map(|s| (s.index, s.state.len()));
             // A refused message is dropped: its sender is at fault, or late.
             let received = group.receive(from, message);
             if let (Err(Refused::Malformed), Some((index, bytes))) = (received, snapshot) {

@@ -72,5 +72,8 @@ fn a_snapshot_that_does_not_decode_is_told_once() {
     };
     let message = MetaMessage::Raft { group, message };
     w.input(follower, Input::Message { from, message });
-    assert_eq!(w.unreadable.last(), Some(&(follower, group, LogIndex(1 << 22))));
+    assert_eq!(
+        w.unreadable.last(),
+        Some(&(follower, group, LogIndex(1 << 22)))
+    );
 }

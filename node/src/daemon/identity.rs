@@ -26,7 +26,7 @@ pub struct NodeIdentity {
     pub founder: bool,
     /// Whether its metadata logs were made: what is missing of them from then on was lost.
     pub started: bool,
-    /// Nodes that were there when it joined, and where.
+    /// The fabric's other nodes, and where, as far as it knew last.
     pub contacts: BTreeMap<u16, SocketAddr>,
 }
 

@@ -485,13 +485,22 @@ mod tests {
         let taken: Vec<Command> = waiting.try_iter().collect();
         assert_eq!(taken.len(), PEERS_BYTES_MAX / most);
         say(2, 1);
-        assert!(waiting.try_recv().is_err(), "they wait as long as they are there");
+        assert!(
+            waiting.try_recv().is_err(),
+            "they wait as long as they are there"
+        );
         // What this node itself asks is not peers' to keep out.
         let _asked = handle.members();
         assert!(matches!(waiting.try_recv(), Ok(Command::Members(_))));
         drop(taken);
         say(2, 1);
-        assert!(matches!(waiting.try_recv(), Ok(Command::Message { from: NodeId(2), .. })));
+        assert!(matches!(
+            waiting.try_recv(),
+            Ok(Command::Message {
+                from: NodeId(2),
+                ..
+            })
+        ));
         assert_eq!(Arc::strong_count(&handle.inbox.0), 1);
     }
 }

@@ -152,6 +152,11 @@ async fn serve(
     switchboard_ready.set(switchboard.clone());
     handle.listen(Box::new(ToActors(switchboard.clone())));
 
+    actix::spawn(membership::keep_contacts(
+        directory,
+        identity,
+        Arc::clone(&view),
+    ));
     let listener = NbdListener::bind(&Address::Tcp(config.nbd))
         .await
         .with_context(|| format!("can't serve NBD on {}: is the port in use?", config.nbd))?;

@@ -123,7 +123,7 @@ mod tests {
     use raft_meta::message::GroupId;
 
     use super::{
-        Boot, Incarnation, META, MetaNode, NodeConfig, NodeIdentity, RocksRaftLog, Path, start,
+        Boot, Incarnation, META, MetaNode, NodeConfig, NodeIdentity, Path, RocksRaftLog, start,
     };
     use crate::daemon::config::NbdTls;
 

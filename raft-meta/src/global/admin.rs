@@ -126,9 +126,10 @@ impl GlobalState {
             return Err(AdminRefusal::NoNode);
         }
         // The same again: the first answer was lost.
-        let again = self.disks.values().find(|d| {
-            d.node == node && d.at.incarnation == incarnation && !d.word.is_last()
-        });
+        let again = self
+            .disks
+            .values()
+            .find(|d| d.node == node && d.at.incarnation == incarnation && !d.word.is_last());
         if let Some(known) = again {
             return Ok(known.at);
         }

@@ -36,7 +36,9 @@ impl GlobalState {
 mod tests {
     use model::cut::Cut;
     use model::geometry::Code;
-    use model::ids::{Boot, DiskId, DiskRef, Epoch, Incarnation, NodeId, SiteId, Version, VolumeId};
+    use model::ids::{
+        Boot, DiskId, DiskRef, Epoch, Incarnation, NodeId, SiteId, Version, VolumeId,
+    };
     use model::journal::Checkpoint;
     use model::meta::{MetaReply, MetaRequest, Refusal};
     use model::placement::{Duty, JournalConfig, Owner, VolumeRecord};
@@ -161,7 +163,9 @@ mod tests {
 
     #[test]
     fn what_is_created_up_to_the_bound_is_read_by_those_who_get_it() {
-        assert!(size_of::<(VolumeId, VolumeRecord)>() + size_of::<(String, VolumeId)>() <= VOLUME_CLAIM);
+        assert!(
+            size_of::<(VolumeId, VolumeRecord)>() + size_of::<(String, VolumeId)>() <= VOLUME_CLAIM
+        );
         let members = Members {
             voters: vec![MemberId::new(NodeId(1), Incarnation(1))],
             learners: Vec::new(),
@@ -185,7 +189,11 @@ mod tests {
             };
             let bytes = wire::encode(&message);
             assert!(bytes.len() < wire::HEADER_BYTES_MAX);
-            let Ok(MetaMessage::Feed { feed: Feed::Snapshot { snapshot, .. }, .. }) = wire::decode(&bytes) else {
+            let Ok(MetaMessage::Feed {
+                feed: Feed::Snapshot { snapshot, .. },
+                ..
+            }) = wire::decode(&bytes)
+            else {
                 panic!("it travels");
             };
             let restored: Replica<GlobalState> = Replica::restore(&snapshot).expect("it is read");

@@ -173,7 +173,9 @@ async fn a_class_twice_or_on_the_wrong_lane() {
 /// The first packets of connections, as if they came from nowhere: whoever knows the address can
 /// send them, without a certificate.
 async fn first_packets(scene: &Scene, count: usize) -> Vec<Vec<u8>> {
-    let sink = tokio::net::UdpSocket::bind(loopback()).await.expect("a socket");
+    let sink = tokio::net::UdpSocket::bind(loopback())
+        .await
+        .expect("a socket");
     let endpoint = quinn::Endpoint::client(loopback()).expect("a socket");
     let crypto = tls::client_config(&scene.hostile).expect("usable");
     let mut client = quinn::ClientConfig::new(Arc::new(crypto));
@@ -189,7 +191,9 @@ async fn first_packets(scene: &Scene, count: usize) -> Vec<Vec<u8>> {
         let length = sink.recv(&mut buffer).await.expect("a packet");
         // A first packet that comes again has the same connection id.
         let id = buffer[6..][..usize::from(buffer[5])].to_vec();
-        packets.entry(id).or_insert_with(|| buffer[..length].to_vec());
+        packets
+            .entry(id)
+            .or_insert_with(|| buffer[..length].to_vec());
     }
     packets.into_values().collect()
 }
@@ -199,7 +203,9 @@ async fn packets_from_nowhere_keep_nobody_out() {
     let mut scene = scene();
     let address = scene.transport.local_addr().expect("bound");
     let packets = first_packets(&scene, 2 * HANDSHAKES_MAX).await;
-    let nowhere = tokio::net::UdpSocket::bind(loopback()).await.expect("a socket");
+    let nowhere = tokio::net::UdpSocket::bind(loopback())
+        .await
+        .expect("a socket");
     // No faster than they are taken from the socket.
     for some in packets.chunks(4) {
         for packet in some {
