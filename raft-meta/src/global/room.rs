@@ -137,13 +137,13 @@ mod tests {
                 size_bytes: 4096,
                 code: Code::Rs { k: 4, m: 2 },
                 home: SiteId(1),
-                journal: vec![at(1)],
+                journal: Vec::new(),
             };
             let (by, boot) = (NodeId(1), Boot(1));
             let GlobalReply::Meta(MetaReply::Refused { reason, .. }) =
                 state.apply(GlobalCommand::Meta { by, boot, request })
             else {
-                panic!("a refusal: there is no settled site");
+                panic!("a refusal: it names no replicas");
             };
             if reason == Refusal::Full {
                 return state;
