@@ -3,7 +3,7 @@
 mod common;
 
 use common::{
-    BLOCK, fetch, fragments_config, get_all, is_good, key, meta, open_fragments, put, put_tagged,
+    BLOCK, fetch, fragments_config, is_good, key, meta, open_fragments, put, put_tagged,
     sums,
 };
 use disk_store::catalog::MemCatalog;
@@ -159,105 +159,6 @@ fn every_flipped_byte_is_found_and_a_put_repairs_it() {
             );
         }
     }
-}
-
-#[test]
-fn a_lost_catalog_is_rebuilt() {
-    let (mut files, catalog) = (SimFiles::new(), MemCatalog::new());
-    let (mut store, _) = open_fragments(&files, &catalog);
-    for n in 0..40 {
-        assert_eq!(
-            store.execute(put(n, 1 + n as usize % 4)),
-            Ok(FragmentDone::Stored)
-        );
-    }
-    store.settle().expect("settles");
-    store
-        .execute(FragmentOp::Delete {
-            keys: (0..40).step_by(3).map(key).collect(),
-        })
-        .expect("deletes");
-    let stats = store.stats();
-    drop(store);
-    files.crash(0);
-    for ledger_too in [false, true] {
-        let mut files = files.fork();
-        if ledger_too {
-            files.flip_bit("extents/ledger", 100, 0);
-            files.crash(1);
-        }
-        let (mut store, recovery) = open_fragments(&files, &MemCatalog::new());
-        assert!(recovery.rebuilt.is_some());
-        assert_eq!(
-            (store.stats().fragments, store.stats().used_bytes),
-            (stats.fragments, stats.used_bytes)
-        );
-        for n in 0..40 {
-            let found = fetch(&mut store, n, 1 + n as usize % 4);
-            assert_eq!(found.is_some(), n % 3 != 0, "fragment {n}");
-            assert!(found.is_none_or(|ranges| is_good(&ranges, n)));
-        }
-    }
-}
-
-#[test]
-fn a_catalog_that_fails_in_use_is_rebuilt_in_place() {
-    let (files, catalog) = (SimFiles::new(), MemCatalog::new());
-    let (mut store, _) = open_fragments(&files, &catalog);
-    for n in 0..10 {
-        store.execute(put(n, 2)).expect("puts");
-    }
-    let ops: [&dyn Fn() -> Vec<FragmentOp>; 4] = [
-        &|| vec![get_all(3, 2)],
-        &|| {
-            vec![
-                put(50, 1),
-                FragmentOp::Delete {
-                    keys: vec![key(1), key(50)],
-                },
-                put(51, 2),
-            ]
-        },
-        &|| {
-            vec![FragmentOp::List {
-                volume: VolumeId(0),
-                after: None,
-                limit: 10,
-            }]
-        },
-        &|| vec![put(52, 1)],
-    ];
-    for (i, ops) in ops.iter().enumerate() {
-        catalog.corrupt();
-        store.execute_batch(ops()).expect("goes on");
-        assert_eq!(store.stats().rebuilds, i as u64 + 1);
-    }
-    for n in [0, 2, 3, 9, 51] {
-        assert!(
-            is_good(&fetch(&mut store, n, 2).expect("is there"), n),
-            "fragment {n}"
-        );
-    }
-    assert_eq!(
-        (fetch(&mut store, 1, 2), fetch(&mut store, 50, 1)),
-        (None, None)
-    );
-    assert_eq!(store.stats().fragments, 11);
-}
-
-#[test]
-fn an_older_catalog_is_not_believed() {
-    let (files, catalog) = (SimFiles::new(), MemCatalog::new());
-    let (mut store, _) = open_fragments(&files, &catalog);
-    store.execute(put(1, 1)).expect("puts");
-    store.settle().expect("settles");
-    let old = catalog.fork();
-    store.execute(put(2, 1)).expect("puts");
-    store.settle().expect("settles");
-    drop(store);
-    let (mut store, recovery) = open_fragments(&files, &old);
-    assert!(recovery.rebuilt.is_some());
-    assert!(fetch(&mut store, 2, 1).is_some());
 }
 
 #[test]

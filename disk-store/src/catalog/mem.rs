@@ -14,7 +14,8 @@ struct State {
     stamp: Option<Stamp>,
     /// What each row was when it was last durable, for rows changed since.
     unsynced: BTreeMap<FragmentKey, Option<Row>>,
-    is_corrupt: bool,
+    /// It is corrupt after so many more accesses.
+    sound_for: Option<u64>,
 }
 
 /// An in-memory catalog. A clone is the same catalog, so that its owner can crash it.
@@ -58,7 +59,12 @@ impl MemCatalog {
 
     /// From now on every access finds it corrupt, until it is reset.
     pub fn corrupt(&self) {
-        self.lock().is_corrupt = true;
+        self.corrupt_after(0);
+    }
+
+    /// As [`MemCatalog::corrupt`], after so many more accesses.
+    pub fn corrupt_after(&self, accesses: u64) {
+        self.lock().sound_for = Some(accesses);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -66,12 +72,13 @@ impl MemCatalog {
     }
 
     fn sound(&self) -> Result<MutexGuard<'_, State>, CatalogError> {
-        let state = self.lock();
-        if state.is_corrupt {
-            Err(CatalogError::Corrupt("as asked".to_owned()))
-        } else {
-            Ok(state)
+        let mut state = self.lock();
+        match &mut state.sound_for {
+            Some(0) => return Err(CatalogError::Corrupt("as asked".to_owned())),
+            Some(left) => *left -= 1,
+            None => {}
         }
+        Ok(state)
     }
 }
 

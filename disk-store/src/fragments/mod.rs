@@ -33,8 +33,8 @@ pub use header::FRAGMENT_BYTES_MAX;
 pub use ledger::EXTENTS_MAX;
 pub use open::Recovery;
 
-/// The catalog is settled before more extents than this have changed since: bounds what is
-/// read again after a crash.
+/// The catalog is settled before an operation could make more extents than this change since:
+/// bounds what is read again after a crash.
 pub const CHANGED_EXTENTS_MAX: usize = 16;
 /// The catalog is settled after this many puts at the latest.
 pub const UNSETTLED_PUTS_MAX: u64 = 4096;
@@ -249,15 +249,26 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
             && self.extents.contains_key(&row.extent)
     }
 
+    /// Before an operation looks anything up: the ledger can list so many more extents. **Invariant:**
+    /// from the last lookup of an operation to its end nothing asks the catalog, so that no rebuild
+    /// takes away the row that it goes by, or the range that it was given.
+    fn make_listable(&mut self, extents: usize) -> Result<(), DeviceError> {
+        if self.state.changed.len() + extents > CHANGED_EXTENTS_MAX {
+            self.commit()?;
+            self.settle_catalog()?;
+        }
+        Ok(())
+    }
+
     /// Before an extent changes: the ledger says so, durably.
     fn touch(&mut self, extent: u32) -> Result<(), DeviceError> {
         if self.state.changed.contains(&extent) {
             return Ok(());
         }
-        if self.state.changed.len() >= CHANGED_EXTENTS_MAX {
-            self.commit()?;
-            self.settle_catalog()?;
-        }
+        assert!(
+            self.state.changed.len() < CHANGED_EXTENTS_MAX,
+            "the operation made the ledger listable first"
+        );
         self.state.changed.insert(extent);
         if planted(Bug::SilentLedger) {
             return Ok(());
@@ -274,6 +285,7 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
 
     fn delete(&mut self, keys: &[FragmentKey]) -> Result<FragmentDone, DeviceError> {
         for &key in keys {
+            self.make_listable(1)?;
             let Some(row) = self.lookup(key)? else {
                 continue;
             };

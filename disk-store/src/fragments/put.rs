@@ -39,6 +39,8 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
         if !is_sound {
             return Ok(FragmentDone::Conflict);
         }
+        // Its own place, and the one that a repair gives up.
+        self.make_listable(2)?;
         if let Some(row) = self.lookup(key)? {
             return self.put_again(row, key, meta, sums, data);
         }
@@ -81,6 +83,7 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
     pub(super) fn try_room(&mut self, fragment_bytes: u32) -> Result<FragmentDone, DeviceError> {
         let fragment_bytes = fragment_bytes.min(FRAGMENT_BYTES_MAX);
         let bytes = header::area_bytes(fragment_bytes) + u64::from(fragment_bytes);
+        self.make_listable(1)?;
         let place = match self.allocate(bytes, self.capacity_for(Claim::Client)) {
             Ok(place) => place,
             Err(NoPlace::Full) => return Ok(FragmentDone::Full),
@@ -144,8 +147,6 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
             Err(NoPlace::Full) => return Ok(FragmentDone::Full),
             Err(NoPlace::Device(error)) => return Err(error),
         };
-        // The ledger may have been settled for the new place's sake.
-        self.touch(old.extent)?;
         let row = Row {
             extent: place.0,
             offset: place.1,
