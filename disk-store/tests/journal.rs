@@ -318,6 +318,40 @@ fn lost_and_misdirected_writes_are_damage() {
     }
 }
 
+/// The first write of a file's later lap is lost, and an old batch lies intact in its place: those
+/// of the later lap that follow within it are found, and with them that one is missing.
+#[test]
+fn a_released_batch_hides_no_later_lap() {
+    for seed in 0..12 {
+        let (mut files, mut journal) = created();
+        // Long batches: one a file, so that each covers most of it.
+        let long = |tag| entry(tag, 8 * BLOCK);
+        for tag in 0..4 {
+            append(&mut journal, vec![long(tag)]).expect("appends");
+        }
+        let released = journal.current_file();
+        let op = JournalOp::ReleaseBefore(released);
+        journal.execute(op).expect("releases");
+        files.inject(Fault::LoseNextWrite("journal/file".to_owned()));
+        append(&mut journal, vec![entry(40, 3 * BLOCK)]).expect("the device says so");
+        assert_ne!(
+            journal.current_file(),
+            released,
+            "it begins a recycled file"
+        );
+        assert!(!files.has_faults(), "its write was lost");
+        for tag in 50..53 {
+            append(&mut journal, vec![entry(tag, 0)]).expect("appends");
+        }
+        drop(journal);
+        files.crash(seed);
+        let (_, scanned, verdict) = open(&files);
+        assert_eq!(verdict, ScanVerdict::Damaged, "seed {seed}");
+        let tags: Vec<u64> = scanned.iter().map(|e| tag_of(&e.header)).collect();
+        assert!(tags.ends_with(&[50, 51, 52]), "seed {seed}: {tags:?}");
+    }
+}
+
 #[test]
 fn a_vanished_journal_is_damage() {
     let (mut files, journal) = filled(5);

@@ -158,15 +158,14 @@ impl<L: FileLayer> Journal<L> {
         let during = |error: FileError| error.during("opening the journal");
         let (mark, marked) = Mark::open(layer, config.id).map_err(during)?;
         let slots = recycle::open_slots(layer).map_err(during)?;
-        let mut found = Vec::new();
-        for (i, slot) in slots.iter().enumerate() {
+        let files: Vec<L::File> = slots.iter().map(|slot| slot.file.clone()).collect();
+        for file in &files {
             // What an earlier process left in the system's cache counts only once synced.
-            slot.file.sync_data().map_err(during)?;
-            let bytes = slot.file.size().map_err(during)?;
-            scan::scan_file(config.id, i, &slot.file, bytes, &mut found).map_err(during)?;
+            file.sync_data().map_err(during)?;
         }
         layer.sync_dir(DIR).map_err(during)?;
-        let mut scan = scan::judge(found, marked, |slot| slots[slot].file.clone());
+        let found = scan::scan_files(config.id, &files).map_err(during)?;
+        let mut scan = scan::judge(found, marked, |slot| files[slot].clone());
         if is_new {
             scan.damage_before = None;
             scan.is_end_missing = false;

@@ -4,7 +4,7 @@ use model::planted::{Bug, planted};
 use model::sometimes::{Sometimes, reached};
 use model::store::{EntryAt, FileNo, ScannedEntry};
 
-use super::batch::{self, Batch, FLAG_DAMAGED};
+use super::batch::{self, Batch, FLAG_DAMAGED, Head};
 use super::mark::Synced;
 use crate::BLOCK;
 use crate::file::{File, FileError};
@@ -39,18 +39,50 @@ pub(super) struct Scan {
     pub(super) is_end_missing: bool,
 }
 
-/// All batches with an intact header in one file. A batch that continues what came before in
-/// this file is stepped over whole; anything else is searched block by block, so that a batch
-/// behind a damaged one is found.
-pub(super) fn scan_file<F: File>(
+/// All batches with an intact header in all files.
+///
+/// What a released file held may hide what was written over it since: where the first write of a
+/// later lap was lost, an old batch is intact in its place, and the later lap's follow *within* it.
+/// So no released batch is stepped over whole; that of a live one is, so that nothing in a payload
+/// is ever taken for a batch.
+pub(super) fn scan_files<F: File>(id: u64, files: &[F]) -> Result<Vec<Found>, FileError> {
+    let mut live_from = FileNo(0);
+    let mut by_file = Vec::with_capacity(files.len());
+    for (slot, file) in files.iter().enumerate() {
+        by_file.push(scan_file(id, slot, file, live_from)?);
+    }
+    // What is found anew may say that more was released.
+    while let Some(newest) = newest(by_file.iter().flatten())
+        && newest.oldest > live_from
+    {
+        live_from = newest.oldest;
+        for (slot, file) in files.iter().enumerate() {
+            let is_released = |f: &Found| f.batch.head.file < live_from;
+            if by_file[slot].iter().any(is_released) {
+                by_file[slot] = scan_file(id, slot, file, live_from)?;
+            }
+        }
+    }
+    Ok(by_file.into_iter().flatten().collect())
+}
+
+fn newest<'a>(found: impl Iterator<Item = &'a Found>) -> Option<Head> {
+    found
+        .map(|f| f.batch.head)
+        .max_by_key(|head| (head.term, head.seq))
+}
+
+/// All batches with an intact header in one file. One that continues what came before in this
+/// file, and is of a file from `live_from` on, is stepped over whole; anything else is searched
+/// block by block, so that a batch behind a damaged or a released one is found.
+fn scan_file<F: File>(
     id: u64,
     slot: usize,
     file: &F,
-    bytes: u64,
-    found: &mut Vec<Found>,
-) -> Result<(), FileError> {
-    let mut offset = 0;
-    let mut last = None;
+    live_from: FileNo,
+) -> Result<Vec<Found>, FileError> {
+    let bytes = file.size()?;
+    let (mut offset, mut last, mut found) = (0, None, Vec::new());
     while offset + BLOCK <= bytes {
         let Some(batch) = batch_at(id, file, bytes, offset) else {
             offset += BLOCK;
@@ -63,10 +95,11 @@ pub(super) fn scan_file<F: File>(
             continue;
         }
         last = Some(order);
-        offset += batch.bytes;
+        let is_live = batch.head.file >= live_from;
+        offset += if is_live { batch.bytes } else { BLOCK };
         found.push(Found { slot, batch });
     }
-    Ok(())
+    Ok(found)
 }
 
 fn batch_at<F: File>(id: u64, file: &F, bytes: u64, offset: u64) -> Option<Batch> {
@@ -101,11 +134,7 @@ pub(super) fn judge<F: File>(
             .unwrap_or_default(),
         ..Scan::default()
     };
-    let Some(newest) = found
-        .iter()
-        .map(|f| f.batch.head)
-        .max_by_key(|head| (head.term, head.seq))
-    else {
+    let Some(newest) = newest(found.iter()) else {
         // A journal that was created holds a batch: nothing at all is damage.
         scan.term = mark.map_or(0, |mark| mark.term);
         scan.seq = mark.map_or(0, |mark| mark.seq);
