@@ -9,7 +9,8 @@ use common::{
 use disk_store::catalog::MemCatalog;
 use disk_store::file::sim::{Fault, SimFiles};
 use disk_store::fragments::Fragments;
-use model::ids::VolumeId;
+use model::ids::{Row, Version, VolumeId};
+use model::spread::RowStamp;
 use model::store::{Claim, FragmentDone, FragmentOp, SegmentKind};
 use proptest::prelude::{ProptestConfig, any, prop, proptest};
 
@@ -231,6 +232,32 @@ fn a_device_full_before_its_bound_is_full_too() {
     for n in 1..=n {
         assert!(is_good(&fetch(&mut store, n, 3).expect("is there"), n));
     }
+}
+
+/// A full disk takes no note of a row's moves, and does not fail: deleting is what helps it.
+#[test]
+fn a_full_device_notes_nothing_and_goes_on() {
+    let (files, catalog) = (SimFiles::new(), MemCatalog::new());
+    let (mut store, _) = open_fragments(&files, &catalog);
+    store.execute(put(1, 3)).expect("puts");
+    let adopt = |versions: &[u64]| FragmentOp::Adopt {
+        pool: meta(1, SegmentKind::Data).pool,
+        row: Row(3),
+        stamp: RowStamp::of(versions.iter().map(|v| Version(*v))),
+    };
+    assert_eq!(store.execute(adopt(&[1])), Ok(FragmentDone::Adopted));
+    let known = store.adopted().clone();
+    files.set_capacity(Some(files.allocated()));
+    assert_eq!(store.execute(adopt(&[1])), Ok(FragmentDone::Adopted));
+    assert_eq!(store.execute(adopt(&[1, 2])), Ok(FragmentDone::Full));
+    assert_eq!((store.adopted(), store.has_failed()), (&known, false));
+    let keys = vec![key(1)];
+    let deleted = store.execute(FragmentOp::Delete { keys });
+    assert_eq!(deleted, Ok(FragmentDone::Deleted));
+    assert_eq!(store.execute(adopt(&[1, 2])), Ok(FragmentDone::Adopted));
+    let stamps = store.adopted().clone();
+    drop(store);
+    assert_eq!(open_fragments(&files, &catalog).0.adopted(), &stamps);
 }
 
 #[test]

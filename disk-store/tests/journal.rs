@@ -5,7 +5,7 @@ mod common;
 use common::{BLOCK, SimJournal, append, bytes_of, entry, journal_config, read, tag_of};
 use disk_store::file::sim::{Fault, SimFiles};
 use disk_store::journal::{Journal, JournalConfig};
-use model::store::{JournalOp, ScanVerdict, ScannedEntry};
+use model::store::{JournalDone, JournalOp, ScanVerdict, ScannedEntry};
 use proptest::prelude::{ProptestConfig, any, prop, proptest};
 
 fn created() -> (SimFiles, SimJournal) {
@@ -395,19 +395,61 @@ fn another_lifes_batches_do_not_pass() {
     assert_eq!((scanned.len(), verdict), (0, ScanVerdict::Damaged));
 }
 
+/// A device without space for another file: it is told while half a file is left, an append that
+/// finds no place is refused and handed back, releases pass, and then there is room again.
 #[test]
 fn a_full_device_refuses_without_harm() {
-    let (files, mut journal) = created();
-    let mut tag = 0;
-    files.set_capacity(Some(files.allocated() + 9 * BLOCK as u64));
-    let error = loop {
+    let (mut files, mut journal) = created();
+    files.set_capacity(Some(files.allocated() + 40 * BLOCK as u64));
+    let (mut tag, mut told_at) = (0, None);
+    let refused = loop {
         tag += 1;
-        if let Err(error) = append(&mut journal, vec![entry(tag, 4096)]) {
-            break error;
+        match journal.execute(JournalOp::Append(vec![entry(tag, 4096)])) {
+            Ok(JournalDone::Appended { has_room, .. }) if !has_room => {
+                told_at.get_or_insert(tag);
+            }
+            Ok(JournalDone::Appended { .. }) => assert_eq!(told_at, None),
+            Ok(JournalDone::Full(refused)) => break refused,
+            other => panic!("{other:?}"),
         }
     };
-    // A sparse simulated device may run out under a prepared file: that retires the disk.
-    assert!(error.detail.contains("space"), "{error}");
+    assert_eq!(refused, vec![entry(tag, 4096)]);
+    // Two blocks each.
+    assert!(
+        told_at.is_some_and(|at| (2..=3).contains(&(tag - at))),
+        "{told_at:?} of {tag}"
+    );
+    let prepared = journal.execute(JournalOp::Prepare);
+    assert_eq!(prepared, Ok(JournalDone::Prepared { has_room: false }));
+    assert!(!journal.has_failed());
+    // It can be opened, too.
+    drop(journal);
+    files.kill();
+    let (mut journal, scanned, verdict) = open(&files);
+    assert_eq!(
+        (scanned.len() as u64, verdict),
+        (tag - 1, ScanVerdict::Whole)
+    );
+    let before = journal.current_file();
+    let released = journal.execute(JournalOp::ReleaseBefore(before));
+    assert_eq!(released, Ok(JournalDone::Released));
+    append(&mut journal, refused).expect("there is room again");
+    drop(journal);
+    let (_, scanned, verdict) = open(&files);
+    assert_eq!(verdict, ScanVerdict::Whole);
+    assert_eq!(scanned.last().map(|e| tag_of(&e.header)), Some(tag));
+}
+
+/// An append that spans files is refused whole.
+#[test]
+fn a_full_device_takes_an_append_whole_or_not_at_all() {
+    let (files, mut journal) = created();
+    files.set_capacity(Some(files.allocated() + 14 * BLOCK as u64));
+    let entries: Vec<_> = (0..30).map(|tag| entry(tag, 4096)).collect();
+    let done = journal.execute(JournalOp::Append(entries.clone()));
+    assert_eq!(done, Ok(JournalDone::Full(entries)));
+    drop(journal);
+    assert_eq!(open(&files).1, vec![]);
 }
 
 proptest! {

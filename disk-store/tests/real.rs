@@ -135,7 +135,7 @@ fn a_disk_from_format_to_reopening() {
             entry(tag, 4096),
             entry(1000 + tag, 99),
         ]));
-        assert!(matches!(done, Ok(JournalDone::Appended(_))));
+        assert!(matches!(done, Ok(JournalDone::Appended { .. })));
     }
     assert!(journal.syncs() == 30);
     drop(journal);

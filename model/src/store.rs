@@ -72,17 +72,33 @@ pub enum JournalOp {
     Read(Vec<EntryAt>),
     /// Files before this one hold nothing that is needed: recycle them.
     ReleaseBefore(FileNo),
+    /// Try again to prepare the file that follows the current one.
+    Prepare,
 }
 
 /// The journal store's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JournalDone {
-    /// Durable; where each payload lies, in order.
-    Appended(Vec<EntryAt>),
+    /// Durable.
+    Appended {
+        /// Where each payload lies, in order.
+        places: Vec<EntryAt>,
+        /// Whether a file is prepared for when the current one is full, or need not be yet. If
+        /// there is no space for one, what is left is for what frees files (R18).
+        has_room: bool,
+    },
+    /// There is no space: of an `Append` (whose entries these are) or a `ReleaseBefore` nothing
+    /// was done.
+    Full(Vec<JournalEntry>),
     /// The payloads, in order; `None` where it is damaged.
     Read(Vec<Option<Bytes>>),
-    /// Recycled.
+    /// Recycled: there is room.
     Released,
+    /// To `Prepare`: whether there is room.
+    Prepared {
+        /// As in `Appended`.
+        has_room: bool,
+    },
 }
 
 /// A fragment's description: what its self-describing header says.
@@ -235,7 +251,7 @@ pub enum FragmentDone {
     Deleted,
     /// The keys, ascending, with their descriptions.
     Keys(Vec<(FragmentKey, FragmentMeta)>),
-    /// Remembered, durably.
+    /// To `Adopt`: remembered, durably; else `Full`, and nothing of it is.
     Adopted,
     /// To `Verify`.
     Verified {

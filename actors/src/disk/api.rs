@@ -99,6 +99,9 @@ pub enum DiskEffect {
     /// Tell the node's metadata whether there is room for fragments (R27). It is taken that there
     /// is, until this says otherwise.
     Room(bool),
+    /// Whether the journal is without space for another file. It is taken that it is not, until this
+    /// says otherwise.
+    Shortage(bool),
     /// The device failed: this disk will never again do anything. Said once.
     Retire {
         /// Why.

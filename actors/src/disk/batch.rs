@@ -194,6 +194,17 @@ impl Batcher {
         Some(entries)
     }
 
+    /// There was no space for an append: it keeps its place, and goes out again. `entries` are its
+    /// own.
+    pub(super) fn put_back(&mut self, op: OpId, entries: Vec<JournalEntry>) -> bool {
+        let Some((_, mut batch)) = self.in_flight.take_if(|(o, _)| *o == op) else {
+            return false;
+        };
+        batch.entries = entries;
+        self.waiting.push_front(batch);
+        true
+    }
+
     /// The batch of a finished append: durable as of now.
     pub(super) fn complete(&mut self, op: OpId) -> Option<Batch> {
         if self.in_flight.as_ref().is_none_or(|(o, _)| *o != op) {

@@ -16,6 +16,7 @@ pub(super) struct Files {
     newest: Option<FileNo>,
     /// Files before this one are released.
     released: FileNo,
+    /// The release under way, and `released` before it.
     releasing: Option<(OpId, FileNo)>,
     /// What copying forward may still write: it earns what others write, so that it never
     /// writes more than they do.
@@ -98,8 +99,8 @@ impl Files {
             "a needed file is never released"
         );
         // From now on nothing may rest on those files, whether or not the store got to it.
-        self.released = to;
-        self.releasing = Some((op, to));
+        let before = std::mem::replace(&mut self.released, to);
+        self.releasing = Some((op, before));
     }
 
     /// A release is done.
@@ -109,6 +110,15 @@ impl Files {
             self.releasing = None;
         }
         mine
+    }
+
+    /// The store had no space to release: if that is the one under way, it is to be asked again.
+    pub(super) fn release_refused(&mut self, op: OpId) -> bool {
+        let Some((_, before)) = self.releasing.take_if(|(o, _)| *o == op) else {
+            return false;
+        };
+        self.released = before;
+        true
     }
 
     /// Others wrote so much.

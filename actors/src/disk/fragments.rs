@@ -28,6 +28,10 @@ struct Running {
     put: Option<(Pool, FragmentKey)>,
     /// Of a `Put`: its bytes.
     put_bytes: u32,
+    /// The note that it rests on, if that is not durable yet (R20).
+    note: Option<OpId>,
+    /// There was no space for that.
+    is_unnoted: bool,
 }
 
 /// The fragment requests under way.
@@ -91,6 +95,13 @@ impl Fragments {
         &mut self.count
     }
 
+    /// There was no space for a note: nothing that rests on it is answered as if it was made.
+    pub(super) fn note_failed(&mut self, note: OpId) {
+        for running in self.running.values_mut() {
+            running.is_unnoted |= running.note == Some(note);
+        }
+    }
+
     /// Who still waits, of a store that will never answer.
     pub(super) fn abandon(&mut self) -> Vec<Asker> {
         self.bytes = 0;
@@ -115,6 +126,8 @@ impl Disk {
             get: None,
             put: None,
             put_bytes: 0,
+            note: None,
+            is_unnoted: false,
         };
         let request = match request {
             // R16: nothing of a deleted volume comes back.
@@ -131,6 +144,7 @@ impl Disk {
                 {
                     return self.answer(asker, DiskReply::NotMine { stamp: known }, out);
                 }
+                running.note = self.moves.noting(placed);
                 running.bytes = payload.len();
                 running.put = Some((put.meta.pool, put.key));
                 running.put_bytes = put.meta.fragment_bytes;
@@ -191,6 +205,7 @@ impl Disk {
                 {
                     return self.answer(asker, DiskReply::Busy, out);
                 }
+                running.note = self.moves.noting((pool, row));
                 running.keys_max = KEYS_MAX;
                 let limit =
                     limit.min(u32::try_from(KEYS_MAX).expect("small") - u32::from(SLOTS_MAX));
@@ -220,6 +235,9 @@ impl Disk {
         let running = running.expect("the store finishes what was asked for");
         assert!(self.fragments.bytes >= running.bytes);
         self.fragments.bytes -= running.bytes;
+        if running.is_unnoted {
+            return self.answer(running.asker, DiskReply::Busy, out);
+        }
         let mut payload = Payload::empty();
         let reply = match done {
             FragmentDone::Stored => {

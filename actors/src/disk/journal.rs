@@ -198,11 +198,14 @@ impl Disk {
         let fits = bytes == 0 || queued == 0 || queued + bytes <= self.config.queue_bytes_max;
         let writes =
             |r: &RecordHead| matches!(r.body, RecordBody::Write { .. } | RecordBody::Stored(_));
+        let brings =
+            |r: &RecordHead| matches!(r.body, RecordBody::Write { .. } | RecordBody::Kept { .. });
+        let has_space = !self.shortage.is_short() || !append.records.iter().any(brings);
         let untrimmed = self.replicas.get(&append.volume);
         let untrimmed = untrimmed.map_or(0, |r| r.log().bytes());
         let in_quota =
             untrimmed <= self.config.volume_bytes_max || !append.records.iter().any(writes);
-        fits && in_quota
+        fits && in_quota && has_space
     }
 
     /// Starts a replica's log over (R9). `current` says that the sender's epoch was read to be

@@ -10,7 +10,8 @@
 //! one volume's state, `entry.rs` the on-disk
 //! headers, `recovery.rs` their replay, `batch.rs` group commit, `files.rs` and `mover.rs` the
 //! recycling of files, `fragments.rs` the fragments, `gone.rs` what the placement takes away, `moves.rs` what it
-//! knows of rows' moves, `scrub.rs` the reading of all that it holds.
+//! knows of rows' moves, `scrub.rs` the reading of all that it holds, `room.rs` and
+//! `shortage.rs` what a lack of space means.
 //!
 //! **Invariant:** a request is answered once at most, and nothing is answered `Appended`,
 //! `Sealed`, `Joined` or `Stored` after the device failed.
@@ -34,6 +35,7 @@ mod replica;
 mod room;
 mod scrub;
 mod seal;
+mod shortage;
 #[cfg(test)]
 mod tests;
 
@@ -65,6 +67,7 @@ use replica::Replica;
 use room::Room;
 use scrub::Scrub;
 use seal::Joining;
+use shortage::Shortage;
 
 pub use api::{DiskEffect, DiskInput, DiskStats, ReplicaStats, ScrubNews, ScrubStats};
 pub use config::{
@@ -175,6 +178,9 @@ pub struct Disk {
     room: Room,
     /// Whether there is room, as the shell was told last.
     told_room: bool,
+    shortage: Shortage,
+    /// Whether its journal is short of space, as the shell was told last.
+    told_short: bool,
     appends: usize,
     controls: usize,
     /// R8: the journal lost synced bytes once. A replica that should exist but does not may
@@ -261,6 +267,8 @@ impl Disk {
             scrub: Scrub::new(config.scrub, now),
             room: Room::default(),
             told_room: true,
+            shortage: Shortage::default(),
+            told_short: false,
             appends: 0,
             controls: 0,
             damaged: recovered.damaged_mark.is_some(),
@@ -583,6 +591,8 @@ impl Machine for Disk {
         self.scrub_on(now, out);
         self.try_room(now, out);
         self.tell_room(out);
+        self.try_prepare(now, out);
+        self.tell_shortage(out);
         self.settle(out);
     }
 
@@ -590,12 +600,13 @@ impl Machine for Disk {
         if self.retired {
             return None;
         }
-        if self.batcher.is_ready() {
+        if self.batcher.is_ready() && !self.shortage.holds_appends() {
             return Some(self.started);
         }
         let timer = self.timers.keys().next().map(|(at, _)| *at);
         let own = timer.into_iter().chain(self.scrub.deadline());
-        own.chain(self.room.deadline()).min()
+        let own = own.chain(self.room.deadline());
+        own.chain(self.shortage.deadline()).min()
     }
 
     fn tick(&mut self, now: Time, out: &mut Vec<DiskEffect>) {
@@ -610,6 +621,7 @@ impl Machine for Disk {
         }
         self.scrub_on(now, out);
         self.try_room(now, out);
+        self.try_prepare(now, out);
         self.settle(out);
     }
 }

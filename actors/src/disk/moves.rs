@@ -2,7 +2,8 @@
 //! than it knows is refused, and fragments of slots that were moved away are dropped.
 //!
 //! **Invariants:**
-//! - A note is durable before anything is answered that rests on it: the store works in order.
+//! - A note is durable before anything is answered that rests on it: the store works in order, and
+//!   where it had no space for a note, what rests on that is answered `Busy`.
 //! - A fragment is dropped only by a table that knows of every move that the disk has a note
 //!   of: an older one, seen after a restart, may name a place that the slot has left again. Moves
 //!   within a site that is away are left out, but for the fragment's own slot.
@@ -45,13 +46,21 @@ pub(super) struct Moves {
     mine: BTreeMap<Pool, BTreeSet<(Row, Slot)>>,
     /// Slots that were, and are on their way elsewhere.
     leaving: BTreeMap<Pool, BTreeSet<(Row, Slot)>>,
-    /// Notes that the store is making durable.
-    noting: BTreeSet<OpId>,
+    /// Notes that the store is making durable, in order.
+    noting: BTreeMap<OpId, Noting>,
     /// Whether something may have to go that no clearing has looked for.
     due: bool,
     /// Whether a clearing left something, since a table knew less than the disk.
     postponed: bool,
     clearing: Option<Clearing>,
+}
+
+/// A note under way.
+#[derive(Debug)]
+struct Noting {
+    row: (Pool, Row),
+    /// What was noted of the row before.
+    before: Option<RowStamp>,
 }
 
 /// A walk over everything that is stored.
@@ -77,6 +86,26 @@ impl Moves {
             known.merge(&table.stamp(row));
         }
         known
+    }
+
+    /// The last note of a row that is not durable yet.
+    pub(super) fn noting(&self, row: (Pool, Row)) -> Option<OpId> {
+        let of_row = |(_, noting): &(&OpId, &Noting)| noting.row == row;
+        self.noting.iter().rev().find(of_row).map(|(op, _)| *op)
+    }
+
+    /// There was no space for a note. One of the same row that was asked for after it holds what it
+    /// held, and takes its place.
+    fn forget(&mut self, op: OpId, Noting { row, before }: Noting) {
+        let mut later = self.noting.range_mut(op..);
+        if let Some((_, next)) = later.find(|(_, noting)| noting.row == row) {
+            next.before = before;
+            return;
+        }
+        match before {
+            Some(before) => self.noted.insert(row, before),
+            None => self.noted.remove(&row),
+        };
     }
 
     /// Whether whoever knows that of a row knows enough to place, or to delete, fragments of the
@@ -151,6 +180,7 @@ impl Disk {
         if noted.is_none() && self.moves.noted.len() >= NOTES_MAX {
             return Err(self.moves.known(row));
         }
+        let before = noted.cloned();
         let noted = self.moves.noted.entry(row).or_default();
         noted.merge(&stamp);
         let request = FragmentOp::Adopt {
@@ -159,7 +189,7 @@ impl Disk {
             stamp: noted.clone(),
         };
         let op = self.op();
-        self.moves.noting.insert(op);
+        self.moves.noting.insert(op, Noting { row, before });
         out.push(DiskEffect::Fragments { op, request });
         Ok(())
     }
@@ -239,12 +269,11 @@ impl Disk {
         done: FragmentDone,
         out: &mut Vec<DiskEffect>,
     ) -> Option<FragmentDone> {
-        if self.moves.noting.remove(&op) {
-            assert_eq!(
-                done,
-                FragmentDone::Adopted,
-                "a note is made or the device fails"
-            );
+        if let Some(noting) = self.moves.noting.remove(&op) {
+            if done == FragmentDone::Full {
+                self.fragments.note_failed(op);
+                self.moves.forget(op, noting);
+            }
             return None;
         }
         let Some(clearing) = self.moves.clearing.take_if(|c| c.op == op) else {

@@ -18,7 +18,8 @@ impl Disk {
     ) {
         match done {
             Err(error) => self.retire(error, out),
-            Ok(JournalDone::Appended(places)) => {
+            Ok(JournalDone::Appended { places, has_room }) => {
+                self.shortage.told(now, has_room);
                 let batch = self.batcher.complete(op);
                 let batch = batch.expect("the store finishes the one append in flight");
                 assert_eq!(
@@ -34,9 +35,20 @@ impl Disk {
                 self.read_done(now, reading, payloads, out);
             }
             Ok(JournalDone::Released) => {
+                self.shortage.told(now, true);
                 let released = self.files.released(op);
                 assert!(released, "the store finishes the one release in flight");
             }
+            Ok(JournalDone::Full(entries)) => {
+                if self.files.release_refused(op) {
+                    self.shortage.refused_release(now);
+                } else {
+                    let kept = self.batcher.put_back(op, entries);
+                    assert!(kept, "the store hands back the one append in flight");
+                    self.shortage.refused_append(now);
+                }
+            }
+            Ok(JournalDone::Prepared { has_room }) => self.prepared(now, op, has_room),
         }
         self.look_for_moves = true;
     }
@@ -91,7 +103,7 @@ impl Disk {
             return;
         }
         self.advance_moves(out);
-        if self.batcher.is_ready() {
+        if self.batcher.is_ready() && !self.shortage.holds_appends() {
             let op = self.op();
             let entries = self.batcher.submit(op).expect("it is ready");
             out.push(DiskEffect::Journal {
@@ -100,7 +112,9 @@ impl Disk {
             });
         }
         let reading = self.reads.values().filter_map(Reading::oldest_file).min();
-        if let Some(to) = self.files.releasable(reading) {
+        if let Some(to) = self.files.releasable(reading)
+            && !self.shortage.holds_releases()
+        {
             let op = self.op();
             self.files.release(op, to);
             out.push(DiskEffect::Journal {

@@ -511,6 +511,13 @@ impl Shell for DiskActor {
                 }
                 self.switchboard.do_send(DiskRoom { disk, has_room });
             }
+            Effect::Shortage(is_short) => {
+                let disk = self.id;
+                match is_short {
+                    true => tracing::warn!(%disk, "no space for another journal file: writes wait"),
+                    false => tracing::info!(%disk, "there is space for the journal again"),
+                }
+            }
             Effect::Retire { error } => {
                 if !self.retired {
                     tracing::error!(disk = %self.id, %error, "the disk retires");

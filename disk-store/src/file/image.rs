@@ -10,6 +10,8 @@ const PAGE: u64 = 4096;
 #[derive(Clone, Default)]
 pub(super) struct Image {
     len: u64,
+    /// Up to here space is taken, whether or not there are pages.
+    reserved: u64,
     pages: BTreeMap<u64, Bytes>,
 }
 
@@ -19,7 +21,18 @@ impl Image {
     }
 
     pub(super) fn allocated(&self) -> u64 {
-        self.pages.len() as u64 * PAGE
+        let pages = match self.reserved {
+            0 => self.pages.len(),
+            reserved => self.pages.range(reserved / PAGE..).count(),
+        };
+        self.reserved + pages as u64 * PAGE
+    }
+
+    /// It is as long as this, of zeros, and takes the space.
+    pub(super) fn allocate(&mut self, len: u64) {
+        self.set_len(0);
+        self.len = len;
+        self.reserved = len / PAGE * PAGE;
     }
 
     /// Bytes of pages that a write of `[offset, offset + len)` would add.
@@ -28,6 +41,10 @@ impl Image {
             return 0;
         }
         let (first, last) = (offset / PAGE, (offset + len - 1) / PAGE);
+        let first = first.max(self.reserved / PAGE);
+        if first > last {
+            return 0;
+        }
         let present = self.pages.range(first..=last).count() as u64;
         (last - first + 1 - present) * PAGE
     }
@@ -83,6 +100,7 @@ impl Image {
         if len < self.len {
             let all = self.len.div_ceil(PAGE) * PAGE;
             self.punch(len, all - len);
+            self.reserved = self.reserved.min(len / PAGE * PAGE);
         }
         self.len = len;
     }

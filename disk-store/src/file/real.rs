@@ -230,7 +230,14 @@ impl File for RealFile {
     }
 
     fn allocate(&self, len: u64) -> Result<(), FileError> {
+        use rustix::fs::FallocateFlags;
         self.set_len(0)?;
+        // Where there is not so much space, what there is is not taken for the attempt.
+        match rustix::fs::fallocate(&*self.file, FallocateFlags::empty(), 0, len) {
+            Err(rustix::io::Errno::NOSPC) => return Err(FileError::NoSpace),
+            // Not every file system can; the zeros tell.
+            Ok(()) | Err(_) => {}
+        }
         let zeros = Bytes::from(vec![0; ZERO_PIECE]);
         let mut at = 0;
         while at < len {

@@ -282,6 +282,7 @@ impl FileLayer for SimFiles {
         disk.name_op(NameOp::Unlink {
             path: path.to_owned(),
         });
+        disk.recount();
         disk.count()
     }
 
@@ -363,6 +364,6 @@ impl File for SimFile {
         // Zeros are as good as written: a page of them takes no memory here.
         let mut disk = self.live()?;
         disk.change(self.inode, Unsynced::SetLen(0))?;
-        disk.change(self.inode, Unsynced::SetLen(len))
+        disk.change(self.inode, Unsynced::Allocate(len))
     }
 }

@@ -62,24 +62,17 @@ fn copy<F: File>(file: &F, at: u64, copy_bytes: u64) -> Option<Bytes> {
 }
 
 /// Makes all of it durable, atomically.
-pub(super) fn store<L: FileLayer>(
-    layer: &L,
-    id: u64,
-    adopted: &Adopted,
-) -> Result<(), DeviceError> {
-    let write = || -> Result<(), FileError> {
-        match layer.remove(PATH_NEW) {
-            Ok(()) | Err(FileError::NotFound) => {}
-            Err(error) => return Err(error),
-        }
-        let file = layer.create(PATH_NEW)?;
-        let copy = Bytes::from(encode(id, adopted));
-        file.write_at(0, &[copy.clone(), copy])?;
-        file.sync_data()?;
-        layer.rename(PATH_NEW, PATH)?;
-        layer.sync_dir("")
-    };
-    write().map_err(|error| error.during("writing the stamps"))
+pub(super) fn store<L: FileLayer>(layer: &L, id: u64, adopted: &Adopted) -> Result<(), FileError> {
+    match layer.remove(PATH_NEW) {
+        Ok(()) | Err(FileError::NotFound) => {}
+        Err(error) => return Err(error),
+    }
+    let file = layer.create(PATH_NEW)?;
+    let copy = Bytes::from(encode(id, adopted));
+    file.write_at(0, &[copy.clone(), copy])?;
+    file.sync_data()?;
+    layer.rename(PATH_NEW, PATH)?;
+    layer.sync_dir("")
 }
 
 fn encode(id: u64, adopted: &Adopted) -> Vec<u8> {

@@ -7,7 +7,7 @@ use model::store::{DeviceError, FragmentDone};
 
 use super::{Fragments, LIST_KEYS_MAX, adopted, catalog_failed};
 use crate::catalog::{Catalog, CatalogError, Row};
-use crate::file::FileLayer;
+use crate::file::{FileError, FileLayer};
 
 /// Rows of the catalog that one `Scan` looks at, about.
 const SCAN_ROWS_MAX: usize = 1 << 16;
@@ -106,23 +106,33 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
         }
     }
 
-    /// R20: remembers a row's moves before anything is answered that rests on it.
+    /// R20: remembers a row's moves before anything is answered that rests on it. On a device without
+    /// space it remembers nothing of it, and goes on.
     pub(super) fn adopt(
         &mut self,
         pool: Pool,
         row: RowNo,
         stamp: &RowStamp,
     ) -> Result<FragmentDone, DeviceError> {
-        let known = self.adopted.entry((pool, row)).or_default();
-        if !known.covers(stamp) {
-            known.merge(stamp);
-            assert!(
-                self.adopted.len() <= adopted::ROWS_MAX,
-                "the machine minds the bound"
-            );
-            adopted::store(&self.layer, self.config.id, &self.adopted)?;
+        let before = self.adopted.get(&(pool, row)).cloned();
+        if before.as_ref().is_some_and(|known| known.covers(stamp)) {
+            return Ok(FragmentDone::Adopted);
         }
-        Ok(FragmentDone::Adopted)
+        self.adopted.entry((pool, row)).or_default().merge(stamp);
+        assert!(
+            self.adopted.len() <= adopted::ROWS_MAX,
+            "the machine minds the bound"
+        );
+        match adopted::store(&self.layer, self.config.id, &self.adopted) {
+            Ok(()) => return Ok(FragmentDone::Adopted),
+            Err(FileError::NoSpace) => {}
+            Err(error) => return Err(error.during("writing the stamps")),
+        }
+        match before {
+            Some(before) => self.adopted.insert((pool, row), before),
+            None => self.adopted.remove(&(pool, row)),
+        };
+        Ok(FragmentDone::Full)
     }
 }
 

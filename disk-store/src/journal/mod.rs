@@ -4,6 +4,7 @@
 //! renamed: a batch's header names the file's lap, so that what an earlier lap left in it is
 //! told apart. What opening proves about the tail is in `docs/disk-format.md` (R8).
 
+mod append;
 mod batch;
 mod mark;
 mod recycle;
@@ -13,13 +14,14 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use model::store::{
-    DeviceError, EntryAt, FileNo, JournalDone, JournalEntry, JournalOp, ScanVerdict, ScannedEntry,
+    DeviceError, EntryAt, FileNo, JournalDone, JournalOp, ScanVerdict, ScannedEntry,
 };
 
 use crate::BLOCK;
 use crate::file::{File, FileError, FileLayer};
-use batch::{FLAG_DAMAGED, FLAG_OPEN, Head, Size};
-use mark::{Mark, Synced};
+use append::refused;
+use batch::{FLAG_DAMAGED, FLAG_OPEN};
+use mark::Mark;
 
 pub use batch::{BATCH_ENTRIES_MAX, HEADER_AREA_MAX};
 
@@ -41,7 +43,7 @@ pub struct JournalConfig {
     pub id: u64,
     /// Bytes of a file; a multiple of the block size.
     pub file_bytes: u64,
-    /// At most this many files; an append that would need more fails without harm.
+    /// At most this many files; an append that would need more is [`JournalDone::Full`].
     pub files_max: u32,
     /// At most this many free files are kept for reuse.
     pub spare_files_max: u32,
@@ -110,6 +112,8 @@ pub struct Journal<L: FileLayer> {
     settles: u64,
     /// Bytes appended since it settled.
     unsettled_bytes: u64,
+    /// There was no space for the next file.
+    is_short: bool,
     failed: Option<DeviceError>,
     damage_before: Option<usize>,
 }
@@ -187,6 +191,7 @@ impl<L: FileLayer> Journal<L> {
             syncs: 0,
             settles: 0,
             unsettled_bytes: 0,
+            is_short: false,
             failed: None,
             damage_before: scan.damage_before,
         };
@@ -203,7 +208,9 @@ impl<L: FileLayer> Journal<L> {
         journal.sort_free()?;
         let damaged = if scan.is_end_missing { FLAG_DAMAGED } else { 0 };
         // The durable cut: from now on, only what this term writes follows the last batch.
-        journal.control(FLAG_OPEN | damaged)?;
+        if !journal.control(FLAG_OPEN | damaged)? {
+            return Err(refused("no space to open it"));
+        }
         journal.settle()?;
         journal.syncs = 0;
         let verdict = if scan.damage_before.is_some() {
@@ -218,19 +225,32 @@ impl<L: FileLayer> Journal<L> {
     ///
     /// # Errors
     /// The device's. After a failed write or fdatasync the journal refuses everything: the
-    /// disk retires (R8). An entry that no file can hold, or a full journal, fails before
-    /// anything of its file is written, and [`Journal::has_failed`] stays false.
+    /// disk retires (R8). An entry that no file can hold fails before anything is written, and
+    /// [`Journal::has_failed`] stays false. No space is no error: [`JournalDone::Full`].
     pub fn execute(&mut self, op: JournalOp) -> Result<JournalDone, DeviceError> {
         if let Some(failed) = &self.failed {
             return Err(failed.clone());
         }
         match op {
-            JournalOp::Append(entries) => self.append(&entries).map(JournalDone::Appended),
+            JournalOp::Append(entries) => Ok(match self.append(&entries)? {
+                Some(places) => JournalDone::Appended {
+                    places,
+                    has_room: !self.is_short,
+                },
+                None => JournalDone::Full(entries),
+            }),
             JournalOp::Read(places) => Ok(JournalDone::Read(
                 places.iter().map(|at| self.read(at)).collect(),
             )),
-            JournalOp::ReleaseBefore(file) => {
-                self.release_before(file).map(|()| JournalDone::Released)
+            JournalOp::ReleaseBefore(file) => Ok(match self.release_before(file)? {
+                true => JournalDone::Released,
+                false => JournalDone::Full(Vec::new()),
+            }),
+            JournalOp::Prepare => {
+                self.is_short = false;
+                self.prepare()?;
+                let has_room = !self.is_short;
+                Ok(JournalDone::Prepared { has_room })
             }
         }
     }
@@ -253,14 +273,9 @@ impl<L: FileLayer> Journal<L> {
         // back at once.
         let appended = std::mem::take(&mut self.unsettled_bytes);
         let is_busy = appended >= self.config.file_bytes / BUSY_SHARE;
-        let may_grow = (self.live.len() as u64) < u64::from(self.config.files_max);
-        if self.free.is_empty() && may_grow && (is_busy || self.live.len() < RESTING_FILES) {
-            match self.add_slot() {
-                Ok(slot) => self.free.push_back(slot),
-                // No space for a spare is not yet a failure.
-                Err(FileError::NoSpace) => {}
-                Err(error) => return Err(self.fail(error.during("preparing a journal file"))),
-            }
+        if is_busy || self.live.len() < RESTING_FILES {
+            // No space for a spare is not yet a shortage.
+            self.make_free(1)?;
         }
         Ok(())
     }
@@ -274,7 +289,9 @@ impl<L: FileLayer> Journal<L> {
         if let Some(failed) = &self.failed {
             return Err(failed.clone());
         }
-        self.drop_spares(RESTING_FILES.saturating_sub(self.live.len()))
+        // Giving back what is to be made again at the next append would help nobody.
+        let follows = usize::from(self.needs_follower());
+        self.drop_spares(RESTING_FILES.saturating_sub(self.live.len()).max(follows))
     }
 
     /// fdatasyncs of appends and releases since it was opened: one each, but for appends that
@@ -367,128 +384,4 @@ impl<L: FileLayer> Journal<L> {
         }
         scan::read_payload(self.file(live.slot), at)
     }
-
-    fn append(&mut self, entries: &[JournalEntry]) -> Result<Vec<EntryAt>, DeviceError> {
-        if entries.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut all = Size::default();
-        for entry in entries {
-            if !Size::default().with(entry).fits(self.config.file_bytes) {
-                return Err(refused("the entry is longer than a journal file"));
-            }
-            all = all.with(entry);
-        }
-        let mut places = Vec::with_capacity(entries.len());
-        if all.total() > self.tail_space() && all.total() <= self.config.file_bytes {
-            // In one file, it is one fdatasync.
-            self.roll(false)?;
-        }
-        let mut rest = entries;
-        let mut chunks = Vec::new();
-        let mut start = self.tail;
-        while !rest.is_empty() {
-            let count = fitting(rest, self.tail_space());
-            if count == 0 {
-                self.write(start, &mut chunks)?;
-                self.roll(false)?;
-                start = self.tail;
-                continue;
-            }
-            let (batch, left) = rest.split_at(count);
-            places.extend(self.encode(0, batch, &mut chunks)?);
-            rest = left;
-        }
-        self.write(start, &mut chunks)?;
-        Ok(places)
-    }
-
-    /// Adds a batch at the tail to the chunks. **Invariant:** what opening would not believe is never
-    /// written: it would be lost (R8).
-    fn encode(
-        &mut self,
-        flags: u32,
-        entries: &[JournalEntry],
-        chunks: &mut Vec<Bytes>,
-    ) -> Result<Vec<EntryAt>, DeviceError> {
-        let tail = self.tail.expect("there is a current file");
-        let (oldest, first) = self.live.iter().next().expect("the current file is live");
-        self.seq += 1;
-        let head = Head {
-            file: tail.file,
-            offset: tail.offset,
-            term: self.term,
-            term_start: self.term_start,
-            seq: self.seq,
-            synced: self.synced,
-            oldest: *oldest,
-            oldest_seq: first.first_seq,
-            flags,
-        };
-        if !head.is_possible() {
-            return Err(self.fail(refused("the journal's numbers have run out")));
-        }
-        let (bytes, places) = batch::encode(self.config.id, &head, entries, chunks);
-        let offset = tail.offset + bytes;
-        self.tail = Some(Tail { offset, ..tail });
-        self.unsettled_bytes += bytes;
-        assert!(
-            offset <= self.config.file_bytes,
-            "a batch never spans files"
-        );
-        Ok(places)
-    }
-
-    /// Writes the chunks from `start` on and syncs: the one place where entries become durable.
-    fn write(&mut self, start: Option<Tail>, chunks: &mut Vec<Bytes>) -> Result<(), DeviceError> {
-        let Some(start) = start else { return Ok(()) };
-        if chunks.is_empty() {
-            return Ok(());
-        }
-        let file = self.file(start.slot);
-        let written = file
-            .write_at(start.offset, chunks)
-            .and_then(|()| file.sync_data());
-        chunks.clear();
-        written.map_err(|error| self.fail(error.during("journal append")))?;
-        self.syncs += 1;
-        self.synced = self.seq;
-        let synced = Synced {
-            term: self.term,
-            seq: self.seq,
-        };
-        self.mark
-            .write(synced)
-            .map_err(|error| self.fail(error.during("journal mark")))
-    }
-
-    /// A batch without entries.
-    fn control(&mut self, flags: u32) -> Result<(), DeviceError> {
-        if self.tail_space() < BLOCK {
-            self.roll(true)?;
-        }
-        let start = self.tail;
-        let mut chunks = Vec::new();
-        self.encode(flags, &[], &mut chunks)?;
-        self.write(start, &mut chunks)
-    }
-}
-
-fn refused(detail: &str) -> DeviceError {
-    DeviceError {
-        what: "journal append",
-        detail: detail.to_owned(),
-    }
-}
-
-/// How many of the entries one batch of at most `space` bytes holds.
-fn fitting(entries: &[JournalEntry], space: u64) -> usize {
-    let mut size = Size::default();
-    for (count, entry) in entries.iter().enumerate() {
-        size = size.with(entry);
-        if !size.fits(space) {
-            return count;
-        }
-    }
-    entries.len()
 }

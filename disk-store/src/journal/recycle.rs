@@ -2,23 +2,15 @@
 
 use model::store::{DeviceError, FileNo};
 
-use super::{DIR, FILE_PREFIX, FILES_LIMIT, Journal, LiveFile, Slot, Tail, refused};
+use super::append::refused;
+use super::{DIR, FILE_PREFIX, FILES_LIMIT, Journal, LiveFile, Slot, Tail};
 use crate::file::{File, FileError, FileLayer};
 
 impl<L: FileLayer> Journal<L> {
-    /// Begins the next file, a recycled one if there is one. Only a batch without entries may
-    /// exceed the bound: releasing works on a full journal.
-    pub(super) fn roll(&mut self, is_control: bool) -> Result<(), DeviceError> {
-        if !is_control && self.live.len() as u64 >= u64::from(self.config.files_max) {
-            return Err(refused("the journal is full"));
-        }
-        let slot = match self.free.pop_front() {
-            Some(slot) => slot,
-            None => match self.add_slot() {
-                Ok(slot) => slot,
-                Err(FileError::NoSpace) => return Err(refused("no space for a journal file")),
-                Err(error) => return Err(self.fail(error.during("making a journal file"))),
-            },
+    /// Begins the next file: one that was made free before.
+    pub(super) fn roll(&mut self) -> Result<(), DeviceError> {
+        let Some(slot) = self.free.pop_front() else {
+            return Err(refused("no file is prepared"));
         };
         self.last_file = FileNo(self.last_file.0 + 1);
         self.live.insert(
@@ -36,20 +28,62 @@ impl<L: FileLayer> Journal<L> {
         Ok(())
     }
 
-    pub(super) fn release_before(&mut self, file: FileNo) -> Result<(), DeviceError> {
+    /// Has so many files ready to be begun by entries; false if there is no space for them, or
+    /// the journal is full. Only a batch without entries may exceed the bound: releasing works on a
+    /// full journal.
+    pub(super) fn make_free(&mut self, files: usize) -> Result<bool, DeviceError> {
+        if files > 0 && (self.live.len() + files) as u64 > u64::from(self.config.files_max) {
+            return Ok(false);
+        }
+        while self.free.len() < files {
+            if !self.add_free()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Makes a file; false if there is no space for it.
+    pub(super) fn add_free(&mut self) -> Result<bool, DeviceError> {
+        match self.add_slot() {
+            Ok(slot) => self.free.push_back(slot),
+            Err(FileError::NoSpace) => return Ok(false),
+            Err(error) => return Err(self.fail(error.during("making a journal file"))),
+        }
+        Ok(true)
+    }
+
+    /// Whether so little is left of the current file that another one is to be there: what is left
+    /// is as much as a Disk machine may have queued.
+    pub(super) fn needs_follower(&self) -> bool {
+        self.tail_space() <= self.config.file_bytes / 2
+    }
+
+    /// Sees to it that there is a file to go on with, or tells that there is no space for one.
+    pub(super) fn prepare(&mut self) -> Result<(), DeviceError> {
+        let is_there = !self.needs_follower() || self.make_free(1)?;
+        self.is_short = !is_there;
+        Ok(())
+    }
+
+    /// False if there is no space to write it down.
+    pub(super) fn release_before(&mut self, file: FileNo) -> Result<bool, DeviceError> {
         let before = file.min(self.current_file());
         let kept = self.live.split_off(&before);
         let released = std::mem::replace(&mut self.live, kept);
         if released.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         // Durable before any of them is written again: a lost release would miss batches.
-        if let Err(error) = self.control(0) {
+        let written = self.control(0);
+        if written != Ok(true) {
             self.live.extend(released);
-            return Err(error);
+            return written;
         }
         self.free.extend(released.values().map(|live| live.slot));
-        self.drop_spares((self.config.spare_files_max as usize).max(1))
+        self.is_short = false;
+        self.drop_spares((self.config.spare_files_max as usize).max(1))?;
+        Ok(true)
     }
 
     /// Gives free files back to the file system, but for `keep`.

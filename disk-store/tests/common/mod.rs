@@ -84,7 +84,11 @@ pub fn append(
     entries: Vec<JournalEntry>,
 ) -> Result<Vec<model::store::EntryAt>, DeviceError> {
     match journal.execute(JournalOp::Append(entries))? {
-        JournalDone::Appended(places) => Ok(places),
+        JournalDone::Appended { places, .. } => Ok(places),
+        JournalDone::Full(_) => Err(DeviceError {
+            what: "journal append",
+            detail: "no space".to_owned(),
+        }),
         other => panic!("{other:?}"),
     }
 }

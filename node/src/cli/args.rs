@@ -113,7 +113,7 @@ pub struct MakeArgs {
     /// A disk: a name, and a directory if it is not disks/NAME in the node's; repeat it.
     #[arg(long = "disk", value_name = "NAME[=PATH]", required = true)]
     pub disks: Vec<DiskArg>,
-    /// How much each disk may hold.
+    /// How much each disk may hold of segments; its journal takes at least 128 MiB more.
     #[arg(long, value_name = "SIZE", default_value = "8GiB")]
     pub disk_size: ByteSize,
     /// A DNS name or address by which NBD clients reach it, beside its name and its address;
@@ -209,7 +209,7 @@ pub struct DevArgs {
     /// Disks a node [default: 2, or as many as there are].
     #[arg(long, value_name = "N")]
     pub disks: Option<u8>,
-    /// How much each disk may hold [default: 8GiB, or as it is].
+    /// How much each disk may hold of segments, its journal not counted [default: 8GiB, or as it is].
     #[arg(long, value_name = "SIZE")]
     pub disk_size: Option<ByteSize>,
     /// Put the WAN emulator on every link between sites.

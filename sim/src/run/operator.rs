@@ -188,10 +188,11 @@ impl Run {
             let Some(d) = self.world.nodes[node].disks.get(disk) else {
                 continue;
             };
-            let fault = FileFault::Full(EXTENTS.to_owned());
-            match full {
-                true => d.files.inject(fault),
-                false => d.files.remove_fault(&fault),
+            for fault in no_space() {
+                match full {
+                    true => d.files.inject(fault),
+                    false => d.files.remove_fault(&fault),
+                }
             }
         }
     }
@@ -210,6 +211,10 @@ impl Run {
                 + self.rng.below(row.bytes() - u64::from(row.header_bytes));
             let path = format!("extents/{:08}", row.extent);
             d.files.flip_bit(&path, at, self.rng.below(8) as u8);
+        }
+        // The catalog lies on the same medium: it fails while it is used, and is rebuilt.
+        if self.rng.one_in(3) {
+            d.catalog.corrupt_after(self.rng.below(64));
         }
     }
 
@@ -284,9 +289,14 @@ fn file_faults(ill: Ill) -> Vec<FileFault> {
             from: 0,
             to: u64::MAX,
         }],
-        Ill::Full => vec![FileFault::Full(EXTENTS.to_owned())],
+        Ill::Full => no_space().into(),
         _ => Vec::new(),
     }
+}
+
+/// A disk without space: for fragments, for another journal file, for what it knows of moves.
+fn no_space() -> [FileFault; 3] {
+    [EXTENTS, JOURNAL, "stamps"].map(|path| FileFault::Full(path.to_owned()))
 }
 
 fn astray(path: &str, by: u64) -> FileFault {

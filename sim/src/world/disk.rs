@@ -105,6 +105,7 @@ impl World {
                 }
                 DiskEffect::Scrub(news) => found.push(news),
                 DiskEffect::Room(_) => room = true,
+                DiskEffect::Shortage(_) => {}
                 DiskEffect::Retire { .. } => retired = true,
             }
         }

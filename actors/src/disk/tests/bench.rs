@@ -41,6 +41,18 @@ pub(super) struct Store {
     pub(super) file_entries: u64,
     /// The place of the last entry that was lost.
     damaged_at: Option<u64>,
+    pub(super) space: Space,
+    pub(super) refuses_releases: bool,
+}
+
+/// What the device has for the journal.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Space {
+    #[default]
+    Ample,
+    /// What is left of the current file.
+    Short,
+    None,
 }
 
 impl Store {
@@ -94,16 +106,25 @@ impl Store {
 
     fn carry_out(&mut self, op: JournalOp) -> JournalDone {
         match op {
-            JournalOp::Append(entries) => JournalDone::Appended(self.append(entries)),
+            JournalOp::Append(entries) if self.space == Space::None => JournalDone::Full(entries),
+            JournalOp::Append(entries) => JournalDone::Appended {
+                places: self.append(entries),
+                has_room: self.space == Space::Ample,
+            },
             JournalOp::Read(places) => {
                 JournalDone::Read(places.into_iter().map(|at| self.read(at)).collect())
             }
+            JournalOp::ReleaseBefore(_) if self.refuses_releases => JournalDone::Full(Vec::new()),
             JournalOp::ReleaseBefore(file) => {
                 self.entries.retain(|(e, _)| e.at.file >= file);
                 let first = file.0 * self.file_entries;
                 self.damaged_at = self.damaged_at.filter(|lost| *lost >= first);
+                self.space = Space::Ample;
                 JournalDone::Released
             }
+            JournalOp::Prepare => JournalDone::Prepared {
+                has_room: self.space == Space::Ample,
+            },
         }
     }
 
@@ -178,7 +199,7 @@ impl Bench {
                     self.record_reads.push_back((token, volume));
                 }
                 DiskEffect::Scrub(news) => self.news.push(news),
-                DiskEffect::Room(_) => {}
+                DiskEffect::Room(_) | DiskEffect::Shortage(_) => {}
                 DiskEffect::Retire { .. } => self.retired += 1,
             }
         }

@@ -9,5 +9,6 @@ mod moves;
 mod recovery;
 mod room;
 mod scrub;
+mod shortage;
 mod truth;
 mod world;

@@ -272,3 +272,37 @@ fn what_moved_in_a_site_that_is_away_holds_up_nobody_but_who_moves_the_slot_itse
     b.input(view_of_two_sites(3, Presence::Up));
     assert!(refused(b.ask(delete(2), &[])));
 }
+
+/// There was no space for a note: what rests on it is answered `Busy`, and the disk goes by what it
+/// durably knows. One that was asked for since holds what it held.
+#[test]
+fn what_rests_on_a_note_that_found_no_space_is_not_answered() {
+    let mut b = bench();
+    let ask = |b: &mut Bench, versions: &[u64]| b.send(list_row(stamp(versions)), &[]);
+    let scanned = || FragmentDone::Scanned {
+        keys: Vec::new(),
+        next: None,
+    };
+    let first = ask(&mut b, &[3]);
+    let same = ask(&mut b, &[3]);
+    let more = ask(&mut b, &[3, 4]);
+    // The first one's note, the two listings that rest on it; the third one's note and its listing.
+    b.fragment_done(FragmentDone::Full);
+    b.fragment_done(scanned());
+    b.fragment_done(scanned());
+    for id in [first, same] {
+        assert_eq!(b.answer(id).map(|a| a.0), Some(DiskReply::Busy));
+    }
+    b.fragment_done(FragmentDone::Full);
+    b.fragment_done(scanned());
+    assert_eq!(b.answer(more).map(|a| a.0), Some(DiskReply::Busy));
+    assert_eq!(b.retired, 0);
+    // Nothing was noted: it is noted now.
+    let again = ask(&mut b, &[3]);
+    let is_note = |(_, op): &(_, FragmentOp)| matches!(op, FragmentOp::Adopt { .. });
+    assert!(b.fragment_ops.front().is_some_and(is_note));
+    b.fragment_done(FragmentDone::Adopted);
+    b.fragment_done(scanned());
+    let answer = b.answer(again).map(|a| a.0);
+    assert!(matches!(answer, Some(DiskReply::Row { .. })), "{answer:?}");
+}

@@ -14,6 +14,7 @@ pub(super) enum Unsynced {
     Write { offset: u64, chunks: Vec<Bytes> },
     Punch { offset: u64, len: u64 },
     SetLen(u64),
+    Allocate(u64),
 }
 
 #[derive(Clone, Debug)]
@@ -143,11 +144,8 @@ impl SimDisk {
     }
 
     pub(super) fn recount(&mut self) {
-        self.allocated = self
-            .inodes
-            .values()
-            .map(|inode| inode.current.allocated())
-            .sum();
+        let named = self.names.values().filter_map(|id| self.inodes.get(id));
+        self.allocated = named.map(|inode| inode.current.allocated()).sum();
     }
 
     /// Forgets files that no name, durable or not, leads to.
@@ -199,23 +197,9 @@ impl SimDisk {
             }
         }
         let len: u64 = chunks.iter().map(|c| c.len() as u64).sum();
-        let is_full = !self.faults.is_empty() && {
-            let path = self.inode(inode)?.path.as_str();
-            self.find_fault(|f| matches!(f, Fault::Full(p) if path.starts_with(p.as_str())))
-                .is_some()
-        };
-        let allocated = self.allocated;
-        let capacity = if is_full {
-            Some(allocated)
-        } else {
-            self.capacity
-        };
+        let missing = self.inode(inode)?.current.missing(at, len);
+        self.take(inode, missing)?;
         let file = self.inode_mut(inode)?;
-        if let Some(capacity) = capacity
-            && allocated + file.current.missing(at, len) > capacity
-        {
-            return Err(FileError::NoSpace);
-        }
         let before = file.current.allocated();
         file.current.write(at, chunks);
         let grown = file.current.allocated() - before;
@@ -227,11 +211,29 @@ impl SimDisk {
         counted
     }
 
+    /// Whether there is space for so many bytes more in a file.
+    fn take(&self, inode: u64, bytes: u64) -> Result<(), FileError> {
+        let path = self.inode(inode)?.path.as_str();
+        let is_full = self
+            .find_fault(|f| matches!(f, Fault::Full(p) if path.starts_with(p.as_str())))
+            .is_some();
+        let capacity = if is_full { Some(0) } else { self.capacity };
+        match capacity {
+            Some(capacity) if bytes > 0 && self.allocated + bytes > capacity => {
+                Err(FileError::NoSpace)
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn change(&mut self, inode: u64, op: Unsynced) -> Result<(), FileError> {
         let was_off = self.is_off();
         let counted = self.count();
         if was_off {
             return counted;
+        }
+        if let Unsynced::Allocate(len) = op {
+            self.take(inode, len)?;
         }
         let file = self.inode_mut(inode)?;
         let before = file.current.allocated();
@@ -333,6 +335,7 @@ fn apply(op: &Unsynced, image: &mut Image) {
         Unsynced::Write { offset, chunks } => image.write(*offset, chunks),
         Unsynced::Punch { offset, len } => image.punch(*offset, *len),
         Unsynced::SetLen(len) => image.set_len(*len),
+        Unsynced::Allocate(len) => image.allocate(*len),
     }
 }
 
