@@ -1,6 +1,9 @@
 //! The shell of a Disk machine: its journal and its fragments each have a thread of their
 //! own, so that bulk never delays a sync, and exchange batches only with the arbiter.
 
+#[cfg(test)]
+mod tests;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -33,8 +36,8 @@ const SETTLE_AFTER: Duration = Duration::from_millis(50);
 /// A journal rests when it was idle for so many times [`SETTLE_AFTER`].
 const REST_AFTER: u32 = 4;
 
-/// The disk's path is looked at every so many of those.
-const CHECK_EVERY: u32 = 20;
+/// The disk's path is looked at so often (R2).
+const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// What `debug syncs` and `debug journal` show of a disk.
 #[derive(Clone, Debug, Default)]
@@ -240,7 +243,7 @@ fn run_journal(
     work: &Receiver<JournalWork>,
     disk: &Addr<DiskActor>,
 ) {
-    let (mut settled, mut idle) = (true, 0_u32);
+    let (mut settled, mut checked) = (true, boottime());
     let mut rests_after = REST_AFTER;
     loop {
         match work.recv_timeout(SETTLE_AFTER) {
@@ -252,7 +255,6 @@ fn run_journal(
                 let _ = answer.send(store.figures());
             }
             Err(RecvTimeoutError::Timeout) => {
-                idle += 1;
                 rests_after = rests_after.saturating_sub(1);
                 let done = match (settled, rests_after) {
                     (false, _) => store.settle(),
@@ -264,22 +266,24 @@ fn run_journal(
                     disk.do_send(Completed::Failed(error));
                     return;
                 }
-                // R2: a deleted directory syncs happily.
-                if idle.is_multiple_of(CHECK_EVERY) && !store.is_current() {
-                    disk.do_send(Completed::Failed(vanished()));
-                    return;
-                }
-                continue;
             }
             Err(RecvTimeoutError::Disconnected) => return,
         }
-        // A busy journal never idles: it looks as often by its appends.
-        idle += 1;
-        if idle.is_multiple_of(CHECK_EVERY * 16) && !store.is_current() {
+        // R2: a deleted directory syncs happily, at whatever pace it is asked to.
+        if is_due(&mut checked, boottime()) && !store.is_current() {
             disk.do_send(Completed::Failed(vanished()));
             return;
         }
     }
+}
+
+/// Whether the path is to be looked at now, last at `checked`.
+fn is_due(checked: &mut Time, now: Time) -> bool {
+    let is_due = now.since(*checked) >= CHECK_EVERY;
+    if is_due {
+        *checked = now;
+    }
+    is_due
 }
 
 fn vanished() -> DeviceError {
