@@ -168,3 +168,58 @@ fn an_older_catalog_is_not_believed() {
     assert!(recovery.rebuilt.is_some());
     assert!(fetch(&mut store, 2, 1).is_some());
 }
+/// What was answered and is dropped when the store is opened, or when its catalog is rebuilt, is
+/// told once: others know what there should be.
+#[test]
+fn what_may_be_missing_is_told_once() {
+    let (mut files, catalog) = (SimFiles::new(), MemCatalog::new());
+    let (mut store, _) = open_fragments(&files, &catalog);
+    store.execute(put(1, 2)).expect("puts");
+    store.settle().expect("settles");
+    drop(store);
+    let (mut store, _) = open_fragments(&files, &catalog);
+    assert!(!store.take_lack(), "all is there");
+    assert_eq!(store.execute(put(2, 2)), Ok(FragmentDone::Stored));
+    drop(store);
+    files.kill();
+    assert!(files.flip_bit("extents/00000000", 5 * 4096, 3));
+    let (mut store, recovery) = open_fragments(&files, &catalog);
+    assert_eq!((recovery.dropped, fetch(&mut store, 2, 2)), (1, None));
+    assert!(store.take_lack() && !store.take_lack());
+    catalog.corrupt();
+    assert!(fetch(&mut store, 1, 2).is_some());
+    assert!(store.take_lack(), "a header may have rotted");
+}
+
+/// A lost ledger makes nothing torn that is older than what it may have missed: what rotted keeps
+/// its other blocks.
+#[test]
+fn without_a_ledger_only_the_newest_may_be_torn() {
+    let config = disk_store::fragments::FragmentsConfig {
+        extent_bytes: 1 << 30,
+        capacity_bytes: 1 << 30,
+        ..fragments_config()
+    };
+    let (files, catalog) = (SimFiles::new(), MemCatalog::new());
+    let (mut store, _) = Fragments::open(&files, catalog.clone(), config).expect("opens");
+    store.execute(put(0, 2)).expect("puts");
+    let newest = 1 + disk_store::fragments::UNSETTLED_PUTS_MAX;
+    for n in 1..=newest {
+        store.execute(put(n, 1)).expect("puts");
+    }
+    drop(store);
+    files.put_file("extents/ledger", &[0; 4096]);
+    let of_first = 4096 + 7;
+    let of_last = 3 * 4096 + 2 * 4096 * (newest - 1) + of_first;
+    for at in [of_first, of_last] {
+        assert!(files.flip_bit("extents/00000000", at, 2));
+    }
+    let opened = Fragments::open(&files, MemCatalog::new(), config);
+    let (mut store, recovery) = opened.expect("opens");
+    assert!(recovery.rebuilt.is_some());
+    assert_eq!((recovery.dropped, fetch(&mut store, newest, 1)), (1, None));
+    let blocks = fetch(&mut store, 0, 2).expect("it rotted, and is there");
+    let good: Vec<bool> = blocks.iter().map(Option::is_some).collect();
+    assert_eq!(good, [false, true]);
+}
+

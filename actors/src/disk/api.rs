@@ -55,6 +55,9 @@ pub enum DiskInput {
     View(Arc<View>),
     /// The operator wants a pass of the scrub now; one that is under way goes on.
     ScrubNow,
+    /// Something that was stored may be missing: headers were dropped, or the catalog was made anew
+    /// from what headers there are.
+    Lacking,
     /// The device failed outside an operation, or its path is another one now (R2): retire.
     Failed(DeviceError),
 }
@@ -117,6 +120,8 @@ pub enum ScrubNews {
     Rotten(FragmentAt),
     /// All that the disk has was read. Whether it has all that it should, others know.
     Walked,
+    /// Reading its headers may have missed something: compare as after a pass.
+    Lacking,
 }
 
 /// How a disk's scrub is.

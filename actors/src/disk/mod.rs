@@ -10,8 +10,8 @@
 //! one volume's state, `entry.rs` the on-disk
 //! headers, `recovery.rs` their replay, `batch.rs` group commit, `files.rs` and `mover.rs` the
 //! recycling of files, `fragments.rs` the fragments, `gone.rs` what the placement takes away, `moves.rs` what it
-//! knows of rows' moves, `scrub.rs` the reading of all that it holds, `room.rs` and
-//! `shortage.rs` what a lack of space means.
+//! knows of rows' moves, `scrub.rs` the reading of all that it holds, `lacking.rs` what
+//! opening it may have missed, `room.rs` and `shortage.rs` what a lack of space means.
 //!
 //! **Invariant:** a request is answered once at most, and nothing is answered `Appended`,
 //! `Sealed`, `Joined` or `Stored` after the device failed.
@@ -24,6 +24,7 @@ mod files;
 mod fragments;
 mod gone;
 mod journal;
+mod lacking;
 mod lease;
 mod log;
 mod mover;
@@ -60,6 +61,7 @@ use entry::{DISK_MARK, Entry, Health};
 use files::Files;
 use fragments::Fragments;
 use gone::Gone;
+use lacking::Lacking;
 use log::Slot;
 use moves::Moves;
 use reads::Reading;
@@ -175,6 +177,7 @@ pub struct Disk {
     gone: Gone,
     moves: Moves,
     scrub: Scrub,
+    lacking: Lacking,
     room: Room,
     /// Whether there is room, as the shell was told last.
     told_room: bool,
@@ -265,6 +268,7 @@ impl Disk {
             gone: Gone::default(),
             moves: Moves::default(),
             scrub: Scrub::new(config.scrub, now),
+            lacking: Lacking::default(),
             room: Room::default(),
             told_room: true,
             shortage: Shortage::default(),
@@ -586,9 +590,11 @@ impl Machine for Disk {
                 self.moves_seen(view, out);
             }
             DiskInput::ScrubNow => self.scrub.start(now),
+            DiskInput::Lacking => self.lacking.note(),
             DiskInput::Failed(error) => self.retire(error, out),
         }
         self.scrub_on(now, out);
+        self.tell_lacking(now, out);
         self.try_room(now, out);
         self.tell_room(out);
         self.try_prepare(now, out);
@@ -605,6 +611,7 @@ impl Machine for Disk {
         }
         let timer = self.timers.keys().next().map(|(at, _)| *at);
         let own = timer.into_iter().chain(self.scrub.deadline());
+        let own = own.chain(self.lacking.deadline());
         let own = own.chain(self.room.deadline());
         own.chain(self.shortage.deadline()).min()
     }
@@ -620,6 +627,7 @@ impl Machine for Disk {
             }
         }
         self.scrub_on(now, out);
+        self.tell_lacking(now, out);
         self.try_room(now, out);
         self.try_prepare(now, out);
         self.settle(out);

@@ -79,6 +79,11 @@ impl Moves {
         }
     }
 
+    /// The placement as it was seen last.
+    pub(super) fn view(&self) -> &View {
+        &self.view
+    }
+
     /// Of a row, by notes and by the view.
     fn known(&self, (pool, row): (Pool, Row)) -> RowStamp {
         let mut known = self.noted.get(&(pool, row)).cloned().unwrap_or_default();

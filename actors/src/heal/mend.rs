@@ -125,8 +125,8 @@ impl Healer {
         }
         match news {
             ScrubNews::Rotten(found) => self.mend_rotten(now, at, found),
-            ScrubNews::Walked if planted(Bug::UnmissedFragment) => {}
-            ScrubNews::Walked => self.look_for_gone(now, at),
+            ScrubNews::Walked | ScrubNews::Lacking if planted(Bug::UnmissedFragment) => {}
+            ScrubNews::Walked | ScrubNews::Lacking => self.look_for_gone(now, at),
         }
     }
 

@@ -221,13 +221,15 @@ fn what_rotted_is_rebuilt_where_it_lies_and_once() {
 
 #[test]
 fn what_is_gone_is_brought_back_when_it_is_missed_twice() {
-    let mut world = World::holding(3);
-    world.lose(1);
-    world.news(ScrubNews::Walked);
-    assert!(world.put.is_empty(), "it may just be written");
-    world.pass(PAUSE);
-    assert_eq!(world.put, [key(1, 0)]);
-    assert!(world.is_whole(1) && world.is_idle());
+    for news in [ScrubNews::Walked, ScrubNews::Lacking] {
+        let mut world = World::holding(3);
+        world.lose(1);
+        world.news(news);
+        assert!(world.put.is_empty(), "it may just be written");
+        world.pass(PAUSE);
+        assert_eq!(world.put, [key(1, 0)]);
+        assert!(world.is_whole(1) && world.is_idle());
+    }
 }
 
 #[test]

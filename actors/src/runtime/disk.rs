@@ -89,6 +89,8 @@ pub trait FragmentStore: Send {
     /// # Errors
     /// The device failed: the disk retires.
     fn settle(&mut self) -> Result<(), DeviceError>;
+    /// Whether something that was stored may be missing, since this was asked last.
+    fn take_lack(&mut self) -> bool;
     /// Bytes allocated.
     fn bytes(&self) -> u64;
 }
@@ -141,6 +143,8 @@ pub(super) enum ToDisk {
 enum Completed {
     Journal(OpId, Result<JournalDone, DeviceError>),
     Fragments(Vec<(OpId, Result<FragmentDone, DeviceError>)>),
+    /// Something that was stored may be missing.
+    Lacking,
     /// The device failed outside an operation, or its path is another directory now (R2).
     Failed(DeviceError),
 }
@@ -310,6 +314,9 @@ fn run_fragments(
             }
             changed = None;
         }
+        if store.take_lack() {
+            disk.do_send(Completed::Lacking);
+        }
         let first = match work.recv_timeout(settle_after) {
             Ok(first) => first,
             Err(RecvTimeoutError::Timeout) => continue,
@@ -382,6 +389,7 @@ impl Handler<Completed> for DiskActor {
                     self.drive(Input::Fragments { op, done }, ctx);
                 }
             }
+            Completed::Lacking => self.drive(Input::Lacking, ctx),
             // The machine retires as after any other device error (R2, R8).
             Completed::Failed(error) => self.drive(Input::Failed(error), ctx),
         }

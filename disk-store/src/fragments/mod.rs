@@ -110,6 +110,8 @@ pub struct Fragments<L: FileLayer, C: Catalog> {
     stats: FragmentsStats,
     adopted: Adopted,
     scrubbed: ScrubMark,
+    /// Reading the headers may have missed something that was stored, and nobody was told yet.
+    may_lack: bool,
     failed: Option<DeviceError>,
 }
 
@@ -190,6 +192,12 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
         self.scrubbed
     }
 
+    /// Whether something that was stored may be missing, since this was asked last: a catalog was
+    /// rebuilt from headers, or headers were dropped. Others know what there should be.
+    pub fn take_lack(&mut self) -> bool {
+        std::mem::take(&mut self.may_lack)
+    }
+
     /// Whether a device error made it refuse everything.
     #[must_use]
     pub fn has_failed(&self) -> bool {
@@ -222,9 +230,6 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
             });
         }
         self.commit()?;
-        if self.next_put - 1 - self.state.settled_put > UNSETTLED_PUTS_MAX {
-            self.settle_catalog()?;
-        }
         Ok(done)
     }
 
@@ -249,11 +254,15 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
             && self.extents.contains_key(&row.extent)
     }
 
-    /// Before an operation looks anything up: the ledger can list so many more extents. **Invariant:**
+    /// Before an operation looks anything up: the ledger can list so many more extents, and is not
+    /// too many puts behind. **Invariant:**
     /// from the last lookup of an operation to its end nothing asks the catalog, so that no rebuild
     /// takes away the row that it goes by, or the range that it was given.
     fn make_listable(&mut self, extents: usize) -> Result<(), DeviceError> {
-        if self.state.changed.len() + extents > CHANGED_EXTENTS_MAX {
+        let unsettled = self.next_put - 1 - self.state.settled_put;
+        if self.state.changed.len() + extents > CHANGED_EXTENTS_MAX
+            || unsettled >= UNSETTLED_PUTS_MAX
+        {
             self.commit()?;
             self.settle_catalog()?;
         }

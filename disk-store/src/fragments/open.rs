@@ -10,7 +10,10 @@ use super::ledger::{self, EXTENTS_MAX, Ledger};
 use super::scan::{self, Found};
 use super::scrub;
 use super::space::FreeMap;
-use super::{Fragments, FragmentsConfig, FragmentsStats, Staged, catalog_failed, extent_path};
+use super::{
+    Fragments, FragmentsConfig, FragmentsStats, Staged, UNSETTLED_PUTS_MAX, catalog_failed,
+    extent_path,
+};
 use crate::BLOCK;
 use crate::catalog::{Catalog, CatalogError, Row, Stamp};
 use crate::file::{File, FileError, FileLayer};
@@ -68,16 +71,35 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
             space: FreeMap::new(),
             ledger,
             next_put: 1,
-            state: state.unwrap_or_default(),
+            state: ledger::State::default(),
             staged: Staged::default(),
             stats: FragmentsStats::default(),
             adopted,
             scrubbed,
+            may_lack: false,
             failed: None,
         };
+        store.state = match state {
+            Some(state) => state,
+            None => store.state_without_ledger().map_err(during)?,
+        };
         let recovery = store.recover(distrust)?;
+        store.may_lack = recovery.rebuilt.is_some() || recovery.dropped > 0;
         store.stats.syncs = 0;
         Ok((store, recovery))
+    }
+
+    /// What a lost ledger said at least: it is never more puts behind than that. So only what may be
+    /// torn is taken for torn; what is older and wrong has rotted, and keeps its other blocks.
+    fn state_without_ledger(&self) -> Result<ledger::State, FileError> {
+        let mut newest = 0;
+        for (extent, file) in &self.extents {
+            newest = newest.max(scan::newest_put(self.config.id, *extent, file)?);
+        }
+        Ok(ledger::State {
+            settled_put: newest.saturating_sub(UNSETTLED_PUTS_MAX),
+            ..ledger::State::default()
+        })
     }
 
     fn recover(&mut self, distrust: Option<String>) -> Result<Recovery, DeviceError> {
@@ -175,6 +197,7 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
                 .map_err(|error| error.during("fdatasync of an extent"))?;
         }
         self.rebuild_all()?;
+        self.may_lack = true;
         self.stats.rebuilds += 1;
         Ok(())
     }

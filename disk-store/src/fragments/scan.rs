@@ -98,6 +98,22 @@ pub(super) fn scan_extent<F: File>(
     Ok(())
 }
 
+/// The highest write number in an extent.
+pub(super) fn newest_put<F: File>(id: u64, extent: u32, file: &F) -> Result<u64, FileError> {
+    let size = file.size()?;
+    let (mut offset, mut newest) = (0, 0);
+    while offset + BLOCK <= size {
+        let Some(header) = header_at(id, file, (extent, offset)) else {
+            offset += BLOCK;
+            continue;
+        };
+        newest = newest.max(header.put_no);
+        let bytes = header.meta.fragment_bytes;
+        offset += header::area_bytes(bytes) + u64::from(bytes);
+    }
+    Ok(newest)
+}
+
 /// Takes the header away for good (not synced here).
 pub(super) fn invalidate<F: File>(file: &F, offset: u64) -> Result<(), FileError> {
     static ZEROS: [u8; BLOCK as usize] = [0; BLOCK as usize];

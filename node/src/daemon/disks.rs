@@ -87,6 +87,10 @@ impl FragmentStore for RealFragments {
         self.0.settle()
     }
 
+    fn take_lack(&mut self) -> bool {
+        self.0.take_lack()
+    }
+
     fn bytes(&self) -> u64 {
         self.0.stats().used_bytes
     }

@@ -181,13 +181,15 @@ impl World {
                 .next_fragment_op()
                 .map(|(op, done)| DiskInput::Fragments { op, done }),
         };
+        let is_lacking = store == Store::Fragments && open.fragments.take_lack();
         let now = self.now();
         let pace = self.open(node, disk).pace(store);
         pace.used = now;
         if !std::mem::replace(&mut pace.settle_planned, true) {
             self.plan_settle(node, disk, store, now);
         }
-        if let Some(input) = input {
+        let lack = is_lacking.then_some(DiskInput::Lacking);
+        for input in lack.into_iter().chain(input) {
             self.drive_disk(node, disk, input);
         }
     }
