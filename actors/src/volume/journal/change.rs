@@ -65,7 +65,8 @@ impl Journal {
         for at in &next {
             if self.replicas.iter().all(|r| r.at != *at) {
                 let end = self.log.last().seq.next();
-                self.replicas.push(Replica::new(*at, (Mode::Join, end)));
+                let replica = Replica::new(*at, (Mode::Join, end), &self.terms);
+                self.replicas.push(replica);
             }
         }
         let start = self.log.last();

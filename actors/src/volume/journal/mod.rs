@@ -6,6 +6,7 @@ mod change;
 mod log;
 mod recovery;
 mod replica;
+mod send;
 
 use std::time::Duration;
 
@@ -14,7 +15,6 @@ use model::ids::{DiskId, DiskRef, Epoch, Position, RequestId, Seq, Version, Volu
 use model::journal::{Checkpoint, Record, RecordBody, RecordHead};
 use model::payload::Payload;
 use model::placement::JournalConfig;
-use model::sometimes::{Sometimes, reached};
 use model::time::Time;
 
 use crate::messages::{DiskReply, DiskRequest};
@@ -24,7 +24,7 @@ pub use change::Foreign;
 use change::Joint;
 pub use log::Log;
 pub use recovery::{Adopted, Recovery, RecoveryStep};
-use replica::{Flight, FlightKind, Mode, Replica};
+use replica::{Flight, FlightKind, Landing, Mode, Replica};
 
 /// A request for a disk, to be addressed by the Volume machine.
 #[derive(Debug)]
@@ -62,12 +62,18 @@ impl RequestIds {
 pub struct JournalTerms {
     /// How long a replica's grant lasts, by the owner's count (already less the drift margin).
     pub lease: Duration,
-    /// After this time without an answer a request is taken for lost.
+    /// After this time without an answer a request is taken for lost, or for late: longer where
+    /// answers take longer.
     pub retry: Duration,
+    /// That time at most.
+    pub retry_max: Duration,
     /// Pause after `Busy`.
     pub pause: Duration,
     /// Payload of one append at most (one record may exceed it).
     pub batch_bytes: usize,
+    /// The least that this is lowered to where answers take long, and what is risked at most on a
+    /// replica of which it is not known where its log meets ours.
+    pub batch_bytes_min: usize,
     /// Records of one append at most.
     pub batch_records: usize,
     /// Appends in flight to one replica.
@@ -81,8 +87,10 @@ impl Default for JournalTerms {
         Self {
             lease: Duration::from_millis(950),
             retry: Duration::from_millis(400),
+            retry_max: Duration::from_millis(6400),
             pause: Duration::from_millis(20),
             batch_bytes: 1 << 20,
+            batch_bytes_min: 64 << 10,
             batch_records: 512,
             depth: 2,
             tell: Duration::from_millis(25),
@@ -159,7 +167,7 @@ impl Journal {
         let replicas = config
             .replicas
             .iter()
-            .map(|at| Replica::new(*at, adopted.mode_of(*at)))
+            .map(|at| Replica::new(*at, adopted.mode_of(*at), &terms))
             .collect();
         let first = match adopted.is_recovered() && !planted(Bug::RecoverKeepsSessions) {
             true => RecordBody::Recovered,
@@ -278,137 +286,9 @@ impl Journal {
         true
     }
 
-    /// Sends what may be sent now.
-    pub fn pump(&mut self, now: Time, ids: &mut RequestIds, out: &mut Vec<ToDisk>) {
-        for i in 0..self.replicas.len() {
-            self.pump_replica(i, now, ids, out);
-        }
-        self.renew = false;
-        if self.tell_due.is_some_and(|due| due <= now) {
-            self.tell_due = None;
-        }
-    }
-
-    fn pump_replica(&mut self, i: usize, now: Time, ids: &mut RequestIds, out: &mut Vec<ToDisk>) {
-        if self.replicas[i]
-            .quiet_until
-            .is_some_and(|until| until > now)
-        {
-            return;
-        }
-        self.replicas[i].quiet_until = None;
-        let mut must_renew = self.renew;
-        loop {
-            let replica = &self.replicas[i];
-            let depth = if replica.mode == Mode::Stream {
-                self.terms.depth
-            } else {
-                1
-            };
-            if replica.flights.len() >= depth {
-                return;
-            }
-            let (kind, request, payload) = match replica.mode {
-                Mode::Join => (FlightKind::Join, self.join(i), Payload::empty()),
-                Mode::Reset => {
-                    let sessions = Payload::from(self.checkpoint.sessions.clone());
-                    (FlightKind::Reset, self.reset(i), sessions)
-                }
-                Mode::Probe | Mode::Stream => {
-                    let behind = self.log.last().seq >= replica.next;
-                    let probe = replica.mode == Mode::Probe;
-                    let due = self.tell_due.is_some_and(|due| due <= now);
-                    let tell = due && replica.told < (self.committed, self.log.base());
-                    if !(behind || probe || must_renew || tell) {
-                        return;
-                    }
-                    match self.next_append(i) {
-                        Some((request, payload, prev, last)) => {
-                            (FlightKind::Append { prev, last }, request, payload)
-                        }
-                        None => {
-                            self.replicas[i].mode = Mode::Reset;
-                            continue;
-                        }
-                    }
-                }
-            };
-            must_renew = false;
-            let id = ids.take();
-            let told = (self.committed, self.log.base());
-            let replica = &mut self.replicas[i];
-            if let FlightKind::Append { last, .. } = kind {
-                replica.next = last.seq.next();
-                replica.told = told;
-            }
-            replica.flights.push_back(Flight {
-                id,
-                sent: now,
-                kind,
-            });
-            out.push(ToDisk {
-                at: replica.at,
-                id,
-                request,
-                payload,
-            });
-        }
-    }
-
-    fn join(&self, i: usize) -> DiskRequest {
-        DiskRequest::Join {
-            incarnation: self.replicas[i].at.incarnation,
-            volume: self.volume,
-            epoch: self.epoch,
-            version: self.version,
-        }
-    }
-
-    fn reset(&self, i: usize) -> DiskRequest {
-        reached(Sometimes::ReplicaReset);
-        DiskRequest::Reset {
-            incarnation: self.replicas[i].at.incarnation,
-            volume: self.volume,
-            epoch: self.epoch,
-            base: self.log.base(),
-            at: self.checkpoint.at,
-            checkpoint: self.checkpoint.checkpoint,
-            founded: self.founded,
-        }
-    }
-
-    /// The next append for a replica; `None` if what it lacks was trimmed (R9).
-    fn next_append(&self, i: usize) -> Option<(DiskRequest, Payload, Position, Position)> {
-        let replica = &self.replicas[i];
-        let prev = self.log.position(Seq(replica.next.0.checked_sub(1)?))?;
-        let mut records = Vec::new();
-        let mut payload = Payload::empty();
-        let (mut weight, mut last) = (0, prev);
-        for record in self.log.from(replica.next) {
-            weight += record.head.weight();
-            let full = records.len() >= self.terms.batch_records || weight > self.terms.batch_bytes;
-            if full && !records.is_empty() {
-                break;
-            }
-            payload.append(&record.payload);
-            last = record.head.position;
-            records.push(record.head.clone());
-        }
-        let request = DiskRequest::Append {
-            incarnation: replica.at.incarnation,
-            volume: self.volume,
-            epoch: self.epoch,
-            prev,
-            records,
-            committed: self.committed,
-            trim: self.log.base(),
-            lease: true,
-        };
-        Some((request, payload, prev, last))
-    }
-
-    /// Takes a disk's answer. Answers to requests that are not in flight are ignored: a
-    /// request's id tells which life of the disk was asked.
+    /// Takes a disk's answer, however late: what it says was so after the request was sent, and
+    /// nothing that undoes it was sent since (see [`Replica`]). A request's id tells which life
+    /// of the disk was asked.
     ///
     /// # Errors
     /// [`Fenced`] if a higher epoch was promised.
@@ -423,9 +303,11 @@ impl Journal {
         let landed = lives
             .filter(|(_, r)| r.at.disk == from)
             .find_map(|(i, r)| Some((i, r.land(id)?)));
-        let Some((i, flight)) = landed else {
+        let Some((i, (flight, landing))) = landed else {
             return Ok(());
         };
+        self.replicas[i].heard(&flight, now.since(flight.sent), &self.terms);
+        let is_late = landing == Landing::Late;
         match reply {
             DiskReply::Fenced { promised } if *promised > self.epoch => {
                 return Err(Fenced {
@@ -450,11 +332,14 @@ impl Journal {
                 // R3: what it holds is from before the founding, and goes whatever it is.
                 let obsolete = report.last.epoch < self.founded;
                 let anew = obsolete || behind || report.base > self.log.base();
-                replica.mode = if anew { Mode::Reset } else { Mode::Probe };
+                replica.begin(if anew { Mode::Reset } else { Mode::Probe });
             }
+            // A later append met its log since, or was not tried.
+            DiskReply::Mismatch { .. } if is_late && self.replicas[i].mode == Mode::Stream => {}
             DiskReply::Mismatch { base, last } => self.mismatch(i, &flight, *base, *last),
             DiskReply::Unknown => self.replicas[i].lost(Mode::Join),
             DiskReply::Damaged => self.replicas[i].lost(Mode::Reset),
+            _ if is_late => {}
             _ => {
                 let pause = self.terms.pause;
                 let replica = &mut self.replicas[i];
@@ -486,7 +371,7 @@ impl Journal {
             FlightKind::Reset if last == self.log.base() => {
                 replica.matched = last;
                 replica.next = last.seq.next();
-                replica.mode = Mode::Probe;
+                replica.begin(Mode::Probe);
             }
             // The base moved on while the reset travelled, or the answer makes no sense.
             _ => replica.rewind(),
@@ -505,25 +390,20 @@ impl Journal {
         let agrees = self.log.position(last.seq) == Some(last);
         let replica = &mut self.replicas[i];
         replica.matched = Position::ZERO;
-        replica.flights.clear();
         replica.next = if agrees {
             last.seq.next()
         } else {
             last.seq.min(prev.seq)
         };
         let below = replica.next.0 <= log_base.0 || replica.next.0 <= base.seq.0;
-        replica.mode = if below { Mode::Reset } else { Mode::Probe };
+        replica.begin(if below { Mode::Reset } else { Mode::Probe });
     }
 
-    /// Takes silent requests for lost. Returns when to look again.
+    /// Takes silent requests for lost, until they are answered all the same.
     pub fn expire(&mut self, now: Time) {
         for replica in &mut self.replicas {
-            if replica
-                .flights
-                .front()
-                .is_some_and(|f| now.since(f.sent) >= self.terms.retry)
-            {
-                replica.rewind();
+            if replica.due(&self.terms).is_some_and(|due| due <= now) {
+                replica.overdue(&self.terms);
             }
         }
     }
@@ -531,10 +411,7 @@ impl Journal {
     /// When [`Journal::expire`] or a pause's end is due.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {
-        let flights = self
-            .replicas
-            .iter()
-            .filter_map(|r| Some(r.flights.front()?.sent + self.terms.retry));
+        let flights = self.replicas.iter().filter_map(|r| r.due(&self.terms));
         let pauses = self.replicas.iter().filter_map(|r| r.quiet_until);
         flights.chain(pauses).chain(self.tell_due).min()
     }

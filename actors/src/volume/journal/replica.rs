@@ -1,9 +1,12 @@
 //! What the owner knows of one replica.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use model::ids::{DiskRef, Position, RequestId, Seq};
 use model::time::Time;
+
+use super::JournalTerms;
 
 /// How a replica is spoken to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,8 +39,23 @@ pub(super) struct Flight {
     /// Taken before the request left: what a lease is counted from (R7).
     pub(super) sent: Time,
     pub(super) kind: FlightKind,
+    /// Its payload.
+    pub(super) bytes: usize,
 }
 
+/// How an answer finds its request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Landing {
+    InTime,
+    /// It was taken for lost.
+    Late,
+}
+
+/// Requests that were taken for lost and may be answered yet, at most.
+const LATE_MAX: usize = 32;
+
+/// **Invariant:** what is late was sent since the replica was last told to join or to start
+/// anew. So no answer tells of records that were dropped there since.
 #[derive(Debug)]
 pub(super) struct Replica {
     pub(super) at: DiskRef,
@@ -46,6 +64,15 @@ pub(super) struct Replica {
     pub(super) matched: Position,
     pub(super) next: Seq,
     pub(super) flights: VecDeque<Flight>,
+    late: VecDeque<Flight>,
+    /// How long an answer may take before its request is taken for lost: twice as long as the
+    /// last one took, and twice as long again each time that none comes.
+    patience: Duration,
+    /// The shortest time that an answer took: the distance.
+    shortest: Duration,
+    /// Payload of one append at most: what waits on the way for half a lease leaves too little of
+    /// it for reads (R7).
+    pub(super) batch_bytes: usize,
     pub(super) leased_until: Time,
     pub(super) quiet_until: Option<Time>,
     /// The committed position and the base that it was last told.
@@ -53,26 +80,78 @@ pub(super) struct Replica {
 }
 
 impl Replica {
-    pub(super) fn new(at: DiskRef, (mode, next): (Mode, Seq)) -> Self {
+    pub(super) fn new(at: DiskRef, (mode, next): (Mode, Seq), terms: &JournalTerms) -> Self {
         Self {
             at,
             mode,
             matched: Position::ZERO,
             next,
             flights: VecDeque::new(),
+            late: VecDeque::new(),
+            patience: terms.retry,
+            shortest: Duration::MAX,
+            batch_bytes: terms.batch_bytes,
             leased_until: Time::ZERO,
             quiet_until: None,
             told: (Position::ZERO, Position::ZERO),
         }
     }
 
-    /// Removes the flight that `id` answers.
-    pub(super) fn land(&mut self, id: RequestId) -> Option<Flight> {
-        let i = self.flights.iter().position(|f| f.id == id)?;
-        self.flights.remove(i)
+    /// Whether answers to what was sent before may be under way.
+    pub(super) fn is_late(&self) -> bool {
+        !self.late.is_empty()
     }
 
-    /// Answers are missing: start again from what is known to be there.
+    /// Removes the flight that `id` answers.
+    pub(super) fn land(&mut self, id: RequestId) -> Option<(Flight, Landing)> {
+        let ways = [
+            (&mut self.flights, Landing::InTime),
+            (&mut self.late, Landing::Late),
+        ];
+        ways.into_iter().find_map(|(flights, landing)| {
+            let i = flights.iter().position(|f| f.id == id)?;
+            Some((flights.remove(i)?, landing))
+        })
+    }
+
+    /// An answer took so long: the next ones are waited for, and the next batches cut, by that.
+    /// What was sent earlier and was not answered is lost.
+    pub(super) fn heard(&mut self, flight: &Flight, took: Duration, terms: &JournalTerms) {
+        self.late.retain(|late| late.sent >= flight.sent);
+        self.patience = (took * 2).clamp(terms.retry, terms.retry_max);
+        self.shortest = self.shortest.min(took);
+        let waited = took - self.shortest;
+        if waited > terms.lease / 2 {
+            self.batch_bytes = (self.batch_bytes / 2).max(terms.batch_bytes_min);
+        } else if waited < terms.lease / 8 && flight.bytes >= self.batch_bytes / 2 {
+            self.batch_bytes = (self.batch_bytes * 2).min(terms.batch_bytes);
+        }
+    }
+
+    /// When the oldest request is taken for lost. What carries nothing is soon sent again.
+    pub(super) fn due(&self, terms: &JournalTerms) -> Option<Time> {
+        let oldest = self.flights.front()?;
+        let patience = match self.mode {
+            Mode::Join => terms.retry,
+            Mode::Probe if self.is_late() => terms.retry,
+            Mode::Reset | Mode::Probe | Mode::Stream => self.patience,
+        };
+        Some(oldest.sent + patience)
+    }
+
+    /// Answers are missing: start again from what is known to be there. They may still come;
+    /// to what carries nothing, none needs to.
+    pub(super) fn overdue(&mut self, terms: &JournalTerms) {
+        self.late.extend(self.flights.drain(..));
+        while self.late.len() > LATE_MAX {
+            let empty = self.late.iter().position(|flight| flight.bytes == 0);
+            self.late.remove(empty.unwrap_or(0));
+        }
+        self.patience = (self.patience * 2).min(terms.retry_max);
+        self.rewind();
+    }
+
+    /// Start again from what is known to be there.
     pub(super) fn rewind(&mut self) {
         self.flights.clear();
         if matches!(self.mode, Mode::Stream | Mode::Probe) {
@@ -83,11 +162,17 @@ impl Replica {
         }
     }
 
+    /// It is spoken to in another way from here on: answers to what was sent before tell nothing.
+    pub(super) fn begin(&mut self, mode: Mode) {
+        self.flights.clear();
+        self.late.clear();
+        self.mode = mode;
+    }
+
     /// It lost what it had: it counts for nothing until it was refilled.
     pub(super) fn lost(&mut self, mode: Mode) {
-        self.flights.clear();
+        self.begin(mode);
         self.matched = Position::ZERO;
         self.leased_until = Time::ZERO;
-        self.mode = mode;
     }
 }

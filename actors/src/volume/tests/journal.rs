@@ -1,5 +1,7 @@
+use std::collections::VecDeque;
+
 use model::ids::{DiskId, Incarnation, SessionId};
-use model::journal::SealReport;
+use model::journal::{PART_BYTES_MAX, Part, SealReport};
 
 use super::*;
 
@@ -126,4 +128,155 @@ fn a_replica_that_meets_nowhere_starts_anew() {
         }
     }
     panic!("it steps on the spot");
+}
+
+/// A replica that takes and answers everything, at the end of a way of so many bytes a second, on
+/// which nothing overtakes anything.
+struct Far {
+    now: Time,
+    bytes_per_s: u64,
+    delay: Duration,
+    /// When the way has carried all that was sent.
+    free: Time,
+    answers: VecDeque<(Time, RequestId, DiskReply)>,
+    /// Whether nothing that is sent arrives.
+    is_cut: bool,
+    sent_bytes: u64,
+    /// How long no lease ran since it was first granted.
+    unleased: Duration,
+}
+
+impl Far {
+    fn new(bytes_per_s: u64, delay: Duration) -> Self {
+        Self {
+            now: NOW,
+            bytes_per_s,
+            delay,
+            free: NOW,
+            answers: VecDeque::new(),
+            is_cut: false,
+            sent_bytes: 0,
+            unleased: Duration::ZERO,
+        }
+    }
+
+    fn carry(&mut self, sent: ToDisk) {
+        let bytes = 200 + sent.payload.len() as u64;
+        self.sent_bytes += bytes;
+        self.free = self.free.max(self.now) + Duration::from_secs(bytes) / self.bytes_per_s as u32;
+        let DiskRequest::Append { prev, records, .. } = sent.request else {
+            panic!("it matches: {:?}", sent.request)
+        };
+        let last = records.last().map_or(prev, |record| record.position);
+        let reply = DiskReply::Appended { last, leased: true };
+        if !self.is_cut {
+            let at = self.free + self.delay;
+            self.answers.push_back((at, sent.id, reply));
+        }
+    }
+
+    /// For so long, a request and its answer after the other.
+    fn run(&mut self, journal: &mut Journal, ids: &mut RequestIds, span: Duration) {
+        let end = self.now + span;
+        loop {
+            let mut out = Vec::new();
+            journal.pump(self.now, ids, &mut out);
+            out.into_iter().for_each(|sent| self.carry(sent));
+            let answer = self.answers.front().map(|(at, _, _)| *at);
+            let due = [answer, journal.next_deadline()];
+            let next = due.into_iter().flatten().min().filter(|next| *next <= end);
+            let next = next.unwrap_or(end).max(self.now);
+            let leased = journal.leased_until();
+            if leased > Time::ZERO {
+                self.unleased += next.since(leased.max(self.now).min(next));
+            }
+            self.now = next;
+            if next == end {
+                return;
+            }
+            journal.expire(self.now);
+            while let Some((_, id, reply)) = self.answers.pop_front_if(|(at, _, _)| *at <= next) {
+                let landed = journal.reply(self.now, replica().disk, id, &reply);
+                landed.expect("no higher epoch");
+                journal.advance(self.now);
+            }
+        }
+    }
+}
+
+fn write(journal: &mut Journal, bytes: usize) {
+    let session = SessionId(Position::ZERO);
+    let part = Part {
+        session,
+        n: 1,
+        low: 1,
+    };
+    let (offset, sums) = (0, Vec::new());
+    let payload = Payload::from(Bytes::from(vec![0; bytes]));
+    journal.append(RecordBody::Write { part, offset, sums }, payload);
+}
+
+/// Whatever a replica took is counted, though the answer comes long after the request was given
+/// up: else nothing would ever count where every answer takes longer.
+#[test]
+fn answers_that_come_late_count() {
+    let (mut journal, mut ids) = streaming(1);
+    let mut far = Far::new(u64::from(u32::MAX), Duration::from_secs(1));
+    for n in 1..=8 {
+        write(&mut journal, 256 << 10);
+        far.run(&mut journal, &mut ids, Duration::from_millis(100));
+        assert_eq!(journal.log().last(), position(EPOCH.0, 1 + n));
+    }
+    far.run(&mut journal, &mut ids, Duration::from_secs(8));
+    assert_eq!(journal.committed(), journal.log().last());
+}
+
+/// Where a megabyte takes a second, what is written arrives at nearly that pace, once, and leases
+/// run meanwhile.
+#[test]
+fn a_slow_way_is_filled_with_what_is_new_on_it() {
+    let written = 32 << 20;
+    for bytes in [4 << 10, 64 << 10, 256 << 10] {
+        let (mut journal, mut ids) = streaming(1);
+        let mut far = Far::new(1_000_000, Duration::from_millis(20));
+        (0..written / bytes).for_each(|_| write(&mut journal, bytes));
+        far.run(&mut journal, &mut ids, Duration::from_secs(40));
+        assert_eq!(journal.committed(), journal.log().last(), "{bytes} a write");
+        let twice = far.sent_bytes.saturating_sub(written as u64);
+        assert!(twice < 4 << 20, "{twice} bytes too much, {bytes} a write");
+        let without = far.unleased;
+        assert!(
+            without < Duration::from_secs(8),
+            "{without:?}, {bytes} a write"
+        );
+    }
+}
+
+/// A record that takes longer than a lease and a retry by itself.
+#[test]
+fn the_largest_records_pass_a_slow_way() {
+    let (mut journal, mut ids) = streaming(1);
+    let mut far = Far::new(500_000, Duration::from_millis(20));
+    (0..16).for_each(|_| write(&mut journal, PART_BYTES_MAX));
+    far.run(&mut journal, &mut ids, Duration::from_secs(45));
+    assert_eq!(journal.committed(), journal.log().last());
+    assert!(far.sent_bytes < 20 << 20, "{} bytes", far.sent_bytes);
+    // Once they are through, a lease runs when one is asked for.
+    journal.renew();
+    far.run(&mut journal, &mut ids, Duration::from_millis(100));
+    assert!(journal.leased_until() > far.now);
+}
+
+/// Nothing that was sent is sent again before the replica is heard; then all of it is.
+#[test]
+fn a_silent_replica_is_asked_for_little() {
+    let (mut journal, mut ids) = streaming(1);
+    let mut far = Far::new(100_000_000, Duration::from_millis(5));
+    far.is_cut = true;
+    (0..32).for_each(|_| write(&mut journal, 256 << 10));
+    far.run(&mut journal, &mut ids, Duration::from_secs(60));
+    assert!(far.sent_bytes < 3 << 20, "{} bytes", far.sent_bytes);
+    far.is_cut = false;
+    far.run(&mut journal, &mut ids, Duration::from_secs(1));
+    assert_eq!(journal.committed(), journal.log().last());
 }
