@@ -31,7 +31,7 @@ pub use roll::answer;
 pub struct ClientConfig {
     /// An unanswered message is sent again after this time.
     pub retry: Duration,
-    /// Pause after `Busy` and `NotOwner`.
+    /// Pause after `Busy` and `NotOwner`: twice as long after each `Busy` in a row, up to `retry`.
     pub pause: Duration,
 }
 
@@ -120,6 +120,8 @@ struct Flight {
     /// Of a mutating part.
     n: Option<u64>,
     due: Time,
+    /// How long it waits after the next `Busy`.
+    pause: Duration,
 }
 
 /// The Client machine.
@@ -285,7 +287,13 @@ impl Client {
                 n
             });
             let due = now + self.config.retry;
-            let flight = Flight { piece, n, due };
+            let pause = self.config.pause;
+            let flight = Flight {
+                piece,
+                n,
+                due,
+                pause,
+            };
             self.transmit(id, &flight, node, session, out);
             self.flights.insert(id, flight);
         }
@@ -351,7 +359,7 @@ impl Client {
                 self.refused_until = now + self.config.pause;
                 self.hasten(id, now + self.config.pause);
             }
-            VolumeReply::Busy => self.hasten(id, now + self.config.pause),
+            VolumeReply::Busy => self.hold(now, id),
             VolumeReply::Opened {
                 session,
                 size_bytes,
@@ -369,6 +377,17 @@ impl Client {
             VolumeReply::Error(BlockError::NoSession | BlockError::NoVolume) => self.end(out),
             reply => self.settle_piece(id, reply, payload, out),
         }
+    }
+
+    /// The owner has no room for a message: each time it is sent again later, since it may carry
+    /// a payload.
+    fn hold(&mut self, now: Time, id: RequestId) {
+        let mut pause = self.config.pause;
+        if let Some(flight) = self.flights.get_mut(&id) {
+            pause = flight.pause;
+            flight.pause = (pause * 2).min(self.config.retry);
+        }
+        self.hasten(id, now + pause);
     }
 
     /// Sends a message again sooner than its retry.
@@ -437,7 +456,7 @@ impl Client {
             // A new owner: everything unanswered goes there at once.
             self.session_due = now;
             for flight in self.flights.values_mut() {
-                flight.due = now;
+                (flight.due, flight.pause) = (now, self.config.pause);
             }
         }
     }
@@ -519,3 +538,6 @@ impl Machine for Client {
         self.pump(now, out);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,6 +30,8 @@ pub struct VolumeConfig {
     pub publish_every: Duration,
     /// Requests that wait for the owner's start, or for the window.
     pub waiting_max: usize,
+    /// Their payload; who brings more is told to come again.
+    pub waiting_bytes_max: usize,
     /// Sessions that are open at a time; who would open one more is told to come again.
     pub sessions_max: usize,
     /// How often nodes are asked which of their clients ended (R10).
@@ -71,6 +73,7 @@ impl Default for VolumeConfig {
             drain_records: 16 << 10,
             publish_every: Duration::from_secs(1),
             waiting_max: 4096,
+            waiting_bytes_max: 64 << 20,
             sessions_max: sessions::SESSIONS_MAX,
             roll_every: Duration::from_secs(20),
             base_wait: Duration::from_secs(5),

@@ -23,15 +23,14 @@ mod rewrite;
 mod serve;
 pub mod sessions;
 mod start;
+mod waiting;
 mod wanted;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use model::ids::{
-    ClientRef, DiskId, DiskRef, Endpoint, Epoch, NodeId, Position, RequestId, VolumeId,
-};
+use model::ids::{ClientRef, DiskId, DiskRef, Epoch, NodeId, Position, RequestId, VolumeId};
 use model::machine::Machine;
 use model::meta::MetaToken;
 use model::payload::Payload;
@@ -39,7 +38,7 @@ use model::placement::{View, VolumeRecord};
 use model::sometimes::{Sometimes, reached};
 use model::time::Time;
 
-use crate::messages::{DiskReply, SegmentRef, VolumeReply, VolumeRequest};
+use crate::messages::{DiskReply, SegmentRef, VolumeReply};
 pub use asking::SegmentRoom;
 pub use bypass::BypassTerms;
 pub use config::VolumeConfig;
@@ -47,15 +46,7 @@ pub use events::{Effect, Input, StopReason};
 use journal::{Recovery, RequestIds, ToDisk};
 pub use rewrite::{Cause, RewriteTerms, Rewriting};
 use serve::Serving;
-
-/// A request that waits.
-#[derive(Debug)]
-struct Waiting {
-    from: Endpoint,
-    id: RequestId,
-    request: VolumeRequest,
-    payload: Bytes,
-}
+use waiting::Waiting;
 
 #[derive(Debug)]
 enum Phase {
@@ -85,7 +76,7 @@ pub struct Volume {
     phase: Phase,
     /// The epoch that this life's latest claim makes, if it succeeds.
     claimed_epoch: Option<Epoch>,
-    waiting: VecDeque<Waiting>,
+    waiting: waiting::Queue,
     to_disk: Vec<ToDisk>,
 }
 
@@ -148,7 +139,7 @@ impl Volume {
             tokens: first_request,
             phase: Phase::Claiming { asked: None },
             claimed_epoch: None,
-            waiting: VecDeque::new(),
+            waiting: waiting::Queue::default(),
             to_disk: Vec::new(),
         }
     }
@@ -271,7 +262,7 @@ impl Volume {
         }
         self.phase = Phase::Stopped;
         let epoch = self.record().map_or(Epoch(0), |r| r.epoch);
-        for waiting in std::mem::take(&mut self.waiting) {
+        while let Some((_, waiting)) = self.waiting.pop() {
             out.push(Effect::ToClient {
                 to: waiting.from,
                 id: waiting.id,
@@ -307,8 +298,9 @@ impl Volume {
     }
 
     fn wait(&mut self, waiting: Waiting, out: &mut Vec<Effect>) {
-        if self.waiting.len() < self.config.waiting_max {
-            self.waiting.push_back(waiting);
+        let bytes = self.waiting.bytes() + waiting.payload.len();
+        if self.waiting.len() < self.config.waiting_max && bytes <= self.config.waiting_bytes_max {
+            self.waiting.push(waiting);
             return;
         }
         let (to, id) = (waiting.from, waiting.id);
@@ -328,9 +320,9 @@ impl Volume {
         if !serving.is_serving() {
             return;
         }
-        while let Some(waiting) = self.waiting.pop_front() {
+        while let Some((turn, waiting)) = self.waiting.pop() {
             if let Some(refused) = serving.request(now, waiting, out) {
-                self.waiting.push_front(refused);
+                self.waiting.put(turn, refused);
                 break;
             }
         }
@@ -392,7 +384,8 @@ impl Volume {
         self.pump_start(now, out);
         if let Phase::Leading(serving) = &mut self.phase {
             serving.settle(now, &self.view, out);
-            self.waiting.extend(serving.no_longer_beyond());
+            let served = serving.no_longer_beyond();
+            served.into_iter().for_each(|one| self.waiting.push(one));
             if let Some(reason) = serving.ended() {
                 serving.give_up(&mut self.ids, &mut self.to_disk);
                 self.send_to_disks(out);
@@ -406,7 +399,8 @@ impl Volume {
         if let Phase::Leading(serving) = &mut self.phase {
             if serving.is_serving() {
                 serving.step_bypass(now, &self.view, out);
-                self.waiting.extend(serving.bypass.take_returned());
+                let returned = serving.bypass.take_returned();
+                returned.into_iter().for_each(|one| self.waiting.push(one));
             }
             serving.send_to_segment(out);
             serving.pump(now, &mut self.ids, &mut self.to_disk);
@@ -518,5 +512,13 @@ pub use serve::write_sums;
 type Pending<T> = BTreeMap<RequestId, T>;
 
 #[cfg(test)]
+#[path = "tests/bench.rs"]
+pub(crate) mod bench;
+
+#[cfg(test)]
 #[path = "tests/roll.rs"]
-mod tests;
+mod roll_tests;
+
+#[cfg(test)]
+#[path = "tests/repeats.rs"]
+mod repeat_tests;

@@ -1,0 +1,330 @@
+//! An owner of an empty volume, against disks that take everything, nodes that answer when they
+//! are told to, and a group that agrees.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use model::geometry::{Code, Pool};
+use model::ids::{
+    Actor, Boot, ClientId, ClientRef, DiskId, DiskRef, Endpoint, Epoch, Incarnation, NodeId,
+    Position, RequestId, SessionId, SiteId, Version, VolumeId,
+};
+use model::journal::{Checkpoint, SealReport};
+use model::machine::Machine;
+use model::meta::{MetaReply, MetaRequest};
+use model::placement::{
+    Disk, Duty, JournalConfig, Node, Owner, Presence, Site, SpreadTable, View, VolumeRecord,
+};
+use model::time::Time;
+
+use super::{Effect, Input, StopReason, Volume, VolumeConfig};
+use crate::messages::{
+    ClientsReply, ClientsRequest, DiskReply, DiskRequest, VolumeReply, VolumeRequest,
+};
+
+pub(crate) const VOLUME: VolumeId = VolumeId(1);
+pub(crate) const OWNER: NodeId = NodeId(1);
+pub(crate) const FRONT_END: NodeId = NodeId(2);
+const SITES: std::ops::RangeInclusive<u8> = 1..=3;
+
+fn disk(site: u8) -> DiskRef {
+    DiskRef {
+        disk: DiskId(site.into()),
+        incarnation: Incarnation(1),
+    }
+}
+
+pub(crate) fn client(node: NodeId, boot: u64, client: u64) -> ClientRef {
+    ClientRef {
+        node,
+        boot: Boot(boot),
+        client: ClientId(client),
+    }
+}
+
+/// A node and a disk in each of three sites, and the volume.
+pub(crate) fn view() -> View {
+    let mut view = View::default();
+    let address = "127.0.0.1:1".parse().expect("an address");
+    let presence = Presence::Up;
+    let duty = Duty::Serve;
+    for s in SITES {
+        let (site, node, at) = (SiteId(s), NodeId(s.into()), disk(s));
+        let name = s.to_string();
+        let takes_segments = true;
+        view.sites.insert(
+            site,
+            Site {
+                name: name.clone(),
+                presence,
+                takes_segments,
+            },
+        );
+        view.nodes.insert(
+            node,
+            Node {
+                name,
+                site,
+                address,
+                nbd: address,
+                presence,
+                duty,
+            },
+        );
+        view.disks.insert(
+            at.disk,
+            Disk {
+                at,
+                node,
+                capacity_bytes: 1 << 30,
+                presence,
+                duty,
+            },
+        );
+    }
+    // An index without a page needs no disk.
+    let pool = Pool {
+        code: Code::INDEX,
+        without: None,
+    };
+    let table = SpreadTable {
+        rows: 1,
+        places: Vec::new(),
+        slots: 6,
+    };
+    view.pools.insert(pool, table);
+    let record = VolumeRecord {
+        id: VOLUME,
+        name: "v".to_owned(),
+        size_bytes: 1 << 20,
+        resized: Version(0),
+        cut: None,
+        code: Code::Rs { k: 4, m: 2 },
+        home: SiteId(1),
+        epoch: Epoch(0),
+        owner: None,
+        journal: JournalConfig {
+            version: Version(1),
+            replicas: SITES.map(disk).collect(),
+            next: None,
+        },
+        checkpoint: Checkpoint::EMPTY,
+        clean: true,
+        founded: Epoch(0),
+        published: None,
+        recovered: None,
+        deleted: false,
+    };
+    view.volumes.insert(VOLUME, record);
+    view
+}
+
+pub(crate) struct Bench {
+    pub(crate) now: Time,
+    pub(crate) volume: Volume,
+    pub(crate) view: View,
+    logs: BTreeMap<DiskId, Position>,
+    /// Whether disks answer.
+    pub(crate) disks_answer: bool,
+    requests: u64,
+    pub(crate) told: BTreeMap<RequestId, VolumeReply>,
+    /// So many answers were given.
+    pub(crate) answers: usize,
+    /// Who was asked for which clients, since it was last looked at.
+    asked: Vec<(NodeId, Vec<ClientRef>)>,
+    ended: Option<StopReason>,
+}
+
+impl Bench {
+    /// An owner that serves.
+    pub(crate) fn new(config: VolumeConfig) -> Self {
+        let view = view();
+        let volume = Volume::new(VOLUME, OWNER, config, Arc::new(view.clone()), 0);
+        let mut bench = Self {
+            now: Time(1_000_000_000),
+            volume,
+            view,
+            logs: BTreeMap::new(),
+            disks_answer: true,
+            requests: 0,
+            told: BTreeMap::new(),
+            answers: 0,
+            asked: Vec::new(),
+            ended: None,
+        };
+        bench.pass(Duration::from_millis(100));
+        assert!(bench.volume.stats().serving);
+        bench
+    }
+
+    pub(crate) fn handle(&mut self, input: Input) {
+        let mut out = Vec::new();
+        self.volume.handle(self.now, input, &mut out);
+        self.carry_out(out);
+    }
+
+    fn carry_out(&mut self, out: Vec<Effect>) {
+        for effect in out {
+            match effect {
+                Effect::Meta { token, request } => {
+                    let reply = self.decide(&request);
+                    self.handle(Input::Meta { token, reply });
+                }
+                Effect::ToDisk {
+                    disk, id, request, ..
+                } if self.disks_answer => {
+                    let reply = self.store(disk, &request);
+                    self.handle(Input::Disk {
+                        disk,
+                        id,
+                        reply,
+                        payload: Bytes::new(),
+                    });
+                }
+                Effect::ToClient { id, reply, .. } => {
+                    self.told.insert(id, reply);
+                    self.answers += 1;
+                }
+                Effect::ToClients { node, request, .. } => {
+                    let ClientsRequest::WhoEnded(clients) = request;
+                    self.asked.push((node, clients));
+                }
+                Effect::Stopped(reason) => self.ended = Some(reason),
+                Effect::ToDisk { .. } | Effect::ToSegment(_) | Effect::Serving { .. } => {}
+            }
+        }
+    }
+
+    fn decide(&mut self, request: &MetaRequest) -> MetaReply {
+        let record = self.view.volumes.get_mut(&VOLUME).expect("there is one");
+        match request {
+            MetaRequest::Claim { node, .. } => {
+                record.epoch = record.epoch.next();
+                let boot = Some(Boot(1));
+                record.owner = Some(Owner { node: *node, boot });
+            }
+            MetaRequest::Publish {
+                checkpoint, clean, ..
+            } => {
+                (record.checkpoint, record.clean) = (*checkpoint, *clean);
+                record.owner = record.owner.filter(|_| !clean);
+            }
+            MetaRequest::ReadVolume { .. } => {}
+            other => panic!("not asked for here: {other:?}"),
+        }
+        MetaReply::Volume(Some(record.clone()))
+    }
+
+    fn store(&mut self, disk: DiskId, request: &DiskRequest) -> DiskReply {
+        let last = self.logs.entry(disk).or_insert(Position::ZERO);
+        match request {
+            DiskRequest::Join { epoch, .. } => DiskReply::Joined {
+                report: SealReport {
+                    epoch: *epoch,
+                    base: Position::ZERO,
+                    last: *last,
+                    committed: Position::ZERO,
+                    checkpoint: None,
+                },
+            },
+            DiskRequest::Append { prev, records, .. } => {
+                *last = records.last().map_or(*prev, |r| r.position).max(*last);
+                let (last, leased) = (*last, true);
+                DiskReply::Appended { last, leased }
+            }
+            DiskRequest::Reset { base, .. } => {
+                *last = *base;
+                let (last, leased) = (*last, false);
+                DiskReply::Appended { last, leased }
+            }
+            DiskRequest::Release { .. } => DiskReply::Released,
+            DiskRequest::List { .. } => DiskReply::Keys(Vec::new()),
+            other => panic!("not asked of a disk here: {other:?}"),
+        }
+    }
+
+    pub(crate) fn pass(&mut self, span: Duration) {
+        let end = self.now + span;
+        while self.ended.is_none()
+            && let Some(due) = self.volume.next_deadline()
+            && due <= end
+        {
+            self.now = due.max(self.now + Duration::from_millis(1));
+            let mut out = Vec::new();
+            self.volume.tick(self.now, &mut out);
+            self.carry_out(out);
+        }
+        self.now = self.now.max(end);
+    }
+
+    /// A client asks for a session; what it is told, if it is.
+    pub(crate) fn open(&mut self, of: ClientRef) -> Option<VolumeReply> {
+        self.requests += 1;
+        let id = RequestId(self.requests);
+        let from = Endpoint {
+            node: of.node,
+            actor: Actor::Client(of.client),
+        };
+        let (volume, boot) = (VOLUME, of.boot);
+        self.handle(Input::Request {
+            from,
+            id,
+            request: VolumeRequest::Open { volume, boot },
+            payload: Bytes::new(),
+        });
+        self.told.get(&id).cloned()
+    }
+
+    /// A client asks for a change, with that id; what it is told, if it is.
+    pub(crate) fn ask(
+        &mut self,
+        of: ClientRef,
+        id: RequestId,
+        request: VolumeRequest,
+        payload: Bytes,
+    ) -> Option<VolumeReply> {
+        let from = Endpoint {
+            node: of.node,
+            actor: Actor::Client(of.client),
+        };
+        self.told.remove(&id);
+        self.handle(Input::Request {
+            from,
+            id,
+            request,
+            payload,
+        });
+        self.told.get(&id).cloned()
+    }
+
+    pub(crate) fn say(&mut self, node: NodeId, ended: Vec<ClientRef>) {
+        let reply = ClientsReply::Ended(ended);
+        self.handle(Input::Clients { node, reply });
+    }
+
+    pub(crate) fn place(&mut self, node: NodeId, presence: Presence) {
+        self.view.version = self.view.version.next();
+        let known = self.view.nodes.get_mut(&node);
+        known.expect("there is one").presence = presence;
+        self.handle(Input::View(Arc::new(self.view.clone())));
+    }
+
+    pub(crate) fn asked(&mut self) -> Vec<(NodeId, Vec<ClientRef>)> {
+        std::mem::take(&mut self.asked)
+    }
+
+    pub(crate) fn stop(mut self) -> (Option<StopReason>, bool) {
+        self.handle(Input::Stop);
+        self.pass(Duration::from_secs(5));
+        (self.ended, self.view.volumes[&VOLUME].clean)
+    }
+}
+
+pub(crate) fn session(told: Option<VolumeReply>) -> SessionId {
+    match told {
+        Some(VolumeReply::Opened { session, .. }) => session,
+        other => panic!("no session was opened: {other:?}"),
+    }
+}
