@@ -238,9 +238,10 @@ impl Client {
     fn pump(&mut self, now: Time, out: &mut Vec<Effect>) {
         let Some(node) = self.target(now) else { return };
         match self.session {
-            Session::Opening(_) => {
+            Session::Opening(asked) => {
                 if now >= self.session_due {
-                    let id = self.id();
+                    // Asked again, it is the same request.
+                    let id = asked.unwrap_or_else(|| self.id());
                     self.session = Session::Opening(Some(id));
                     self.session_due = now + self.config.retry;
                     let request = VolumeRequest::Open {

@@ -60,3 +60,16 @@ fn who_is_told_to_come_again_comes_later_each_time() {
     }
     assert!((10..20).contains(&asked), "asked {asked} times in 10 s");
 }
+
+/// An opening is asked for under one id, so that its owner knows it for the same.
+#[test]
+fn a_session_is_asked_for_under_one_id() {
+    let mut now = Time(1_000_000_000);
+    let (mut client, open) = opening(now);
+    for _ in 0..5 {
+        now = client.next_deadline().expect("it asks again");
+        let mut effects = Vec::new();
+        client.tick(now, &mut effects);
+        assert!(sent(effects).iter().all(|(id, _)| *id == open));
+    }
+}

@@ -272,9 +272,17 @@ impl Serving {
         });
     }
 
+    /// Puts one down who is to be answered, once however often the same is asked again.
     fn await_commit(&mut self, ack: Ack) {
-        let at = self.acks.partition_point(|other| other.seq <= ack.seq);
-        self.acks.insert(at, ack);
+        let end = self.acks.partition_point(|other| other.seq <= ack.seq);
+        let same_seq = self.acks.range(..end).rev();
+        let asker = (ack.to, ack.id);
+        let waits = same_seq
+            .take_while(|other| other.seq == ack.seq)
+            .any(|other| (other.to, other.id) == asker);
+        if !waits {
+            self.acks.insert(end, ack);
+        }
     }
 
     /// Whether what ends there is served.

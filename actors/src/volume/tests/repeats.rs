@@ -1,5 +1,7 @@
 //! Clients ask again each second, for as long as it takes: an owner keeps of that what it needs.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use model::ids::{ClientRef, RequestId, SessionId};
 use model::journal::{PART_BYTES_MAX, Part};
@@ -70,4 +72,23 @@ fn so_many_bytes_wait_at_most() {
     }
     assert_eq!(asker.write(&mut b, fit + 1, 4096), Some(VolumeReply::Busy));
     assert_eq!(b.volume.waiting.bytes(), max);
+}
+
+/// While nothing is committed, who asks again is not put down again.
+#[test]
+fn what_was_asked_often_is_answered_once() {
+    let mut b = Bench::new(VolumeConfig::default());
+    let asker = Asker::new(&mut b);
+    b.disks_answer = false;
+    let before = b.answers;
+    for _ in 0..1000 {
+        for n in 1..=3 {
+            assert_eq!(asker.write(&mut b, n, 4096), None);
+        }
+    }
+    b.disks_answer = true;
+    b.pass(Duration::from_secs(10));
+    let done = |n: u64| b.told.get(&RequestId(1000 + n)) == Some(&VolumeReply::Done);
+    assert!((1..=3).all(done));
+    assert_eq!(b.answers - before, 3);
 }
