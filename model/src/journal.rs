@@ -24,6 +24,15 @@ pub struct Part {
 /// Bound of a session's unanswered parts (R10).
 pub const PARTS_IN_FLIGHT_MAX: u64 = 1024;
 
+impl Part {
+    /// Whether a client may number a part so, whatever was before.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let end = self.low.checked_add(PARTS_IN_FLIGHT_MAX);
+        self.low > 0 && self.n >= self.low && end.is_some_and(|end| self.n < end)
+    }
+}
+
 /// A mutating part carries at most this much payload; the client splits longer requests.
 pub const PART_BYTES_MAX: usize = 1 << 20;
 

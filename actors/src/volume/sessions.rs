@@ -8,11 +8,22 @@ use model::ids::{Boot, ClientId, ClientRef, NodeId, Position, Seq, SessionId};
 use model::journal::{PARTS_IN_FLIGHT_MAX, Part, RecordBody, RecordHead};
 use model::wire::{self, WireError};
 
+use crate::disk::TABLE_BYTES_MAX;
 use crate::planted::{Bug, planted};
 
 /// Sessions that a volume has open at most. No session is given up for a new one: whoever asks
 /// for one too many waits until another one's client ended.
 pub const SESSIONS_MAX: usize = 4096;
+
+/// A session takes so much of a checkpoint's table at most: the numbers of its row, and a bit for
+/// each part that may be in flight.
+const ROW_BYTES_MAX: usize = 64 + PARTS_IN_FLIGHT_MAX as usize / 8;
+
+/// No replica takes a larger one, so that nothing behind it would ever be committed.
+const _: () = assert!((SESSIONS_MAX + 1) * ROW_BYTES_MAX <= TABLE_BYTES_MAX);
+
+/// The record of a part that a checkpoint's table names: it is covered, and so before all others.
+const COVERED: Seq = Seq(0);
 
 /// What is to be done with a mutating part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,8 +55,36 @@ pub struct Sessions {
     by_client: BTreeMap<ClientRef, SessionId>,
 }
 
-/// One session as the checkpoint holds it: id, client, low, and the journaled parts.
-type Row = (SessionId, ClientRef, u64, Vec<(u64, Seq)>);
+/// One session as the checkpoint holds it: id, client, low, and a bit for each part from low on,
+/// whether it is journaled.
+type Row = (SessionId, ClientRef, u64, Vec<u8>);
+
+impl Session {
+    /// Which of the parts from low on are covered.
+    fn covered(&self, covers: Position) -> Vec<u8> {
+        let end = self.low.saturating_add(PARTS_IN_FLIGHT_MAX);
+        let journaled = self.journaled.range(self.low..end);
+        let mut bits = Vec::new();
+        for (n, _) in journaled.filter(|(_, seq)| **seq <= covers.seq) {
+            let at = n - self.low;
+            let byte = (at / 8) as usize;
+            bits.resize(bits.len().max(byte + 1), 0);
+            bits[byte] |= 1 << (at % 8);
+        }
+        bits
+    }
+
+    fn of_row(client: ClientRef, low: u64, bits: &[u8]) -> Self {
+        let at = 0..PARTS_IN_FLIGHT_MAX.min(bits.len() as u64 * 8);
+        let is_set = |at: &u64| bits[(at / 8) as usize] >> (at % 8) & 1 == 1;
+        let parts = at.filter(is_set).map_while(|at| low.checked_add(at));
+        Self {
+            client,
+            low,
+            journaled: parts.map(|n| (n, COVERED)).collect(),
+        }
+    }
+}
 
 impl Sessions {
     /// Looks a part up.
@@ -54,8 +93,7 @@ impl Sessions {
             return Admission::NoSession;
         };
         // A peer's numbers: they may be anything.
-        let end = part.low.checked_add(PARTS_IN_FLIGHT_MAX);
-        if part.low == 0 || part.n < part.low || end.is_none_or(|end| part.n >= end) {
+        if !part.is_sound() {
             return Admission::OutOfWindow;
         }
         if part.n < session.low {
@@ -109,9 +147,12 @@ impl Sessions {
     }
 
     /// No owner journals a second session of a client while one is open: from a disk that says
-    /// so, the later one is taken, so that each one's client is known.
+    /// so, the later one is taken, so that each one's client is known. Nor more than there may be.
     fn insert(&mut self, id: SessionId, session: Session) {
         self.remove(id);
+        if self.open.len() >= SESSIONS_MAX && !self.by_client.contains_key(&session.client) {
+            return;
+        }
         if let Some(before) = self.by_client.insert(session.client, id) {
             self.open.remove(&before);
         }
@@ -183,17 +224,11 @@ impl Sessions {
             .open
             .iter()
             .filter(|(id, _)| id.0 <= covers && !planted(Bug::UntabledSessions))
-            .map(|(id, s)| {
-                let journaled = s.journaled.iter().filter(|(_, seq)| **seq <= covers.seq);
-                (
-                    *id,
-                    s.client,
-                    s.low,
-                    journaled.map(|(n, seq)| (*n, *seq)).collect(),
-                )
-            })
+            .map(|(id, s)| (*id, s.client, s.low, s.covered(covers)))
             .collect();
-        wire::encode(&rows)
+        let table = wire::encode(&rows);
+        assert!(table.len() <= TABLE_BYTES_MAX);
+        table
     }
 
     /// Reads a table.
@@ -206,13 +241,8 @@ impl Sessions {
         }
         let rows: Vec<Row> = wire::decode(bytes)?;
         let mut sessions = Self::default();
-        for (id, client, low, journaled) in rows {
-            let session = Session {
-                client,
-                low,
-                journaled: journaled.into_iter().collect(),
-            };
-            sessions.insert(id, session);
+        for (id, client, low, bits) in rows {
+            sessions.insert(id, Session::of_row(client, low, &bits));
         }
         Ok(sessions)
     }

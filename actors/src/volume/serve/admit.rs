@@ -13,7 +13,7 @@ use crate::messages::{VolumeReply, VolumeRequest};
 use crate::planted::{Bug, planted};
 use crate::volume::bypass::{Large, Verdict};
 use crate::volume::read::Target;
-use crate::volume::sessions::Admission;
+use crate::volume::sessions::{Admission, SESSIONS_MAX};
 use crate::volume::{Effect, Waiting};
 
 /// Which ways a mutating part may go.
@@ -116,7 +116,7 @@ impl Serving {
         if let Some(session) = self.sessions.of(client) {
             return self.acknowledge(opened(session), out);
         }
-        let full = self.sessions.len() >= self.config.sessions_max;
+        let full = self.sessions.len() >= self.config.sessions_max.min(SESSIONS_MAX);
         if let Some(oldest) = self.sessions.oldest()
             && full
             && planted(Bug::EvictedSession)

@@ -101,7 +101,17 @@ proptest! {
         for record in &records[from..] {
             next.follow(record);
         }
-        assert_eq!(next, all);
+        let end = at(records.len());
+        assert_eq!(next.encode(end), all.encode(end));
+        let open: Vec<SessionId> = all.open.keys().copied().collect();
+        for session in open {
+            for n in 1..80 {
+                let part = Part { session, n, low: n };
+                let (one, other) = (next.admit(part), all.admit(part));
+                let known = |a| matches!(a, Admission::Known(_));
+                assert!(one == other || known(one) && known(other), "{part:?}: {one:?}, {other:?}");
+            }
+        }
         let nodes: Vec<NodeId> = all.nodes().collect();
         assert!(nodes.is_sorted_by(|a, b| a < b));
         let by_node = nodes.iter().flat_map(|node| all.clients_of(*node));
@@ -150,4 +160,46 @@ fn parts_of_any_number_are_judged() {
         let part = Part { session, n, low };
         assert_eq!(sessions.admit(part), Admission::OutOfWindow, "{part:?}");
     }
+}
+
+/// Sessions of clients that had as many parts in flight as may be, of the largest numbers: there
+/// is no table that a replica does not take.
+#[test]
+fn the_largest_table_fits_a_record() {
+    let covers = Position {
+        epoch: Epoch(u64::MAX),
+        seq: Seq(u64::MAX),
+    };
+    let low = u64::MAX / 2;
+    let mut sessions = Sessions::default();
+    // One more than there may be: bytes of a disk may say so.
+    for i in 0..=SESSIONS_MAX as u64 {
+        let client = ClientRef {
+            node: NodeId(u16::MAX),
+            boot: Boot(u64::MAX),
+            client: ClientId(u64::MAX - i),
+        };
+        let ahead = (0..PARTS_IN_FLIGHT_MAX).rev().step_by(2);
+        let session = Session {
+            client,
+            low,
+            journaled: ahead.map(|i| (low + i, covers.seq)).collect(),
+        };
+        let seq = Seq(u64::MAX - i);
+        sessions.insert(SessionId(Position { seq, ..covers }), session);
+    }
+    let table = sessions.encode(covers);
+    assert!(table.len() <= TABLE_BYTES_MAX, "{} bytes", table.len());
+    let mut read = Sessions::decode(&table).expect("its own bytes");
+    assert_eq!((read.len(), read.encode(covers)), (SESSIONS_MAX, table));
+    let session = SessionId(covers);
+    let mut admit = |ahead| {
+        read.admit(Part {
+            session,
+            n: low + ahead,
+            low,
+        })
+    };
+    assert_eq!(admit(PARTS_IN_FLIGHT_MAX - 1), Admission::Known(COVERED));
+    assert_eq!(admit(PARTS_IN_FLIGHT_MAX - 2), Admission::New);
 }
