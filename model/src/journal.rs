@@ -36,6 +36,9 @@ impl Part {
 /// A mutating part carries at most this much payload; the client splits longer requests.
 pub const PART_BYTES_MAX: usize = 1 << 20;
 
+/// What a record takes in memory and in a journal besides its payload, about.
+pub const RECORD_BYTES: u64 = 512;
+
 /// A journal record without its payload.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub struct RecordHead {

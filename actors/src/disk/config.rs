@@ -21,8 +21,8 @@ pub struct DiskConfig {
     pub appends_max: usize,
     /// Seals, joins and fetches under way.
     pub controls_max: usize,
-    /// Untrimmed payload bytes of one volume before its writes are refused (R18). Far above an
-    /// owner's window, which must leave room for the checkpoint that lets it trim.
+    /// Untrimmed bytes of one volume, its records' heads with them, before its writes are refused
+    /// (R18). Far above an owner's windows, which must leave room for the checkpoint that lets it trim.
     pub volume_bytes_max: u64,
     /// Journal files in use before the oldest one's live entries are copied forward. Soft:
     /// copying never writes more than everyone else does.

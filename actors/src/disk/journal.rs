@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use model::BLOCK_BYTES;
 use model::ids::{Epoch, Position, VolumeId};
-use model::journal::{Checkpoint, RecordBody, RecordHead};
+use model::journal::{Checkpoint, RECORD_BYTES, RecordBody, RecordHead};
 use model::time::Time;
 
 use super::config::{APPEND_BYTES_MAX, RECORDS_MAX, TABLE_BYTES_MAX};
@@ -196,15 +196,19 @@ impl Disk {
     fn has_room(&self, append: &Append, bytes: usize) -> bool {
         let queued = self.batcher.bytes();
         let fits = bytes == 0 || queued == 0 || queued + bytes <= self.config.queue_bytes_max;
-        let writes =
-            |r: &RecordHead| matches!(r.body, RecordBody::Write { .. } | RecordBody::Stored(_));
+        let changes = |r: &RecordHead| {
+            use RecordBody::{Stored, Write, Zero};
+            matches!(r.body, Write { .. } | Stored(_) | Zero { .. })
+        };
         let brings =
             |r: &RecordHead| matches!(r.body, RecordBody::Write { .. } | RecordBody::Kept { .. });
         let has_space = !self.shortage.is_short() || !append.records.iter().any(brings);
-        let untrimmed = self.replicas.get(&append.volume);
-        let untrimmed = untrimmed.map_or(0, |r| r.log().bytes());
+        let untrimmed = self.replicas.get(&append.volume).map(|r| {
+            let records = r.log().len() as u64 * RECORD_BYTES;
+            r.log().bytes() + records
+        });
         let in_quota =
-            untrimmed <= self.config.volume_bytes_max || !append.records.iter().any(writes);
+            untrimmed <= Some(self.config.volume_bytes_max) || !append.records.iter().any(changes);
         fits && in_quota && has_space
     }
 

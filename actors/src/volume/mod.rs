@@ -522,3 +522,7 @@ mod roll_tests;
 #[cfg(test)]
 #[path = "tests/repeats.rs"]
 mod repeat_tests;
+
+#[cfg(test)]
+#[path = "tests/window.rs"]
+mod window_tests;

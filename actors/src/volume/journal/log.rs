@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use model::ids::{Position, Seq};
-use model::journal::{Record, RecordBody};
+use model::journal::{RECORD_BYTES, Record, RecordBody};
 
 /// Records after `base`, with dense sequence numbers.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +48,12 @@ impl Log {
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
         self.stored_bytes
+    }
+
+    /// What the records held take besides clients' bytes, about.
+    #[must_use]
+    pub fn record_bytes(&self) -> u64 {
+        self.records.len() as u64 * RECORD_BYTES
     }
 
     /// Records held.

@@ -16,6 +16,11 @@ use crate::volume::read::Target;
 use crate::volume::sessions::{Admission, SESSIONS_MAX};
 use crate::volume::{Effect, Waiting};
 
+/// Records without regard to their payload take so many windows at most: of writes, and of what
+/// may free space and lead out of a window that is full.
+const WINDOWS_OF_WRITES: u64 = 2;
+const WINDOWS_OF_OTHERS: u64 = 4;
+
 /// Which ways a mutating part may go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::volume) enum Way {
@@ -122,6 +127,8 @@ impl Serving {
             && planted(Bug::EvictedSession)
         {
             self.append(now, RecordBody::Close(oldest), Payload::empty());
+        } else if self.journal.log().record_bytes() >= WINDOWS_OF_OTHERS * self.window_bytes() {
+            return answer(out, from, id, VolumeReply::Busy);
         } else if full {
             reached(Sometimes::SessionsFull);
             self.hasten_roll();
@@ -173,7 +180,15 @@ impl Serving {
     fn is_window_full(&self, payload: u64) -> bool {
         // Blocks that are written piecemeal take far more memory than the journal says.
         let crowded = self.layers.undrained_blocks() * BLOCK_BYTES as u64 > 2 * self.window_bytes();
-        crowded || self.journal.log().written_bytes() + payload > self.window_bytes()
+        let windows = match payload {
+            0 => WINDOWS_OF_OTHERS,
+            _ => WINDOWS_OF_WRITES,
+        };
+        let log = self.journal.log();
+        crowded
+            || log.written_bytes() + payload > self.window_bytes()
+            // A drain that can't end must not let small records grow without bound either.
+            || log.record_bytes() >= windows * self.window_bytes()
     }
 
     /// Takes a mutating part, or gives it back to wait.

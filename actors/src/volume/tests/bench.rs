@@ -11,7 +11,7 @@ use model::ids::{
     Actor, Boot, ClientId, ClientRef, DiskId, DiskRef, Endpoint, Epoch, Incarnation, NodeId,
     Position, RequestId, SessionId, SiteId, Version, VolumeId,
 };
-use model::journal::{Checkpoint, SealReport};
+use model::journal::{Checkpoint, Part, SealReport};
 use model::machine::Machine;
 use model::meta::{MetaReply, MetaRequest};
 use model::placement::{
@@ -19,7 +19,7 @@ use model::placement::{
 };
 use model::time::Time;
 
-use super::{Effect, Input, StopReason, Volume, VolumeConfig};
+use super::{Effect, Input, StopReason, Volume, VolumeConfig, write_sums};
 use crate::messages::{
     ClientsReply, ClientsRequest, DiskReply, DiskRequest, VolumeReply, VolumeRequest,
 };
@@ -326,5 +326,82 @@ pub(crate) fn session(told: Option<VolumeReply>) -> SessionId {
     match told {
         Some(VolumeReply::Opened { session, .. }) => session,
         other => panic!("no session was opened: {other:?}"),
+    }
+}
+
+/// A client that changes the volume, with a session and the numbers of its parts.
+pub(crate) struct Asker {
+    of: ClientRef,
+    session: SessionId,
+    /// The number of the last part that it has an answer to, as it counts.
+    last: u64,
+}
+
+impl Asker {
+    pub(crate) fn new(b: &mut Bench) -> Self {
+        let of = client(FRONT_END, 1, 1);
+        let session = session(b.open(of));
+        Self {
+            of,
+            session,
+            last: 0,
+        }
+    }
+
+    /// The message that a part goes with.
+    pub(crate) fn id(n: u64) -> RequestId {
+        RequestId(1000 + n)
+    }
+
+    fn part(&self, n: u64) -> Part {
+        Part {
+            session: self.session,
+            n,
+            low: self.last + 1,
+        }
+    }
+
+    /// A part that writes to the volume's begin.
+    pub(crate) fn write(&self, b: &mut Bench, n: u64, bytes: usize) -> Option<VolumeReply> {
+        self.write_at(b, n, 0, bytes)
+    }
+
+    pub(crate) fn write_at(
+        &self,
+        b: &mut Bench,
+        n: u64,
+        offset: u64,
+        bytes: usize,
+    ) -> Option<VolumeReply> {
+        let payload = Bytes::from(vec![7; bytes]);
+        let request = VolumeRequest::Write {
+            volume: VOLUME,
+            part: self.part(n),
+            offset,
+            sums: write_sums(offset, &payload),
+        };
+        b.ask(self.of, Self::id(n), request, payload)
+    }
+
+    /// The next part, once the one before is answered.
+    pub(crate) fn write_next(&mut self, b: &mut Bench, bytes: usize) -> Option<VolumeReply> {
+        let told = self.write(b, self.last + 1, bytes);
+        self.last += 1;
+        told
+    }
+
+    /// The next part, once the one before is answered.
+    pub(crate) fn zero_next(&mut self, b: &mut Bench, length: u64) -> Option<VolumeReply> {
+        let n = self.last + 1;
+        let request = VolumeRequest::Zero {
+            volume: VOLUME,
+            part: self.part(n),
+            offset: 0,
+            length,
+            allocate: false,
+        };
+        let told = b.ask(self.of, Self::id(n), request, Bytes::new());
+        self.last = n;
+        told
     }
 }

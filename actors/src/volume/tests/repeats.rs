@@ -2,42 +2,11 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use model::ids::{ClientRef, RequestId, SessionId};
-use model::journal::{PART_BYTES_MAX, Part};
+use model::journal::PART_BYTES_MAX;
 
-use super::bench::{Bench, FRONT_END, VOLUME, client, session};
-use super::{VolumeConfig, write_sums};
-use crate::messages::{VolumeReply, VolumeRequest};
-
-/// The owner's client, with a session and the numbers of its parts.
-struct Asker {
-    of: ClientRef,
-    session: SessionId,
-}
-
-impl Asker {
-    fn new(b: &mut Bench) -> Self {
-        let of = client(FRONT_END, 1, 1);
-        let session = session(b.open(of));
-        Self { of, session }
-    }
-
-    fn write(&self, b: &mut Bench, n: u64, bytes: usize) -> Option<VolumeReply> {
-        let payload = Bytes::from(vec![7; bytes]);
-        let request = VolumeRequest::Write {
-            volume: VOLUME,
-            part: Part {
-                session: self.session,
-                n,
-                low: 1,
-            },
-            offset: 0,
-            sums: write_sums(0, &payload),
-        };
-        b.ask(self.of, RequestId(1000 + n), request, payload)
-    }
-}
+use super::VolumeConfig;
+use super::bench::{Asker, Bench};
+use crate::messages::VolumeReply;
 
 /// A window that has no room for a block.
 fn shut() -> VolumeConfig {
@@ -88,7 +57,7 @@ fn what_was_asked_often_is_answered_once() {
     }
     b.disks_answer = true;
     b.pass(Duration::from_secs(10));
-    let done = |n: u64| b.told.get(&RequestId(1000 + n)) == Some(&VolumeReply::Done);
+    let done = |n: u64| b.told.get(&Asker::id(n)) == Some(&VolumeReply::Done);
     assert!((1..=3).all(done));
     assert_eq!(b.answers - before, 3);
 }
