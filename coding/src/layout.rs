@@ -6,7 +6,7 @@
 //! fragments together is *row* `r`: a code word, coded independently of every other row.
 
 use model::BLOCK_BYTES;
-use model::geometry::{Code, SEGMENT_BYTES_MAX, SLOTS_MAX};
+use model::geometry::{Code, SEGMENT_BYTES_MAX};
 use model::ids::Slot;
 
 use crate::CodingError;
@@ -19,12 +19,7 @@ const BLOCK: u32 = BLOCK_BYTES as u32;
 /// # Errors
 /// [`CodingError::BadCode`].
 pub fn check_code(code: Code) -> Result<(), CodingError> {
-    let (k, m, columns) = match code {
-        Code::Rs { k, m } => (k, m, 1),
-        Code::Geo { k, m, sites } => (k, m, if sites < 2 { 0 } else { sites }),
-    };
-    let slots = (u32::from(k) + u32::from(m)) * u32::from(columns);
-    if k == 0 || m == 0 || slots == 0 || slots > u32::from(SLOTS_MAX) {
+    if !code.is_sound() {
         return Err(CodingError::BadCode(code));
     }
     Ok(())

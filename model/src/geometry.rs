@@ -41,6 +41,18 @@ impl Code {
     /// The code of index segments, whatever the volume's (R25).
     pub const INDEX: Self = Self::Rs { k: 2, m: 4 };
 
+    /// Whether it is a code: of at least one data and one parity fragment, and of no more slots
+    /// than there may be.
+    #[must_use]
+    pub fn is_sound(self) -> bool {
+        let (k, m, columns) = match self {
+            Self::Rs { k, m } => (k, m, 1),
+            Self::Geo { k, m, sites } => (k, m, if sites < 2 { 0 } else { sites }),
+        };
+        let slots = (u32::from(k) + u32::from(m)) * u32::from(columns);
+        k > 0 && m > 0 && (1..=u32::from(SLOTS_MAX)).contains(&slots)
+    }
+
     /// Fragments a segment.
     #[must_use]
     pub fn slots(self) -> u8 {

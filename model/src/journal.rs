@@ -135,9 +135,8 @@ impl StoredWrite {
 }
 
 impl Stored {
-    /// Whether it can be what an owner of `volume` wrote: else it is damage.
-    #[must_use]
-    pub fn is_sound(&self, volume: VolumeId) -> bool {
+    /// Whether it can be what an owner of `volume` wrote.
+    fn is_sound(&self, volume: VolumeId) -> bool {
         let block = BLOCK_BYTES as u64;
         let whole = self.segment_bytes as usize <= SEGMENT_BYTES_MAX
             && self.segment_bytes.is_multiple_of(BLOCK_BYTES as u32);
@@ -145,6 +144,7 @@ impl Stored {
             let end = u64::from(write.at) + write.sums.len() as u64 * block;
             let last = write.first.0.checked_add(write.sums.len() as u64);
             !write.sums.is_empty()
+                && write.part.is_sound()
                 && write.at.is_multiple_of(BLOCK_BYTES as u32)
                 && end <= u64::from(self.segment_bytes)
                 && last.is_some_and(|last| last <= u64::MAX / block)
@@ -158,7 +158,11 @@ impl Stored {
             begins
         });
         let own = self.segment.volume == volume;
-        own && whole && apart && !self.writes.is_empty() && self.writes.iter().all(within)
+        own && self.pool.code.is_sound()
+            && whole
+            && apart
+            && !self.writes.is_empty()
+            && self.writes.iter().all(within)
     }
 
     /// Bytes that clients wrote.
@@ -170,6 +174,42 @@ impl Stored {
 }
 
 impl RecordHead {
+    /// Whether an owner of `volume` may have written it: else it is damage, or a lie. What passes
+    /// can be replayed; whether it follows what is before it in a log is another question.
+    #[must_use]
+    pub fn is_sound(&self, volume: VolumeId) -> bool {
+        let payload = u64::from(self.payload_len);
+        let block = BLOCK_BYTES as u64;
+        match &self.body {
+            RecordBody::Write { part, offset, sums } => {
+                part.is_sound() && pieces(*offset, payload) == Some(sums.len() as u64)
+            }
+            RecordBody::Zero {
+                part,
+                offset,
+                length,
+                ..
+            } => part.is_sound() && payload == 0 && pieces(*offset, *length).is_some(),
+            RecordBody::Checkpoint(checkpoint) => {
+                let covers = checkpoint.covers;
+                covers.seq < self.position.seq && covers.epoch <= self.position.epoch
+            }
+            RecordBody::Kept { offset } => pieces(*offset, payload) == Some(1),
+            RecordBody::Cut(cut) => {
+                let whole = cut.from.is_multiple_of(block) && cut.to.is_multiple_of(block);
+                payload == 0 && cut.from < cut.to && whole
+            }
+            RecordBody::Stored(stored) => {
+                let named_before = stored.segment.epoch <= self.position.epoch;
+                payload == 0 && named_before && stored.is_sound(volume)
+            }
+            RecordBody::EpochStart
+            | RecordBody::Recovered
+            | RecordBody::Open(_)
+            | RecordBody::Close(_) => true,
+        }
+    }
+
     /// How many bytes it takes in an append, at most: its payload, and the parts and checksums
     /// that stand for one. Other records' heads are so small that they need no count.
     #[must_use]
@@ -183,6 +223,13 @@ impl RecordHead {
         };
         self.payload_len as usize + instead
     }
+}
+
+/// Into how many pieces a range of bytes is cut at block boundaries; `None` if it is no range.
+fn pieces(offset: u64, length: u64) -> Option<u64> {
+    let last = offset.checked_add(length.checked_sub(1)?)?;
+    last.checked_add(1)?;
+    Some(last / BLOCK_BYTES as u64 - offset / BLOCK_BYTES as u64 + 1)
 }
 
 /// A record with its payload.
@@ -255,3 +302,6 @@ pub struct SealReport {
     /// position of its record and its session table's bytes.
     pub checkpoint: Option<(Position, Checkpoint, Vec<u8>)>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,6 @@
 //! Appends and resets: what an owner's log becomes here.
 
 use bytes::Bytes;
-use model::BLOCK_BYTES;
 use model::ids::{Epoch, Position, VolumeId};
 use model::journal::{Checkpoint, RECORD_BYTES, RecordBody, RecordHead};
 use model::time::Time;
@@ -12,7 +11,6 @@ use super::log::Refused;
 use super::{Asker, Disk, DiskEffect, Refuse};
 use crate::messages::{DiskReply, DiskRequest};
 use crate::planted::{Bug, planted};
-use crate::volume::bypass::is_sound;
 
 /// The fields of [`DiskRequest::Append`].
 struct Append {
@@ -291,37 +289,11 @@ fn is_well_formed(append: &Append, payload: &Bytes) -> bool {
         let next = record.position;
         let dense = last.seq.0.checked_add(1) == Some(next.seq.0) && last.epoch <= next.epoch;
         let len = record.payload_len as usize;
-        if !dense || len > TABLE_BYTES_MAX || !is_body_well_formed(append.volume, record) {
+        if !dense || len > TABLE_BYTES_MAX || !record.is_sound(append.volume) {
             return false;
         }
         bytes += len;
         last = next;
     }
     last.epoch <= append.epoch && bytes == payload.len()
-}
-
-fn is_body_well_formed(volume: VolumeId, record: &RecordHead) -> bool {
-    let pieces_max = record.payload_len as usize / BLOCK_BYTES + 2;
-    match &record.body {
-        RecordBody::Write { sums, .. } => sums.len() <= pieces_max,
-        RecordBody::Checkpoint(checkpoint) => {
-            let covers = checkpoint.covers;
-            covers.seq < record.position.seq && covers.epoch <= record.position.epoch
-        }
-        RecordBody::Kept { offset, .. } => {
-            let block = BLOCK_BYTES as u64;
-            let at = offset % block;
-            (1..=block - at).contains(&u64::from(record.payload_len))
-        }
-        RecordBody::Cut(cut) => {
-            let block = BLOCK_BYTES as u64;
-            cut.from < cut.to && cut.from.is_multiple_of(block) && cut.to.is_multiple_of(block)
-        }
-        RecordBody::Stored(stored) => is_sound(volume, record, stored),
-        RecordBody::EpochStart
-        | RecordBody::Recovered
-        | RecordBody::Open(_)
-        | RecordBody::Close(_)
-        | RecordBody::Zero { .. } => true,
-    }
 }

@@ -14,11 +14,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use coding::layout::check_code;
 use model::BLOCK_BYTES;
 use model::geometry::{Pool, SEGMENT_BYTES_MAX};
-use model::ids::{BlockNo, Endpoint, RequestId, SegmentId, Seq, SessionId, VolumeId};
-use model::journal::{Part, RecordBody, RecordHead, Stored, StoredWrite};
+use model::ids::{BlockNo, Endpoint, RequestId, SegmentId, Seq, SessionId};
+use model::journal::{Part, RecordBody, Stored, StoredWrite};
 use model::payload::Payload;
 use model::placement::View;
 use model::sometimes::{Sometimes, reached};
@@ -474,21 +473,11 @@ impl Serving {
             segment_bytes: bytes,
             writes,
         };
-        assert!(stored.is_sound(self.id), "what is appended can be replayed");
         let position = self.append(now, RecordBody::Stored(stored), Payload::empty());
         for asker in askers {
             self.acknowledge_at(position.seq, asker);
         }
     }
-}
-
-/// Whether an owner of `volume` may have written that: bytes of a disk may say anything.
-pub(crate) fn is_sound(volume: VolumeId, head: &RecordHead, stored: &Stored) -> bool {
-    let named_before = stored.segment.epoch <= head.position.epoch;
-    head.payload_len == 0
-        && named_before
-        && check_code(stored.pool.code).is_ok()
-        && stored.is_sound(volume)
 }
 
 /// The segment that a reference is to.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use model::ids::{DiskRef, Epoch, Position, RequestId, Seq, VolumeId};
-use model::journal::{Record, RecordHead, SealReport};
+use model::journal::{Record, RecordBody, RecordHead, SealReport};
 use model::payload::Payload;
 use model::placement::{JournalConfig, VolumeRecord};
 use model::sometimes::{Sometimes, reached};
@@ -240,7 +240,10 @@ impl Recovery {
                 return Err(Fenced { promised });
             }
             DiskReply::Sealed(report) if report.epoch == self.epoch => {
-                Answer::Sealed(Box::new(report))
+                match is_below(&report, self.epoch) {
+                    true => Answer::Sealed(Box::new(report)),
+                    false => Answer::Damaged,
+                }
             }
             DiskReply::Unknown => Answer::Unknown,
             DiskReply::Damaged => Answer::Damaged,
@@ -391,7 +394,7 @@ impl Recovery {
                 return Err(Fenced { promised });
             }
             DiskReply::Fetched { records } if !records.is_empty() => {
-                extend(&mut fetch.log, records, &payload)
+                extend(&mut fetch.log, (self.volume, self.epoch), records, &payload)
             }
             _ => false,
         };
@@ -431,15 +434,29 @@ impl Recovery {
     }
 }
 
-/// Appends fetched records; false if they are not what a log can hold (a peer's bytes are
-/// never asserted on).
-fn extend(log: &mut Log, heads: Vec<RecordHead>, payload: &Bytes) -> bool {
+/// R1: whether all that a replica says that it holds is of lower epochs.
+fn is_below(report: &SealReport, epoch: Epoch) -> bool {
+    let checkpoint = report.checkpoint.as_ref();
+    let checkpoint = checkpoint.map(|(at, checkpoint, _)| at.epoch.max(checkpoint.covers.epoch));
+    let held = [report.base.epoch, report.last.epoch];
+    held.into_iter().chain(checkpoint).all(|at| at < epoch)
+}
+
+/// Appends fetched records; false if they are not what a log can hold that was written under
+/// epochs below `epoch` (a peer's bytes are never asserted on).
+fn extend(
+    log: &mut Log,
+    (volume, epoch): (VolumeId, Epoch),
+    heads: Vec<RecordHead>,
+    payload: &Bytes,
+) -> bool {
     let mut at = 0_usize;
     for head in heads {
         let end = at + head.payload_len as usize;
-        let last = log.last();
-        let follows = head.position.seq == last.seq.next() && head.position.epoch >= last.epoch;
-        if end > payload.len() || !follows {
+        let (last, next) = (log.last(), head.position);
+        let dense = last.seq.0.checked_add(1) == Some(next.seq.0);
+        let follows = dense && (last.epoch..epoch).contains(&next.epoch);
+        if end > payload.len() || !follows || !head.is_sound(volume) || !fits(log, &head) {
             return false;
         }
         log.push(Record {
@@ -450,3 +467,19 @@ fn extend(log: &mut Log, heads: Vec<RecordHead>, payload: &Bytes) -> bool {
     }
     at == payload.len()
 }
+
+/// Whether what a checkpoint's record says is covered is a place of the log, or lies before it.
+fn fits(log: &Log, head: &RecordHead) -> bool {
+    let RecordBody::Checkpoint(checkpoint) = &head.body else {
+        return true;
+    };
+    let (base, covers) = (log.base(), checkpoint.covers);
+    match covers.seq < base.seq {
+        true => covers.epoch <= base.epoch,
+        false => log.position(covers.seq) == Some(covers),
+    }
+}
+
+#[cfg(test)]
+#[path = "../tests/adopt.rs"]
+mod tests;

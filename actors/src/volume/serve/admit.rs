@@ -363,6 +363,7 @@ impl Serving {
             .get(position.seq)
             .expect("just appended")
             .head;
+        assert!(head.is_sound(self.id), "what is appended can be replayed");
         self.sessions.follow(head);
         position
     }

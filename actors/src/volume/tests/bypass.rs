@@ -2,6 +2,8 @@ use bytes::Bytes;
 use model::ids::{Actor, ClientId, Epoch, NodeId, Position, VolumeId};
 use proptest::prelude::{Strategy, prop_assert, prop_assert_eq, prop_oneof, proptest};
 
+use model::journal::RecordHead;
+
 use super::*;
 use crate::messages::VolumeRequest;
 
@@ -150,7 +152,7 @@ fn what_no_owner_wrote_is_not_sound() {
         body: RecordBody::Stored(stored.clone()),
         payload_len: 0,
     };
-    let holds = |stored: &Stored| is_sound(volume, &head(stored), stored);
+    let holds = |stored: &Stored| head(stored).is_sound(volume);
     assert!(holds(&sound));
     assert_eq!(sound.written_bytes(), 12 << 10);
     assert_eq!(sound.writes[1].range(), 9 << 12..11 << 12);
