@@ -526,3 +526,7 @@ mod repeat_tests;
 #[cfg(test)]
 #[path = "tests/window.rs"]
 mod window_tests;
+
+#[cfg(test)]
+#[path = "tests/refused.rs"]
+mod refused_tests;

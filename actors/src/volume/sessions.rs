@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use model::block::BlockError;
 use model::ids::{Boot, ClientId, ClientRef, NodeId, Position, Seq, SessionId};
 use model::journal::{PARTS_IN_FLIGHT_MAX, Part, RecordBody, RecordHead};
 use model::wire::{self, WireError};
@@ -34,6 +35,8 @@ pub enum Admission {
     Known(Seq),
     /// Its client has its answer already: drop it.
     Answered,
+    /// It was refused by this owner, and stays so.
+    Refused(BlockError),
     /// No such session: never taken for new.
     NoSession,
     /// Beyond the window that a client may use.

@@ -162,7 +162,7 @@ impl Serving {
             Some(end) if self.bounds.serves(end) => return Some(waiting),
             Some(end) => self.reach_beyond(now, waiting, end, out),
             // None that any size would have room for.
-            None => self.refuse(now, (waiting.from, waiting.id), BlockError::OutOfRange, out),
+            None => self.refuse_for_good(now, &waiting, BlockError::OutOfRange, out),
         }
         None
     }
@@ -205,7 +205,7 @@ impl Serving {
             return None;
         }
         if waiting.payload.len() > PART_BYTES_MAX {
-            self.refuse(now, (from, id), BlockError::OutOfRange, out);
+            self.refuse_for_good(now, &waiting, BlockError::OutOfRange, out);
             return None;
         }
         let waiting = self.in_range(now, waiting, (offset, length), out)?;
@@ -218,7 +218,7 @@ impl Serving {
         }
         if self.is_window_full(waiting.payload.len() as u64) {
             if self.fullness.is_certain(now) {
-                self.refuse(now, (from, id), BlockError::NoSpace, out);
+                self.refuse_for_good(now, &waiting, BlockError::NoSpace, out);
                 return None;
             }
             reached(Sometimes::WindowFull);
@@ -324,8 +324,12 @@ impl Serving {
         (from, id): (Endpoint, RequestId),
         out: &mut Vec<Effect>,
     ) -> Admission {
-        let admission = self.sessions.admit(part);
+        let admission = match self.sessions.admit(part) {
+            Admission::New => self.refusals.admit(part),
+            known => known,
+        };
         match admission {
+            Admission::Refused(error) => self.refuse(now, (from, id), error, out),
             Admission::New | Admission::Answered => {}
             Admission::Known(_) if planted(Bug::KnownAtOnce) => {
                 answer(out, from, id, VolumeReply::Done);
@@ -370,7 +374,7 @@ impl Serving {
 }
 
 /// What a mutating request is, and the bytes that it changes: first, and how many.
-fn changes(waiting: &Waiting) -> Option<(Part, u64, u64)> {
+pub(super) fn changes(waiting: &Waiting) -> Option<(Part, u64, u64)> {
     match &waiting.request {
         VolumeRequest::Write { part, offset, .. } => {
             Some((*part, *offset, waiting.payload.len() as u64))

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use model::block::BlockError;
 use model::cut::Cut;
-use model::ids::{Endpoint, Position, RequestId, Version};
+use model::ids::{Position, Version};
 use model::journal::RecordBody;
 use model::meta::{MetaReply, MetaRequest, MetaToken, Refusal};
 use model::payload::Payload;
@@ -176,17 +176,17 @@ impl Serving {
         }
         let size = self.bounds.size_bytes;
         let mut kept = VecDeque::new();
-        let mut refused: Vec<(Endpoint, RequestId)> = Vec::new();
+        let mut refused: Vec<Waiting> = Vec::new();
         for request in std::mem::take(&mut self.bounds.beyond) {
             if request.look == Look::Done && request.end > size {
-                refused.push((request.waiting.from, request.waiting.id));
+                refused.push(request.waiting);
                 continue;
             }
             kept.push_back(request);
         }
         self.bounds.beyond = kept;
-        for to in refused {
-            self.refuse(now, to, BlockError::OutOfRange, out);
+        for request in refused {
+            self.refuse_for_good(now, &request, BlockError::OutOfRange, out);
         }
         if self.bounds.asked.is_none() && self.bounds.looks_due() {
             let token = self.token();

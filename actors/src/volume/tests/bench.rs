@@ -330,11 +330,12 @@ pub(crate) fn session(told: Option<VolumeReply>) -> SessionId {
 }
 
 /// A client that changes the volume, with a session and the numbers of its parts.
+#[derive(Clone)]
 pub(crate) struct Asker {
     of: ClientRef,
     session: SessionId,
-    /// The number of the last part that it has an answer to, as it counts.
-    last: u64,
+    /// The lowest part that it has no answer to.
+    low: u64,
 }
 
 impl Asker {
@@ -344,7 +345,7 @@ impl Asker {
         Self {
             of,
             session,
-            last: 0,
+            low: 1,
         }
     }
 
@@ -357,7 +358,7 @@ impl Asker {
         Part {
             session: self.session,
             n,
-            low: self.last + 1,
+            low: self.low,
         }
     }
 
@@ -383,16 +384,21 @@ impl Asker {
         b.ask(self.of, Self::id(n), request, payload)
     }
 
+    /// The next part's number, once the one before is answered.
+    pub(crate) fn skip(&mut self) -> u64 {
+        self.low += 1;
+        self.low
+    }
+
     /// The next part, once the one before is answered.
     pub(crate) fn write_next(&mut self, b: &mut Bench, bytes: usize) -> Option<VolumeReply> {
-        let told = self.write(b, self.last + 1, bytes);
-        self.last += 1;
-        told
+        let n = self.skip();
+        self.write(b, n, bytes)
     }
 
     /// The next part, once the one before is answered.
     pub(crate) fn zero_next(&mut self, b: &mut Bench, length: u64) -> Option<VolumeReply> {
-        let n = self.last + 1;
+        let n = self.skip();
         let request = VolumeRequest::Zero {
             volume: VOLUME,
             part: self.part(n),
@@ -400,8 +406,6 @@ impl Asker {
             length,
             allocate: false,
         };
-        let told = b.ask(self.of, Self::id(n), request, Bytes::new());
-        self.last = n;
-        told
+        b.ask(self.of, Self::id(n), request, Bytes::new())
     }
 }
