@@ -8,7 +8,7 @@ use model::ids::{NodeId, SiteId};
 use model::time::Time;
 use serde::{Deserialize, Serialize};
 
-use crate::plan::text::as_duration;
+use crate::plan::text::{as_duration, as_size};
 use crate::rng::Rng;
 
 /// How the network behaves in a run.
@@ -25,6 +25,10 @@ pub struct NetworkTerms {
     /// One way between two sites, at most.
     #[serde(with = "as_duration")]
     pub wan_max: Duration,
+    /// So many bytes a second of one class cross from a site to another, one message after the
+    /// other; 0 if there is no bound.
+    #[serde(with = "as_size")]
+    pub wan_bytes_per_s: u64,
     /// Up to so much more, at random.
     #[serde(with = "as_duration")]
     pub jitter: Duration,
@@ -54,7 +58,12 @@ struct Link {
     slowed: u32,
     /// What it carries waits until then.
     clogged: Time,
+    /// When it has carried all that was sent, of each class.
+    free: [Time; CLASSES],
 }
+
+/// Classes of messages: those of one do not overtake each other.
+const CLASSES: usize = 2;
 
 /// So much longer a message takes on a slow link, at most.
 const SLOW_MAX: Duration = Duration::from_millis(600);
@@ -138,7 +147,13 @@ impl Network {
 
     /// Everything is mended, no loss and no duplication from now on.
     pub fn calm(&mut self) {
-        self.links.clear();
+        for link in self.links.values_mut() {
+            let free = link.free;
+            *link = Link {
+                free,
+                ..Link::default()
+            };
+        }
         self.lonely.clear();
         self.faulty = false;
     }
@@ -152,13 +167,36 @@ impl Network {
         lonely || (from.1 != to.1 && self.links.get(&(from.1, to.1)).is_some_and(|l| l.cuts > 0))
     }
 
-    /// When a message arrives.
+    /// Whether it matters how long messages are between these two.
+    #[must_use]
+    pub fn is_narrow(&self, from: SiteId, to: SiteId) -> bool {
+        from != to && self.terms.wan_bytes_per_s > 0
+    }
+
+    /// How long a message of so many bytes waits until it has left its site.
+    fn queue(
+        &mut self,
+        now: Time,
+        (from, to): (SiteId, SiteId),
+        class: u8,
+        bytes: u64,
+    ) -> Duration {
+        if !self.is_narrow(from, to) {
+            return Duration::ZERO;
+        }
+        let free = &mut self.links.entry((from, to)).or_default().free[usize::from(class)];
+        let takes = bytes.saturating_mul(1_000_000_000) / self.terms.wan_bytes_per_s;
+        *free = (*free).max(now) + Duration::from_nanos(takes);
+        free.since(now)
+    }
+
+    /// When a message of so many bytes arrives.
     pub fn carry(
         &mut self,
         now: Time,
         from: (NodeId, SiteId),
         to: (NodeId, SiteId),
-        class: u8,
+        (class, bytes): (u8, u64),
     ) -> Arrivals {
         let never = Arrivals {
             first: None,
@@ -170,7 +208,7 @@ impl Network {
         if self.faulty && self.terms.loss_one_in > 0 && self.rng.one_in(self.terms.loss_one_in) {
             return never;
         }
-        let base = self.distance(from.1, to.1);
+        let base = self.distance(from.1, to.1) + self.queue(now, (from.1, to.1), class, bytes);
         let jitter = self.rng.duration(Duration::ZERO, self.terms.jitter);
         let mut at = now + base + jitter;
         if let Some(link) = self.links.get(&(from.1, to.1)) {
@@ -218,6 +256,7 @@ mod tests {
             lan: Duration::from_micros(50),
             wan_min: Duration::from_millis(1),
             wan_max: Duration::from_millis(9),
+            wan_bytes_per_s: 0,
             jitter: Duration::from_millis(3),
             loss_one_in: 0,
             twice_one_in: 0,
@@ -232,7 +271,7 @@ mod tests {
         network.cut_sites(A.1, B.1);
         network.cut_sites(A.1, B.1);
         assert!(network.is_cut(A, B) && !network.is_cut(B, A));
-        assert_eq!(network.carry(Time::ZERO, A, B, 0).first, None);
+        assert_eq!(network.carry(Time::ZERO, A, B, (0, 1)).first, None);
         network.mend_sites(A.1, B.1);
         assert!(network.is_cut(A, B));
         network.mend_sites(A.1, B.1);
@@ -249,11 +288,28 @@ mod tests {
         let mut last = Time::ZERO;
         for i in 0..1000 {
             let at = network
-                .carry(Time(i), A, B, 0)
+                .carry(Time(i), A, B, (0, 1))
                 .first
                 .expect("nothing is lost");
             assert!(at > last);
             last = at;
         }
+    }
+
+    #[test]
+    fn a_narrow_link_carries_one_message_after_the_other() {
+        let mut network = network();
+        network.terms.wan_bytes_per_s = 1_000_000;
+        let mut arrives = |from, to, class| {
+            let arrivals = network.carry(Time::ZERO, from, to, (class, 100_000));
+            arrivals.first.expect("nothing is lost").since(Time::ZERO)
+        };
+        let hundreds = |n| Duration::from_millis(100 * n)..Duration::from_millis(100 * n + 12);
+        for n in 1..=10 {
+            assert!(hundreds(n).contains(&arrives(A, B, 1)));
+        }
+        assert!(hundreds(1).contains(&arrives(B, A, 1)));
+        assert!(hundreds(1).contains(&arrives(A, B, 0)));
+        assert!(hundreds(0).contains(&arrives(A, (NodeId(3), A.1), 1)));
     }
 }

@@ -16,6 +16,9 @@ use crate::workload::{Layout, Mix};
 /// Lanes of a client at most.
 const LANES_MAX: u64 = 4;
 
+/// In some runs what is written takes as long on its way as it takes to be given up.
+const WAN_BYTES_PER_S: [u64; 6] = [0, 0, 0, 256 << 10, 1 << 20, 4 << 20];
+
 /// Faults begin so long after clients do.
 const CALM: Duration = Duration::from_secs(1);
 
@@ -40,7 +43,10 @@ impl Plan {
         let mut rng = Rng::new(seed, 1);
         let topology = Topology::default();
         let machines = machines(&mut rng);
-        let network = network(&mut rng);
+        let network = NetworkTerms {
+            wan_bytes_per_s: *Rng::new(seed, 21).pick(&WAN_BYTES_PER_S),
+            ..network(&mut rng)
+        };
         let workload = load(&mut rng);
         let mut faults = faults::plan(
             &mut rng,
@@ -134,6 +140,7 @@ fn network(rng: &mut Rng) -> NetworkTerms {
         lan: Duration::from_micros(50),
         wan_min: Duration::from_micros(200),
         wan_max: rng.duration(Duration::from_millis(1), Duration::from_millis(40)),
+        wan_bytes_per_s: 0,
         jitter: rng.duration(Duration::from_micros(1), Duration::from_millis(3)),
         loss_one_in: *rng.pick(&[0, 0, 50, 1000]),
         twice_one_in: *rng.pick(&[0, 0, 100]),

@@ -167,6 +167,7 @@ impl Default for NetworkTerms {
             lan: Duration::from_micros(50),
             wan_min: Duration::from_millis(5),
             wan_max: Duration::from_millis(5),
+            wan_bytes_per_s: 0,
             jitter: Duration::from_micros(100),
             loss_one_in: 0,
             twice_one_in: 0,

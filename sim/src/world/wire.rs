@@ -162,9 +162,13 @@ impl World {
         {
             *bytes += packet.bytes();
         }
-        let arrivals = self
-            .network
-            .carry(now, (from, from_site), (to, to_site), packet.class());
+        let bytes = match self.network.is_narrow(from_site, to_site) {
+            true => packet.bytes(),
+            false => 0,
+        };
+        let what = (packet.class(), bytes);
+        let (from_there, to_there) = ((from, from_site), (to, to_site));
+        let arrivals = self.network.carry(now, from_there, to_there, what);
         let deliver = |packet| Event::Deliver {
             from,
             to,
