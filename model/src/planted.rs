@@ -187,6 +187,10 @@ bugs! {
     CrowdedSite = "S5" "crowded-site",
     /// `base:allocation` calls data that a checkpoint holds a hole.
     WrongStatus = "S4" "wrong-status",
+    /// `base:allocation` is answered for the first extent alone.
+    ShortStatus = "S4" "short-status",
+    /// A read's last chunk is missing in its answer.
+    ShortRead = "S4" "short-read",
 }
 
 #[cfg(feature = "planted")]

@@ -192,6 +192,8 @@ mutants! {
     swinging_spread_is_caught: SwingingSpread,
     crowded_move_is_caught: CrowdedMove,
     wrong_status_is_caught: WrongStatus,
+    short_status_is_caught: ShortStatus,
+    short_read_is_caught: ShortRead,
     blind_scrub_is_caught: BlindScrub,
     unmissed_fragment_is_caught: UnmissedFragment,
     wrong_slot_is_caught: WrongSlot,

@@ -9,6 +9,7 @@ use model::payload::Payload;
 
 use super::Tag;
 use crate::messages::{ReadChunk, VolumeReply, VolumeRequest};
+use crate::planted::{Bug, planted};
 use crate::volume::write_sums;
 
 /// One piece of a request.
@@ -213,12 +214,14 @@ impl Gathered {
             return Some(error);
         }
         Some(match (&piece.what, self.status.take()) {
-            (What::Read { .. }, _) => Reply::Data(
-                std::mem::take(&mut self.chunks)
-                    .into_iter()
-                    .flatten()
-                    .collect(),
-            ),
+            (What::Read { .. }, _) => {
+                let pieces = std::mem::take(&mut self.chunks).into_iter();
+                let mut chunks: Vec<Chunk> = pieces.flatten().collect();
+                if planted(Bug::ShortRead) && chunks.len() > 1 {
+                    chunks.pop();
+                }
+                Reply::Data(chunks)
+            }
             (What::Status { .. }, Some(extents)) => Reply::Status(extents),
             _ => Reply::Done,
         })

@@ -44,6 +44,7 @@ pub use bypass::BypassTerms;
 pub use config::VolumeConfig;
 pub use events::{Effect, Input, StopReason};
 use journal::{Recovery, RequestIds, ToDisk};
+pub use read::STATUS_BYTES_MAX;
 pub use rewrite::{Cause, RewriteTerms, Rewriting};
 use serve::Serving;
 use waiting::Waiting;

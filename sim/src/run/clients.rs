@@ -9,7 +9,7 @@ use model::block::{Allocation, BlockError, Chunk, Extent, Reply};
 use model::ids::{ClientId, NodeId};
 use model::time::Time;
 
-use super::{Failure, Own, Run};
+use super::{Failure, Own, Run, answers};
 use crate::allocation::TouchId;
 use crate::oracle::{SECTOR, Value, WriteId};
 use crate::plan::load::{ClientPlan, Place, Scripted};
@@ -228,6 +228,7 @@ impl Run {
         if !matches!(reply, Reply::Error(_)) {
             self.check_session(client, &pending)?;
         }
+        answers::check(pending.op, &reply)?;
         match reply {
             Reply::Done => {
                 self.answered += 1;
@@ -273,9 +274,7 @@ impl Run {
     }
 
     fn check_read(&mut self, pending: &Pending, chunks: &[Chunk]) -> Result<(), Failure> {
-        let Op::Read { first, .. } = pending.op else {
-            return Err(Failure::Refused(pending.op));
-        };
+        let (first, _) = pending.op.sectors();
         self.judge(pending, first, values(chunks))
     }
 
@@ -318,9 +317,7 @@ impl Run {
     /// What is a hole or a zero reads as zeros, and every block's allocation is one that the
     /// mutations allow.
     fn check_status(&mut self, pending: &Pending, extents: &[Extent]) -> Result<(), Failure> {
-        let Op::Status { first, .. } = pending.op else {
-            return Err(Failure::Refused(pending.op));
-        };
+        let (first, _) = pending.op.sectors();
         let now = self.world.now();
         let mut at = first * SECTOR as u64;
         for extent in extents {

@@ -1,6 +1,7 @@
 //! One run: a fabric is founded, a volume made, clients work while things go wrong, all is
 //! mended, and everything must be served and right.
 
+mod answers;
 mod clients;
 mod drains;
 mod ending;

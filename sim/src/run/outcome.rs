@@ -30,6 +30,17 @@ pub enum Failure {
     /// A request failed though nothing that the fabric promises to survive was exceeded.
     #[error("{0:?} was answered with an error")]
     Refused(Op),
+    /// A request was answered with what answers another kind of them.
+    #[error("{0:?} was answered as something else")]
+    Misanswered(Op),
+    /// A request was answered for another length than was asked for.
+    #[error("{op:?} was answered for {answered} bytes")]
+    Incomplete {
+        /// What was asked.
+        op: Op,
+        /// For so many bytes there is an answer.
+        answered: u64,
+    },
     /// Something did not happen in time after all was mended.
     #[error("{0}")]
     Stuck(String),
@@ -69,6 +80,8 @@ impl Failure {
             Self::Broken(what) => begin(&what.to_string()),
             Self::Torn(_) => "a torn sector".to_owned(),
             Self::Refused(_) => "an error was answered".to_owned(),
+            Self::Misanswered(_) => "an answer to something else".to_owned(),
+            Self::Incomplete { .. } => "an incomplete answer".to_owned(),
             Self::Stuck(what) => begin(what),
             Self::Unexpected(what) => begin(what),
             Self::Storm(_) => "a storm".to_owned(),
