@@ -121,6 +121,8 @@ bugs! {
     ForgottenLeaf = "R13" "forgotten-leaf",
     /// Segments that are written anew overwrite what was written meanwhile.
     BlindMove = "R13" "blind-move",
+    /// Blocks that lie alone are taken for the first one of the copy that they went into.
+    StrayCopy = "R13" "stray-copy",
     /// A large write's reference is journaled while its segment is being written.
     EarlyReference = "R14" "early-reference",
     /// A new owner names segments without a look at those that its log refers to.

@@ -183,6 +183,7 @@ mutants! {
     no_pool_of_left_is_caught: NoPoolOfLeft,
     left_at_risk_is_caught: LeftAtRisk,
     blind_move_is_caught: BlindMove,
+    stray_copy_is_caught: StrayCopy,
     dropped_patch_is_caught: DroppedPatch,
     never_left_is_caught: NeverLeft,
     left_for_good_is_caught: LeftForGood,

@@ -30,7 +30,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use model::ids::{ClientRef, DiskId, DiskRef, Epoch, NodeId, Position, RequestId, VolumeId};
+use model::ids::{
+    ClientRef, DiskId, DiskRef, Epoch, NodeId, Position, RequestId, SegmentId, VolumeId,
+};
 use model::machine::Machine;
 use model::meta::MetaToken;
 use model::payload::Payload;
@@ -227,6 +229,15 @@ impl Volume {
         match &self.phase {
             Phase::Leading(serving) => serving.layers.index.index_segments().collect(),
             Phase::Claiming { .. } | Phase::Recovering { .. } | Phase::Stopped => Vec::new(),
+        }
+    }
+
+    /// Whether its index reaches a segment, once it leads; unknown where a page of it that is not
+    /// in memory says so.
+    pub fn reaches(&mut self, segment: SegmentId) -> Option<bool> {
+        match &mut self.phase {
+            Phase::Leading(serving) => serving.layers.index.reaches(segment).ok(),
+            Phase::Claiming { .. } | Phase::Recovering { .. } | Phase::Stopped => None,
         }
     }
 

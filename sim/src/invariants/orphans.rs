@@ -11,16 +11,40 @@ use crate::world::World;
 
 pub(super) fn check(world: &mut World, volume: VolumeId, served: &Served) -> Option<String> {
     let listed = listed(world, volume);
-    let reached = served.stats.segments;
-    (listed.len() as u64 != reached).then(|| {
-        let first: Vec<&SegmentId> = listed.iter().take(3).collect();
-        format!(
-            "no orphaned fragments: the index reaches {reached} segments, disks hold {} (the \
-             first are {first:?}; the owner's epoch is {})",
-            listed.len(),
-            served.stats.epoch,
-        )
+    let node = world.nodes.get_mut(&served.owner);
+    let process = node.and_then(|n| n.process.as_mut());
+    let machine = process.and_then(|p| p.volumes.get_mut(&volume))?;
+    let reaches = |segment| machine.reaches(segment);
+    differ(&listed, served.stats.segments, reaches).map(|what| {
+        let epoch = served.stats.epoch;
+        format!("no orphaned fragments: {what} (the owner's epoch is {epoch})")
     })
+}
+
+/// How the segments on disks are others than the index reaches: with as many, and none that it
+/// does not reach, they are the same.
+fn differ(
+    listed: &BTreeSet<SegmentId>,
+    reached: u64,
+    reaches: impl FnMut(SegmentId) -> Option<bool>,
+) -> Option<String> {
+    if listed.len() as u64 != reached {
+        let first: Vec<&SegmentId> = listed.iter().take(3).collect();
+        let held = listed.len();
+        return Some(format!(
+            "the index reaches {reached} segments, disks hold {held}, of which the first are {first:?}"
+        ));
+    }
+    // What takes a page to know that is not in memory counts alone.
+    let known = listed
+        .iter()
+        .copied()
+        .zip(listed.iter().copied().map(reaches));
+    let mut orphans = known.filter(|(_, reached)| *reached == Some(false));
+    let (orphan, _) = orphans.next()?;
+    Some(format!(
+        "disks hold {orphan}, which the index does not reach"
+    ))
 }
 
 /// The segments of which running nodes' disks have fragments.
@@ -46,4 +70,32 @@ fn listed(world: &mut World, volume: VolumeId) -> BTreeSet<SegmentId> {
         }
     }
     segments
+}
+
+#[cfg(test)]
+mod tests {
+    use model::ids::Epoch;
+
+    use super::*;
+
+    fn segment(counter: u32) -> SegmentId {
+        SegmentId {
+            volume: VolumeId(1),
+            epoch: Epoch(1),
+            counter,
+        }
+    }
+
+    #[test]
+    fn one_too_many_and_one_too_few_are_not_the_same() {
+        let listed: BTreeSet<SegmentId> = [1, 2, 3].map(segment).into();
+        assert_eq!(differ(&listed, 3, |_| Some(true)), None);
+        assert_eq!(differ(&listed, 3, |_| None), None);
+        assert!(differ(&listed, 2, |_| Some(true)).is_some());
+        assert!(differ(&listed, 4, |_| Some(true)).is_some());
+        // The index reaches a fourth one, of which nothing is left, and not the second one.
+        let reaches = |s: SegmentId| Some(s.counter != 2);
+        let told = differ(&listed, 3, reaches).expect("they differ");
+        assert!(told.contains(&segment(2).to_string()), "{told}");
+    }
 }

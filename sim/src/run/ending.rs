@@ -1,4 +1,5 @@
-//! A run's end: everything is mended, read, healed, perhaps stopped cleanly and read again.
+//! A run's end: everything is mended, read, healed and read again, perhaps stopped cleanly and
+//! read once more.
 
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ impl Run {
         }
         self.read_all()?;
         self.heal()?;
+        self.read_back()?;
         if self.plan.ending.clean_stop {
             self.stop_cleanly()?;
             self.read_all()?;
@@ -79,18 +81,30 @@ impl Run {
 
     /// Every client reads everything.
     fn read_all(&mut self) -> Result<(), Failure> {
+        self.read_by(usize::MAX)
+    }
+
+    /// What was moved, rebuilt and written anew is read from disks, none of it from memory.
+    fn read_back(&mut self) -> Result<(), Failure> {
+        self.world.drop_caches(self.volume);
+        self.read_by(1)
+    }
+
+    /// So many clients read everything.
+    fn read_by(&mut self, most: usize) -> Result<(), Failure> {
         let whole = Op::Read {
             first: 0,
             count: self.plan.workload.sectors(),
         };
+        let readers: Vec<usize> = self.readers().take(most).collect();
         self.until("clients everywhere", Duration::from_secs(60), |run| {
-            run.readers().all(|slot| run.slots[slot].client.is_some())
+            let opened = |slot: &usize| run.slots[*slot].client.is_some();
+            readers.iter().all(opened)
         })?;
         let status = Op::Status {
             first: 0,
             count: self.plan.workload.sectors(),
         };
-        let readers: Vec<usize> = self.readers().collect();
         for slot in &readers {
             self.issue(*slot, None, whole);
             self.issue(*slot, None, status);
@@ -103,7 +117,7 @@ impl Run {
             .any(|slot| self.slots[*slot].client.is_none())
         {
             // A session ended on the way: somebody must still have read everything.
-            return self.read_all();
+            return self.read_by(most);
         }
         Ok(())
     }

@@ -54,6 +54,16 @@ impl World {
         self.drive_volume(node, volume, volume::Input::Stop);
     }
 
+    /// Owners of a volume forget what they keep of its blocks in memory.
+    pub fn drop_caches(&mut self, volume: VolumeId) {
+        let nodes: Vec<NodeId> = self.nodes.keys().copied().collect();
+        for node in nodes {
+            if self.runs(node, volume) {
+                self.drive_volume(node, volume, volume::Input::DropCache);
+            }
+        }
+    }
+
     /// Whether a volume's machine runs on a node.
     #[must_use]
     pub fn runs(&self, node: NodeId, volume: VolumeId) -> bool {

@@ -344,10 +344,14 @@ fn moved(pieces: &[Piece], segment: SegmentRef) -> Delta {
     let mut delta = Delta::default();
     let mut offset = 0;
     for piece in pieces {
+        let (at, sums) = match planted(Bug::StrayCopy) && piece.sums.len() == 1 {
+            true => (0, pieces[0].sums[..1].to_vec()),
+            false => (offset, piece.sums.clone()),
+        };
         let to = NewMapping::Data {
             segment,
-            offset,
-            sums: piece.sums.clone(),
+            offset: at,
+            sums,
         };
         offset += u32::try_from(piece.sums.len() * BLOCK_BYTES).expect("within a segment");
         if planted(Bug::BlindMove) {
