@@ -342,7 +342,8 @@ impl Oracle {
     }
 
     /// At the end: no two values took turns. (A forward zone runs from when a value was
-    /// surely there to when it was last surely asked for.)
+    /// surely there to when it was last surely asked for; zeros count where it is known which
+    /// write made them, but for those of what need not have happened: it may read as it likes.)
     ///
     /// # Errors
     /// The first pair that did.
@@ -351,7 +352,7 @@ impl Oracle {
             let mut zones: Vec<(Time, Time, Value)> = history
                 .all
                 .iter()
-                .filter(|w| w.value != Value::ZERO)
+                .filter(|w| w.optional.is_none())
                 .filter_map(|w| Some((w.effective?, w.seen_called, w.value)))
                 .collect();
             zones.sort_unstable();

@@ -89,6 +89,34 @@ fn a_sifted_trim_is_no_excuse() {
 }
 
 #[test]
+fn zeros_take_turns_no_more_than_others() {
+    let mut oracle = Oracle::default();
+    let _late = oracle.write_called(at(1), std::iter::once((0, Value(7))));
+    let trim = oracle.write_called(at(2), std::iter::once((0, Value::ZERO)));
+    oracle.write_answered(at(3), trim);
+    assert!(read(&mut oracle, 4, 5, 0).is_ok());
+    // The unanswered one came late.
+    assert!(read(&mut oracle, 6, 7, 7).is_ok());
+    assert!(oracle.finish().is_ok());
+    // It is gone again.
+    assert!(read(&mut oracle, 8, 9, 0).is_ok());
+    assert!(matches!(oracle.finish(), Err(Violation::TookTurns { .. })));
+}
+
+#[test]
+fn two_zeros_may_take_turns_with_what_lies_between_them() {
+    let mut oracle = Oracle::default();
+    write(&mut oracle, 1, 2, 0);
+    assert!(read(&mut oracle, 3, 4, 0).is_ok());
+    write(&mut oracle, 5, 6, 7);
+    assert!(read(&mut oracle, 7, 8, 7).is_ok());
+    let _unanswered = oracle.write_called(at(9), std::iter::once((0, Value::ZERO)));
+    assert!(read(&mut oracle, 10, 11, 7).is_ok());
+    assert!(read(&mut oracle, 12, 13, 0).is_ok());
+    assert!(oracle.finish().is_ok());
+}
+
+#[test]
 fn what_a_recovery_may_have_lost_is_a_suffix() {
     let mut oracle = Oracle::default();
     let sector = |n: u64, value: u64| std::iter::once((n, Value(value)));
