@@ -26,7 +26,7 @@ pub struct Campaign {
     pub until_failure: bool,
     /// Every seed is run twice, and must come to the same.
     pub twice: bool,
-    /// A bug to plant.
+    /// A bug to plant. A seed that fails without it is none of those that show it.
     pub bug: Option<Bug>,
     /// The one thing that goes wrong, instead of the seeds' faults.
     pub outage: Option<Outage>,
@@ -137,7 +137,12 @@ impl Campaign {
             .twice
             .then(|| differs(&plan, options, &outcome))
             .flatten();
-        let failed = outcome.failure.map(Fault::Failed);
+        let failed = outcome.failure;
+        let failed = match self.bug {
+            Some(_) => failed.filter(|_| passes(&plan)),
+            None => failed,
+        };
+        let failed = failed.map(Fault::Failed);
         One {
             fault: differs.map(Fault::Differs).or(failed),
             simulated: outcome.simulated,
@@ -166,6 +171,21 @@ impl Summary {
             self.failed.insert(seed, fault);
         }
     }
+}
+
+/// How a planted bug shows in a plan's run; a plan that fails without it shows nothing.
+#[must_use]
+pub fn shown(plan: &Plan, bug: Bug) -> Option<Failure> {
+    let options = Options {
+        bug: Some(bug),
+        ..Options::default()
+    };
+    run(plan, options).failure.filter(|_| passes(plan))
+}
+
+/// Whether a plan's run passes with nothing planted.
+fn passes(plan: &Plan) -> bool {
+    run(plan, Options::default()).failure.is_none()
 }
 
 /// How a planted bug fared.

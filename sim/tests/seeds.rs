@@ -1,7 +1,10 @@
 //! The slice of seeds that every change must pass. Optimized builds only: `cargo xtask test`
 //! runs it so.
 
+use std::time::Duration;
+
 use actors::planted::Bug;
+use sim::campaign::shown;
 use sim::plan::Plan;
 use sim::run::{Failure, Options, Outcome, differs, run};
 
@@ -22,13 +25,19 @@ fn assert_passes(of: impl Iterator<Item = u64>) {
 
 /// Which seed, counted from 1, shows a bug.
 fn caught_in(bug: Bug) -> Option<u64> {
-    (1..=CAUGHT_WITHIN).find(|seed| {
-        let options = Options {
-            bug: Some(bug),
-            ..Options::default()
-        };
-        run(&Plan::draw(*seed), options).failure.is_some()
-    })
+    (1..=CAUGHT_WITHIN).find(|seed| shown(&Plan::draw(*seed), bug).is_some())
+}
+
+#[test]
+fn a_run_that_fails_by_itself_shows_no_bug() {
+    let shows = |plan: &Plan| shown(plan, Bug::ShortRead).is_some();
+    let seed = (1..=20).find(|seed| shows(&Plan::draw(*seed)));
+    let mut plan = Plan::draw(seed.expect("a bug of every read shows soon"));
+    // Nothing can go on so soon after a fault, whatever is planted.
+    plan.expect.rto = Some(Duration::from_nanos(1));
+    plan.expect.written = Some(u64::MAX);
+    assert!(run(&plan, Options::default()).failure.is_some());
+    assert!(!shows(&plan));
 }
 
 #[test]
