@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use coding::Codec;
 use model::geometry::Pool;
 use model::ids::{DiskId, DiskRef, Row, Slot, VolumeId};
 use model::placement::{SpreadTable, View};
@@ -51,13 +52,18 @@ impl Atlas {
     #[must_use]
     pub fn allows_loss(&self, view: &View, disks: &[DiskId]) -> bool {
         // Of a slot that is being moved, each of both places may hold what the other one lacks.
-        let hurt = |(at, former): &(DiskRef, Option<DiskRef>)| {
+        let hurt = |(at, former): &Place| {
             let here = disks.contains(&at.disk) || self.is_hurt(at.disk);
             here || former.is_some_and(|at| disks.contains(&at.disk))
         };
         let decodable = |(pool, table): (&Pool, &SpreadTable)| {
-            let most = usize::from(pool.code.slots() - pool.code.data_fragments());
-            places(*pool, table).all(|row| row.iter().filter(|at| hurt(at)).count() <= most)
+            let Ok(codec) = Codec::new(pool.code) else {
+                return false;
+            };
+            places(*pool, table).all(|row| {
+                let left = row.iter().filter(|(_, at)| !hurt(at));
+                codec.decodable(left.map(|(slot, _)| *slot).collect())
+            })
         };
         !self.loses_site && view.pools.iter().all(decodable)
     }
@@ -198,17 +204,17 @@ fn counts(world: &World, volume: VolumeId, at: DiskRef) -> bool {
 
 /// The disks of each row of a pool.
 fn rows(pool: Pool, table: &SpreadTable) -> impl Iterator<Item = Vec<DiskRef>> + '_ {
-    places(pool, table).map(|row| row.into_iter().map(|(at, _)| at).collect())
+    places(pool, table).map(|row| row.into_iter().map(|(_, (at, _))| at).collect())
 }
 
-/// The disks of each row of a pool, each with the one that its slot is moved from.
-fn places(
-    pool: Pool,
-    table: &SpreadTable,
-) -> impl Iterator<Item = Vec<(DiskRef, Option<DiskRef>)>> + '_ {
+/// A slot's disk, and the one that it is moved from.
+type Place = (DiskRef, Option<DiskRef>);
+
+/// The places of each row of a pool, by slot.
+fn places(pool: Pool, table: &SpreadTable) -> impl Iterator<Item = Vec<(Slot, Place)>> + '_ {
     (0..table.rows).map(Row).map(move |row| {
         let slots = (0..pool.code.slots()).map(Slot);
-        let at = |slot| Some((table.disk(row, slot)?, table.former(row, slot)));
+        let at = |slot| Some((slot, (table.disk(row, slot)?, table.former(row, slot))));
         slots.filter_map(at).collect()
     })
 }

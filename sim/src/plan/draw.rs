@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use model::BLOCK_BYTES;
+use model::geometry::Code;
 use model::time::Time;
 
 use super::load::{ClientPlan, Load, Place};
-use super::topology::{Machines, NodeName, Topology};
+use super::topology::{CodeName, Machines, NodeName, Topology};
 use super::{Ending, Plan};
 use crate::faults;
 use crate::network::NetworkTerms;
@@ -40,8 +41,13 @@ impl Plan {
     /// The default swarm's run of a seed.
     #[must_use]
     pub fn draw(seed: u64) -> Self {
+        Self::draw_on(seed, fabric(&mut Rng::new(seed, 21)))
+    }
+
+    /// What a seed does to a given fabric.
+    #[must_use]
+    pub fn draw_on(seed: u64, topology: Topology) -> Self {
         let mut rng = Rng::new(seed, 1);
-        let topology = Topology::default();
         let machines = machines(&mut rng);
         let network = NetworkTerms {
             wan_bytes_per_s: *Rng::new(seed, 21).pick(&WAN_BYTES_PER_S),
@@ -86,6 +92,39 @@ impl Plan {
             ending,
             ..Self::default()
         }
+    }
+}
+
+/// Codes of which a site's loss is survived by three sites and by four.
+const CODES: [Code; 6] = [
+    Code::Rs { k: 4, m: 2 },
+    Code::Rs { k: 2, m: 1 },
+    Code::Rs { k: 2, m: 2 },
+    Code::Rs { k: 6, m: 3 },
+    Code::Geo {
+        k: 2,
+        m: 1,
+        sites: 3,
+    },
+    Code::Geo {
+        k: 1,
+        m: 1,
+        sites: 3,
+    },
+];
+
+/// Half of the runs have the default fabric, the others any that fits: from one disk a site, where
+/// a node's loss is a site's, to more nodes than a segment has fragments there.
+fn fabric(rng: &mut Rng) -> Topology {
+    if rng.one_in(2) {
+        return Topology::default();
+    }
+    Topology {
+        sites: rng.within(3, 4),
+        nodes: rng.within(1, 4),
+        disks: rng.within(1, 3),
+        code: CodeName(*rng.pick(&CODES)),
+        ..Topology::default()
     }
 }
 

@@ -1,5 +1,10 @@
 //! A plan survives its file, and what is no plan is refused.
 
+use std::collections::BTreeSet;
+
+use model::geometry::Code;
+
+use super::topology::Topology;
 use super::{Outage, Plan, PlanError};
 
 #[test]
@@ -12,6 +17,27 @@ fn a_drawn_plan_is_its_file() {
     let outage = Outage::LinkCut.plan(3);
     let text = outage.to_toml().expect("a plan can be written");
     assert_eq!(Plan::parse(&text), Ok(outage));
+}
+
+/// Half of the seeds have the fabric of which most is known; the others leave out no kind.
+#[test]
+fn fabrics_are_drawn_from_a_stream_of_their_own() {
+    let plans: Vec<Plan> = (1..=400).map(Plan::draw).collect();
+    let default = Topology::default();
+    let (usual, others): (Vec<&Plan>, Vec<&Plan>) =
+        plans.iter().partition(|p| p.topology == default);
+    assert!((150..250).contains(&usual.len()), "{}", usual.len());
+    for plan in usual {
+        assert_eq!(plan, &Plan::draw_on(plan.seed, default.clone()));
+    }
+    let of = |what: fn(&Topology) -> u64| -> BTreeSet<u64> {
+        others.iter().map(|p| what(&p.topology)).collect()
+    };
+    assert_eq!(of(|t| t.sites), [3, 4].into());
+    assert_eq!(of(|t| t.nodes), [1, 2, 3, 4].into());
+    assert_eq!(of(|t| t.disks), [1, 2, 3].into());
+    let codes: BTreeSet<Code> = others.iter().map(|p| p.topology.volume_code()).collect();
+    assert!(codes.len() > 6, "{codes:?}");
 }
 
 #[test]

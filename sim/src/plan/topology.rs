@@ -67,6 +67,13 @@ impl Topology {
         }
     }
 
+    /// The volume's erasure code, over all sites.
+    #[must_use]
+    pub fn volume_code(&self) -> Code {
+        let sites = u8::try_from(self.sites).unwrap_or(u8::MAX);
+        self.code.0.over_sites(sites)
+    }
+
     /// All nodes.
     #[must_use]
     pub fn names(&self) -> Vec<NodeName> {

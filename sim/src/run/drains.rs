@@ -42,6 +42,12 @@ impl Run {
         there && !self.wishes.get(&(node, disk)).is_some_and(is_removed)
     }
 
+    /// Whether nobody wants a disk, or a node, emptied.
+    pub(super) fn is_to_serve(&self, of: &(NodeId, Option<DiskId>)) -> bool {
+        let wish = self.wishes.get(of);
+        wish.is_none_or(|wish| *wish == Wish::Duty(Duty::Serve))
+    }
+
     /// The operator looks, and says again what nobody knows yet.
     pub(super) fn operate(&mut self) {
         let at = self.world.now() + LOOK_EVERY;

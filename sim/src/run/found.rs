@@ -261,7 +261,7 @@ impl Run {
         let request = MetaRequest::CreateVolume {
             name: "vol".to_owned(),
             size_bytes: self.plan.workload.volume,
-            code: self.plan.topology.code.0,
+            code: self.plan.topology.volume_code(),
             home,
             journal,
         };

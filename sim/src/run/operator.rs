@@ -55,8 +55,24 @@ impl Run {
         allowed.then_some((disk, ill))
     }
 
-    /// Whether disks may go for good, with all that they hold (R24): their slots are moved (R20).
-    pub(super) fn may_lose(&mut self, disks: &[DiskId]) -> bool {
+    /// Whether a node's site keeps a disk that serves, without these: slots stay in their site.
+    pub(super) fn keeps_disk(&self, node: NodeId, without: &[DiskId]) -> bool {
+        let site = self.world.nodes[&node].site;
+        let serves = |n: NodeId, disk: DiskId| {
+            let wished = [(n, None), (n, Some(disk))];
+            !without.contains(&disk) && wished.iter().all(|of| self.is_to_serve(of))
+        };
+        let nodes = self.world.nodes.values();
+        let mut left = nodes.filter(|n| n.site == site && !self.lost.contains(&n.id));
+        left.any(|n| n.disks.keys().any(|disk| serves(n.id, *disk)))
+    }
+
+    /// Whether disks of a node may go for good, with all that they hold (R24): their slots are
+    /// moved (R20).
+    pub(super) fn may_lose(&mut self, node: NodeId, disks: &[DiskId]) -> bool {
+        if !self.keeps_disk(node, disks) {
+            return false;
+        }
         self.atlas.forget_repaired(&mut self.world, self.volume);
         let world = &self.world;
         let Some(running) = world.running().next() else {

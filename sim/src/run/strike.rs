@@ -261,7 +261,7 @@ impl Run {
             Kind::SlowDisks => Fault::SlowDisks(vec![node]),
             Kind::LoseNode => {
                 let disks: Vec<_> = self.world.nodes[&node].disks.keys().copied().collect();
-                match self.may_lose(&disks) && self.outlives(node) {
+                match self.may_lose(node, &disks) && self.outlives(node) {
                     true => Fault::Killed {
                         nodes: vec![node],
                         power: true,
@@ -274,7 +274,7 @@ impl Run {
                 let mut disks = self.world.nodes[&node].disks.keys().copied();
                 let nth = plan.other.saturating_sub(1);
                 match disks.nth(usize::try_from(nth).unwrap_or(usize::MAX)) {
-                    Some(disk) if self.may_lose(&[disk]) => Fault::LostDisk(node, disk),
+                    Some(disk) if self.may_lose(node, &[disk]) => Fault::LostDisk(node, disk),
                     _ => Fault::Spared,
                 }
             }
@@ -328,7 +328,11 @@ impl Run {
                 None => return Fault::Spared,
             },
         };
-        if !self.may_want(node, disk) {
+        let emptied: Vec<_> = match disk {
+            Some(disk) => vec![disk],
+            None => self.world.nodes[&node].disks.keys().copied().collect(),
+        };
+        if !self.may_want(node, disk) || !self.keeps_disk(node, &emptied) {
             return Fault::Spared;
         }
         let remove = plan.kind == Kind::RemoveDisk;
