@@ -24,6 +24,7 @@ fn is_mild(plan: &Plan) -> bool {
             | Kind::Succession
             | Kind::MidDrain
             | Kind::Stop
+            | Kind::ShutDown
             | Kind::Desert
             | Kind::Move
             | Kind::Drift

@@ -15,6 +15,7 @@ pub mod last;
 mod lost;
 pub mod quorum;
 pub mod resizes;
+pub mod upgrades;
 
 use std::fmt;
 use std::time::Duration;
@@ -88,6 +89,9 @@ pub enum Kind {
     Usurp,
     /// The owner is asked to stop, its clients stay.
     Stop,
+    /// The process of a node is asked to end, as for an upgrade: clients leave, volumes end, then
+    /// it does, and begins anew at the end.
+    ShutDown,
     /// All clients leave, the owner is asked to stop, and the clients are back meanwhile.
     Desert,
     /// The operator moves the volume.
@@ -369,6 +373,8 @@ pub enum Fault {
         /// What.
         ill: Ill,
     },
+    /// This node's process was asked to end.
+    ShutDown(NodeId),
     /// This node was asked to stop serving the volume.
     Stopped(NodeId),
     /// All clients left.

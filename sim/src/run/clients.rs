@@ -28,7 +28,7 @@ pub(super) struct Slot {
     pub(super) client: Option<ClientId>,
     /// Since when it is there.
     opened: Time,
-    node: NodeId,
+    pub(super) node: NodeId,
     lanes: Vec<Lane>,
 }
 
@@ -85,7 +85,8 @@ impl Run {
 
     /// A live node that suits a client. Not always where it would rather be.
     fn place(&mut self, slot: usize) -> Option<NodeId> {
-        let live = self.running();
+        let mut live = self.running();
+        live.retain(|node| !self.ending.contains_key(node));
         let near = match self.plan.workload.clients[slot].place {
             Place::At(name) => {
                 let pin = self.by_name.get(&name).filter(|pin| live.contains(pin));

@@ -75,6 +75,7 @@ impl Run {
             recovery: super::recover::Recovery::default(),
             stale_until: Time::ZERO,
             dead: BTreeSet::new(),
+            ending: BTreeMap::new(),
             lost: BTreeSet::new(),
             deaf: options.bug == Some(Bug::LostFsync),
             plan,

@@ -11,6 +11,7 @@ mod operator;
 mod outcome;
 mod recover;
 mod resume;
+mod shutdown;
 mod sizes;
 mod strike;
 
@@ -84,6 +85,8 @@ enum Own {
     Join(usize),
     /// The operator looks whether the volume must be recovered.
     Recover,
+    /// It is looked whether a process that was asked to has ended.
+    End(NodeId),
 }
 
 impl Own {
@@ -102,6 +105,7 @@ impl Own {
             Self::Resize => (10, 0),
             Self::Join(i) => (11, i),
             Self::Recover => (12, 0),
+            Self::End(node) => (13, usize::from(node.0)),
         };
         kind << 32 | i as u64
     }
@@ -121,6 +125,7 @@ impl Own {
             10 => Self::Resize,
             11 => Self::Join(i),
             12 => Self::Recover,
+            13 => Self::End(NodeId(i as u16)),
             _ => Self::Tick,
         }
     }
@@ -183,6 +188,8 @@ struct Run {
     /// Until then reads may be stale: a clock runs wrong beyond the lease's margin.
     stale_until: Time,
     dead: BTreeSet<NodeId>,
+    /// Nodes whose processes were asked to end: in which life, and until when they may take.
+    ending: BTreeMap<NodeId, (u64, Time)>,
     lost: BTreeSet<NodeId>,
     deaf: bool,
 }
@@ -317,6 +324,7 @@ impl Run {
                 Own::Operate => self.operate(),
                 Own::Resize => self.resize(),
                 Own::Recover => self.recover(),
+                Own::End(node) => self.look_at_end(node),
             },
             Happening::Meta { .. } => {}
             Happening::Admin { token, reply, .. } => self.admin_replied(token, &reply),
@@ -396,6 +404,7 @@ mod tests {
             Own::Resize,
             Own::Join(1),
             Own::Recover,
+            Own::End(NodeId(7)),
         ];
         for own in all {
             assert_eq!(Own::of(own.number()), own);

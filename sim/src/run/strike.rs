@@ -140,6 +140,7 @@ impl Run {
             }
             Fault::Disk { node, disk, ill } => self.befall(*node, *disk, *ill),
             Fault::Stopped(node) => self.world.stop_volume(*node, self.volume),
+            Fault::ShutDown(node) => self.shut_down(*node),
             Fault::Deserted => self.leave(),
             Fault::Moved(to) => self.move_volume(*to),
             Fault::Drained {
@@ -288,6 +289,8 @@ impl Run {
                 Fault::Drifted { node, ppm, far }
             }
             Kind::Stop => Fault::Stopped(owner),
+            Kind::ShutDown if self.may_shut_down(node) => Fault::ShutDown(node),
+            Kind::ShutDown => Fault::Spared,
             Kind::Desert => Fault::Deserted,
             Kind::Resize if self.shrink(plan) => Fault::Resized,
             Kind::Resize => Fault::Spared,
@@ -376,6 +379,7 @@ impl Run {
                 .for_each(|node| self.world.slow_disks(node, false)),
             Fault::Drifted { node, .. } => self.world.drift(node, 0),
             Fault::Disk { node, disk, ill } => self.cure(node, disk, ill),
+            Fault::ShutDown(node) => self.begin_anew(node),
             Fault::Deserted => self.come_back(),
             Fault::Resized => {
                 let plan = self.faults[i].0.clone();
@@ -445,6 +449,7 @@ impl Run {
                 format!("{disk} of {} {ill}", self.name(*node))
             }
             Fault::Stopped(node) => format!("{} is asked to stop", self.name(*node)),
+            Fault::ShutDown(node) => format!("the process of {} is to end", self.name(*node)),
             Fault::Deserted => "all clients leave".to_owned(),
             Fault::Resized => "the volume is made smaller".to_owned(),
             Fault::FullSite(disks) => {

@@ -64,6 +64,26 @@ impl World {
         }
     }
 
+    /// A node starts no volumes any more, and stops serving those that it has, cleanly.
+    pub fn stop_host(&mut self, node: NodeId) {
+        let n = self.nodes.get_mut(&node).expect("the node exists");
+        let Some(process) = n.process.as_mut() else {
+            return;
+        };
+        process.host.stop();
+        let volumes: Vec<VolumeId> = process.volumes.keys().copied().collect();
+        for volume in volumes {
+            self.stop_volume(node, volume);
+        }
+    }
+
+    /// Whether any volume's machine runs on a node.
+    #[must_use]
+    pub fn runs_any(&self, node: NodeId) -> bool {
+        let process = self.nodes.get(&node).and_then(|n| n.process.as_ref());
+        process.is_some_and(|p| !p.volumes.is_empty())
+    }
+
     /// Whether a volume's machine runs on a node.
     #[must_use]
     pub fn runs(&self, node: NodeId, volume: VolumeId) -> bool {
