@@ -79,6 +79,9 @@ fn regression_seeds_pass() {
     let damage_said_again = [934, 1258, 1733];
     // A disk that was taken out was lost for good; one that stood still began too late.
     let of_the_simulator = [99153670759777981, 280];
+    // The operator forgot that a node was lost for good, and waited for its disk.
+    let drawn = [64];
+    assert_pass(drawn.into_iter().map(|seed| (seed, Plan::draw(seed))));
     let all: [&[u64]; 11] = [
         &removed_leader,
         &damage_said_again,

@@ -198,6 +198,9 @@ impl Run {
         let Some(node) = nodes.find(|n| n.disks.get(&at.disk).is_some_and(|d| d.at == at)) else {
             return Heard::Gone;
         };
+        if self.lost.contains(&node.id) {
+            return Heard::Gone;
+        }
         let Some(open) = self
             .world
             .open_of(at)
