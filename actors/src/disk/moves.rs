@@ -241,11 +241,16 @@ impl Disk {
 
     /// The tables as they are now: once a slot lies elsewhere for good, its fragments go.
     pub(super) fn moves_seen(&mut self, view: Arc<View>, out: &mut Vec<DiskEffect>) {
+        // Which site is away decides, too, how much a table must know of.
+        let mut knows_more = self.moves.view.away() != view.away();
         for (pool, table) in &view.pools {
             if self.moves.view.pools.get(pool) != Some(table) {
-                self.moves.due |= std::mem::take(&mut self.moves.postponed);
+                knows_more = true;
                 self.moves.table_seen(self.at, *pool, table);
             }
+        }
+        if knows_more {
+            self.moves.due |= std::mem::take(&mut self.moves.postponed);
         }
         self.moves.view = view;
         if self.moves.due && self.moves.clearing.is_none() {
