@@ -6,6 +6,9 @@ use bytes::{Bytes, BytesMut};
 
 const PAGE: u64 = 4096;
 
+/// What is read of a page that was never written.
+static ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
+
 /// Pages that were written; the rest are zeros.
 #[derive(Clone, Default)]
 pub(super) struct Image {
@@ -107,10 +110,11 @@ impl Image {
 
     pub(super) fn read(&self, offset: u64, len: usize) -> Bytes {
         let within = (offset % PAGE) as usize;
-        if within + len <= PAGE as usize
-            && let Some(page) = self.pages.get(&(offset / PAGE))
-        {
-            return page.slice(within..within + len);
+        if within + len <= PAGE as usize {
+            return match self.pages.get(&(offset / PAGE)) {
+                Some(page) => page.slice(within..within + len),
+                None => Bytes::from_static(&ZEROS[..len]),
+            };
         }
         let mut out = vec![0; len];
         let mut done = 0;

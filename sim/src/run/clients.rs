@@ -287,11 +287,11 @@ impl Run {
         first: u64,
         read: Vec<Option<Value>>,
     ) -> Result<(), Failure> {
-        let mut fault = None;
+        let (mut fault, times) = (None, self.times(pending));
         for (sector, value) in (first..).zip(read) {
             let wrong = match value {
                 None => Some(Failure::Torn(sector)),
-                Some(value) => self.check_sector(pending, sector, value).err(),
+                Some(value) => self.check_sector(times, sector, value).err(),
             };
             if wrong.is_some() {
                 self.bytes_lost += SECTOR as u64;
@@ -301,17 +301,22 @@ impl Run {
         fault.map_or(Ok(()), Err)
     }
 
+    /// When a read that is answered now was called, now, and before when none is called any more.
+    fn times(&self, pending: &Pending) -> (Time, Time, Time) {
+        let now = self.world.now();
+        (pending.called, now, self.horizon().min(pending.called))
+    }
+
     fn check_sector(
         &mut self,
-        pending: &Pending,
+        times: (Time, Time, Time),
         sector: u64,
         value: Value,
     ) -> Result<(), Failure> {
-        let now = self.world.now();
-        if pending.called < self.stale_until {
+        let (called, now, _) = times;
+        if called < self.stale_until {
             return Ok(self.oracle.glance(now, sector, value)?);
         }
-        let times = (pending.called, now, self.horizon().min(pending.called));
         Ok(self.oracle.read(times, sector, value)?)
     }
 
@@ -319,21 +324,21 @@ impl Run {
     /// mutations allow.
     fn check_status(&mut self, pending: &Pending, extents: &[Extent]) -> Result<(), Failure> {
         let (first, _) = pending.op.sectors();
-        let now = self.world.now();
+        let of_sectors = self.times(pending);
+        let (called, now, _) = of_sectors;
         let mut at = first * SECTOR as u64;
         for extent in extents {
             let end = at + extent.length;
             let sectors = at / SECTOR as u64..end / SECTOR as u64;
             if extent.state != Allocation::Data {
                 for sector in sectors {
-                    self.check_sector(pending, sector, Value::ZERO)?;
+                    self.check_sector(of_sectors, sector, Value::ZERO)?;
                 }
             }
             let block = BLOCK_BYTES as u64;
-            if pending.called >= self.stale_until {
+            if called >= self.stale_until {
                 for block in at / block..end.div_ceil(block) {
-                    let times = (pending.called, now);
-                    self.allocation.said(times, block, extent.state)?;
+                    self.allocation.said((called, now), block, extent.state)?;
                 }
             }
             at = end;
