@@ -189,6 +189,8 @@ pub struct SimNode {
     pub id: NodeId,
     /// Its site.
     pub site: SiteId,
+    /// Nodes that it was told of when it joined: by them it finds the fabric again.
+    pub contacts: Vec<NodeId>,
     /// Lives so far; events of earlier ones are void.
     pub life: u64,
     /// Its clock.

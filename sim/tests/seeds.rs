@@ -79,8 +79,9 @@ fn regression_seeds_pass() {
     let damage_said_again = [934, 1258, 1733];
     // A disk that was taken out was lost for good; one that stood still began too late.
     let of_the_simulator = [99153670759777981, 280];
-    // The operator forgot that a node was lost for good, and waited for its disk.
-    let drawn = [64];
+    // The operator forgot that a node was lost for good, and waited for its disk; a node that is in
+    // no group was told of the first one alone, and found nobody when that was lost.
+    let drawn = [64, 114, 355];
     assert_pass(drawn.into_iter().map(|seed| (seed, Plan::draw(seed))));
     let all: [&[u64]; 11] = [
         &removed_leader,

@@ -128,9 +128,15 @@ impl Run {
             address,
             nbd: address,
         };
+        // Whoever admits a node tells it of all that are known then, once.
+        let mut contacts: Vec<NodeId> = self.world.nodes.keys().copied().collect();
+        if contacts.is_empty() {
+            contacts.push(id);
+        }
         let node = SimNode {
             id,
             site,
+            contacts,
             life: 0,
             clock: Clock::ahead(self.rng.below(1_000_000_000_000)),
             disks: BTreeMap::new(),
@@ -153,13 +159,7 @@ impl Run {
         let clock = node.clock(now);
         let logs = node.meta_log.load().expect("memory does not fail");
         let identity = node.identity.clone();
-        // One that joins later is told of all nodes, as by its token.
-        let founders = self.plan.topology.names().len();
-        let is_late = usize::from(id.0) > founders;
-        let contacts = match is_late {
-            true => self.running(),
-            false => vec![NodeId(1)],
-        };
+        let contacts = node.contacts.clone();
         let meta = MetaNode::start(identity, config, contacts, logs, seed, clock)
             .expect("a log that the machine wrote is sound");
         self.world.boot(id, meta);

@@ -312,8 +312,7 @@ fn what_rests_on_a_note_that_found_no_space_is_not_answered() {
     assert!(matches!(answer, Some(DiskReply::Row { .. })), "{answer:?}");
 }
 
-/// What was left because of such a move goes once its site is found away: the table is the same
-/// (simulator seeds 114 and others, after the loss of a site).
+/// What was left because of such a move goes once its site is found away: the table is the same.
 #[test]
 fn what_was_left_is_looked_at_again_once_a_site_is_away() {
     let scanned = || FragmentDone::Scanned {
