@@ -1,4 +1,5 @@
-//! `cargo xtask test`: layers of tests, cheapest first. Every test is in exactly one layer.
+//! `cargo xtask test`: layers of tests, cheapest first. Every test is in exactly one layer; the
+//! last one takes long, and is run only if it is named.
 
 use std::time::Instant;
 
@@ -32,10 +33,17 @@ enum Layer {
     Sim,
     /// Real processes, real clients.
     Real,
+    /// Those that take longer than a change may wait; only if it is named.
+    Long,
 }
 
+/// What [`Layer::Long`] asks of nextest: the tests that say `#[ignore = "long: ..."]`, one at a
+/// time, since some of them measure.
+const LONG: [&str; 4] = ["--run-ignored", "only", "--test-threads", "1"];
+
 impl Layer {
-    /// The layer's tests in nextest's language; together they are all, apart they overlap not.
+    /// The layer's tests in nextest's language; together they are all, apart they overlap not: what
+    /// is ignored is [`Layer::Long`]'s, and only that.
     fn filter(self) -> Option<&'static str> {
         match self {
             Self::Verify => None,
@@ -45,16 +53,26 @@ impl Layer {
             ),
             Self::Crash => Some("package(atoll-disk-store) and kind(test) and binary(/crash/)"),
             Self::Sim => Some("package(atoll-sim)"),
-            Self::Real => Some("package(atoll-node) and kind(test)"),
+            Self::Real | Self::Long => Some("package(atoll-node) and kind(test)"),
         }
+    }
+
+    /// Whether it runs when no layer is named.
+    fn is_usual(self) -> bool {
+        self != Self::Long
     }
 
     fn run(self) -> anyhow::Result<()> {
         let Some(filter) = self.filter() else {
             return verify::run();
         };
-        if self == Self::Real {
-            build()?;
+        match self {
+            Self::Real => build()?,
+            Self::Long => {
+                setup::for_long_tests()?;
+                build()?;
+            }
+            _ => {}
         }
         let name = format!("tests: {}", self.name());
         let args = [
@@ -74,6 +92,7 @@ impl Layer {
                 product
             })
             .args(["--filterset", filter])
+            .args(if self == Self::Long { &LONG[..] } else { &[] })
             .run()?;
         if self == Self::Unit {
             let doc = ["test", "--release", "--workspace", "--doc", "--quiet"];
@@ -133,12 +152,11 @@ pub(crate) fn build() -> anyhow::Result<()> {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let started = Instant::now();
     setup::for_testing()?;
-    let layers = if args.layers.is_empty() {
-        Layer::value_variants()
-    } else {
-        &args.layers
-    };
-    for layer in layers {
+    let mut layers = args.layers.clone();
+    if layers.is_empty() {
+        layers.extend(Layer::value_variants().iter().filter(|l| l.is_usual()));
+    }
+    for layer in &layers {
         layer
             .run()
             .with_context(|| format!("run it alone: cargo xtask test --layer {}", layer.name()))?;

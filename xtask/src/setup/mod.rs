@@ -13,6 +13,9 @@ use crate::command::Step;
 /// Cargo's helpers; each is a crate and the program that it installs.
 const CARGO_HELPERS: [&str; 2] = ["cargo-nextest", "cargo-deny"];
 
+/// What exercises a file system at random, as helpers are: a crate and the program.
+const FSX: &str = "fsx";
+
 /// What building and running the fabric needs: Debian packages, RocksDB's library.
 pub(crate) fn for_running() -> anyhow::Result<()> {
     packages::install()?;
@@ -23,14 +26,22 @@ pub(crate) fn for_running() -> anyhow::Result<()> {
 pub(crate) fn for_testing() -> anyhow::Result<()> {
     for_running()?;
     components::install()?;
-    for program in CARGO_HELPERS {
-        if !is_there(program) {
-            Step::cargo(&format!("installing {program}"))
-                .args(["install", "--locked", program])
-                .run()?;
-        }
+    CARGO_HELPERS.into_iter().try_for_each(cargo_install)
+}
+
+/// What the layer `long` needs beyond that.
+pub(crate) fn for_long_tests() -> anyhow::Result<()> {
+    cargo_install(FSX)
+}
+
+/// Installs a crate's program, unless it is there.
+fn cargo_install(program: &str) -> anyhow::Result<()> {
+    if is_there(program) {
+        return Ok(());
     }
-    Ok(())
+    Step::cargo(&format!("installing {program}"))
+        .args(["install", "--locked", program])
+        .run()
 }
 
 /// Whether nothing of that is missing; installs nothing.
