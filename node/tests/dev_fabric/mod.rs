@@ -17,7 +17,7 @@ pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_atoll");
 /// Longer than anything here takes on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
-/// A running fabric; dropping it stops it.
+/// A running fabric; dropping it stops it, and so does the test's end, whatever ends it.
 pub(crate) struct DevFabric {
     pub(crate) process: Child,
     directory: PathBuf,
@@ -28,8 +28,8 @@ impl DevFabric {
     /// Starts one, or the one that is there, and waits until it serves.
     pub(crate) fn start(directory: &Path, more: &[&str]) -> Self {
         let said = directory.with_extension("said");
-        let mut process = Command::new(PROGRAM)
-            .args(["dev", "--json", "--dir"])
+        let mut process = Command::new("setpriv")
+            .args(["--pdeathsig", "TERM", PROGRAM, "dev", "--json", "--dir"])
             .arg(directory)
             .args(more)
             .stdout(Stdio::piped())
@@ -60,6 +60,38 @@ impl DevFabric {
         nodes.find(|n| n["name"] == name).expect("a node")
     }
 
+    /// The names of all nodes.
+    pub(crate) fn nodes(&self) -> Vec<String> {
+        let sites = self.ready["sites"].as_array().expect("sites").iter();
+        let nodes = sites.flat_map(|s| s["nodes"].as_array().expect("nodes"));
+        nodes
+            .map(|n| n["name"].as_str().expect("a name").to_owned())
+            .collect()
+    }
+
+    /// A node's process.
+    pub(crate) fn pid(&self, node: &str) -> Pid {
+        let pid = self.node(node)["pid"].as_i64().expect("a pid");
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        pid.expect("a pid")
+    }
+
+    /// Ends it as Ctrl-C does, and waits until it has.
+    pub(crate) fn stop(mut self) {
+        self.signal_supervisor(Signal::INT);
+        let ended = self.process.wait().expect("it ends");
+        assert!(ended.success(), "a clean stop ends with {ended}");
+    }
+
+    fn signal_supervisor(&mut self, signal: Signal) {
+        // Only of a process that is still ours.
+        if matches!(self.process.try_wait(), Ok(None)) {
+            let pid = i32::try_from(self.process.id()).ok();
+            let pid = pid.and_then(Pid::from_raw).expect("a pid");
+            let _ = kill_process(pid, signal);
+        }
+    }
+
     /// Where a node serves NBD.
     pub(crate) fn address(&self, node: &str) -> SocketAddr {
         let text = self.node(node)["nbd"].as_str().expect("an address");
@@ -68,9 +100,7 @@ impl DevFabric {
 
     /// Sends a signal to a node's process.
     pub(crate) fn signal(&self, node: &str, signal: Signal) {
-        let pid = self.node(node)["pid"].as_i64().expect("a pid");
-        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        kill_process(pid.expect("a pid"), signal).expect("a node of this test");
+        kill_process(self.pid(node), signal).expect("a node of this test");
     }
 
     /// Asks the fabric by the command line, whatever comes of it.
@@ -135,9 +165,7 @@ impl DevFabric {
 
 impl Drop for DevFabric {
     fn drop(&mut self) {
-        let pid = i32::try_from(self.process.id()).ok();
-        let pid = pid.and_then(Pid::from_raw).expect("a pid");
-        let _ = kill_process(pid, Signal::TERM);
+        self.signal_supervisor(Signal::TERM);
         let _ = self.process.wait();
     }
 }
