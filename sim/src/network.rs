@@ -304,7 +304,7 @@ mod tests {
             let arrivals = network.carry(Time::ZERO, from, to, (class, 100_000));
             arrivals.first.expect("nothing is lost").since(Time::ZERO)
         };
-        let hundreds = |n| Duration::from_millis(100 * n)..Duration::from_millis(100 * n + 12);
+        let hundreds = |n: u64| Duration::from_millis(100 * n)..Duration::from_millis(100 * n + 12);
         for n in 1..=10 {
             assert!(hundreds(n).contains(&arrives(A, B, 1)));
         }
