@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use model::geometry::Code;
 use model::ids::{DiskId, DiskRef, SiteId};
@@ -10,11 +10,8 @@ use model::meta::MetaRequest;
 use model::placement::{Disk, Duty, Presence, View};
 
 use super::show::site_name;
-use super::{Admin, POLL, fail, not_now, refused, site_named, taken};
+use super::{Admin, DISKS_MAX, POLL, fail, not_now, refused, site_named, taken};
 use crate::admin::protocol::{Failure, FailureKind, Reply};
-
-/// A site that shows no disk by then has none that is up.
-const DISKS_MAX: Duration = Duration::from_secs(3);
 
 /// Of a volume's journal, where there are as many sites.
 const JOURNAL_REPLICAS: usize = 3;

@@ -33,6 +33,8 @@ use crate::admin::server::Handler;
 
 /// A volume that its new owner does not serve by then is shown as it is.
 const MOVE_MAX: Duration = Duration::from_secs(10);
+/// A site that shows no disk by then has none that is up.
+const DISKS_MAX: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(50);
 
 const BLOCK_BYTES: u64 = model::BLOCK_BYTES as u64;
