@@ -222,4 +222,3 @@ fn without_a_ledger_only_the_newest_may_be_torn() {
     let good: Vec<bool> = blocks.iter().map(Option::is_some).collect();
     assert_eq!(good, [false, true]);
 }
-

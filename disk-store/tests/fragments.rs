@@ -3,8 +3,7 @@
 mod common;
 
 use common::{
-    BLOCK, fetch, fragments_config, is_good, key, meta, open_fragments, put, put_tagged,
-    sums,
+    BLOCK, fetch, fragments_config, is_good, key, meta, open_fragments, put, put_tagged, sums,
 };
 use disk_store::catalog::MemCatalog;
 use disk_store::file::sim::{Fault, SimFiles};

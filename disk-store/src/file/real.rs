@@ -233,10 +233,10 @@ impl File for RealFile {
         use rustix::fs::FallocateFlags;
         self.set_len(0)?;
         // Where there is not so much space, what there is is not taken for the attempt.
-        match rustix::fs::fallocate(&*self.file, FallocateFlags::empty(), 0, len) {
-            Err(rustix::io::Errno::NOSPC) => return Err(FileError::NoSpace),
-            // Not every file system can; the zeros tell.
-            Ok(()) | Err(_) => {}
+        // Not every file system can; the zeros tell.
+        let reserved = rustix::fs::fallocate(&*self.file, FallocateFlags::empty(), 0, len);
+        if reserved == Err(rustix::io::Errno::NOSPC) {
+            return Err(FileError::NoSpace);
         }
         let zeros = Bytes::from(vec![0; ZERO_PIECE]);
         let mut at = 0;

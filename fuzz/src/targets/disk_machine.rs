@@ -71,6 +71,7 @@ impl Driven {
                     DiskEffect::Reply { .. }
                     | DiskEffect::Scrub(_)
                     | DiskEffect::Room(_)
+                    | DiskEffect::Shortage(_)
                     | DiskEffect::Retire { .. } => continue,
                 };
                 self.disk.handle(self.now, input, &mut self.effects);

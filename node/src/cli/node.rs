@@ -66,7 +66,9 @@ pub(super) fn join(directory: &Path, args: &JoinArgs, as_json: bool) -> anyhow::
             .context("can't read the token")?;
     }
     if token.trim().is_empty() {
-        bail!("the token is empty: `atoll token` on a site's first node (it has a ca.key) gives one");
+        bail!(
+            "the token is empty: `atoll token` on a site's first node (it has a ca.key) gives one"
+        );
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -24,8 +24,8 @@ use tokio::sync::oneshot;
 use transport::class::Class;
 use transport::net::endpoint::{SendError, Transport};
 
-use super::panics;
 use super::membership;
+use super::panics;
 use super::peers::NodeMessage;
 
 /// Inputs taken before effects are carried out, at most: they share a sync.

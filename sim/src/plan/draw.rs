@@ -51,7 +51,7 @@ impl Plan {
         let mut rng = Rng::new(seed, 1);
         let machines = machines(&mut rng);
         let network = NetworkTerms {
-            wan_bytes_per_s: *Rng::new(seed, 21).pick(&WAN_BYTES_PER_S),
+            wan_bytes_per_s: *Rng::new(seed, 23).pick(&WAN_BYTES_PER_S),
             ..network(&mut rng)
         };
         let workload = load(&mut rng);
