@@ -111,7 +111,7 @@ fn a_catalog_that_fails_at_any_access_costs_nothing() {
         for n in 0..2 * EXTENTS {
             assert_eq!(store.execute(put(n, 7)), Ok(FragmentDone::Stored));
         }
-        let mut is_there = vec![true; 200];
+        let mut is_there = [true; 200];
         let mut delete = |store: &mut common::SimFragments, n: u64| {
             let keys = vec![key(n)];
             let done = store.execute(FragmentOp::Delete { keys });

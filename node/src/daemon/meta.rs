@@ -375,12 +375,10 @@ impl<L: RaftLog> Shell<L> {
                     Effect::Send { to, message } => {
                         let header = wire::encode(&NodeMessage::Meta(message));
                         let payload = Payload::empty();
-                        match self.transport.send(to, Class::Meta, header, payload) {
-                            Err(error @ SendError::TooLong(_)) => {
-                                tracing::error!(%to, %error, "a metadata message can't travel");
-                            }
-                            // Lost if the network can't take it: Raft and heartbeats repeat.
-                            Ok(()) | Err(_) => {}
+                        let sent = self.transport.send(to, Class::Meta, header, payload);
+                        // What is lost otherwise is repeated: by Raft and by heartbeats.
+                        if let Err(error @ SendError::TooLong(_)) = sent {
+                            tracing::error!(%to, %error, "a metadata message can't travel");
                         }
                     }
                     Effect::Persist {
@@ -468,6 +466,7 @@ mod tests {
             commands,
             inbox: Inbox::default(),
             view: SharedView::default(),
+            hears_quorum: Arc::default(),
         };
         let say = |from: u16, bytes: usize| {
             let message = MetaMessage::Follow {
