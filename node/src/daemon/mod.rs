@@ -11,6 +11,7 @@ pub mod meta;
 pub mod nbd_tls;
 mod panics;
 pub mod peers;
+mod previous;
 pub mod raft_log;
 pub mod repair_traffic;
 pub mod run;

@@ -42,6 +42,7 @@ use super::meta::{self, Listener, MetaHandle, SharedView};
 use super::nbd_tls::{self, NbdAuthority};
 use super::panics;
 use super::peers::{NodeMessage, Peers};
+use super::previous;
 use super::repair_traffic::RepairTraffic;
 use super::voter;
 use crate::admin::server as admin_server;
@@ -91,6 +92,7 @@ pub fn run(directory: &Path, overrides: &Overrides) -> Result<()> {
     config.check()?;
     let identity = NodeIdentity::load(directory)?;
     panics::are_logged();
+    previous::take_over(directory)?;
     let system = actix::System::new();
     system.block_on(async {
         let stop = stop_on_signals().context("signals")?;
