@@ -27,7 +27,7 @@ fn caught_in(bug: Bug) -> Option<u64> {
             bug: Some(bug),
             ..Options::default()
         };
-        run(&Plan::draw(*seed), options).failure.is_some()
+        run(&Plan::for_bug(bug, *seed), options).failure.is_some()
     })
 }
 
@@ -78,6 +78,16 @@ fn regression_seeds_pass() {
         &half_the_voters,
     ];
     assert_passes(all.into_iter().flatten().copied());
+}
+
+/// A volume that fills the fabric is freed by a trim of its own: of data that was stored long
+/// before, or of all, what waits for room included.
+#[test]
+fn a_crowded_fabric_is_freed_by_a_trim() {
+    for seed in 1..=4 {
+        let outcome = run(&Plan::crowded(seed), Options::default());
+        assert_eq!(outcome.failure, None, "seed {seed}: {:?}", outcome.report);
+    }
 }
 
 #[test]
@@ -176,6 +186,7 @@ mutants! {
     condemn_own_is_caught: CondemnOwn,
     away_counts_is_caught: AwayCounts,
     reused_id_is_caught: ReusedId,
+    held_space_is_caught: HeldSpace,
     full_disk_is_caught: FullDisk,
     unchecked_fragment_is_caught: UncheckedFragment,
     crowded_voters_is_caught: CrowdedVoters,

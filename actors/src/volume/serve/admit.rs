@@ -16,6 +16,10 @@ use crate::volume::read::Target;
 use crate::volume::sessions::Admission;
 use crate::volume::{Effect, Waiting};
 
+/// So many times the records that start a drain may wait for one before parts without payload
+/// wait as well.
+const BARE_RECORDS_PER_DRAIN: usize = 8;
+
 /// Which ways a mutating part may go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::volume) enum Way {
@@ -176,6 +180,17 @@ impl Serving {
         crowded || self.journal.log().written_bytes() + payload > self.window_bytes()
     }
 
+    /// Whether the journal has no place for a mutating part now. Those without payload take none of
+    /// the window: a trim that waited for it would wait for the room that it makes (R18).
+    fn must_wait(&self, waiting: &Waiting) -> bool {
+        match waiting.request {
+            VolumeRequest::Zero { .. } => {
+                self.journal.log().len() >= BARE_RECORDS_PER_DRAIN * self.config.drain_records
+            }
+            _ => self.is_window_full(waiting.payload.len() as u64),
+        }
+    }
+
     /// Takes a mutating part, or gives it back to wait.
     pub(in crate::volume) fn mutate(
         &mut self,
@@ -201,8 +216,10 @@ impl Serving {
                 Verdict::Journal => {}
             }
         }
-        if self.is_window_full(waiting.payload.len() as u64) {
-            if self.fullness.is_certain(now) {
+        if self.must_wait(&waiting) {
+            // What reads as zeros needs no room, and a trim makes some.
+            let is_write = matches!(waiting.request, VolumeRequest::Write { .. });
+            if is_write && self.fullness.is_certain(now) {
                 self.refuse(now, (from, id), BlockError::NoSpace, out);
                 return None;
             }

@@ -124,6 +124,8 @@ pub(super) struct Serving {
     pub(super) oldest_write: Option<Time>,
     /// When kept pieces are tried again (R28).
     pub(super) kept_due: Option<Time>,
+    /// No drain begins before this: there was no room for the last one's data (R18).
+    pub(super) held_until: Time,
     pub(super) fullness: Fullness,
     pub(super) stopping: bool,
     ended: Option<StopReason>,
@@ -184,6 +186,7 @@ impl Serving {
             last_write: now,
             oldest_write: None,
             kept_due: None,
+            held_until: now,
             fullness: Fullness::default(),
             stopping: false,
             ended: None,
