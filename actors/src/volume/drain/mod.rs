@@ -89,6 +89,7 @@ impl Serving {
             || log.len() >= self.config.drain_records
             // Blocks written over and over fill the window, not the segments.
             || log.written_bytes() >= self.config.window_bytes / 2
+            || log.zeroed_bytes() >= self.config.zeros_bytes / 2
             || log.stored_bytes() >= self.config.bypass.drain_bytes;
         (fresh && (enough || self.stopping))
             || self.kept_due.is_some_and(|due| now >= due)

@@ -2,7 +2,7 @@
 
 use model::block::BlockError;
 use model::ids::{Actor, Boot, ClientRef, Endpoint, Position, RequestId, Seq, SessionId};
-use model::journal::{PART_BYTES_MAX, Part, RecordBody};
+use model::journal::{PART_BYTES_MAX, Part, RecordBody, ZERO_PART_BYTES_MAX};
 use model::payload::Payload;
 use model::sometimes::{Sometimes, reached};
 use model::time::Time;
@@ -183,9 +183,14 @@ impl Serving {
     /// Whether the journal has no place for a mutating part now. Those without payload take none of
     /// the window: a trim that waited for it would wait for the room that it makes (R18).
     fn must_wait(&self, waiting: &Waiting) -> bool {
+        let log = self.journal.log();
         match waiting.request {
-            VolumeRequest::Zero { .. } => {
-                self.journal.log().len() >= BARE_RECORDS_PER_DRAIN * self.config.drain_records
+            VolumeRequest::Zero {
+                length, allocate, ..
+            } => {
+                let zeroed = log.zeroed_bytes();
+                let many = log.len() >= BARE_RECORDS_PER_DRAIN * self.config.drain_records;
+                many || (allocate && zeroed > 0 && zeroed + length > self.config.zeros_bytes)
             }
             _ => self.is_window_full(waiting.payload.len() as u64),
         }
@@ -204,7 +209,7 @@ impl Serving {
         if self.bypass.asked_again(part, (from, id)) || !self.is_new(now, part, (from, id), out) {
             return None;
         }
-        if waiting.payload.len() > PART_BYTES_MAX {
+        if waiting.payload.len() > PART_BYTES_MAX || zeros(&waiting) > ZERO_PART_BYTES_MAX {
             self.refuse(now, (from, id), BlockError::OutOfRange, out);
             return None;
         }
@@ -359,6 +364,18 @@ impl Serving {
             .head;
         self.sessions.follow(head);
         position
+    }
+}
+
+/// Bytes that a request zeroes and that stay allocated.
+fn zeros(waiting: &Waiting) -> u64 {
+    match waiting.request {
+        VolumeRequest::Zero {
+            length,
+            allocate: true,
+            ..
+        } => length,
+        _ => 0,
     }
 }
 
