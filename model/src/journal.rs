@@ -39,6 +39,10 @@ pub const PART_BYTES_MAX: usize = 1 << 20;
 /// What a record takes in memory and in a journal besides its payload, about.
 pub const RECORD_BYTES: u64 = 512;
 
+/// A part that zeroes a range which stays allocated is at most so long, since the index has a leaf
+/// for each MiB of it; the client splits longer requests.
+pub const ZERO_PART_BYTES_MAX: u64 = 256 << 20;
+
 /// A journal record without its payload.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub struct RecordHead {
@@ -83,7 +87,7 @@ pub enum RecordBody {
     /// A durable checkpoint (R3). The payload holds the session table (see actors::volume).
     Checkpoint(Checkpoint),
     /// Bytes within one block that were written before, whose base could not be read when they
-    /// were to be drained (R28). No client's request.
+    /// were to be drained (R28), or that there was no room for (R18). No client's request.
     Kept {
         /// First byte.
         offset: u64,

@@ -139,6 +139,8 @@ bugs! {
     CondemnOwn = "R16" "condemn-own",
     /// A segment that was given up is written again under its old id.
     ReusedId = "R18" "reused-id",
+    /// A drain that finds no room waits for some, whatever is trimmed meanwhile.
+    HeldSpace = "R18" "held-space",
     /// One full disk is taken for a full fabric.
     FullDisk = "R18" "full-disk",
     /// Neither the disk nor the reader checks a fragment's bytes.

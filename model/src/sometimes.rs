@@ -65,6 +65,8 @@ states! {
     SegmentAbandoned = "segment: a write is given up for another id",
     /// A piece of a block whose base can't be read is journaled again.
     PatchKept = "drain: a piece without a base is kept",
+    /// A drain that finds no room takes its cut back.
+    CutTakenBack = "drain: a cut is taken back for want of room",
     /// A volume that nobody uses is started, for its own sake.
     VolumeWoken = "host: an idle volume is woken",
     /// Blocks of segments that should not stay are written anew.

@@ -83,9 +83,10 @@ impl Summary {
 
 impl Campaign {
     fn plan(&self, seed: u64) -> Plan {
-        match self.outage {
-            Some(outage) => outage.plan(seed),
-            None => Plan::draw(seed),
+        match (self.outage, self.bug) {
+            (Some(outage), _) => outage.plan(seed),
+            (None, Some(bug)) => Plan::for_bug(bug, seed),
+            (None, None) => Plan::draw(seed),
         }
     }
 

@@ -30,7 +30,7 @@ fn assert_pass(of: impl Iterator<Item = (u64, Plan)>) {
 
 /// Which seed, counted from 1, shows a bug.
 fn caught_in(bug: Bug) -> Option<u64> {
-    (1..=CAUGHT_WITHIN).find(|seed| shown(&Plan::draw(*seed), bug).is_some())
+    (1..=CAUGHT_WITHIN).find(|seed| shown(&Plan::for_bug(bug, *seed), bug).is_some())
 }
 
 #[test]
@@ -98,6 +98,16 @@ fn regression_seeds_pass() {
     ];
     let seeds = all.into_iter().flatten();
     assert_pass(seeds.map(|seed| (*seed, Plan::draw_on(*seed, Topology::default()))));
+}
+
+/// A volume that fills the fabric is freed by a trim of its own: of data that was stored long
+/// before, or of all, what waits for room included.
+#[test]
+fn a_crowded_fabric_is_freed_by_a_trim() {
+    for seed in 1..=4 {
+        let outcome = run(&Plan::crowded(seed), Options::default());
+        assert_eq!(outcome.failure, None, "seed {seed}: {:?}", outcome.report);
+    }
 }
 
 #[test]
@@ -196,6 +206,7 @@ mutants! {
     condemn_own_is_caught: CondemnOwn,
     away_counts_is_caught: AwayCounts,
     reused_id_is_caught: ReusedId,
+    held_space_is_caught: HeldSpace,
     full_disk_is_caught: FullDisk,
     unchecked_fragment_is_caught: UncheckedFragment,
     crowded_voters_is_caught: CrowdedVoters,

@@ -22,9 +22,13 @@ use model::time::Time;
 
 use crate::messages::{VolumeReply, VolumeRequest};
 use crate::planted::{Bug, planted};
-use parts::{Gathered, Piece, split};
+use parts::{Gathered, Piece, Pieces};
 
 pub use roll::answer;
+
+/// Parts of zeros that stay allocated under way at most: the owner takes no more at a time, and
+/// what waits there behind them waits as long.
+const ZEROS_IN_FLIGHT_MAX: usize = 4;
 
 /// Terms of a client.
 #[derive(Clone, Copy, Debug)]
@@ -140,7 +144,9 @@ pub struct Client {
     flights: BTreeMap<RequestId, Flight>,
     /// Unanswered mutating parts, by number.
     unanswered: BTreeMap<u64, RequestId>,
-    queue: VecDeque<Piece>,
+    queue: VecDeque<Pieces>,
+    /// Flights of zeros that stay allocated.
+    zeros: usize,
     gathered: BTreeMap<Tag, Gathered>,
     next_id: u64,
     next_n: u64,
@@ -168,6 +174,7 @@ impl Client {
             flights: BTreeMap::new(),
             unanswered: BTreeMap::new(),
             queue: VecDeque::new(),
+            zeros: 0,
             gathered: BTreeMap::new(),
             next_id: 0,
             next_n: 1,
@@ -229,9 +236,9 @@ impl Client {
             });
             return;
         }
-        let pieces = split(tag, request);
-        self.gathered.insert(tag, Gathered::new(pieces.len()));
-        self.queue.extend(pieces);
+        let pieces = Pieces::of(tag, request);
+        self.gathered.insert(tag, Gathered::new(pieces.total()));
+        self.queue.push_back(pieces);
     }
 
     /// Sends what may be sent: the session's own message first, then the queue.
@@ -273,13 +280,23 @@ impl Client {
     }
 
     fn send_queued(&mut self, now: Time, node: NodeId, session: SessionId, out: &mut Vec<Effect>) {
-        while let Some(piece) = self.queue.front() {
-            let mutates = piece.mutates();
-            let crowded = mutates && self.next_n >= self.low() + PARTS_IN_FLIGHT_MAX;
-            if crowded || self.flights.len() >= 2 * PARTS_IN_FLIGHT_MAX as usize {
-                return;
+        let mut at = 0;
+        while let Some(pieces) = self.queue.get_mut(at)
+            && self.flights.len() < 2 * PARTS_IN_FLIGHT_MAX as usize
+        {
+            // Requests that are under way have no order: what may be sent goes past what may not.
+            let mutates = pieces.mutates();
+            let low = self.unanswered.keys().next().map_or(self.next_n, |n| *n);
+            let crowded = mutates && self.next_n >= low + PARTS_IN_FLIGHT_MAX;
+            if crowded || (pieces.are_zeros() && self.zeros >= ZEROS_IN_FLIGHT_MAX) {
+                at += 1;
+                continue;
             }
-            let piece = self.queue.pop_front().expect("just seen");
+            let Some(piece) = pieces.next() else {
+                self.queue.remove(at);
+                continue;
+            };
+            self.zeros += usize::from(piece.is_zeros());
             let id = self.id();
             let n = mutates.then(|| {
                 let n = self.next_n;
@@ -417,6 +434,7 @@ impl Client {
         if let Some(n) = flight.n {
             self.unanswered.remove(&n);
         }
+        self.zeros -= usize::from(flight.piece.is_zeros());
         let Some(gathered) = self.gathered.get_mut(&flight.piece.tag) else {
             return;
         };
@@ -495,6 +513,7 @@ impl Client {
             out.push(Effect::Complete { tag, reply });
         }
         self.flights.clear();
+        self.zeros = 0;
         self.unanswered.clear();
         self.queue.clear();
         out.push(Effect::Ended);

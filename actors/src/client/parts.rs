@@ -1,10 +1,12 @@
 //! A front end's request in pieces of bounded size, and its answer from theirs.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use model::BLOCK_BYTES;
 use model::block::{Chunk, Extent, Reply, Request};
 use model::ids::{SessionId, VolumeId};
-use model::journal::{PART_BYTES_MAX, Part};
+use model::journal::{PART_BYTES_MAX, Part, ZERO_PART_BYTES_MAX};
 use model::payload::Payload;
 
 use super::Tag;
@@ -16,7 +18,7 @@ use crate::volume::write_sums;
 #[derive(Clone, Debug)]
 pub(super) struct Piece {
     pub(super) tag: Tag,
-    index: usize,
+    index: u64,
     what: What,
 }
 
@@ -42,64 +44,128 @@ enum What {
     },
 }
 
-/// Cuts a request at multiples of the part size, so that whole blocks stay whole.
-pub(super) fn split(tag: Tag, request: Request) -> Vec<Piece> {
-    let whats = match request {
-        Request::Read { offset, length } => cuts(offset, u64::from(length))
-            .map(|(offset, length)| What::Read {
-                offset,
-                length: u32::try_from(length).expect("a part is small"),
-            })
-            .collect(),
-        Request::Write { offset, data } => cuts(offset, data.len() as u64)
-            .map(|(at, length)| {
-                let start = usize::try_from(at - offset).expect("in memory");
-                let data = data.slice(start..start + usize::try_from(length).expect("in memory"));
-                What::Write {
-                    offset: at,
-                    sums: write_sums(at, &data),
-                    data,
-                }
-            })
-            .collect(),
-        Request::Zero {
-            offset,
-            length,
-            allocate,
-        } => vec![What::Zero {
-            offset,
-            length,
-            allocate,
-        }],
-        Request::Trim { offset, length } => vec![What::Zero {
-            offset,
-            length,
-            allocate: false,
-        }],
-        Request::Status { offset, length } => vec![What::Status { offset, length }],
-        Request::Flush => Vec::new(),
-    };
-    whats
-        .into_iter()
-        .enumerate()
-        .map(|(index, what)| Piece { tag, index, what })
-        .collect()
+/// A request that is cut into pieces as they are sent, at multiples of the part size, so that whole
+/// blocks stay whole: a range of zeros may be as long as the largest volume.
+#[derive(Debug)]
+pub(super) struct Pieces {
+    tag: Tag,
+    request: Request,
+    /// The part size; what has none is one piece.
+    part: u64,
+    /// Where the next piece begins, and where the last one ends.
+    at: u64,
+    end: u64,
+    index: u64,
+    count: u64,
 }
 
-fn cuts(offset: u64, length: u64) -> impl Iterator<Item = (u64, u64)> {
-    let part = PART_BYTES_MAX as u64;
-    let end = offset + length;
-    let mut at = offset;
-    std::iter::from_fn(move || {
-        let start = at;
-        at = ((start / part + 1) * part).min(end);
-        (start < end).then(|| (start, at - start))
-    })
+impl Pieces {
+    pub(super) fn of(tag: Tag, request: Request) -> Self {
+        let part = PART_BYTES_MAX as u64;
+        let (offset, length, part) = match &request {
+            Request::Read { offset, length } => (*offset, u64::from(*length), part),
+            Request::Write { offset, data } => (*offset, data.len() as u64, part),
+            Request::Zero {
+                offset,
+                length,
+                allocate: true,
+            } => (*offset, *length, ZERO_PART_BYTES_MAX),
+            Request::Zero { offset, length, .. }
+            | Request::Trim { offset, length }
+            | Request::Status { offset, length } => (*offset, *length, u64::MAX),
+            Request::Flush => (0, 0, part),
+        };
+        let end = offset.saturating_add(length);
+        let cut = part < u64::MAX && length > 0;
+        let count = match request {
+            Request::Flush => 0,
+            _ if cut => (end - 1) / part - offset / part + 1,
+            _ => 1,
+        };
+        Self {
+            tag,
+            request,
+            part,
+            at: offset,
+            end,
+            index: 0,
+            count,
+        }
+    }
+
+    /// How many there are, those that were taken included.
+    pub(super) fn total(&self) -> u64 {
+        self.count
+    }
+
+    pub(super) fn mutates(&self) -> bool {
+        matches!(
+            self.request,
+            Request::Write { .. } | Request::Zero { .. } | Request::Trim { .. }
+        )
+    }
+
+    /// Whether they take leaves of the index, and no payload.
+    pub(super) fn are_zeros(&self) -> bool {
+        self.part == ZERO_PART_BYTES_MAX
+    }
+
+    /// What of the request begins at `offset` and is so long.
+    fn what(&self, offset: u64, length: u64) -> What {
+        match &self.request {
+            Request::Read { .. } => What::Read {
+                offset,
+                length: u32::try_from(length).expect("a part is small"),
+            },
+            Request::Write {
+                offset: first,
+                data,
+            } => {
+                let start = usize::try_from(offset - first).expect("in memory");
+                let data = data.slice(start..start + usize::try_from(length).expect("in memory"));
+                What::Write {
+                    offset,
+                    sums: write_sums(offset, &data),
+                    data,
+                }
+            }
+            Request::Zero { allocate, .. } => What::Zero {
+                offset,
+                length,
+                allocate: *allocate,
+            },
+            Request::Trim { .. } => What::Zero {
+                offset,
+                length,
+                allocate: false,
+            },
+            Request::Status { .. } => What::Status { offset, length },
+            Request::Flush => unreachable!("it has no pieces"),
+        }
+    }
+}
+
+impl Iterator for Pieces {
+    type Item = Piece;
+
+    fn next(&mut self) -> Option<Piece> {
+        if self.index == self.count {
+            return None;
+        }
+        let (start, index) = (self.at, self.index);
+        let border = (start / self.part + 1).saturating_mul(self.part);
+        self.at = border.min(self.end);
+        self.index += 1;
+        let what = self.what(start, self.at - start);
+        let tag = self.tag;
+        Some(Piece { tag, index, what })
+    }
 }
 
 impl Piece {
-    pub(super) fn mutates(&self) -> bool {
-        matches!(self.what, What::Write { .. } | What::Zero { .. })
+    /// Whether it takes leaves of the index, and no payload.
+    pub(super) fn is_zeros(&self) -> bool {
+        matches!(self.what, What::Zero { allocate: true, .. })
     }
 
     /// The message for it in a session; mutating pieces take their part.
@@ -172,17 +238,17 @@ impl Piece {
 /// The answers of a request's pieces.
 #[derive(Debug)]
 pub(super) struct Gathered {
-    missing: usize,
-    chunks: Vec<Vec<Chunk>>,
+    missing: u64,
+    chunks: BTreeMap<u64, Vec<Chunk>>,
     status: Option<Vec<Extent>>,
     error: Option<Reply>,
 }
 
 impl Gathered {
-    pub(super) fn new(pieces: usize) -> Self {
+    pub(super) fn new(pieces: u64) -> Self {
         Self {
             missing: pieces,
-            chunks: vec![Vec::new(); pieces],
+            chunks: BTreeMap::new(),
             status: None,
             error: None,
         }
@@ -199,7 +265,7 @@ impl Gathered {
             (VolumeReply::Error(error), _) => self.error = Some(Reply::Error(error)),
             (VolumeReply::Data(chunks), What::Read { length, .. }) => {
                 match cut(&chunks, payload, *length) {
-                    Some(chunks) => self.chunks[piece.index] = chunks,
+                    Some(chunks) => drop(self.chunks.insert(piece.index, chunks)),
                     None => self.error = Some(Reply::Error(model::block::BlockError::Unreadable)),
                 }
             }
@@ -215,7 +281,7 @@ impl Gathered {
         }
         Some(match (&piece.what, self.status.take()) {
             (What::Read { .. }, _) => {
-                let pieces = std::mem::take(&mut self.chunks).into_iter();
+                let pieces = std::mem::take(&mut self.chunks).into_values();
                 let mut chunks: Vec<Chunk> = pieces.flatten().collect();
                 if planted(Bug::ShortRead) && chunks.len() > 1 {
                     chunks.pop();
@@ -253,3 +319,7 @@ fn cut(chunks: &[ReadChunk], payload: Bytes, length: u32) -> Option<Vec<Chunk>> 
 }
 
 const _: () = assert!(PART_BYTES_MAX.is_multiple_of(BLOCK_BYTES));
+
+#[cfg(test)]
+#[path = "tests/parts.rs"]
+mod tests;

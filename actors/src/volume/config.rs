@@ -18,6 +18,9 @@ pub struct VolumeConfig {
     /// Untrimmed payload bytes at which writes wait (the journal window); after a failover, what
     /// was taken over comes on top until it is drained.
     pub window_bytes: u64,
+    /// Untrimmed bytes that parts zeroed and that stay allocated, at which further ones wait: their
+    /// leaves of the index are in memory at once when they are drained, with every next owner too.
+    pub zeros_bytes: u64,
     /// Committed data bytes at which a drain starts.
     pub drain_bytes: u64,
     /// A drain starts when nothing was written for so long.
@@ -67,6 +70,7 @@ impl Default for VolumeConfig {
         Self {
             journal: JournalTerms::default(),
             window_bytes: 64 << 20,
+            zeros_bytes: 2 << 30,
             drain_bytes: 16 << 20,
             drain_idle: Duration::from_millis(500),
             drain_age: Duration::from_secs(10),

@@ -20,6 +20,8 @@ pub(super) struct Frozen {
     pub(super) covers: Position,
     /// Patches whose base can't be read: they are journaled again, behind the cut (R28).
     pub(super) unmerged: BTreeSet<BlockNo>,
+    /// There is no room for its data: all of that is journaled again as well (R18).
+    pub(super) crowded_out: bool,
     /// The session table at the cut.
     pub(super) sessions: Vec<u8>,
 }

@@ -540,5 +540,9 @@ mod repeat_tests;
 mod window_tests;
 
 #[cfg(test)]
+#[path = "tests/zeros.rs"]
+mod zero_tests;
+
+#[cfg(test)]
 #[path = "tests/refused.rs"]
 mod refused_tests;

@@ -87,26 +87,6 @@ impl Patch {
         }
     }
 
-    /// Whether nothing is written.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.written.iter().all(|word| *word == 0)
-    }
-
-    /// Without the bytes that a newer patch of the block has.
-    pub fn forget(&mut self, newer: &Self) {
-        for (mine, newer) in self.written.iter_mut().zip(newer.written.iter()) {
-            *mine &= !newer;
-        }
-    }
-
-    /// Without the bytes of a range.
-    pub fn forget_range(&mut self, range: std::ops::Range<usize>) {
-        for i in range {
-            self.written[i / 64] &= !(1 << (i % 64));
-        }
-    }
-
     /// What is written: runs of bytes with where they begin.
     #[must_use]
     pub fn pieces(&self) -> Vec<(usize, Bytes)> {
@@ -373,6 +353,31 @@ impl Overlay {
             None => grown(&mut Patch::over(None), at, bytes),
         };
         self.insert(block, Run { blocks: 1, content });
+    }
+
+    /// Lays a newer layer over this one (R12).
+    pub fn take_in(&mut self, newer: Self) {
+        for (first, run) in newer.runs {
+            match run.content {
+                // Over a base of its own layer it has all of the block.
+                Content::Patch(patch) if patch.base().is_none() => {
+                    for (at, bytes) in patch.pieces() {
+                        self.patch(BlockNo(first), at, &bytes, None);
+                    }
+                }
+                _ => self.insert(BlockNo(first), run),
+            }
+        }
+        let before = self.brought.len() + newer.brought.len();
+        self.brought.extend(newer.brought);
+        assert_eq!(self.brought.len(), before, "a segment is brought once (R1)");
+    }
+
+    /// Whether something was unmapped.
+    #[must_use]
+    pub fn unmaps(&self) -> bool {
+        let mut runs = self.runs.values();
+        runs.any(|run| matches!(run.content, Content::Hole))
     }
 
     /// The runs that meet `[first, first + blocks)`, clipped to it, with gaps as `None`, in

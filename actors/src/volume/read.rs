@@ -65,6 +65,9 @@ struct Job {
     outstanding: usize,
     /// Whether it waits for index pages instead.
     looking: bool,
+    /// Those, and of them the ones that could not be read once.
+    wanted: Vec<PagePtr>,
+    failed: BTreeSet<PagePtr>,
 }
 
 /// A job's end.
@@ -105,6 +108,8 @@ pub(super) struct Reader {
     fills: Pending<Fill>,
     loads: Pending<PagePtr>,
     loading: BTreeSet<PagePtr>,
+    /// Pages that could not be read lately: who reads for upkeep does not ask for them at once.
+    resting: BTreeSet<PagePtr>,
     looking: VecDeque<JobId>,
     /// Clients' requests that jobs are for.
     askers: BTreeSet<(Endpoint, RequestId)>,
@@ -134,6 +139,8 @@ impl Reader {
             slots: Vec::new(),
             outstanding: 0,
             looking: true,
+            wanted: Vec::new(),
+            failed: BTreeSet::new(),
         };
         self.jobs.insert(id, job);
         self.look(id, layers, ids, out);
@@ -189,14 +196,30 @@ impl Reader {
         std::mem::take(&mut self.done)
     }
 
-    /// Loads index pages for someone else (a drain), who looks again at every arrival.
+    /// Loads index pages for someone else (a drain), who looks again at every arrival, and once
+    /// they have rested.
     pub(super) fn load(
         &mut self,
-        missing: Missing,
+        mut missing: Missing,
         ids: &mut RequestIds,
         out: &mut Vec<SegmentRequest>,
     ) {
-        for page in missing.pages {
+        missing.pages.retain(|page| !self.resting.contains(page));
+        self.ask(missing.pages, ids, out);
+    }
+
+    /// Whether a page could not be read lately.
+    pub(super) fn is_resting(&self) -> bool {
+        !self.resting.is_empty()
+    }
+
+    /// Pages that could not be read may be asked for again.
+    pub(super) fn rested(&mut self) {
+        self.resting.clear();
+    }
+
+    fn ask(&mut self, pages: Vec<PagePtr>, ids: &mut RequestIds, out: &mut Vec<SegmentRequest>) {
+        for page in pages {
             if self.loading.insert(page) {
                 let id = ids.take();
                 self.loads.insert(id, page);
@@ -229,6 +252,8 @@ impl Reader {
             slots,
             outstanding: 0,
             looking: false,
+            wanted: Vec::new(),
+            failed: BTreeSet::new(),
         };
         self.jobs.insert(id, job);
         self.fetch(id, ids, out);
@@ -268,8 +293,9 @@ impl Reader {
             Err(missing) if missing.pages.is_empty() => self.fail(id),
             Err(missing) => {
                 job.looking = true;
+                job.wanted.clone_from(&missing.pages);
                 self.looking.push_back(id);
-                self.load(missing, ids, out);
+                self.ask(missing.pages, ids, out);
             }
         }
     }
@@ -329,11 +355,21 @@ impl Reader {
             self.loading.remove(&page);
             let bytes = runs.and_then(|mut runs| runs.pop());
             let good = bytes.is_some_and(|bytes| layers.index.arrived(page, bytes).is_ok());
-            for job in std::mem::take(&mut self.looking) {
-                if good {
-                    self.look(job, layers, ids, out);
+            match good {
+                true => self.resting.remove(&page),
+                false => self.resting.insert(page),
+            };
+            for id in std::mem::take(&mut self.looking) {
+                let Some(job) = self.jobs.get_mut(&id) else {
+                    continue;
+                };
+                if !good && !job.wanted.contains(&page) {
+                    self.looking.push_back(id);
+                } else if good || job.failed.insert(page) {
+                    // It may be elsewhere by now: look up again (R15).
+                    self.look(id, layers, ids, out);
                 } else {
-                    self.fail(job);
+                    self.fail(id);
                 }
             }
             return;

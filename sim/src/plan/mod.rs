@@ -2,6 +2,7 @@
 //! is expected. It is drawn from a seed ([`Plan::draw`]) or read from a scenario file; all
 //! randomness of a run that is not in it comes from its [`Plan::seed`].
 
+mod crowd;
 mod draw;
 pub mod load;
 mod outage;
@@ -85,6 +86,10 @@ pub struct Expect {
     /// The volume keeps its owner.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub owner_stays: bool,
+    /// Disks are too small for all that is written: writes are refused for want of room, and
+    /// taken again once something was trimmed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub full: bool,
     /// At most so many bytes between sites.
     #[serde(with = "as_size_if_any", skip_serializing_if = "Option::is_none")]
     pub wan_bytes: Option<u64>,

@@ -237,6 +237,9 @@ impl Run {
                     self.oracle.write_answered(now, write);
                     self.allocation.answered(now, touch);
                     let node = self.slots[pending.lane.0].node;
+                    if pending.op.written_bytes() > 0 {
+                        self.taken = self.taken.max(Some(pending.called));
+                    }
                     self.note_resumed(node, pending.called, pending.op.written_bytes());
                 }
             }
@@ -252,6 +255,9 @@ impl Run {
             Reply::Error(BlockError::NoSession) => {}
             // The volume was smaller meanwhile.
             Reply::Error(BlockError::OutOfRange) if self.was_too_far(&pending) => {}
+            Reply::Error(BlockError::NoSpace) if self.may_lack_room(&pending) => {
+                self.refused = Some(now);
+            }
             Reply::Error(_) => return Err(Failure::Refused(pending.op)),
         }
         if let (slot, Some(lane)) = pending.lane {
@@ -261,6 +267,11 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    /// What reads as zeros needs no room.
+    fn may_lack_room(&self, pending: &Pending) -> bool {
+        self.plan.expect.full && pending.op.written_bytes() > 0
     }
 
     fn was_too_far(&self, pending: &Pending) -> bool {

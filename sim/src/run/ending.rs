@@ -33,6 +33,13 @@ impl Run {
 
     /// The rest of what was expected.
     fn expect(&self) -> Result<(), Failure> {
+        let has_room_again = self.refused.is_some() && self.taken > self.refused;
+        if self.plan.expect.full && !has_room_again {
+            let times = (self.refused, self.taken);
+            return Err(Failure::Unexpected(format!(
+                "room again: refused last, and taken of those called last {times:?}"
+            )));
+        }
         let (Some(most), Some(bytes)) = (self.plan.expect.wan_bytes, self.world.wan_bytes) else {
             return Ok(());
         };

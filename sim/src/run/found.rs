@@ -73,6 +73,8 @@ impl Run {
             wishes: BTreeMap::new(),
             sizes: Sizes::default(),
             recovery: super::recover::Recovery::default(),
+            refused: None,
+            taken: None,
             stale_until: Time::ZERO,
             dead: BTreeSet::new(),
             ending: BTreeMap::new(),

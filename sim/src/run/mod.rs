@@ -185,6 +185,10 @@ struct Run {
     sizes: Sizes,
     /// What he holds for lost.
     recovery: recover::Recovery,
+    /// When a write was refused last for want of room.
+    refused: Option<Time>,
+    /// When the last one was called that was acknowledged.
+    taken: Option<Time>,
     /// Until then reads may be stale: a clock runs wrong beyond the lease's margin.
     stale_until: Time,
     dead: BTreeSet<NodeId>,

@@ -4,6 +4,7 @@
 //! **Invariant (R3):** the journal is trimmed only behind a `Checkpoint` record that is on a
 //! majority, whose data and index segments are all written. One drain at a time.
 
+mod room;
 mod segments;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -49,7 +50,7 @@ pub(super) enum Drain {
         /// What still waits then is kept (R28).
         until: Time,
     },
-    /// No pool can take segments now: looked at again with every new view.
+    /// No pool takes segments, or one was not taken: looked at again with every input.
     Blocked {
         unwritten: Vec<Packed>,
         written: Vec<Packed>,
@@ -74,6 +75,9 @@ pub(super) enum Drain {
 
 impl Serving {
     fn drain_due(&self, now: Time) -> bool {
+        if now < self.held_until {
+            return false;
+        }
         let log = self.journal.log();
         let active = &self.layers.active;
         let trimmable = self.applied_beyond_checkpoint();
@@ -85,6 +89,7 @@ impl Serving {
             || log.len() >= self.config.drain_records
             // Blocks written over and over fill the window, not the segments.
             || log.written_bytes() >= self.config.window_bytes / 2
+            || log.zeroed_bytes() >= self.config.zeros_bytes / 2
             || log.stored_bytes() >= self.config.bypass.drain_bytes;
         (fresh && (enough || self.stopping))
             || self.kept_due.is_some_and(|due| now >= due)
@@ -110,7 +115,8 @@ impl Serving {
                 let oldest = self
                     .oldest_write
                     .map(|at| idle.min(at + self.config.drain_age));
-                oldest.into_iter().chain(self.kept_due).min()
+                let due = oldest.into_iter().chain(self.kept_due).min();
+                due.map(|due| due.max(self.held_until))
             }
             Drain::Merging { until, .. } => Some(until),
             _ => None,
@@ -135,6 +141,7 @@ impl Serving {
     /// Takes the drain as far as it goes without waiting.
     pub(super) fn step_drain(&mut self, now: Time, view: &View) {
         loop {
+            let makes_room = self.would_make_room(now);
             match &mut self.drain {
                 Drain::Idle => {
                     if !self.drain_due(now) {
@@ -143,8 +150,14 @@ impl Serving {
                     self.freeze(now);
                 }
                 Drain::Merging { waiting, until } if waiting.is_empty() || now >= *until => {
-                    self.keep_unmerged(now);
+                    self.keep(now);
                     self.pack(view);
+                }
+                Drain::Blocked { writes, .. } if makes_room => {
+                    if !writes.is_empty() {
+                        return;
+                    }
+                    self.take_back(now);
                 }
                 Drain::Blocked {
                     unwritten,
@@ -221,6 +234,7 @@ impl Serving {
             overlay,
             covers,
             unmerged: BTreeSet::new(),
+            crowded_out: false,
             sessions,
         });
         self.drain = Drain::Merging {

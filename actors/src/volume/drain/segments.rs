@@ -12,7 +12,7 @@ use crate::messages::SegmentRef;
 use crate::planted::{Bug, planted};
 use crate::volume::Pending;
 use crate::volume::index::{Delta, NewMapping};
-use crate::volume::overlay::Content;
+use crate::volume::overlay::{Content, Overlay, Run, Sums};
 use crate::volume::serve::Serving;
 
 /// A segment that is being written.
@@ -31,6 +31,28 @@ struct PackedRun {
     sums: Vec<u32>,
 }
 
+impl Packed {
+    /// It is durable: its blocks are read from it from now on.
+    pub(super) fn bring_to(&self, overlay: &mut Overlay) {
+        let is_new = overlay.bring(self.segment);
+        assert!(is_new, "a segment is brought once (R1)");
+        for PackedRun {
+            first,
+            offset,
+            sums,
+        } in &self.runs
+        {
+            let blocks = sums.len() as u64;
+            let content = Content::Stored {
+                segment: self.segment,
+                offset: *offset,
+                sums: Sums::new(sums.as_slice().into()),
+            };
+            overlay.insert(*first, Run { blocks, content });
+        }
+    }
+}
+
 impl Serving {
     /// Packs the frozen layer's data into segments, in block order.
     pub(super) fn pack(&mut self, view: &View) {
@@ -40,7 +62,8 @@ impl Serving {
             .as_ref()
             .expect("a drain has a frozen layer");
         let mut packs: Vec<(Payload, Vec<PackedRun>)> = Vec::new();
-        for (first, run) in frozen.overlay.runs() {
+        let all = frozen.overlay.runs();
+        for (first, run) in all.filter(|_| !frozen.crowded_out) {
             let Content::Data { bytes, sums } = &run.content else {
                 assert!(
                     !matches!(run.content, Content::Patch(_)) || frozen.unmerged.contains(&first),
@@ -146,6 +169,12 @@ impl Serving {
         if self.copy_written(now, id, segment) {
             return;
         }
+        if let Drain::Paging { writes, .. } = &mut self.drain
+            && writes.remove(&id).is_some()
+        {
+            // In the index's reserve: that says nothing of room for clients (R18).
+            return;
+        }
         self.fullness.stored();
         if self.bypass_written(id, segment) {
             return;
@@ -159,9 +188,6 @@ impl Serving {
                     assert_eq!(packed.segment.id, segment);
                     written.push(packed);
                 }
-            }
-            Drain::Paging { writes, .. } => {
-                writes.remove(&id);
             }
             _ => {}
         }

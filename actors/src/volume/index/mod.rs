@@ -21,7 +21,8 @@
 //! - **Memory**: clean pages are bounded by [`IndexConfig::cache_bytes`], pending and dirty
 //!   ones by checkpoints ([`Index::dirty_bytes`]). Unmapping any range costs no more dirty
 //!   pages than its two edges and the rows of the segments that it touches; a *zero* range
-//!   that stays allocated costs a leaf per MiB, so callers split huge ones.
+//!   that stays allocated costs a leaf per MiB, so callers split huge ones
+//!   ([`model::journal::ZERO_PART_BYTES_MAX`]) and make checkpoints in between.
 //!
 //! The page format is in `page.rs`.
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use model::ids::{Position, Seq};
-use model::journal::{RECORD_BYTES, Record, RecordBody};
+use model::journal::{RECORD_BYTES, Record, RecordBody, ZERO_PART_BYTES_MAX};
 
 /// Records after `base`, with dense sequence numbers.
 #[derive(Clone, Debug, Default)]
@@ -12,6 +12,7 @@ pub struct Log {
     records: VecDeque<Record>,
     written_bytes: u64,
     stored_bytes: u64,
+    zeroed_bytes: u64,
 }
 
 impl Log {
@@ -23,6 +24,7 @@ impl Log {
             records: VecDeque::new(),
             written_bytes: 0,
             stored_bytes: 0,
+            zeroed_bytes: 0,
         }
     }
 
@@ -56,6 +58,12 @@ impl Log {
         self.records.len() as u64 * RECORD_BYTES
     }
 
+    /// Bytes that records held zero and that stay allocated.
+    #[must_use]
+    pub fn zeroed_bytes(&self) -> u64 {
+        self.zeroed_bytes
+    }
+
     /// Records held.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -82,6 +90,7 @@ impl Log {
         );
         self.written_bytes += written(&record);
         self.stored_bytes += stored(&record);
+        self.zeroed_bytes += zeroed(&record);
         self.records.push_back(record);
     }
 
@@ -121,6 +130,7 @@ impl Log {
             let record = self.records.pop_front().expect("just seen");
             self.written_bytes -= written(&record);
             self.stored_bytes -= stored(&record);
+            self.zeroed_bytes -= zeroed(&record);
         }
         self.base = to;
     }
@@ -130,6 +140,18 @@ impl Log {
 fn written(record: &Record) -> u64 {
     match record.head.body {
         RecordBody::Write { .. } | RecordBody::Kept { .. } => record.payload.len() as u64,
+        _ => 0,
+    }
+}
+
+/// No owner takes longer parts.
+fn zeroed(record: &Record) -> u64 {
+    match record.head.body {
+        RecordBody::Zero {
+            length,
+            allocate: true,
+            ..
+        } => length.min(ZERO_PART_BYTES_MAX),
         _ => 0,
     }
 }

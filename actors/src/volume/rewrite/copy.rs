@@ -81,10 +81,13 @@ impl Serving {
     }
 
     fn begin_survey(&mut self, now: Time) -> (Step, bool) {
+        // On a full fabric it may be the rewriter that a drain waits for.
+        let stands = self.fullness.is_met() && self.index_is_committed();
+        let may_look = stands || matches!(self.drain, Drain::Idle);
         let rewriter = &mut self.rewriter;
         // What is moved is in no row before a checkpoint took it in: that is waited for.
         let may = rewriter.changed && rewriter.moved.is_empty();
-        if !may || !matches!(self.drain, Drain::Idle) {
+        if !may || !may_look {
             return (Step::Idle, false);
         }
         if now < rewriter.due {

@@ -2,7 +2,7 @@
 
 use model::block::BlockError;
 use model::ids::{Actor, Boot, ClientRef, Endpoint, Position, RequestId, Seq, SessionId};
-use model::journal::{PART_BYTES_MAX, Part, RecordBody};
+use model::journal::{PART_BYTES_MAX, Part, RecordBody, ZERO_PART_BYTES_MAX};
 use model::payload::Payload;
 use model::sometimes::{Sometimes, reached};
 use model::time::Time;
@@ -180,15 +180,27 @@ impl Serving {
     fn is_window_full(&self, payload: u64) -> bool {
         // Blocks that are written piecemeal take far more memory than the journal says.
         let crowded = self.layers.undrained_blocks() * BLOCK_BYTES as u64 > 2 * self.window_bytes();
-        let windows = match payload {
-            0 => WINDOWS_OF_OTHERS,
-            _ => WINDOWS_OF_WRITES,
-        };
         let log = self.journal.log();
         crowded
             || log.written_bytes() + payload > self.window_bytes()
             // A drain that can't end must not let small records grow without bound either.
-            || log.record_bytes() >= windows * self.window_bytes()
+            || log.record_bytes() >= WINDOWS_OF_WRITES * self.window_bytes()
+    }
+
+    /// Whether the journal has no place for a mutating part now. Those without payload take none of
+    /// the window: a trim that waited for it would wait for the room that it makes (R18).
+    fn must_wait(&self, waiting: &Waiting) -> bool {
+        let log = self.journal.log();
+        match waiting.request {
+            VolumeRequest::Zero {
+                length, allocate, ..
+            } => {
+                let zeroed = log.zeroed_bytes();
+                let many = log.record_bytes() >= WINDOWS_OF_OTHERS * self.window_bytes();
+                many || (allocate && zeroed > 0 && zeroed + length > self.config.zeros_bytes)
+            }
+            _ => self.is_window_full(waiting.payload.len() as u64),
+        }
     }
 
     /// Takes a mutating part, or gives it back to wait.
@@ -204,7 +216,7 @@ impl Serving {
         if self.bypass.asked_again(part, (from, id)) || !self.is_new(now, part, (from, id), out) {
             return None;
         }
-        if waiting.payload.len() > PART_BYTES_MAX {
+        if waiting.payload.len() > PART_BYTES_MAX || zeros(&waiting) > ZERO_PART_BYTES_MAX {
             self.refuse_for_good(now, &waiting, BlockError::OutOfRange, out);
             return None;
         }
@@ -216,8 +228,10 @@ impl Serving {
                 Verdict::Journal => {}
             }
         }
-        if self.is_window_full(waiting.payload.len() as u64) {
-            if self.fullness.is_certain(now) {
+        if self.must_wait(&waiting) {
+            // What reads as zeros needs no room, and a trim makes some.
+            let is_write = matches!(waiting.request, VolumeRequest::Write { .. });
+            if is_write && self.fullness.is_certain(now) {
                 self.refuse_for_good(now, &waiting, BlockError::NoSpace, out);
                 return None;
             }
@@ -370,6 +384,18 @@ impl Serving {
         assert!(head.is_sound(self.id), "what is appended can be replayed");
         self.sessions.follow(head);
         position
+    }
+}
+
+/// Bytes that a request zeroes and that stay allocated.
+fn zeros(waiting: &Waiting) -> u64 {
+    match waiting.request {
+        VolumeRequest::Zero {
+            length,
+            allocate: true,
+            ..
+        } => length,
+        _ => 0,
     }
 }
 

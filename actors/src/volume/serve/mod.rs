@@ -108,6 +108,8 @@ pub(super) struct Serving {
     acks: VecDeque<Ack>,
     pub(super) bypass: Bypass,
     pub(super) reader: Reader,
+    /// When pages that could not be read are asked for again by upkeep.
+    rest_until: Option<Time>,
     pub(super) drain: Drain,
     pub(super) dropped: DroppedSegments,
     pub(super) rewriter: Rewriter,
@@ -124,6 +126,8 @@ pub(super) struct Serving {
     pub(super) oldest_write: Option<Time>,
     /// When kept pieces are tried again (R28).
     pub(super) kept_due: Option<Time>,
+    /// No drain begins before this: there was no room for the last one's data (R18).
+    pub(super) held_until: Time,
     pub(super) fullness: Fullness,
     pub(super) stopping: bool,
     ended: Option<StopReason>,
@@ -169,6 +173,7 @@ impl Serving {
             acks: VecDeque::new(),
             bypass: Bypass::new(config.bypass),
             reader: Reader::default(),
+            rest_until: None,
             drain: Drain::Idle,
             dropped: DroppedSegments::default(),
             rewriter: Rewriter::new(now, config.rewrite),
@@ -184,6 +189,7 @@ impl Serving {
             last_write: now,
             oldest_write: None,
             kept_due: None,
+            held_until: now,
             fullness: Fullness::default(),
             stopping: false,
             ended: None,
@@ -293,6 +299,9 @@ impl Serving {
         }
         if self.stage == Stage::Serving {
             self.step_bounds(now, out);
+            if self.rest_until.take_if(|until| *until <= now).is_some() {
+                self.reader.rested();
+            }
             self.step_drain(now, view);
             if self.layers.index.damage().is_some() {
                 self.fail(StopReason::Corrupt);
@@ -466,6 +475,10 @@ impl Serving {
             SegmentReply::Read { id, runs } => self.segment_read(id, Some(runs)),
             SegmentReply::Unreadable { id } => self.segment_read(id, None),
         }
+        if self.reader.is_resting() {
+            let pause = self.config.meta_retry;
+            self.rest_until.get_or_insert(now + pause);
+        }
     }
 
     fn segment_read(&mut self, id: RequestId, runs: Option<Vec<Bytes>>) {
@@ -492,6 +505,7 @@ impl Serving {
             self.roll_deadline(),
             self.bounds.deadline(self.config.meta_retry * 10),
             self.bypass.deadline(),
+            self.rest_until,
         ];
         own.into_iter().flatten().for_each(&mut at);
         if self.journal.checkpoint().checkpoint.covers > self.published.covers {

@@ -1,15 +1,16 @@
 //! An owner of an empty volume, against disks that take everything, nodes that answer when they
 //! are told to, and a group that agrees.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use model::BLOCK_BYTES;
 use model::geometry::{Code, Pool};
 use model::ids::{
     Actor, Boot, ClientId, ClientRef, DiskId, DiskRef, Endpoint, Epoch, Incarnation, NodeId,
-    Position, RequestId, SessionId, SiteId, Version, VolumeId,
+    Position, RequestId, SegmentId, SessionId, SiteId, Version, VolumeId,
 };
 use model::journal::{Checkpoint, Part, SealReport};
 use model::machine::Machine;
@@ -21,7 +22,8 @@ use model::time::Time;
 
 use super::{Effect, Input, StopReason, Volume, VolumeConfig, write_sums};
 use crate::messages::{
-    ClientsReply, ClientsRequest, DiskReply, DiskRequest, VolumeReply, VolumeRequest,
+    BlockRun, ClientsReply, ClientsRequest, DiskReply, DiskRequest, SegmentReply, SegmentRequest,
+    VolumeReply, VolumeRequest,
 };
 
 pub(crate) const VOLUME: VolumeId = VolumeId(1);
@@ -128,19 +130,31 @@ pub(crate) struct Bench {
     logs: BTreeMap<DiskId, Position>,
     /// Whether disks answer.
     pub(crate) disks_answer: bool,
-    requests: u64,
+    pub(crate) requests: u64,
     pub(crate) told: BTreeMap<RequestId, VolumeReply>,
     /// So many answers were given.
     pub(crate) answers: usize,
     /// Who was asked for which clients, since it was last looked at.
     asked: Vec<(NodeId, Vec<ClientRef>)>,
     ended: Option<StopReason>,
+    /// Segments that were written.
+    pub(crate) segments: BTreeMap<SegmentId, Bytes>,
+    /// Pages that can't be read: their segments, and where they begin there.
+    pub(crate) lost: BTreeSet<(SegmentId, u32)>,
+    /// Pages that were read.
+    pub(crate) read: Vec<(SegmentId, u32)>,
+    /// While there are some, requests to segments wait.
+    pub(crate) held: Option<Vec<SegmentRequest>>,
 }
 
 impl Bench {
     /// An owner that serves.
     pub(crate) fn new(config: VolumeConfig) -> Self {
-        let view = view();
+        Self::of(config, view())
+    }
+
+    /// An owner that serves the volume of a view.
+    pub(crate) fn of(config: VolumeConfig, view: View) -> Self {
         let volume = Volume::new(VOLUME, OWNER, config, Arc::new(view.clone()), 0);
         let mut bench = Self {
             now: Time(1_000_000_000),
@@ -153,6 +167,10 @@ impl Bench {
             answers: 0,
             asked: Vec::new(),
             ended: None,
+            segments: BTreeMap::new(),
+            lost: BTreeSet::new(),
+            read: Vec::new(),
+            held: None,
         };
         bench.pass(Duration::from_millis(100));
         assert!(bench.volume.stats().serving);
@@ -192,9 +210,45 @@ impl Bench {
                     self.asked.push((node, clients));
                 }
                 Effect::Stopped(reason) => self.ended = Some(reason),
-                Effect::ToDisk { .. } | Effect::ToSegment(_) | Effect::Serving { .. } => {}
+                Effect::ToSegment(request) => match &mut self.held {
+                    Some(held) => held.push(request),
+                    None => self.segment(request),
+                },
+                Effect::ToDisk { .. } | Effect::Serving { .. } => {}
             }
         }
+    }
+
+    pub(crate) fn segment(&mut self, request: SegmentRequest) {
+        let reply = match request {
+            SegmentRequest::Write {
+                id, segment, data, ..
+            } => {
+                self.segments.insert(segment.id, data.into_bytes());
+                let segment = segment.id;
+                SegmentReply::Written { id, segment }
+            }
+            SegmentRequest::Read { id, segment, runs } => {
+                let name = segment.id;
+                let pages = runs.iter().map(|run| (name, run.offset));
+                self.read.extend(pages.clone());
+                let is_lost = pages.into_iter().any(|page| self.lost.contains(&page));
+                let data = &self.segments[&name];
+                let bytes = |run: &BlockRun| {
+                    let from = run.offset as usize;
+                    data.slice(from..from + run.sums.len() * BLOCK_BYTES)
+                };
+                match is_lost {
+                    true => SegmentReply::Unreadable { id },
+                    false => SegmentReply::Read {
+                        id,
+                        runs: runs.iter().map(bytes).collect(),
+                    },
+                }
+            }
+            SegmentRequest::Delete { .. } | SegmentRequest::Forget { .. } => return,
+        };
+        self.handle(Input::Segment(reply));
     }
 
     fn decide(&mut self, request: &MetaRequest) -> MetaReply {

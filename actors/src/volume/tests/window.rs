@@ -1,4 +1,4 @@
-//! What a window holds at most while nothing leaves it: nobody writes segments here.
+//! What a window holds at most while nothing leaves it: no segment is written here.
 
 use super::VolumeConfig;
 use super::bench::{Asker, Bench};
@@ -17,6 +17,7 @@ fn small() -> VolumeConfig {
 #[test]
 fn records_are_bounded_whatever_they_carry() {
     let mut b = Bench::new(small());
+    b.held = Some(Vec::new());
     let mut asker = Asker::new(&mut b);
     let done = |told: &Option<VolumeReply>| *told == Some(VolumeReply::Done);
     let writes = (0..2000).map(|_| asker.write_next(&mut b, 1));
