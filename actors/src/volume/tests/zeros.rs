@@ -174,7 +174,7 @@ fn an_owner_takes_no_longer_part_of_zeros() {
     b.pass(Duration::from_secs(2));
     let refused = VolumeReply::Error(BlockError::OutOfRange);
     assert_eq!(b.told.get(&long), Some(&refused));
-    let longest = b.zero(session, 1, 0, ZERO_PART_BYTES_MAX);
+    let longest = b.zero(session, 2, 0, ZERO_PART_BYTES_MAX);
     b.pass(Duration::from_secs(1));
     assert_eq!(b.told.get(&longest), Some(&VolumeReply::Done));
 }
