@@ -151,6 +151,8 @@ pub struct Journal {
     renew: bool,
     /// When a quiet journal tells its replicas what was committed and trimmed.
     tell_due: Option<Time>,
+    /// No grant counts any more, also none that is on its way (R7).
+    released: bool,
 }
 
 impl Journal {
@@ -187,6 +189,7 @@ impl Journal {
             replicas,
             renew: false,
             tell_due: None,
+            released: false,
         };
         journal.append(first, Payload::empty());
         journal
@@ -352,6 +355,7 @@ impl Journal {
 
     fn appended(&mut self, i: usize, flight: &Flight, last: Position, leased: bool) {
         let known = self.log.position(last.seq) == Some(last);
+        let leased = leased && !self.released;
         let replica = &mut self.replicas[i];
         match flight.kind {
             // What was sent was ours, even if it was trimmed meanwhile.
@@ -418,6 +422,7 @@ impl Journal {
 
     /// Ends the lease at all replicas; final for this epoch (R7).
     pub fn release(&mut self, ids: &mut RequestIds, out: &mut Vec<ToDisk>) {
+        self.released = true;
         for replica in &mut self.replicas {
             replica.leased_until = Time::ZERO;
             let request = DiskRequest::Release {

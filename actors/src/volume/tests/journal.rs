@@ -79,6 +79,24 @@ fn streaming(records: u64) -> (Journal, RequestIds) {
     (journal, ids)
 }
 
+/// R7: a grant that was on its way when the lease was given up counts for nothing: the replica seals
+/// for the next owner at once. (Seed 339 on four sites of one node.)
+#[test]
+fn a_grant_that_comes_after_the_release_is_none() {
+    let (mut journal, mut ids) = streaming(1);
+    journal.renew();
+    let mut out = Vec::new();
+    journal.pump(NOW, &mut ids, &mut out);
+    let sent = out.pop().expect("a renewal");
+    journal.release(&mut ids, &mut out);
+    let last = journal.log().last();
+    let reply = DiskReply::Appended { last, leased: true };
+    journal
+        .reply(NOW, replica().disk, sent.id, &reply)
+        .expect("no higher epoch");
+    assert_eq!(journal.leased_until(), Time::ZERO);
+}
+
 /// A replica whose tail is another owner's is stepped back to where the logs meet: each append
 /// tries below the last one, however much of the log goes with it. (It stepped on the spot
 /// once, as fast as messages go.)
