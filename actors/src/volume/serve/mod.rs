@@ -118,6 +118,7 @@ pub(super) struct Serving {
     audit: Audit,
     freed_orphans: u64,
     publishing: Option<(MetaToken, Position, Checkpoint, Time)>,
+    /// When a checkpoint was told, or put off, last.
     published_at: Time,
     parked: VecDeque<Parked>,
     refusals: Refusals,

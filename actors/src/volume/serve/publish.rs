@@ -1,6 +1,7 @@
 //! What the global placement group is told: checkpoints (R3), and the end of an ownership.
 
-use model::journal::Checkpoint;
+use model::ids::Position;
+use model::journal::{Checkpoint, RecordBody};
 use model::meta::{MetaReply, MetaRequest, MetaToken};
 use model::time::Time;
 
@@ -41,8 +42,22 @@ impl Serving {
         if !news || now.since(self.published_at) < self.config.publish_every || self.stopping {
             return;
         }
+        if self.is_partial(checkpoint.covers, at) && !self.fullness.is_certain(now) {
+            self.published_at = now;
+            return;
+        }
         let token = self.ask_to_publish(now, checkpoint, false);
         self.publishing = Some((token, at, checkpoint, now));
+    }
+
+    /// Whether some of what a checkpoint covers is not in it, but journaled again behind the cut
+    /// (R28): whoever has to go on from it without a journal (R11) would not have all of it, so
+    /// that it is no backstop until a later drain has brought that. In a full fabric it is told
+    /// all the same, since a trim would free nothing otherwise (R18).
+    fn is_partial(&self, covers: Position, at: Position) -> bool {
+        let behind = self.journal.log().from(covers.seq.next());
+        let mut drained_with = behind.take_while(|record| record.head.position < at);
+        drained_with.any(|record| matches!(record.head.body, RecordBody::Kept { .. }))
     }
 
     pub(in crate::volume) fn meta_reply(&mut self, now: Time, token: MetaToken, reply: &MetaReply) {
