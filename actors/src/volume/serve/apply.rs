@@ -93,7 +93,7 @@ impl Serving {
             if asked.is_some_and(|(_, at)| now.since(at) < self.config.meta_retry * 10) {
                 return;
             }
-            let checkpoint = self.journal.checkpoint().checkpoint;
+            let checkpoint = self.backstop();
             let token = self.ask_to_publish(now, checkpoint, false);
             self.stage = Stage::Founding {
                 asked: Some((token, now)),

@@ -50,6 +50,15 @@ impl Serving {
         self.publishing = Some((token, at, checkpoint, now));
     }
 
+    /// The latest checkpoint that somebody without a journal could go on from.
+    pub(super) fn backstop(&self) -> Checkpoint {
+        let current = self.journal.checkpoint();
+        match self.is_partial(current.checkpoint.covers, current.at) {
+            true => self.published,
+            false => current.checkpoint,
+        }
+    }
+
     /// Whether some of what a checkpoint covers is not in it, but journaled again behind the cut
     /// (R28): whoever has to go on from it without a journal (R11) would not have all of it, so
     /// that it is no backstop until a later drain has brought that. In a full fabric it is told
