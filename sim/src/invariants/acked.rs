@@ -21,6 +21,18 @@ pub(super) struct Acked {
     committed: BTreeMap<VolumeId, Position>,
     /// The same, each time.
     answers: BTreeMap<VolumeId, Vec<(Time, Position)>>,
+    /// Its recoveries with loss.
+    recoveries: BTreeMap<VolumeId, Recoveries>,
+}
+
+/// What recoveries with loss (R11) left: one may follow the other before anybody serves.
+#[derive(Debug, Default)]
+struct Recoveries {
+    /// The last one.
+    epoch: Epoch,
+    /// Until when all that was answered lies within what each of them covers that no owner
+    /// served after.
+    covered_until: Option<Time>,
 }
 
 impl Acked {
@@ -33,6 +45,11 @@ impl Acked {
     ) -> Result<(), Broken> {
         check(world, owner, volume)?;
         if let Some((_, committed)) = machine(world, owner, volume).and_then(Volume::committed) {
+            self.recovered(world, volume);
+            if committed.epoch < self.recoveries.entry(volume).or_default().epoch {
+                // Who led before acknowledges nothing any more that counts.
+                return Ok(());
+            }
             let last = self.committed.entry(volume).or_default();
             *last = committed.max(*last);
             let answers = self.answers.entry(volume).or_default();
@@ -41,11 +58,30 @@ impl Acked {
         Ok(())
     }
 
-    /// Until when all that was answered lies within what is covered.
-    pub(super) fn until(&self, volume: VolumeId, covered: Position) -> Time {
+    /// Notes a recovery with loss: what it covers is all that later owners must have.
+    fn recovered(&mut self, world: &World, volume: VolumeId) {
+        let Some(recovered) = world.record(volume).and_then(|r| r.recovered) else {
+            return;
+        };
+        let all = self.recoveries.entry(volume).or_default();
+        if recovered.epoch <= all.epoch {
+            return;
+        }
+        all.epoch = recovered.epoch;
         let answers = self.answers.get(&volume).into_iter().flatten();
-        let within = answers.take_while(|(_, committed)| *committed <= covered);
-        within.map(|(at, _)| *at).last().unwrap_or(Time::ZERO)
+        let within = answers.take_while(|(_, committed)| *committed <= recovered.covered);
+        let until = within.map(|(at, _)| *at).last().unwrap_or(Time::ZERO);
+        all.covered_until = Some(all.covered_until.map_or(until, |before| before.min(until)));
+        if let Some(committed) = self.committed.get_mut(&volume) {
+            *committed = recovered.covered.min(*committed);
+        }
+    }
+
+    /// Until when all that was answered is there, now that an owner serves after a recovery.
+    pub(super) fn covered_until(&mut self, world: &World, volume: VolumeId) -> Time {
+        self.recovered(world, volume);
+        let all = self.recoveries.entry(volume).or_default();
+        all.covered_until.take().unwrap_or(Time::ZERO)
     }
 
     /// An owner begins to serve: what any owner answered before is in its log (R4), as what a
@@ -57,15 +93,11 @@ impl Acked {
         volume: VolumeId,
         epoch: Epoch,
     ) -> Result<(), Broken> {
-        let Some(committed) = self.committed.get_mut(&volume).filter(|c| c.epoch < epoch) else {
+        // After a recovery with loss (R11) it has what was covered.
+        self.recovered(world, volume);
+        let Some(committed) = self.committed.get(&volume).filter(|c| c.epoch < epoch) else {
             return Ok(());
         };
-        // After a recovery with loss (R11) it has what was covered.
-        let recovered = world.record(volume).and_then(|r| r.recovered);
-        if let Some(recovered) = recovered.filter(|r| committed.epoch < r.epoch && r.epoch <= epoch)
-        {
-            *committed = recovered.covered.min(*committed);
-        }
         let holds = machine(world, owner, volume).and_then(|m| m.has_record(*committed));
         if holds == Some(false) {
             let how = format_args!("{owner} serves {volume} in {epoch} without {committed:?}");
@@ -80,6 +112,7 @@ impl Acked {
             return Ok(());
         };
         for (volume, record) in &process.host.current_view().volumes {
+            self.recovered(world, *volume);
             let last = self.adopted.entry(*volume).or_default();
             if record.journal.version <= *last {
                 continue;

@@ -26,7 +26,7 @@ mod writable;
 use std::fmt;
 
 use actors::volume::VolumeStats;
-use model::ids::{NodeId, Position, VolumeId};
+use model::ids::{NodeId, VolumeId};
 use model::time::Time;
 
 use crate::world::{Note, World};
@@ -99,10 +99,10 @@ impl Guard {
         Ok(())
     }
 
-    /// Until when all that owners answered lies within what a recovery of the volume covers.
-    #[must_use]
-    pub fn acknowledged_until(&self, volume: VolumeId, covered: Position) -> Time {
-        self.acked.until(volume, covered)
+    /// Until when all that owners answered lies within what recoveries of the volume cover, now
+    /// that one serves.
+    pub fn covered_until(&mut self, world: &World, volume: VolumeId) -> Time {
+        self.acked.covered_until(world, volume)
     }
 
     /// Looks at what is durable once a run is over.

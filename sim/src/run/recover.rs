@@ -234,9 +234,7 @@ impl Run {
         let now = self.world.now();
         self.recovery.known = Some(recovered.epoch);
         self.recovery.since = Some(now);
-        let floor = self
-            .guard
-            .acknowledged_until(self.volume, recovered.covered);
+        let floor = self.guard.covered_until(&self.world, self.volume);
         let lost = self.oracle.lose(floor, now);
         self.allocation.lose(floor, now);
         model::sometimes::reached(match recovered.from {
