@@ -18,9 +18,9 @@ pub struct SegmentConfig {
     pub deletes_max: usize,
     /// Fragments in one Delete request.
     pub delete_batch_max: usize,
-    /// Without an answer, a Put is sent again after this.
+    /// Without an answer, a Put is sent again after this; see [`SegmentConfig::patience`].
     pub put_timeout: Duration,
-    /// Without an answer, a Get is sent again after this.
+    /// Without an answer, a Get is sent again after this; see [`SegmentConfig::patience`].
     pub get_timeout: Duration,
     /// Without an answer, a Delete is sent again after this.
     pub delete_timeout: Duration,
@@ -72,6 +72,13 @@ impl Default for SegmentConfig {
 }
 
 impl SegmentConfig {
+    /// How long an answer is waited for by who has asked `attempts` times in vain: twice as long
+    /// each time, up to 8 times. What is late on a slow way comes no sooner for being asked for
+    /// again, and all that is asked for twice makes the others late.
+    pub(super) fn patience(timeout: Duration, attempts: u32) -> Duration {
+        timeout.saturating_mul(1 << attempts.min(3))
+    }
+
     /// The pause before attempt `attempt` (from 0) is repeated.
     pub(super) fn backoff(&self, attempt: u32) -> Duration {
         let doubled = self.backoff_min.saturating_mul(1 << attempt.min(16));

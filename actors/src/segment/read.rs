@@ -505,8 +505,8 @@ impl Job {
                     late.extend(get.rows().map(|row| (get.slot, row)));
                 }
                 let config = &asker.turn.core.config;
-                get.due = now + config.get_timeout + config.backoff(get.attempts);
                 get.attempts = get.attempts.saturating_add(1);
+                get.due = now + SegmentConfig::patience(config.get_timeout, get.attempts);
                 let key = FragmentKey {
                     segment: self.segment.id,
                     slot: get.slot,
@@ -532,15 +532,19 @@ impl Job {
             if moved(self, asker.core(), slot, at) {
                 let get = self.take_get(asker, id);
                 self.want_all(&get);
-            } else if self
-                .place(asker.core(), slot)
-                .disk()
-                .is_some_and(|on| !on.up)
-            {
-                let get = self.gets.get_mut(&id).expect("it is there");
-                get.slow = true;
-                let rows = get.rows();
-                rows.for_each(|row| self.want(slot, row));
+                continue;
+            }
+            let is_up = self.place(asker.core(), slot).disk().map(|on| on.up);
+            let get = self.gets.get_mut(&id).expect("it is there");
+            match is_up {
+                // It may be back: what it was asked in vain it is asked now.
+                Some(true) if get.attempts > 0 => get.due = asker.turn.now,
+                Some(false) => {
+                    get.slow = true;
+                    let rows = get.rows();
+                    rows.for_each(|row| self.want(slot, row));
+                }
+                _ => {}
             }
         }
         for (slot, at) in self.verdicts.clone() {

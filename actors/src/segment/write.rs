@@ -10,7 +10,7 @@ use model::sometimes::{Sometimes, reached};
 use model::store::{Claim, FragmentMeta, SegmentKind, block_sum};
 use model::time::Time;
 
-use super::Turn;
+use super::{SegmentConfig, Turn};
 use super::core::{Core, Place, Purpose, Timer, send};
 use super::delete::Deletes;
 use crate::messages::{DiskReply, DiskRequest, PutFragment, SegmentRef, SegmentReply};
@@ -400,7 +400,7 @@ impl Write {
                 }
             };
             let config = &turn.core.config;
-            let wait = config.put_timeout + config.backoff(job.attempts);
+            let wait = SegmentConfig::patience(config.put_timeout, job.attempts);
             job.attempts = job.attempts.saturating_add(1);
             job.state = State::Asked {
                 id,
