@@ -63,7 +63,7 @@ struct Link {
 }
 
 /// Classes of messages: those of one do not overtake each other.
-const CLASSES: usize = 2;
+const CLASSES: usize = 4;
 
 /// So much longer a message takes on a slow link, at most.
 const SLOW_MAX: Duration = Duration::from_millis(600);

@@ -11,7 +11,7 @@ pub use segment::{BlockRun, SegmentRef, SegmentReply, SegmentRequest};
 pub use volume::{ReadChunk, VolumeReply, VolumeRequest};
 
 use bincode::{Decode, Encode};
-use model::ids::{Endpoint, RequestId};
+use model::ids::{Actor, Endpoint, RequestId};
 
 /// Any message between machines, as it crosses a node's boundary. Payload travels beside it.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
@@ -37,6 +37,49 @@ impl Envelope {
             message,
         }
     }
+
+    /// How urgent it is, with a payload of so many bytes: fragments travel apart from what a
+    /// client's write waits for, and all that the Healer says is patient.
+    #[must_use]
+    pub fn urgency(&self, payload_bytes: usize) -> Urgency {
+        if [self.from.actor, self.to.actor].contains(&Actor::Healer) {
+            return Urgency::Bulk;
+        }
+        match &self.message {
+            Message::DiskRequest(asked) => match asked {
+                DiskRequest::Put(_)
+                | DiskRequest::Delete { .. }
+                | DiskRequest::List { .. }
+                | DiskRequest::ListRow { .. } => Urgency::Bulk,
+                DiskRequest::Get { .. } => Urgency::Client,
+                _ => Urgency::Journal,
+            },
+            Message::DiskReply(told) => match told {
+                DiskReply::Data { .. } => Urgency::Client,
+                DiskReply::Fetched { .. } if payload_bytes > FETCHED_BULK => Urgency::Bulk,
+                DiskReply::Stored | DiskReply::Deleted | DiskReply::Keys(_) => Urgency::Bulk,
+                _ => Urgency::Journal,
+            },
+            Message::VolumeRequest(_)
+            | Message::VolumeReply(_)
+            | Message::ClientsRequest(_)
+            | Message::ClientsReply(_) => Urgency::Client,
+        }
+    }
+}
+
+/// More of a log than this is fetched beside the journal's own traffic.
+const FETCHED_BULK: usize = 64 << 10;
+
+/// Who waits for a message, and so what it must not wait behind. Most urgent first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Urgency {
+    /// A client's write, or a lease.
+    Journal,
+    /// A client's read, or a front end.
+    Client,
+    /// Upkeep.
+    Bulk,
 }
 
 /// The protocols.

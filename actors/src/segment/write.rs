@@ -10,9 +10,9 @@ use model::sometimes::{Sometimes, reached};
 use model::store::{Claim, FragmentMeta, SegmentKind, block_sum};
 use model::time::Time;
 
-use super::{SegmentConfig, Turn};
 use super::core::{Core, Place, Purpose, Timer, send};
 use super::delete::Deletes;
+use super::{SegmentConfig, Turn};
 use crate::messages::{DiskReply, DiskRequest, PutFragment, SegmentRef, SegmentReply};
 
 /// A write that waits for its turn.

@@ -2,7 +2,7 @@
 
 use actors::disk::DiskInput;
 use actors::host::Route;
-use actors::messages::{DiskReply, DiskRequest, Envelope, Message, VolumeReply};
+use actors::messages::{DiskReply, DiskRequest, Envelope, Message, Urgency, VolumeReply};
 use actors::{client, heal, segment, volume};
 use bytes::Bytes;
 use model::ids::{Actor, NodeId};
@@ -33,7 +33,11 @@ impl Packet {
     fn class(&self) -> u8 {
         match self {
             Self::Meta(_) | Self::Sounding(_) => 0,
-            Self::Actor(..) => 1,
+            Self::Actor(envelope, payload) => match envelope.urgency(payload.len()) {
+                Urgency::Journal => 1,
+                Urgency::Client => 2,
+                Urgency::Bulk => 3,
+            },
         }
     }
 }

@@ -29,7 +29,7 @@ use crate::client;
 use crate::disk::Disk;
 use crate::heal::Healer;
 use crate::host::{Host, Route};
-use crate::messages::{DiskReply, DiskRequest, Envelope, Message as Wire, VolumeReply};
+use crate::messages::{DiskRequest, Envelope, Message as Wire, Urgency, VolumeReply};
 use crate::segment::Segments;
 use crate::volume::{Input as VolumeInput, Volume};
 
@@ -230,10 +230,10 @@ impl Switchboard {
 
     fn send(&mut self, envelope: Envelope, payload: Payload) {
         let to = envelope.to.node;
-        let heals = [envelope.from.actor, envelope.to.actor].contains(&ActorId::Healer);
-        let class = match heals {
-            true => Class::Bulk,
-            false => class_of(&envelope.message, payload.len()),
+        let class = match envelope.urgency(payload.len()) {
+            Urgency::Journal => Class::Journal,
+            Urgency::Client => Class::Client,
+            Urgency::Bulk => Class::Bulk,
         };
         // What the network can't take now is lost: whoever asked asks again.
         if let Err(error) = self
@@ -362,28 +362,6 @@ impl Switchboard {
         {
             let _ = stopped.send(());
         }
-    }
-}
-
-/// Fragments travel apart from what a client's write waits for.
-fn class_of(message: &Wire, payload_len: usize) -> Class {
-    match message {
-        Wire::DiskRequest(
-            DiskRequest::Put(_)
-            | DiskRequest::Delete { .. }
-            | DiskRequest::List { .. }
-            | DiskRequest::ListRow { .. },
-        ) => Class::Bulk,
-        Wire::DiskRequest(DiskRequest::Get { .. }) => Class::Client,
-        Wire::DiskRequest(_) => Class::Journal,
-        Wire::DiskReply(DiskReply::Data { .. }) => Class::Client,
-        Wire::DiskReply(DiskReply::Fetched { .. }) if payload_len > 64 << 10 => Class::Bulk,
-        Wire::DiskReply(DiskReply::Stored | DiskReply::Deleted | DiskReply::Keys(_)) => Class::Bulk,
-        Wire::DiskReply(_) => Class::Journal,
-        Wire::VolumeRequest(_)
-        | Wire::VolumeReply(_)
-        | Wire::ClientsRequest(_)
-        | Wire::ClientsReply(_) => Class::Client,
     }
 }
 

@@ -18,6 +18,9 @@ use crate::planted::{Bug, planted};
 /// Payload asked for with one fetch.
 const FETCH_BYTES: u32 = 1 << 20;
 
+/// How often that is halved at most, while answers are late.
+const FETCH_HALVINGS_MAX: u32 = 4;
+
 /// A replica that does not answer a fetch is asked again so often, after twice the time each.
 const FETCH_REPEATS_MAX: usize = 3;
 
@@ -109,6 +112,9 @@ pub struct Recovery {
     /// far.
     salvage: Option<(DiskRef, Position)>,
     fetch: Option<Fetch>,
+    /// How often what is asked for at once is halved: what a slow way can't carry in time it must
+    /// not be asked for over and over.
+    halvings: u32,
     sent: Option<Time>,
     retry: Duration,
     in_flight: Vec<(RequestId, DiskRef)>,
@@ -150,6 +156,7 @@ impl Recovery {
             founded,
             salvage,
             fetch: None,
+            halvings: 0,
             sent: None,
             retry,
             in_flight: Vec::new(),
@@ -166,6 +173,7 @@ impl Recovery {
                 let request = ids.take();
                 fetch.sent = now;
                 fetch.requests.push(request);
+                self.halvings = (self.halvings + 1).min(FETCH_HALVINGS_MAX);
                 return self.ask(out, request);
             }
             // The replica fell silent: seal again, which finds another one or waits.
@@ -370,7 +378,7 @@ impl Recovery {
             volume: self.volume,
             epoch: self.epoch,
             from: fetch.log.last().seq.next(),
-            bytes_max: FETCH_BYTES,
+            bytes_max: FETCH_BYTES >> self.halvings,
         };
         out.push(ToDisk {
             at: fetch.from,
@@ -413,6 +421,9 @@ impl Recovery {
         if fetch.log.last() >= fetch.upto {
             let fetch = self.fetch.take().expect("just used");
             return Ok(self.adopt(fetch.log, fetch.checkpoint));
+        }
+        if fetch.requests.len() == 1 {
+            self.halvings = self.halvings.saturating_sub(1);
         }
         let id = ids.take();
         (fetch.requests, fetch.sent) = (vec![id], now);
