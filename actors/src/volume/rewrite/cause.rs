@@ -17,24 +17,44 @@ pub enum Cause {
     Sparse,
 }
 
-/// What is wrong with segments of a pool, if anything is: with some of them at least.
-pub(super) fn of_pool(view: &View, pool: Pool) -> Option<Cause> {
-    if !weak_rows(view, pool).is_empty() {
-        return Some(Cause::AtRisk);
+/// What is wrong with the segments of a pool: with those of some rows, and with all.
+#[derive(Debug)]
+pub(super) struct Causes {
+    /// Its rows that are at risk. Others of the same pool may have less in the site that is away.
+    weak: BTreeSet<Row>,
+    misplaced: bool,
+}
+
+impl Causes {
+    pub(super) fn of(view: &View, pool: Pool) -> Self {
+        // A site whose disks take nothing is there, and still to be done without (R27).
+        let is_back = |site| {
+            let known = view.sites.get(&site);
+            known.is_some_and(|s| s.presence == Presence::Up) && view.without() != Some(site)
+        };
+        Self {
+            weak: weak_rows(view, pool),
+            misplaced: pool.without.is_some_and(is_back),
+        }
     }
-    // A site whose disks take nothing is there, and still to be done without (R27).
-    let is_back = |site| {
-        let known = view.sites.get(&site);
-        known.is_some_and(|s| s.presence == Presence::Up) && view.without() != Some(site)
-    };
-    pool.without
-        .is_some_and(is_back)
-        .then_some(Cause::Misplaced)
+
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.weak.is_empty() && !self.misplaced
+    }
+
+    /// What is wrong with the segments of a row; of a pool that has no table none is known.
+    pub(super) fn of_row(&self, row: Option<Row>) -> Option<Cause> {
+        if row.is_some_and(|row| self.weak.contains(&row)) {
+            return Some(Cause::AtRisk);
+        }
+        self.misplaced.then_some(Cause::Misplaced)
+    }
 }
 
 /// The rows of a pool in which the site that is away took all the fragments that a segment can do
 /// without. A `geo` code never comes to that: each site that is left has parity of its own.
-pub(super) fn weak_rows(view: &View, pool: Pool) -> BTreeSet<Row> {
+fn weak_rows(view: &View, pool: Pool) -> BTreeSet<Row> {
     let (Code::Rs { m, .. }, Some(table)) = (pool.code, view.pools.get(&pool)) else {
         return BTreeSet::new();
     };

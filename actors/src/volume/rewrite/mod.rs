@@ -23,6 +23,7 @@ use model::placement::View;
 use model::time::Time;
 
 pub use cause::Cause;
+use cause::Causes;
 use survey::Survey;
 
 use super::drain::SEGMENT_BLOCKS;
@@ -257,7 +258,7 @@ impl Rewriter {
         let leave: BTreeSet<Pool> = view
             .pools
             .keys()
-            .filter(|pool| cause::of_pool(view, **pool).is_some())
+            .filter(|pool| !Causes::of(view, **pool).is_empty())
             .copied()
             .collect();
         if leave == self.leave {
