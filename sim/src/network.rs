@@ -129,12 +129,6 @@ impl Network {
         *self.lonely.entry(node).or_default() += 1;
     }
 
-    /// Whether a node is cut from all others.
-    #[must_use]
-    pub fn is_lonely(&self, node: NodeId) -> bool {
-        self.lonely.contains_key(&node)
-    }
-
     /// Ends one cut of a node.
     pub fn mend_node(&mut self, node: NodeId) {
         if let Some(cuts) = self.lonely.get_mut(&node) {
@@ -165,6 +159,12 @@ impl Network {
         let lonely = !self.lonely.is_empty()
             && (self.lonely.contains_key(&from.0) || self.lonely.contains_key(&to.0));
         lonely || (from.1 != to.1 && self.links.get(&(from.1, to.1)).is_some_and(|l| l.cuts > 0))
+    }
+
+    /// Whether what one node asks gets to another, and the answer back.
+    #[must_use]
+    pub fn answers(&self, asks: (NodeId, SiteId), answers: (NodeId, SiteId)) -> bool {
+        !self.is_cut(asks, answers) && !self.is_cut(answers, asks)
     }
 
     /// Whether it matters how long messages are between these two.
@@ -280,6 +280,17 @@ mod tests {
         assert!(network.is_cut(A, B) && network.is_cut(B, A));
         network.mend_node(B.0);
         assert!(!network.is_cut(A, B));
+    }
+
+    #[test]
+    fn who_is_cut_off_in_one_direction_answers_nobody() {
+        let mut network = network();
+        assert!(network.answers(A, B) && network.answers(B, A));
+        network.cut_sites(A.1, B.1);
+        assert!(!network.answers(A, B) && !network.answers(B, A));
+        network.mend_sites(A.1, B.1);
+        network.cut_node(B.0);
+        assert!(!network.answers(A, B) && !network.answers(B, A));
     }
 
     #[test]

@@ -114,7 +114,7 @@ impl Run {
     }
 
     /// The operator looks whether the volume goes on by itself, and has it recovered if nothing
-    /// else is left.
+    /// else is left. He asks one node after the other until one makes him an offer.
     pub(super) fn recover(&mut self) {
         let again = self.world.now() + LOOK_EVERY;
         self.world.plan(again, Own::Recover.number());
@@ -124,7 +124,19 @@ impl Run {
         if record.deleted {
             return;
         }
-        let silent = self.silent_nodes();
+        let mut running = self.running();
+        running.retain(|node| self.world.paused_until(*node).is_none());
+        let offers = |asked: NodeId| Some((asked, self.offer(asked, &record)?));
+        if let Some((asked, offer)) = running.into_iter().find_map(offers) {
+            self.accept(asked, &record, offer);
+        }
+    }
+
+    /// What a node offers by what it hears itself, as the admin API does. Through a cut nothing is
+    /// heard: an owner behind it may go on once replicas that were given up come back, for it does
+    /// not hear of the recovery either (R11).
+    fn offer(&self, asked: NodeId, record: &VolumeRecord) -> Option<Offer> {
+        let silent = self.silent_to(asked);
         let heard: BTreeMap<DiskRef, Heard> = record
             .journal
             .replicas
@@ -137,22 +149,19 @@ impl Run {
             let machine = process.and_then(|p| p.volumes.get(&self.volume));
             machine.is_some_and(|m| m.stats().committed.is_some())
         });
-        let Some(asked) = self.running().into_iter().find(|n| !silent.contains(n)) else {
-            return;
-        };
-        let process = self.world.nodes[&asked].process.as_ref();
-        let Some(view) = process.map(|p| p.host.current_view().clone()) else {
-            return;
-        };
+        let process = self.world.nodes[&asked].process.as_ref()?;
         let verdict = judge(&Situation {
-            view: &view,
-            record: &record,
+            view: process.host.current_view(),
+            record,
             heard: &heard,
             silent: &silent,
             leads,
         });
-        if let Verdict::Offer(offer) = verdict {
-            self.accept(asked, &record, offer);
+        match verdict {
+            Verdict::Offer(offer) => Some(offer),
+            Verdict::NotNeeded | Verdict::Wait(_) | Verdict::AwaitOwner(_) | Verdict::NoDisks => {
+                None
+            }
         }
     }
 
@@ -180,12 +189,14 @@ impl Run {
         self.world.ask_meta(asked, token, request);
     }
 
-    /// Nodes that nobody would hear: they don't run, stand still, or are cut off.
-    fn silent_nodes(&self) -> BTreeSet<NodeId> {
+    /// Nodes that a node does not hear: they don't run, stand still, or are cut off from it.
+    fn silent_to(&self, asked: NodeId) -> BTreeSet<NodeId> {
+        let of = |node: NodeId| (node, self.world.nodes[&node].site);
         let nodes = self.world.nodes.values();
         let silent = nodes.filter(|n| {
             let stands = self.world.paused_until(n.id).is_some();
-            n.process.is_none() || stands || self.world.network.is_lonely(n.id)
+            let apart = n.id != asked && !self.world.network.answers(of(asked), of(n.id));
+            n.process.is_none() || stands || apart
         });
         silent.map(|n| n.id).collect()
     }
