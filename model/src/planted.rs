@@ -100,7 +100,6 @@ bugs! {
     RecoverForever = "R11" "recover-forever",
     /// The first owner after a recovery with loss does not wait for leases that replicas granted
     /// which are lost.
-    RecoverHasty = "R7" "recover-hasty",
     /// Sessions go on after a recovery with loss.
     RecoverKeepsSessions = "R10" "recover-keeps-sessions",
 
