@@ -129,7 +129,9 @@ impl Outage {
         };
         if self.is_of_a_link() {
             plan.network.loss_one_in = 0;
-            // Nor is throughput bounded by how few records go at a time, which the swarm draws.
+            // Nor is throughput bounded by how narrow a way is, or by how few records go at a time,
+            // which the swarm draws.
+            plan.network.wan_bytes_per_s = 0;
             plan.machines.append_records = Machines::default().append_records;
             let window = plan.machines.window;
             plan.expect.pause = Some(self.bar());
