@@ -281,6 +281,7 @@ fn qemu_io_at_odd_places_agrees_with_a_model() {
 }
 
 #[test]
+#[ignore = "long: cargo xtask test --layer long"]
 fn nbdcopy_copies_both_ways_with_one_connection_and_with_eight() {
     let (scratch, fabric) = started();
     let (source, back) = (scratch.path().join("source"), scratch.path().join("back"));
@@ -351,6 +352,7 @@ fn fio(directory: &Path, uri: &str, job: &[&str]) -> (bool, Value) {
 }
 
 #[test]
+#[ignore = "long: cargo xtask test --layer long"]
 fn fio_verifies_what_it_wrote_through_its_own_node_and_another() {
     let (scratch, fabric) = started();
     let jobs = [

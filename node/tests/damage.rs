@@ -164,6 +164,7 @@ fn sum(scrubs: &Value, key: &str) -> u64 {
 }
 
 #[test]
+#[ignore = "long: cargo xtask test --layer long"]
 fn bytes_are_flipped_in_fragments() {
     let filled = Filled::new(24);
     filled.drained();
@@ -253,6 +254,7 @@ fn flip_in_catalogs(filled: &Filled, from: usize, hit: &mut BTreeSet<CatalogFile
 }
 
 #[test]
+#[ignore = "long: cargo xtask test --layer long"]
 fn bytes_are_flipped_in_catalogs() {
     let mut filled = Filled::new(24);
     // RocksDB makes tables of what it finds in its log when it is opened.
@@ -301,6 +303,7 @@ fn remove(directory: &Path) {
 }
 
 #[test]
+#[ignore = "long: cargo xtask test --layer long"]
 fn disks_directories_are_deleted() {
     let filled = Filled::new(24);
     // With all that was written last, and its node is dead.
@@ -319,6 +322,7 @@ fn disks_directories_are_deleted() {
 }
 
 #[test]
+#[ignore = "long: cargo xtask test --layer long"]
 fn a_sites_directory_is_deleted_under_it() {
     let filled = Filled::new(24);
     for node in NODES {
