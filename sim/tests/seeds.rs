@@ -83,8 +83,19 @@ fn regression_seeds_pass() {
     // no group was told of the first one alone, and found nobody when that was lost.
     let of_a_lost_node = [64, 114, 355];
     // What a site's return left misplaced stayed so where other rows of its pool were at risk.
-    let misplaced = [640];
-    let drawn = of_a_lost_node.into_iter().chain(misplaced);
+    // And so did what a checkpoint brought after that was looked for.
+    let misplaced = [640, 229];
+    // A grant that came after its release was counted.
+    let released = [339];
+    // What was published left pieces of what it covered in the journals, which were lost then.
+    let partial_backstop = [426, 790];
+    // A second recovery with loss began before anybody had served after the first one.
+    let recovered_twice = [961];
+    // On narrow links, what was late was asked for again and again, and made all the rest late.
+    let asked_again = [174, 541];
+    let drawn = of_a_lost_node.into_iter().chain(misplaced).chain(released);
+    let drawn = drawn.chain(partial_backstop).chain(recovered_twice);
+    let drawn = drawn.chain(asked_again);
     assert_pass(drawn.map(|seed| (seed, Plan::draw(seed))));
     let all: [&[u64]; 11] = [
         &removed_leader,
