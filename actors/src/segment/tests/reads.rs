@@ -264,7 +264,10 @@ fn unreadable_only_after_definite_answers_of_all() {
     world.run_for(Duration::from_secs(300));
     assert!(world.replies.is_empty(), "one disk has not spoken");
     let tries = world.disk(segment, 3).seen.len();
-    assert!((30..60).contains(&tries), "with longer and longer pauses: {tries}");
+    assert!(
+        (30..60).contains(&tries),
+        "with longer and longer pauses: {tries}"
+    );
     world.disk(segment, 3).mood = Mood::Well;
     assert_eq!(world.answer(), SegmentReply::Unreadable { id });
     assert_eq!(world.machine.requests_outstanding(), 0);
