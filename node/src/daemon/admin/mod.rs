@@ -37,6 +37,9 @@ const MOVE_MAX: Duration = Duration::from_secs(10);
 const DISKS_MAX: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(50);
 
+/// A name that is unknown after it is nobody's.
+const UNKNOWN_MAX: Duration = Duration::from_secs(1);
+
 const BLOCK_BYTES: u64 = model::BLOCK_BYTES as u64;
 
 /// What the handler needs of the running node.
@@ -252,12 +255,19 @@ impl Admin {
         Ok(Reply::Token(Token { token }))
     }
 
+    /// A volume by its name. One that the view lacks may have been created a moment ago, through
+    /// another node.
     fn named(&self, name: &str) -> Result<VolumeRecord, Failure> {
-        self.meta
-            .view()
-            .volume_named(name)
-            .cloned()
-            .ok_or_else(|| no_volume(name))
+        let deadline = Instant::now() + UNKNOWN_MAX;
+        loop {
+            if let Some(record) = self.meta.view().volume_named(name) {
+                return Ok(record.clone());
+            }
+            if Instant::now() > deadline {
+                return Err(no_volume(name));
+            }
+            std::thread::sleep(POLL);
+        }
     }
 
     fn ask(
