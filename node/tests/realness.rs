@@ -170,6 +170,7 @@ fn syncs(fabric: &DevFabric) -> [BTreeMap<String, u64>; 2] {
 }
 
 #[test]
+#[ignore = "long: cargo xtask test --layer long"]
 fn a_thousand_writes_are_two_thousand_syncs_on_two_sites_and_strace_agrees() {
     const WRITES: u64 = 1000;
     let scratch = scratch();
@@ -199,8 +200,9 @@ fn a_thousand_writes_are_two_thousand_syncs_on_two_sites_and_strace_agrees() {
     let total: u64 = grown.values().sum();
     println!("syncs of journal files by site: {grown:?}; strace by node: {traced:?}");
     assert!(total >= 2 * WRITES, "{grown:?}");
-    let synced = grown.values().filter(|n| **n >= WRITES).count();
-    assert!(synced >= 2, "every write on two sites: {grown:?}");
+    // Which two of three hold a write differs where one lags, and it then syncs several at once.
+    let synced = grown.values().filter(|n| **n >= WRITES / 2).count();
+    assert!(synced >= 2, "on two sites: {grown:?}");
     for (node, traced) in nodes.iter().zip(traced) {
         let least = inside_end[node] - inside[node];
         let most = around_end[node] - around[node];
