@@ -154,8 +154,6 @@ pub(super) struct Rewriter {
     given_up: bool,
     /// Pools that nothing is to stay in.
     leave: BTreeSet<Pool>,
-    /// Checkpoints to come that may bring segments which were placed before that changed.
-    settling: u8,
     /// Pages of the index lie in such a pool.
     pages_stay: bool,
     /// Blocks with [`Cause::AtRisk`] that no checkpoint has elsewhere yet.
@@ -183,7 +181,6 @@ impl Rewriter {
             placed: None,
             given_up: false,
             leave: BTreeSet::new(),
-            settling: 0,
             pages_stay: false,
             at_risk_blocks: 0,
             moved_at_risk: 0,
@@ -246,9 +243,7 @@ impl Rewriter {
         self.changed = true;
         let safe = std::mem::take(&mut self.taken_at_risk);
         self.at_risk_blocks = self.at_risk_blocks.saturating_sub(safe);
-        let settles = self.settling > 0;
-        self.settling = self.settling.saturating_sub(1);
-        if std::mem::take(&mut self.pages_stay) || settles {
+        if std::mem::take(&mut self.pages_stay) {
             self.due = Time::ZERO;
         }
     }
@@ -270,8 +265,6 @@ impl Rewriter {
             return;
         }
         self.leave = leave;
-        // One may be under way, and another one be cut from what is being written.
-        self.settling = 2;
         self.changed = true;
         self.due = now;
         self.given_up = true;
