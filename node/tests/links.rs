@@ -6,6 +6,7 @@ mod dev_fabric;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -142,22 +143,16 @@ fn pattern(round: u64) -> Vec<u8> {
         .collect()
 }
 
+/// Three sites of two nodes with a disk each, and links that can be cut.
+fn small(scratch: &Path, links: &[&str]) -> DevFabric {
+    let size = ["--disk-size", "2GiB", "--nodes", "2", "--disks", "1"];
+    DevFabric::start(&scratch.join("fabric"), &[&size[..], links].concat())
+}
+
 #[test]
 fn clients_and_drains_go_on_while_a_link_is_cut() {
     let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
-    let fabric = DevFabric::start(
-        &scratch.path().join("fabric"),
-        &[
-            "--disk-size",
-            "2GiB",
-            "--nodes",
-            "2",
-            "--disks",
-            "1",
-            "--wan-rtt",
-            "10ms",
-        ],
-    );
+    let fabric = small(scratch.path(), &["--wan-rtt", "10ms"]);
     fabric.json(&format!("volume create vol --size {SIZE}"));
     // Who attaches first is the owner.
     let _home = Nbd::open(fabric.address("a1"));
@@ -201,18 +196,7 @@ fn site_of(node: &Value) -> &str {
 #[test]
 fn a_site_that_is_cut_off_has_no_say() {
     let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
-    let fabric = DevFabric::start(
-        &scratch.path().join("fabric"),
-        &[
-            "--disk-size",
-            "2GiB",
-            "--nodes",
-            "2",
-            "--disks",
-            "1",
-            "--wan",
-        ],
-    );
+    let fabric = small(scratch.path(), &["--wan"]);
     fabric.json(&format!("volume create vol --size {SIZE} --home a"));
     let mut home = Nbd::open(fabric.address("a1"));
     home.write(WRITE_BYTES, &mut 0);

@@ -297,13 +297,18 @@ impl Admin {
             expected: record.epoch,
             to: *to_id,
         };
-        self.ask(request, |reason| refused(reason, name, 0))?;
-        // Until the new owner serves, or time is up: then it is shown as it is.
+        let moved = self.ask(request, |reason| refused(reason, name, 0))?;
+        // Until the new owner serves, or time is up: then it is shown as it is. This node's view
+        // may lag behind the answer: who serves by the record before is not the new owner.
         let deadline = Instant::now() + MOVE_MAX;
         loop {
-            let reply = self.shown(&self.named(name)?)?;
+            let seen = self.named(name)?;
+            let reply = self.shown(&seen)?;
             let is_done = match &reply {
-                Reply::Volume(v) => matches!(v.state, VolumeState::Idle | VolumeState::Serving),
+                Reply::Volume(v) => {
+                    seen.epoch >= moved.epoch
+                        && matches!(v.state, VolumeState::Idle | VolumeState::Serving)
+                }
                 _ => true,
             };
             if is_done || Instant::now() > deadline {
