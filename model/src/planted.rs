@@ -154,6 +154,8 @@ bugs! {
     NoPoolOfLeft = "R26" "no-pool-of-left",
     /// What the loss of a site left with nothing to spare stays so.
     LeftAtRisk = "R26" "left-at-risk",
+    /// What could not be read when it was to be written anew is not looked for again.
+    LeftUnread = "R26" "left-unread",
     /// A piece of a block whose base can't be read is forgotten by the drain.
     DroppedPatch = "R28" "dropped-patch",
     /// A site whose disks take nothing holds up all drains.

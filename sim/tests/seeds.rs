@@ -82,8 +82,9 @@ fn regression_seeds_pass() {
     // The operator forgot that a node was lost for good, and waited for its disk; a node that is in
     // no group was told of the first one alone, and found nobody when that was lost.
     let of_a_lost_node = [64, 114, 355];
-    // What a site's return left misplaced stayed so where other rows of its pool were at risk.
-    let misplaced = [640];
+    // What a site's return left misplaced stayed so where other rows of its pool were at risk, or
+    // where it could not be read when it was to be written anew.
+    let misplaced = [640, 229];
     // A grant that came after its release was counted.
     let released = [339];
     // What was published left pieces of what it covered in the journals, which were lost then.
@@ -225,6 +226,7 @@ mutants! {
     weak_index_is_caught: WeakIndex,
     no_pool_of_left_is_caught: NoPoolOfLeft,
     left_at_risk_is_caught: LeftAtRisk,
+    left_unread_is_caught: LeftUnread,
     blind_move_is_caught: BlindMove,
     stray_copy_is_caught: StrayCopy,
     dropped_patch_is_caught: DroppedPatch,

@@ -32,6 +32,7 @@ use super::read::JobId;
 use crate::bucket::Bucket;
 use crate::messages::SegmentRef;
 use crate::meter::Meter;
+use crate::planted::{Bug, planted};
 
 /// Blocks that wait for a checkpoint at most.
 const MOVED_BLOCKS_MAX: u64 = 8 * SEGMENT_BLOCKS as u64;
@@ -271,8 +272,10 @@ impl Rewriter {
     }
 
     /// When to look again after a pass: at once for what is at risk or misplaced, unless nothing
-    /// of it could be copied.
+    /// of it could be copied. What the pass left behind was unreadable or is overwritten: without
+    /// a copy no checkpoint follows, so that it would never be looked for again.
     fn end_pass(&mut self, now: Time, pass: &Pass) {
+        self.changed |= pass.blocks_left > 0 && !planted(Bug::LeftUnread);
         self.due = match pass.cause {
             Cause::AtRisk | Cause::Misplaced if pass.blocks_done > 0 => now,
             Cause::AtRisk | Cause::Misplaced | Cause::Sparse => now + self.terms.every,
