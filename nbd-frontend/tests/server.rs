@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use common::peer::*;
-use common::server::Server;
+use common::server::{LATE, Server};
 use nbd_frontend::server::{Config, Tls, tls_config};
 use nbd_frontend::session::Limits;
 
@@ -165,6 +165,48 @@ fn a_slow_handshake_is_cut_off_but_an_idle_export_is_not() {
         .write_all(&compact(0, FLUSH, 9, 0, 0))
         .expect("sent");
     assert_eq!(parse(&read(&mut attached, 16), 0).len(), 1);
+    server.finish();
+}
+
+/// A volume that can't be served now is waited for, as I/O is: as long as its client is there.
+#[test]
+fn an_export_that_opens_late_is_waited_for_by_who_is_there() {
+    let config = Config {
+        handshake_max: LATE / 4,
+        connections_max: 1,
+        ..Config::default()
+    };
+    let server = Server::start(config);
+    let mut attached = attach(&server, "late");
+    attached
+        .write_all(&compact(0, FLUSH, 9, 0, 0))
+        .expect("sent");
+    assert_eq!(parse(&read(&mut attached, 16), 0).len(), 1);
+    drop(attached);
+    all_closed(&server);
+    for _ in 0..3 {
+        let mut waits = connect(&server);
+        let open = option_bytes(EXPORT_NAME, b"away");
+        waits.write_all(&open).expect("sent");
+        std::thread::sleep(LATE);
+        drop(waits);
+        all_closed(&server);
+    }
+    server.finish();
+}
+
+#[test]
+fn who_sends_no_more_is_still_told_of_an_export_that_opens_in_time() {
+    let server = Server::start(Config::default());
+    let mut stream = connect(&server);
+    let mut bytes = option_bytes(EXPORT_NAME, b"late");
+    bytes.extend(compact(0, FLUSH, 9, 0, 0));
+    stream.write_all(&bytes).expect("sent");
+    stream.shutdown(Shutdown::Write).expect("half closed");
+    read(&mut stream, 10);
+    assert_eq!(parse(&read(&mut stream, 16), 0).len(), 1);
+    assert!(read_to_end(&mut stream).is_empty());
+    all_closed(&server);
     server.finish();
 }
 

@@ -11,7 +11,7 @@ use futures::future::LocalBoxFuture;
 use futures::stream::{FuturesUnordered, Stream};
 use model::block::Reply;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
@@ -78,6 +78,10 @@ struct Connection<'a> {
     client: Client,
     export: Option<Rc<dyn Export>>,
     question: Option<LocalBoxFuture<'static, Answer>>,
+    /// When that was asked.
+    asked: Instant,
+    /// The client sends nothing more, though an answer is due to it.
+    half_closed: bool,
     running: FuturesUnordered<Running>,
     effects: Vec<Effect>,
     /// What it may hold of the server's bytes.
@@ -92,7 +96,7 @@ struct Connection<'a> {
 }
 
 /// Serves one client on a stream that is ready to use; returns once the connection has ended
-/// and its export is closed. A node that accepts connections by itself calls it directly, on
+/// and its export is dropped. A node that accepts connections by itself calls it directly, on
 /// the thread that the export lives on.
 pub async fn serve_stream<S>(
     mut stream: S,
@@ -112,6 +116,8 @@ pub async fn serve_stream<S>(
         client,
         export: None,
         question: None,
+        asked: Instant::now(),
+        half_closed: false,
         running: FuturesUnordered::new(),
         effects: Vec::new(),
         share: budget.share(),
@@ -137,7 +143,6 @@ pub async fn serve_stream<S>(
         Ok(Exit::StartTls) => unreachable!("TLS is started once"),
         Err(error) => debug!(?address, %error, "NBD connection lost"),
     }
-    connection.close_export().await;
 }
 
 /// Closes the stream in order (TLS says goodbye), unless it is broken.
@@ -218,12 +223,16 @@ impl Connection<'_> {
                     return Poll::Ready(Ok(Exit::StartTls));
                 }
             }
-            if self.session.wants_input()
+            let reads = !(self.half_closed && self.session.is_opening());
+            if reads
+                && self.session.wants_input()
                 && let Poll::Ready(count) =
                     pin!(stream.read_buf(&mut self.session.input())).poll(cx)
             {
                 let count = count?;
-                if count == 0 {
+                if count == 0 && self.session.is_opening() {
+                    self.half_closed = true;
+                } else if count == 0 {
                     self.session.end_of_input();
                 }
                 self.turnover.moved += count as u64;
@@ -245,6 +254,13 @@ impl Connection<'_> {
         if let Some(question) = &mut self.question
             && let Poll::Ready(answer) = question.as_mut().poll(cx)
         {
+            if self.is_paused()
+                && !self.draining
+                && let Some(deadline) = &mut self.deadline
+            {
+                let until = deadline.deadline() + self.asked.elapsed();
+                deadline.as_mut().reset(until);
+            }
             self.question = None;
             self.answered(answer);
             progress = true;
@@ -279,15 +295,15 @@ impl Connection<'_> {
             match effect {
                 Effect::Lookup { name } => {
                     let found = self.exports.describe(&self.client, &name);
-                    self.question = Some(Box::pin(async { Answer::LookedUp(found.await) }));
+                    self.ask(async { Answer::LookedUp(found.await) });
                 }
                 Effect::Open { name } => {
                     let export = self.exports.open(&self.client, &name);
-                    self.question = Some(Box::pin(async { Answer::Opened(export.await) }));
+                    self.ask(async { Answer::Opened(export.await) });
                 }
                 Effect::List => {
                     let list = self.exports.list(&self.client);
-                    self.question = Some(Box::pin(async { Answer::Listed(list.await) }));
+                    self.ask(async { Answer::Listed(list.await) });
                 }
                 Effect::StartTls => self.start_tls = true,
                 Effect::Submit { id, request } => {
@@ -306,6 +322,17 @@ impl Connection<'_> {
         }
         self.effects = effects;
         true
+    }
+
+    fn ask(&mut self, question: impl Future<Output = Answer> + 'static) {
+        self.question = Some(Box::pin(question));
+        self.asked = Instant::now();
+    }
+
+    /// Whether the handshake waits for this node alone: a volume that can't be served now is
+    /// waited for, as I/O is, as long as the client does.
+    const fn is_paused(&self) -> bool {
+        self.session.is_opening() && !self.half_closed
     }
 
     /// Sends as much as the stream takes; whether that was any.
@@ -386,25 +413,11 @@ impl Connection<'_> {
         } else if self.session.is_transmitting() && !self.draining {
             self.deadline = None;
         }
+        if self.is_paused() && !self.draining {
+            return false;
+        }
         self.deadline
             .as_mut()
             .is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready())
-    }
-
-    /// Gives up what is in flight and closes the export, also one that is just being opened.
-    async fn close_export(&mut self) {
-        self.running.clear();
-        if let Some(question) = self.question.take()
-            && let Ok(Answer::Opened(Ok(export))) = timeout(self.config.drain_max, question).await
-        {
-            self.export = Some(export);
-        }
-        if let Some(export) = self.export.take()
-            && timeout(self.config.drain_max, export.close())
-                .await
-                .is_err()
-        {
-            warn!("closing an export took too long");
-        }
     }
 }

@@ -57,10 +57,6 @@ pub trait Export {
     /// complete in any order, and are within the export's size. The future may be dropped when
     /// the client is gone: whether a mutation then happens is unknown to everybody.
     fn submit(&self, request: Request) -> LocalBoxFuture<'static, Reply>;
-
-    /// The connection ends: no request follows and none is in flight. Called once, unless the
-    /// whole server is dropped.
-    fn close(&self) -> LocalBoxFuture<'static, ()>;
 }
 
 /// Who is connected.
@@ -133,7 +129,7 @@ pub struct Config {
     pub connections_max: usize,
     /// Time from the connection to the transmission phase.
     pub handshake_max: Duration,
-    /// Time for what is in flight when a connection ends, and again for [`Export::close`].
+    /// Time for what is in flight when a connection ends.
     pub drain_max: Duration,
 }
 

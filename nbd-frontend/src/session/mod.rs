@@ -240,11 +240,22 @@ impl Session {
         }
     }
 
+    /// Whether the export is being opened, which takes as long as its volume can't be served.
+    #[must_use]
+    pub const fn is_opening(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Waiting(Question::ExportName { .. } | Question::Info { go: true, .. })
+        )
+    }
+
     /// Whether more bytes of the client are wanted. If not, the shell stops reading: an answer
     /// is due, or the connection is at its limits, or at its end.
     #[must_use]
     pub fn wants_input(&self) -> bool {
         match self.phase {
+            // A little, to see whether the client is still there.
+            Phase::Waiting(_) if self.is_opening() => self.staging.len() < input::HANDSHAKE_BYTES,
             Phase::Waiting(_) | Phase::Closing(_) => false,
             Phase::Option | Phase::OptionData { .. } | Phase::OptionSkip { .. } => {
                 self.has_reply_room() && self.lacks.is_none()

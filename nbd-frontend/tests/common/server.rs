@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
@@ -20,6 +21,9 @@ use tokio::sync::watch;
 use super::memory::Memory;
 
 pub const VOLUME_BYTES: u64 = 64 << 20;
+
+/// How long the export `late` takes to open.
+pub const LATE: Duration = Duration::from_millis(400);
 
 /// What the tests count, from outside of the server's thread.
 #[derive(Debug, Default)]
@@ -42,10 +46,11 @@ struct MemoryExport {
 }
 
 /// `vol`, `lazy` (every third request takes its time) and `stuck` (nothing is ever answered)
-/// are volumes of their own; `ro` is `vol` read-only.
+/// are volumes of their own; `ro` is `vol` read-only, `late` is `vol` after [`LATE`], `away` never
+/// opens.
 fn info(name: &str) -> Result<ExportInfo, ExportError> {
     let name = if name.is_empty() { "vol" } else { name };
-    if !["vol", "lazy", "stuck", "ro"].contains(&name) {
+    if !["vol", "lazy", "stuck", "ro", "late", "away"].contains(&name) {
         return Err(ExportError::Unknown);
     }
     Ok(ExportInfo {
@@ -73,10 +78,9 @@ impl Exports for MemoryExports {
 
     fn open(&self, _: &Client, name: &str) -> LocalBoxFuture<'static, OpenResult> {
         let found = info(name).map(|info| {
-            let volume = if info.read_only {
-                "vol"
-            } else {
-                info.name.as_str()
+            let volume = match info.name.as_str() {
+                "ro" | "late" | "away" => "vol",
+                name => name,
             };
             self.counters.opened.fetch_add(1, Ordering::SeqCst);
             let memory = Rc::clone(&self.volumes[volume]);
@@ -89,8 +93,13 @@ impl Exports for MemoryExports {
             };
             Rc::new(export) as Rc<dyn Export>
         });
+        let name = name.to_owned();
         async move {
-            tokio::task::yield_now().await;
+            match name.as_str() {
+                "late" => tokio::time::sleep(LATE).await,
+                "away" => std::future::pending().await,
+                _ => tokio::task::yield_now().await,
+            }
             found
         }
         .boxed_local()
@@ -124,10 +133,11 @@ impl Export for MemoryExport {
         }
         .boxed_local()
     }
+}
 
-    fn close(&self) -> LocalBoxFuture<'static, ()> {
+impl Drop for MemoryExport {
+    fn drop(&mut self) {
         self.counters.closed.fetch_add(1, Ordering::SeqCst);
-        async {}.boxed_local()
     }
 }
 

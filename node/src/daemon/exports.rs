@@ -107,6 +107,7 @@ async fn open_client(
     Ok((client, size))
 }
 
+/// The client ends when its handle is dropped.
 struct VolumeExport {
     info: ExportInfo,
     client: ClientHandle,
@@ -128,10 +129,5 @@ impl Export for VolumeExport {
             }
         }
         .boxed_local()
-    }
-
-    fn close(&self) -> LocalBoxFuture<'static, ()> {
-        // The client ends when its handle is dropped.
-        async {}.boxed_local()
     }
 }
