@@ -140,6 +140,12 @@ bugs! {
     ReusedId = "R18" "reused-id",
     /// A drain that finds no room waits for some, whatever is trimmed meanwhile.
     HeldSpace = "R18" "held-space",
+    /// On a full fabric a write that replaces data is refused as any other.
+    RefusedOverwrite = "R18" "refused-overwrite",
+    /// What replaces data has no more room than what does not.
+    NoReserve = "R18" "no-reserve",
+    /// On a full fabric nothing is copied together of which less than half is dead.
+    HeldOverwrite = "R18" "held-overwrite",
     /// One full disk is taken for a full fabric.
     FullDisk = "R18" "full-disk",
     /// Neither the disk nor the reader checks a fragment's bytes.

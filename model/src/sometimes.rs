@@ -67,6 +67,12 @@ states! {
     PatchKept = "drain: a piece without a base is kept",
     /// A drain that finds no room takes its cut back.
     CutTakenBack = "drain: a cut is taken back for want of room",
+    /// A full window takes a write that replaces data alone.
+    OverwriteTaken = "volume: data that replaces other data is taken on a full fabric",
+    /// What replaces data is journaled again as well.
+    OverwriteKept = "drain: data that replaces other data finds no room in the reserve",
+    /// A full fabric lets even a segment be copied of which little is dead.
+    HoleySegment = "rewrite: on a full fabric a segment is written anew that is mostly alive",
     /// A volume that nobody uses is started, for its own sake.
     VolumeWoken = "host: an idle volume is woken",
     /// Blocks of segments that should not stay are written anew.

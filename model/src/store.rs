@@ -120,10 +120,13 @@ pub struct FragmentMeta {
 pub enum Claim {
     /// New data of clients: none of the reserve.
     Client,
-    /// Compaction, repair: a quarter of the reserve.
+    /// Data of clients that takes the place of other data, and with that makes room for as much:
+    /// half of the reserve.
+    Overwrite,
+    /// Compaction, repair: three quarters of the reserve.
     Upkeep,
-    /// The index, without which nothing is freed: half of the reserve. Deletes alone have the
-    /// rest.
+    /// The index, without which nothing is freed: seven eighths of the reserve. Deletes alone have
+    /// the rest.
     Index,
 }
 

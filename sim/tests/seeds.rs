@@ -124,6 +124,15 @@ fn a_crowded_fabric_is_freed_by_a_trim() {
     }
 }
 
+/// What a full fabric holds can be overwritten, again and again, without more room.
+#[test]
+fn a_crowded_fabric_takes_overwrites() {
+    for seed in 1..=4 {
+        let outcome = run(&Plan::overwritten(seed), Options::default());
+        assert_eq!(outcome.failure, None, "seed {seed}: {:?}", outcome.report);
+    }
+}
+
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     for seed in [1, 7, 32, 95, 1000] {
@@ -219,6 +228,9 @@ mutants! {
     condemn_own_is_caught: CondemnOwn,
     away_counts_is_caught: AwayCounts,
     reused_id_is_caught: ReusedId,
+    refused_overwrite_is_caught: RefusedOverwrite,
+    no_reserve_is_caught: NoReserve,
+    held_overwrite_is_caught: HeldOverwrite,
     held_space_is_caught: HeldSpace,
     full_disk_is_caught: FullDisk,
     unchecked_fragment_is_caught: UncheckedFragment,

@@ -22,6 +22,8 @@ pub(super) struct Fullness {
     in_a_row: u32,
     since: Time,
     without: Option<SiteId>,
+    /// Writes that replace data wait, for which the journal has no place.
+    overwrite_waiting: bool,
 }
 
 impl Fullness {
@@ -50,6 +52,23 @@ impl Fullness {
     /// One was stored.
     pub(super) fn stored(&mut self) {
         self.in_a_row = 0;
+        self.overwrite_waiting = false;
+    }
+
+    /// A write that replaces data waits for a place in the journal, which is taken by what has no
+    /// room.
+    pub(super) fn overwrite_waits(&mut self) {
+        self.overwrite_waiting = true;
+    }
+
+    /// Whether one waits.
+    pub(super) fn has_overwrite_waiting(&self) -> bool {
+        self.overwrite_waiting
+    }
+
+    /// The journal is cut anew, for those that wait.
+    pub(super) fn cut_anew(&mut self) {
+        self.overwrite_waiting = false;
     }
 
     /// Whether it is certain that there is no room.

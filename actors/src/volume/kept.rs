@@ -1,5 +1,5 @@
 //! What a drain's cut can't bring to segments now: pieces of blocks whose base can't be read (R28),
-//! and all of its data if there is no room (R18). The drain goes on without it: those bytes are
+//! and its data if there is no room and it takes the place of none (R18). The drain goes on without it: those bytes are
 //! journaled once more, behind the cut, so that the journal is trimmed and a later drain tries
 //! again. Until then a read of such a piece's block fails, if it needs the base.
 //!
@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use model::BLOCK_BYTES;
-use model::ids::Position;
+use model::ids::{BlockNo, Position};
 use model::journal::{Record, RecordBody, StoredWrite};
 use model::sometimes::{Sometimes, reached};
 use model::time::Time;
@@ -36,8 +36,15 @@ impl Serving {
         if frozen.unmerged.is_empty() && !frozen.crowded_out {
             return;
         }
+        let left = left_behind(frozen);
+        self.journal_again(now, left);
+    }
+
+    /// Appends bytes of the frozen layer, by where they begin, behind its cut.
+    pub(super) fn journal_again(&mut self, now: Time, left: Vec<(u64, Bytes)>) {
+        let frozen = self.layers.frozen.as_ref().expect("a drain's layer");
         let newer = self.written_since(frozen.covers);
-        for (at, bytes) in left_behind(frozen) {
+        for (at, bytes) in left {
             for range in gaps(&newer, at..at + bytes.len() as u64) {
                 let offset = range.start;
                 let within = (offset - at) as usize..(range.end - at) as usize;
@@ -98,10 +105,13 @@ fn left_behind(frozen: &Frozen) -> Vec<(u64, Bytes)> {
                 left.extend(pieces.map(|(at, bytes)| (start + at as u64, bytes)));
             }
             Content::Data { bytes, .. } if frozen.crowded_out => {
-                let offsets = (start..).step_by(BLOCK_BYTES);
-                let blocks = (0..bytes.len()).step_by(BLOCK_BYTES);
-                let blocks = blocks.map(|at| bytes.slice(at..at + BLOCK_BYTES));
-                left.extend(offsets.zip(blocks));
+                let replaces = |block: u64| frozen.replacing.contains(&BlockNo(block));
+                let blocks = (first.0..).zip((0..bytes.len()).step_by(BLOCK_BYTES));
+                let blocks = blocks.filter(|(block, _)| !replaces(*block));
+                left.extend(blocks.map(|(block, at)| {
+                    let bytes = bytes.slice(at..at + BLOCK_BYTES);
+                    (block * BLOCK_BYTES as u64, bytes)
+                }));
             }
             _ => {}
         }
@@ -152,7 +162,7 @@ fn written(record: &Record) -> Vec<Range<u64>> {
 
 #[cfg(test)]
 mod tests {
-    use model::ids::BlockNo;
+    use std::collections::BTreeSet;
 
     use super::super::overlay::{Overlay, Run, Sums};
     use super::*;
@@ -173,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn data_stays_behind_only_if_there_is_no_room() {
+    fn data_stays_behind_only_if_there_is_no_room_and_it_replaces_none() {
         let mut overlay = Overlay::default();
         let bytes = Bytes::from([[1; BLOCK_BYTES], [2; BLOCK_BYTES]].concat());
         let sums = Sums::new([0, 0].into());
@@ -190,13 +200,17 @@ mod tests {
             covers: Position::ZERO,
             unmerged: [BlockNo(3)].into(),
             crowded_out: false,
+            replacing: BTreeSet::new(),
+            looked_to: BlockNo(0),
             sessions: Vec::new(),
         };
         let piece = (3 * 4096 + 10, Bytes::from_static(b"piece"));
         assert_eq!(left_behind(&frozen), std::slice::from_ref(&piece));
         frozen.crowded_out = true;
         let block = |i: usize| bytes.slice(i * BLOCK_BYTES..(i + 1) * BLOCK_BYTES);
-        let all = [piece, (7 * 4096, block(0)), (8 * 4096, block(1))];
+        let all = [piece.clone(), (7 * 4096, block(0)), (8 * 4096, block(1))];
         assert_eq!(left_behind(&frozen), all);
+        frozen.replacing.insert(BlockNo(7));
+        assert_eq!(left_behind(&frozen), [piece, (8 * 4096, block(1))]);
     }
 }

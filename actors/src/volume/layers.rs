@@ -20,8 +20,13 @@ pub(super) struct Frozen {
     pub(super) covers: Position,
     /// Patches whose base can't be read: they are journaled again, behind the cut (R28).
     pub(super) unmerged: BTreeSet<BlockNo>,
-    /// There is no room for its data: all of that is journaled again as well (R18).
+    /// There is no room for its data: but for what replaces other data, that is journaled again
+    /// as well (R18).
     pub(super) crowded_out: bool,
+    /// Of such a cut, the blocks whose data takes the place of data in the index.
+    pub(super) replacing: BTreeSet<BlockNo>,
+    /// All data before this was looked at for that.
+    pub(super) looked_to: BlockNo,
     /// The session table at the cut.
     pub(super) sessions: Vec<u8>,
 }

@@ -485,16 +485,18 @@ impl Reader {
     }
 }
 
+/// The blocks that a range lies in.
+pub(super) fn blocks(offset: u64, length: u64) -> (BlockNo, u64) {
+    let block = BLOCK_BYTES as u64;
+    let first = offset / block;
+    (BlockNo(first), (offset + length).div_ceil(block) - first)
+}
+
 /// The blocks that a job looks at.
 fn span(target: Target) -> (BlockNo, u64) {
-    let block = BLOCK_BYTES as u64;
-    let of = |offset: u64, length: u64| {
-        let first = offset / block;
-        (BlockNo(first), (offset + length).div_ceil(block) - first)
-    };
     match target {
-        Target::Read { offset, length, .. } => of(offset, u64::from(length)),
-        Target::Status { offset, length, .. } => of(offset, length.min(STATUS_BYTES_MAX)),
+        Target::Read { offset, length, .. } => blocks(offset, u64::from(length)),
+        Target::Status { offset, length, .. } => blocks(offset, length.min(STATUS_BYTES_MAX)),
         Target::Base { block } => (block, 1),
         Target::Copy => unreachable!("what is copied was looked up"),
     }
@@ -567,7 +569,8 @@ fn assemble(slots: Vec<Slot>, offset: u64, length: u32) -> (Vec<ReadChunk>, Payl
     (chunks, payload)
 }
 
-fn extents(slots: &[Slot], offset: u64, length: u64) -> Vec<Extent> {
+/// How a range is allocated, from where its blocks come from.
+pub(super) fn extents(slots: &[Slot], offset: u64, length: u64) -> Vec<Extent> {
     let mut out: Vec<Extent> = Vec::new();
     let end = offset + length;
     for slot in slots {

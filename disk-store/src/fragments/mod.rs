@@ -43,6 +43,9 @@ pub const GET_BYTES_MAX: u64 = 64 << 20;
 /// A `List` returns at most this many keys.
 pub const LIST_KEYS_MAX: u32 = 4096;
 
+/// What is kept in reserve at least, but for disks of which that is more than a quarter.
+const RESERVE_BYTES_MIN: u64 = 8 << 20;
+
 /// A store's shape.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FragmentsConfig {
@@ -52,19 +55,22 @@ pub struct FragmentsConfig {
     pub extent_bytes: u64,
     /// Bytes that fragments may take, headers included.
     pub capacity_bytes: u64,
-    /// Of the capacity, kept from clients' new data: a quarter of it is upkeep's, half of it the index's (R18).
+    /// Of the capacity, kept from clients' new data: who else has how much of it, [`Claim`] says (R18).
     pub reserve_bytes: u64,
 }
 
 impl FragmentsConfig {
-    /// 1 GiB an extent, a hundredth in reserve.
+    /// 1 GiB an extent, a twentieth in reserve: on small disks more, so that whoever has a share of
+    /// it finds room for fragments of full segments.
     #[must_use]
     pub fn new(id: u64, capacity_bytes: u64) -> Self {
         Self {
             id,
             extent_bytes: 1 << 30,
             capacity_bytes,
-            reserve_bytes: capacity_bytes / 100,
+            reserve_bytes: (capacity_bytes / 20)
+                .max(RESERVE_BYTES_MIN)
+                .min(capacity_bytes / 4),
         }
     }
 }

@@ -72,8 +72,9 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
     fn capacity_for(&self, claim: Claim) -> u64 {
         let reserve = match claim {
             Claim::Client => self.config.reserve_bytes,
-            Claim::Upkeep => self.config.reserve_bytes / 4 * 3,
-            Claim::Index => self.config.reserve_bytes / 2,
+            Claim::Overwrite => self.config.reserve_bytes / 2,
+            Claim::Upkeep => self.config.reserve_bytes / 4,
+            Claim::Index => self.config.reserve_bytes / 8,
         };
         self.config.capacity_bytes.saturating_sub(reserve)
     }

@@ -20,19 +20,26 @@ const LEFT_AFTER: Duration = Duration::from_secs(3);
 const TAKEN_AFTER: Duration = Duration::from_secs(5);
 
 impl Facts<'_> {
-    /// The site that new segments should do without, or should go to again.
+    /// The site that new segments should do without, or should go to again. None if another one
+    /// takes nothing either: then the fabric is full, and without one of its sites there would be
+    /// less room still.
     pub(super) fn writability(&self) -> Option<GlobalCommand> {
+        let settled = self.state.settled_sites();
+        let refuses = |site: &SiteId| {
+            let known = self.sites.get(site);
+            known.is_some_and(|known| self.refuses(*site, known))
+        };
         if let Some(site) = self.state.unwritable {
             let takes = self.sites.get(&site).is_some_and(|k| self.takes(site, k));
-            let takes = takes && !planted(Bug::LeftForGood);
-            return takes.then_some(GlobalCommand::TakeWritable { site });
+            let is_full = settled.iter().any(|other| *other != site && refuses(other));
+            let back = (takes || is_full) && !planted(Bug::LeftForGood);
+            return back.then_some(GlobalCommand::TakeWritable { site });
         }
-        let left = |site: &SiteId| {
-            let refuses = |known| self.refuses(*site, known);
-            self.state.may_leave(*site) && self.sites.get(site).is_some_and(refuses)
-        };
-        let mut settled = self.state.settled_sites().into_iter();
-        let site = settled.find(left).filter(|_| !planted(Bug::NeverLeft))?;
+        let mut refusing = settled.into_iter().filter(refuses);
+        let site = refusing.next().filter(|_| !planted(Bug::NeverLeft))?;
+        if refusing.next().is_some() || !self.state.may_leave(site) {
+            return None;
+        }
         let live = self.live_outside(site);
         Some(GlobalCommand::LeaveUnwritable { site, live })
     }

@@ -1,5 +1,5 @@
-//! A fabric that one volume fills, and that has room again once its client trims some of it: no
-//! drawn run writes so much.
+//! A fabric that one volume fills: what it holds can be overwritten all the same, and it has room
+//! again once its client trims some of it. No drawn run writes so much.
 
 use std::time::Duration;
 
@@ -20,6 +20,13 @@ const VOLUME_MIB: u64 = 80;
 /// What was written long before there was no room, and is trimmed.
 const OLD_MIB: u64 = 32;
 
+/// So much of that is overwritten before, piece by piece, as long as there is no room: more than the
+/// journal takes and more than disks have in reserve.
+const OVERWRITTEN_MIB: u64 = 14;
+
+/// A piece of that may take so long: all are answered before the trim.
+const OVERWRITTEN_WITHIN: Duration = Duration::from_secs(100);
+
 /// What is written anew in the end.
 const ANEW_MIB: u64 = 8;
 
@@ -29,8 +36,42 @@ impl Plan {
     pub fn for_bug(bug: Bug, seed: u64) -> Self {
         match bug {
             Bug::HeldSpace => Self::crowded(seed),
+            Bug::RefusedOverwrite | Bug::NoReserve | Bug::HeldOverwrite => Self::overwritten(seed),
             _ => Self::draw(seed),
         }
+    }
+
+    /// The client writes until it is refused, and goes on to overwrite what it wrote before: none
+    /// of that is refused (the oracle's matter), and all is answered before it trims some.
+    #[must_use]
+    pub fn overwritten(seed: u64) -> Self {
+        let mut plan = Self::crowded(seed);
+        plan.name = "overwritten".to_owned();
+        // An odd step from piece to piece: each segment is overwritten a little, again and again.
+        let piece = 32 * SECTORS / 1024;
+        let pieces = OVERWRITTEN_MIB * SECTORS / piece;
+        let step = 2 * (seed % 7) + 3;
+        let start = Duration::from_secs(40);
+        let every = Duration::from_millis(100);
+        let overwrites = (0..pieces).map(|i| Scripted {
+            at: start + every * u32::try_from(i).expect("few"),
+            client: 0,
+            verb: Verb::Write,
+            first: (i * step) % (OLD_MIB * SECTORS / piece) * piece,
+            count: piece,
+        });
+        plan.expect.answered = Some(OVERWRITTEN_WITHIN);
+        let load = &mut plan.workload;
+        let later = Duration::from_secs(150);
+        for operation in &mut load.operations {
+            if operation.at >= Duration::from_secs(60) {
+                operation.at += later;
+            }
+        }
+        load.operations.extend(overwrites);
+        load.operations.sort_by_key(|operation| operation.at);
+        load.span += later;
+        plan
     }
 
     /// The client writes until it is refused, trims the older part of it (or, every other seed,

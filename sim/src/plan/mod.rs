@@ -90,6 +90,9 @@ pub struct Expect {
     /// taken again once something was trimmed.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub full: bool,
+    /// Every request is answered so soon.
+    #[serde(with = "as_duration_if_any", skip_serializing_if = "Option::is_none")]
+    pub answered: Option<Duration>,
     /// At most so many bytes between sites.
     #[serde(with = "as_size_if_any", skip_serializing_if = "Option::is_none")]
     pub wan_bytes: Option<u64>,

@@ -230,6 +230,12 @@ impl Run {
             self.check_session(client, &pending)?;
         }
         answers::check(pending.op, &reply)?;
+        let took = now.since(pending.called);
+        if self.plan.expect.answered.is_some_and(|most| took > most) {
+            let op = pending.op;
+            let what = format!("an answer sooner than {took:?} after it was asked: {op:?}");
+            return Err(Failure::Unexpected(what));
+        }
         match reply {
             Reply::Done => {
                 self.answered += 1;
@@ -269,9 +275,15 @@ impl Run {
         Ok(())
     }
 
-    /// What reads as zeros needs no room.
+    /// What reads as zeros needs no room, and for what replaces data alone there is some kept
+    /// (R18).
     fn may_lack_room(&self, pending: &Pending) -> bool {
-        self.plan.expect.full && pending.op.written_bytes() > 0
+        let times = (pending.called, self.world.now());
+        let could_be = |block, state| self.allocation.said(times, block, state).is_ok();
+        let could_be_none =
+            |(block, _)| could_be(block, Allocation::Hole) || could_be(block, Allocation::Zero);
+        let mut blocks = pending.op.allocates();
+        self.plan.expect.full && pending.op.written_bytes() > 0 && blocks.any(could_be_none)
     }
 
     fn was_too_far(&self, pending: &Pending) -> bool {

@@ -75,7 +75,7 @@ pub(super) enum Drain {
 
 impl Serving {
     fn drain_due(&self, now: Time) -> bool {
-        if now < self.held_until {
+        if now < self.held_until && !self.stopping {
             return false;
         }
         let log = self.journal.log();
@@ -115,7 +115,8 @@ impl Serving {
                 let oldest = self
                     .oldest_write
                     .map(|at| idle.min(at + self.config.drain_age));
-                let due = oldest.into_iter().chain(self.kept_due).min();
+                let copied = self.rewriter_wants_checkpoint().then_some(self.held_until);
+                let due = oldest.into_iter().chain(self.kept_due).chain(copied).min();
                 due.map(|due| due.max(self.held_until))
             }
             Drain::Merging { until, .. } => Some(until),
@@ -150,6 +151,9 @@ impl Serving {
                     self.freeze(now);
                 }
                 Drain::Merging { waiting, until } if waiting.is_empty() || now >= *until => {
+                    if !self.find_replacing(now) {
+                        return;
+                    }
                     self.keep(now);
                     self.pack(view);
                 }
@@ -158,6 +162,9 @@ impl Serving {
                         return;
                     }
                     self.take_back(now);
+                }
+                Drain::Blocked { unwritten, .. } if unwritten.iter().any(Packed::has_no_room) => {
+                    self.keep_crowded_out(now);
                 }
                 Drain::Blocked {
                     unwritten,
@@ -235,6 +242,8 @@ impl Serving {
             covers,
             unmerged: BTreeSet::new(),
             crowded_out: false,
+            replacing: BTreeSet::new(),
+            looked_to: BlockNo(0),
             sessions,
         });
         self.drain = Drain::Merging {

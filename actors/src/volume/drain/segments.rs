@@ -1,5 +1,6 @@
 //! The data segments of a drain: packed from the frozen layer, written, and handed to the index.
 
+use bytes::Bytes;
 use model::BLOCK_BYTES;
 use model::ids::{BlockNo, RequestId, SegmentId};
 use model::payload::Payload;
@@ -15,6 +16,13 @@ use crate::volume::index::{Delta, NewMapping};
 use crate::volume::overlay::{Content, Overlay, Run, Sums};
 use crate::volume::serve::Serving;
 
+/// Blocks of a crowded cut's segments at most: what disks have in reserve may be little, and in
+/// pieces. They are brought together later.
+const CROWDED_BLOCKS: usize = 128;
+
+/// So many spreads are tried for what replaces other data.
+const SPREADS_TRIED: u8 = 3;
+
 /// A segment that is being written.
 #[derive(Debug)]
 pub(in crate::volume) struct Packed {
@@ -22,6 +30,8 @@ pub(in crate::volume) struct Packed {
     data: Payload,
     /// What of the volume it holds.
     runs: Vec<PackedRun>,
+    /// Spreads that had no room for it, of a crowded cut's.
+    refusals: u8,
 }
 
 #[derive(Debug)]
@@ -32,6 +42,27 @@ struct PackedRun {
 }
 
 impl Packed {
+    /// Whether a crowded cut goes on without it.
+    pub(super) const fn has_no_room(&self) -> bool {
+        self.refusals >= SPREADS_TRIED
+    }
+
+    /// Its blocks, by where they begin in the volume.
+    pub(super) fn blocks(self) -> Vec<(u64, Bytes)> {
+        let bytes = self.data.into_bytes();
+        let of_run = |run: &PackedRun| {
+            let (first, offset) = (run.first.0, run.offset as usize);
+            let blocks = 0..run.sums.len();
+            let bytes = bytes.clone();
+            blocks.map(move |i| {
+                let at = offset + i * BLOCK_BYTES;
+                let block = bytes.slice(at..at + BLOCK_BYTES);
+                ((first + i as u64) * BLOCK_BYTES as u64, block)
+            })
+        };
+        self.runs.iter().flat_map(of_run).collect()
+    }
+
     /// It is durable: its blocks are read from it from now on.
     pub(super) fn bring_to(&self, overlay: &mut Overlay) {
         let is_new = overlay.bring(self.segment);
@@ -61,9 +92,12 @@ impl Serving {
             .frozen
             .as_ref()
             .expect("a drain has a frozen layer");
+        let blocks_max = match frozen.crowded_out {
+            true => CROWDED_BLOCKS,
+            false => SEGMENT_BLOCKS,
+        };
         let mut packs: Vec<(Payload, Vec<PackedRun>)> = Vec::new();
-        let all = frozen.overlay.runs();
-        for (first, run) in all.filter(|_| !frozen.crowded_out) {
+        for (first, run) in frozen.overlay.runs() {
             let Content::Data { bytes, sums } = &run.content else {
                 assert!(
                     !matches!(run.content, Content::Patch(_)) || frozen.unmerged.contains(&first),
@@ -73,13 +107,14 @@ impl Serving {
             };
             let sums = sums.first(usize::try_from(run.blocks).expect("in memory"));
             let mut at = 0;
-            while at < sums.len() {
-                let room = |p: &(Payload, _)| SEGMENT_BLOCKS - p.0.len() / BLOCK_BYTES;
+            while let Some(range) = frozen.next_with_room(first, at..sums.len()) {
+                at = range.start;
+                let room = |p: &(Payload, _)| blocks_max - p.0.len() / BLOCK_BYTES;
                 if packs.last().is_none_or(|p| room(p) == 0) {
                     packs.push((Payload::empty(), Vec::new()));
                 }
                 let pack = packs.last_mut().expect("just made");
-                let take = room(pack).min(sums.len() - at);
+                let take = room(pack).min(range.len());
                 pack.1.push(PackedRun {
                     first: BlockNo(first.0 + at as u64),
                     offset: u32::try_from(pack.0.len()).expect("within a segment"),
@@ -99,6 +134,7 @@ impl Serving {
                 segment: self.unnamed(),
                 data,
                 runs,
+                refusals: 0,
             };
             self.write_packed(packed, view);
         }
@@ -148,8 +184,13 @@ impl Serving {
             true => packed.segment.id,
             false => self.segment_counter.take(self.id),
         };
+        let claim = match self.is_crowded_cut() {
+            true if planted(Bug::NoReserve) => Claim::Client,
+            true => Claim::Overwrite,
+            false => Claim::Client,
+        };
         let data = packed.data.clone();
-        let (id, segment) = self.write_data(name, pool, Claim::Client, data);
+        let (id, segment) = self.write_data(name, pool, claim, data);
         packed.segment = segment;
         match &mut self.drain {
             Drain::Writing { writes, .. } | Drain::Blocked { writes, .. } => {
@@ -175,7 +216,10 @@ impl Serving {
             // In the index's reserve: that says nothing of room for clients (R18).
             return;
         }
-        self.fullness.stored();
+        // That those found room which replace other data says nothing of room for more.
+        if !self.is_crowded_cut() {
+            self.fullness.stored();
+        }
         if self.bypass_written(id, segment) {
             return;
         }
@@ -205,11 +249,13 @@ impl Serving {
         if self.bypass_unwritable(now, id) {
             return;
         }
+        let refused = u8::from(full && self.is_crowded_cut());
         match &mut self.drain {
             Drain::Writing { writes, .. } => {
-                let Some(packed) = writes.remove(&id) else {
+                let Some(mut packed) = writes.remove(&id) else {
                     return;
                 };
+                packed.refusals += refused;
                 let Drain::Writing { writes, written } =
                     std::mem::replace(&mut self.drain, Drain::Idle)
                 else {
@@ -224,7 +270,11 @@ impl Serving {
             Drain::Blocked {
                 writes, unwritten, ..
             } => {
-                unwritten.extend(writes.remove(&id));
+                let mut packed = writes.remove(&id);
+                if let Some(packed) = &mut packed {
+                    packed.refusals += refused;
+                }
+                unwritten.extend(packed);
             }
             Drain::Paging { writes, failed, .. } => {
                 *failed |= writes.remove(&id).is_some();

@@ -13,7 +13,7 @@ use model::store::Claim;
 use model::time::Time;
 
 use super::survey::Survey;
-use super::{Cause, MOVED_BLOCKS_MAX, Pass, Step, blocks_of};
+use super::{Cause, MOVED_BLOCKS_MAX, Pass, Rewriter, Step, blocks_of};
 use crate::messages::SegmentRef;
 use crate::planted::{Bug, planted};
 use crate::volume::drain::{Drain, SEGMENT_BLOCKS};
@@ -23,6 +23,9 @@ use crate::volume::serve::Serving;
 
 /// Pause after a copy that found no room.
 const FULL_PAUSE: Duration = Duration::from_millis(500);
+
+/// A copy of so few blocks that finds no room is not cut any more.
+const FULL_BLOCKS: usize = 32;
 
 /// Steps that are taken without letting others have their turn.
 const STEPS_MAX: usize = 8;
@@ -95,7 +98,9 @@ impl Serving {
             return (Step::Idle, false);
         }
         rewriter.changed = false;
-        let survey = Survey::new(&rewriter.terms);
+        let resting = rewriter.resting(now);
+        let crowded = self.fullness.is_met() && !planted(Bug::HeldOverwrite);
+        let survey = Survey::new(&rewriter.terms, crowded, resting);
         (Step::Surveying(survey), true)
     }
 
@@ -197,11 +202,19 @@ impl Serving {
             return (Step::Reading(pass, pieces, job, until), false);
         }
         self.forget_reads(|target| matches!(target, Target::Copy));
-        (Step::Walking(unreadable(pass, &pieces)), true)
+        (
+            Step::Walking(self.rewriter.unreadable(now, pass, &pieces)),
+            true,
+        )
     }
 
     /// What was to be copied is here, or can't be read.
-    pub(in crate::volume) fn copy_read(&mut self, job: JobId, bytes: Option<Vec<Bytes>>) {
+    pub(in crate::volume) fn copy_read(
+        &mut self,
+        now: Time,
+        job: JobId,
+        bytes: Option<Vec<Bytes>>,
+    ) {
         let step = std::mem::replace(&mut self.rewriter.step, Step::Idle);
         self.rewriter.step = match (step, bytes) {
             (Step::Reading(pass, pieces, mine, _), Some(bytes)) if mine == job => {
@@ -212,7 +225,7 @@ impl Serving {
                 Step::Read(pass, pieces, data)
             }
             (Step::Reading(pass, pieces, mine, _), None) if mine == job => {
-                Step::Walking(unreadable(pass, &pieces))
+                Step::Walking(self.rewriter.unreadable(now, pass, &pieces))
             }
             // Of a pass that was given up.
             (other, _) => other,
@@ -293,7 +306,9 @@ impl Serving {
         true
     }
 
-    /// Whether a given up write was a copy's: it is written under the next counter (R18).
+    /// Whether a given up write was a copy's: it is written under the next counter (R18). For
+    /// want of room the pass ends, if a checkpoint of what it copied makes some; else fewer blocks
+    /// are tried: what disks have in reserve may be little.
     pub(in crate::volume) fn copy_unwritable(
         &mut self,
         now: Time,
@@ -303,16 +318,33 @@ impl Serving {
         let step = std::mem::replace(&mut self.rewriter.step, Step::Idle);
         match step {
             Step::Writing {
-                pass,
+                mut pass,
                 pieces,
                 data,
                 id: mine,
                 ..
             } if mine == id => {
-                if full {
-                    self.rewriter.hold_until = now + FULL_PAUSE;
-                }
-                self.rewriter.step = Step::Read(pass, pieces, data);
+                let blocks = blocks_of(&pieces);
+                let rewriter = &mut self.rewriter;
+                let is_at_risk = pass.cause == Cause::AtRisk;
+                rewriter.step = if full && (is_at_risk || !rewriter.moved.is_empty()) {
+                    if is_at_risk {
+                        // It is not what makes room.
+                        rewriter.rest(now, pass.of.keys().copied());
+                    }
+                    rewriter.changed = true;
+                    rewriter.due = now;
+                    Step::Idle
+                } else if full && blocks > FULL_BLOCKS {
+                    pass.batch = (blocks / 2).max(FULL_BLOCKS);
+                    pass.next = pieces.first().map(|piece| piece.first);
+                    Step::Walking(pass)
+                } else {
+                    if full {
+                        rewriter.hold_until = now + FULL_PAUSE;
+                    }
+                    Step::Read(pass, pieces, data)
+                };
                 true
             }
             other => {
@@ -328,18 +360,23 @@ impl Serving {
     }
 }
 
-/// Some of the pieces can't be read now: fewer are tried from there on, and one block that can't
-/// be read by itself stays, for a later pass.
-fn unreadable(mut pass: Pass, pieces: &[Piece]) -> Pass {
-    let blocks = blocks_of(pieces);
-    let first = pieces.first().map_or(BlockNo(0), |piece| piece.first);
-    pass.found.clear();
-    pass.batch = (blocks / 2).max(1);
-    pass.next = match blocks {
-        0 | 1 => first.0.checked_add(1).map(BlockNo),
-        _ => Some(first),
-    };
-    pass
+impl Rewriter {
+    /// Some of the pieces can't be read now: fewer are tried from there on. The segment of one
+    /// block that can't be read by itself is left for a later pass.
+    fn unreadable(&mut self, now: Time, mut pass: Pass, pieces: &[Piece]) -> Pass {
+        let blocks = blocks_of(pieces);
+        let first = pieces.first().map_or(BlockNo(0), |piece| piece.first);
+        pass.found.clear();
+        pass.next = Some(first);
+        pass.batch = (blocks / 2).max(1);
+        if let ([piece], 1) = (pieces, blocks) {
+            let counter = piece.segment.id.counter;
+            pass.of.remove(&counter);
+            self.rest(now, std::iter::once(counter));
+            pass.batch = SEGMENT_BLOCKS;
+        }
+        pass
+    }
 }
 
 /// The pointers to a copy: of blocks that are still where it was made from.

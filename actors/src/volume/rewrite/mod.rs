@@ -37,6 +37,10 @@ use crate::planted::{Bug, planted};
 /// Blocks that wait for a checkpoint at most.
 const MOVED_BLOCKS_MAX: u64 = 8 * SEGMENT_BLOCKS as u64;
 
+/// How long a segment that could not be copied is left alone: it holds up neither what can be, nor
+/// what is less urgent.
+const REST: Duration = Duration::from_secs(60);
+
 /// When segments are written anew, and how fast.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RewriteTerms {
@@ -87,7 +91,7 @@ struct Pass {
     next: Option<BlockNo>,
     /// What it found and what is not copied yet: far apart or not, a copy is a full segment.
     found: Vec<Piece>,
-    /// Blocks that are copied at a time: less after something was unreadable.
+    /// Blocks that are copied at a time: fewer while something unreadable is among them.
     batch: usize,
     blocks_done: u64,
     blocks_left: u64,
@@ -153,6 +157,9 @@ pub(super) struct Rewriter {
     placed: Option<Version>,
     /// What is being done is not to be done any more.
     given_up: bool,
+    /// Segments that could not be read, or for whose copies there was no room, by counter, and
+    /// until when they are left alone.
+    resting: BTreeMap<u32, Time>,
     /// Pools that nothing is to stay in.
     leave: BTreeSet<Pool>,
     /// Pages of the index lie in such a pool.
@@ -181,6 +188,7 @@ impl Rewriter {
             moved_blocks: 0,
             placed: None,
             given_up: false,
+            resting: BTreeMap::new(),
             leave: BTreeSet::new(),
             pages_stay: false,
             at_risk_blocks: 0,
@@ -226,6 +234,17 @@ impl Rewriter {
 
     pub(super) fn rewritten_blocks(&self) -> u64 {
         self.rewritten_blocks
+    }
+
+    fn rest(&mut self, now: Time, segments: impl Iterator<Item = u32>) {
+        self.resting
+            .extend(segments.map(|counter| (counter, now + REST)));
+    }
+
+    /// Segments that are left alone now.
+    fn resting(&mut self, now: Time) -> BTreeSet<u32> {
+        self.resting.retain(|_, until| *until > now);
+        self.resting.keys().copied().collect()
     }
 
     fn pass(&self) -> Option<&Pass> {

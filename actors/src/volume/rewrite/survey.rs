@@ -1,9 +1,10 @@
 //! What a look through the rows of all data segments finds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use model::geometry::Pool;
 use model::placement::View;
+use model::sometimes::{Sometimes, reached};
 
 use super::RewriteTerms;
 use super::cause::{Cause, Causes};
@@ -17,6 +18,47 @@ const ROWS_MAX: usize = 1024;
 
 /// Segments that one pass takes at most: it is made again until none is left.
 const SEGMENTS_MAX: usize = 1 << 16;
+
+/// Segments that a pass takes at most on a full fabric.
+const CROWDED_MAX: usize = 256;
+
+/// Live blocks that it may copy then, whatever the volume's size.
+const CROWDED_BLOCKS: u64 = 128;
+
+/// The segments of a volume on a full fabric that have dead blocks, those with the most, by that.
+#[derive(Debug, Default)]
+struct Holey {
+    by_dead: BTreeMap<(u32, u32), (SegmentRef, u32)>,
+}
+
+impl Holey {
+    fn add(&mut self, segment: SegmentRef, live: u32, blocks: u32) {
+        let dead = u64::from(blocks.saturating_sub(live));
+        let share = u32::try_from((dead << 16) / u64::from(blocks.max(1))).expect("at most one");
+        let key = (share, segment.id.counter);
+        self.by_dead.insert(key, (segment, live));
+        if self.by_dead.len() > CROWDED_MAX {
+            self.by_dead.pop_first();
+        }
+    }
+
+    /// Whatever frees a block is worth a pass, and first what frees most for what is copied. Only
+    /// so much at a time: it takes room before it makes some.
+    fn choose(self, mapped_blocks: u64) -> Option<(Cause, BTreeMap<u32, SegmentRef>, u64)> {
+        let budget = (mapped_blocks / 256).max(CROWDED_BLOCKS);
+        let (mut segments, mut live_blocks) = (BTreeMap::new(), 0);
+        for ((_, counter), (segment, live)) in self.by_dead.into_iter().rev() {
+            let sum = live_blocks + u64::from(live);
+            if sum > budget && !segments.is_empty() {
+                break;
+            }
+            reached(Sometimes::HoleySegment);
+            live_blocks = sum;
+            segments.insert(counter, segment);
+        }
+        (!segments.is_empty()).then_some((Cause::Sparse, segments, live_blocks))
+    }
+}
 
 /// Segments that have one thing in common.
 #[derive(Debug, Default)]
@@ -51,11 +93,19 @@ pub(super) struct Survey {
     small: Found,
     /// Shorter than this is small.
     small_blocks: u32,
+    /// There is no room: what has dead blocks is looked for, however few they are.
+    crowded: bool,
+    holey: Holey,
+    /// Segments that could not be read lately, by counter: not now.
+    resting: BTreeSet<u32>,
 }
 
 impl Survey {
-    pub(super) fn new(terms: &RewriteTerms) -> Self {
+    pub(super) fn new(terms: &RewriteTerms, crowded: bool, resting: BTreeSet<u32>) -> Self {
         Self {
+            crowded,
+            holey: Holey::default(),
+            resting,
             from: 0,
             causes: BTreeMap::new(),
             at_risk: Found::default(),
@@ -90,10 +140,27 @@ impl Survey {
         let causes = causes.or_insert_with(|| Causes::of(view, pool));
         let row = view.pools.get(&pool).map(|table| table.row(segment.id));
         let blocks = segment.bytes / model::BLOCK_BYTES as u32;
-        let found = match causes.of_row(row) {
+        let cause = causes.of_row(row);
+        if self.resting.contains(&segment.id.counter) {
+            if cause == Some(Cause::AtRisk) {
+                self.at_risk.all_live_blocks += u64::from(live);
+            }
+            return;
+        }
+        let found = match cause {
             Some(Cause::AtRisk) if planted(Bug::LeftAtRisk) => return,
             Some(Cause::AtRisk) => &mut self.at_risk,
+            // What is misplaced takes more than its share of room.
+            Some(Cause::Misplaced) if self.crowded => {
+                return self.holey.add(segment, live, blocks + blocks / 4);
+            }
             Some(Cause::Misplaced) => &mut self.misplaced,
+            Some(Cause::Sparse) | None if self.crowded => {
+                if live < blocks {
+                    self.holey.add(segment, live, blocks);
+                }
+                return;
+            }
             Some(Cause::Sparse) | None if live * 2 <= blocks => &mut self.sparse,
             Some(Cause::Sparse) | None if blocks < self.small_blocks => &mut self.small,
             Some(Cause::Sparse) | None => return,
@@ -118,6 +185,8 @@ impl Survey {
             misplaced,
             sparse,
             small,
+            holey,
+            crowded,
             ..
         } = self;
         let some = |cause, found: Found| (cause, found.segments, found.live_blocks);
@@ -126,6 +195,9 @@ impl Survey {
         }
         if !misplaced.segments.is_empty() {
             return Some(some(Cause::Misplaced, misplaced));
+        }
+        if crowded {
+            return holey.choose(mapped_blocks);
         }
         // A pass reads every leaf of the index, a 256th of what is mapped: it is to free several
         // times that, and to leave far fewer segments than it takes.
@@ -176,7 +248,7 @@ mod tests {
             small_segments: 3,
             ..RewriteTerms::default()
         };
-        let mut survey = Survey::new(&terms);
+        let mut survey = Survey::new(&terms, false, BTreeSet::new());
         for (counter, (blocks, live)) in (0..).zip(rows) {
             survey.add(&View::default(), segment(counter, *blocks), *live);
         }
@@ -260,7 +332,7 @@ mod tests {
         let counters = |of: &[SegmentRef]| of.iter().map(|s| s.id.counter).collect::<Vec<_>>();
         let terms = RewriteTerms::default();
         let chosen = |segments: &[SegmentRef]| {
-            let mut survey = Survey::new(&terms);
+            let mut survey = Survey::new(&terms, false, BTreeSet::new());
             for segment in segments {
                 survey.add(&view, *segment, 100);
             }

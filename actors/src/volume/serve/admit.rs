@@ -1,6 +1,6 @@
 //! What clients ask: in range, within the window, each mutating part once (R10).
 
-use model::block::BlockError;
+use model::block::{Allocation, BlockError};
 use model::ids::{Actor, Boot, ClientRef, Endpoint, Position, RequestId, Seq, SessionId};
 use model::journal::{PART_BYTES_MAX, Part, RecordBody, ZERO_PART_BYTES_MAX};
 use model::payload::Payload;
@@ -12,7 +12,7 @@ use super::{Ack, Serving, Stage, answer};
 use crate::messages::{VolumeReply, VolumeRequest};
 use crate::planted::{Bug, planted};
 use crate::volume::bypass::{Large, Verdict};
-use crate::volume::read::Target;
+use crate::volume::read::{self, Target};
 use crate::volume::sessions::{Admission, SESSIONS_MAX};
 use crate::volume::{Effect, Waiting};
 
@@ -20,6 +20,19 @@ use crate::volume::{Effect, Waiting};
 /// may free space and lead out of a window that is full.
 const WINDOWS_OF_WRITES: u64 = 2;
 const WINDOWS_OF_OTHERS: u64 = 4;
+
+/// On a full fabric, data that takes the place of other data may fill so many windows: the first
+/// may be full of what has no room.
+const WINDOWS_OF_OVERWRITES: u64 = 2;
+
+/// What becomes of a write for which the window has no room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Overflow {
+    /// It is journaled all the same.
+    Taken,
+    Waits,
+    Refused,
+}
 
 /// Which ways a mutating part may go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -176,15 +189,52 @@ impl Serving {
         );
     }
 
-    /// Whether the window has no room for so much payload.
-    fn is_window_full(&self, payload: u64) -> bool {
+    /// Whether so many windows have no room for so much payload.
+    fn is_window_full(&self, windows: u64, payload: u64) -> bool {
+        let bytes = windows * self.window_bytes();
         // Blocks that are written piecemeal take far more memory than the journal says.
-        let crowded = self.layers.undrained_blocks() * BLOCK_BYTES as u64 > 2 * self.window_bytes();
+        let crowded = self.layers.undrained_blocks() * BLOCK_BYTES as u64 > 2 * bytes;
         let log = self.journal.log();
         crowded
-            || log.written_bytes() + payload > self.window_bytes()
+            || log.written_bytes() + payload > bytes
             // A drain that can't end must not let small records grow without bound either.
-            || log.record_bytes() >= WINDOWS_OF_WRITES * self.window_bytes()
+            || log.record_bytes() >= WINDOWS_OF_WRITES * bytes
+    }
+
+    /// What becomes of a write for which the window has no room. R18: on a full fabric it is
+    /// refused, unless it replaces data alone: that has a window of its own, and then waits for
+    /// the room that it makes.
+    fn judge_overflow(&mut self, now: Time, offset: u64, payload: u64) -> Overflow {
+        if !self.fullness.is_certain(now) {
+            return Overflow::Waits;
+        }
+        let Some(replaces) = self.replaces_data(offset, payload) else {
+            return Overflow::Waits;
+        };
+        if !replaces || planted(Bug::RefusedOverwrite) {
+            return Overflow::Refused;
+        }
+        if !self.is_window_full(WINDOWS_OF_OVERWRITES, payload) {
+            return Overflow::Taken;
+        }
+        self.fullness.overwrite_waits();
+        Overflow::Waits
+    }
+
+    /// Whether a range holds nothing but data; unknown while pages of the index are loaded.
+    fn replaces_data(&mut self, offset: u64, length: u64) -> Option<bool> {
+        let (first, blocks) = read::blocks(offset, length);
+        match self.layers.gather(first, blocks) {
+            Ok(slots) => {
+                let extents = read::extents(&slots, offset, length);
+                Some(extents.iter().all(|e| e.state == Allocation::Data))
+            }
+            Err(missing) => {
+                self.reader
+                    .load(missing, &mut self.segment_ids, &mut self.to_segment);
+                None
+            }
+        }
     }
 
     /// Whether the journal has no place for a mutating part now. Those without payload take none of
@@ -199,7 +249,7 @@ impl Serving {
                 let many = log.record_bytes() >= WINDOWS_OF_OTHERS * self.window_bytes();
                 many || (allocate && zeroed > 0 && zeroed + length > self.config.zeros_bytes)
             }
-            _ => self.is_window_full(waiting.payload.len() as u64),
+            _ => self.is_window_full(1, waiting.payload.len() as u64),
         }
     }
 
@@ -230,13 +280,21 @@ impl Serving {
         }
         if self.must_wait(&waiting) {
             // What reads as zeros needs no room, and a trim makes some.
-            let is_write = matches!(waiting.request, VolumeRequest::Write { .. });
-            if is_write && self.fullness.is_certain(now) {
-                self.refuse_for_good(now, &waiting, BlockError::NoSpace, out);
-                return None;
+            let overflow = match waiting.request {
+                VolumeRequest::Write { .. } => self.judge_overflow(now, offset, length),
+                _ => Overflow::Waits,
+            };
+            match overflow {
+                Overflow::Taken => reached(Sometimes::OverwriteTaken),
+                Overflow::Refused => {
+                    self.refuse_for_good(now, &waiting, BlockError::NoSpace, out);
+                    return None;
+                }
+                Overflow::Waits => {
+                    reached(Sometimes::WindowFull);
+                    return Some(waiting);
+                }
             }
-            reached(Sometimes::WindowFull);
-            return Some(waiting);
         }
         let body = match waiting.request {
             VolumeRequest::Write { sums, .. } => {

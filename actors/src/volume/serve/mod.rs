@@ -418,7 +418,7 @@ impl Serving {
                     });
                 }
                 Outcome::Base { block, bytes } => self.base_read(block, bytes),
-                Outcome::Copied { job, bytes } => self.copy_read(job, bytes),
+                Outcome::Copied { job, bytes } => self.copy_read(now, job, bytes),
             }
         }
         let until = self.journal.leased_until();
