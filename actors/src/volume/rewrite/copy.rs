@@ -13,7 +13,7 @@ use model::store::Claim;
 use model::time::Time;
 
 use super::survey::Survey;
-use super::{Cause, MOVED_BLOCKS_MAX, Pass, Rewriter, Step, blocks_of};
+use super::{Cause, MOVED_BLOCKS_MAX, PATIENCE_MAX, Pass, Rewriter, Step, blocks_of};
 use crate::messages::SegmentRef;
 use crate::planted::{Bug, planted};
 use crate::volume::drain::{Drain, SEGMENT_BLOCKS};
@@ -116,11 +116,12 @@ impl Serving {
         let can_leave = target.is_some_and(|pool| !rewriter.leave.contains(&pool));
         rewriter.pages_stay = can_leave && self.layers.index.lies_in(&rewriter.leave);
         rewriter.at_risk_blocks = survey.at_risk_blocks();
+        rewriter.changed |= survey.left_some() && !planted(Bug::LeftUnread);
         match survey.choose(&terms, mapped) {
             Some((cause, of, blocks)) => (Step::Walking(Pass::new(cause, of, blocks)), true),
             None => {
                 rewriter.due = now + terms.every;
-                (Step::Idle, false)
+                (Step::Idle, true)
             }
         }
     }
@@ -182,7 +183,7 @@ impl Serving {
         let job = self
             .reader
             .begin_copy(slots, layers, ids, &mut self.to_segment);
-        let until = now + self.config.base_wait;
+        let until = now + self.config.base_wait * self.rewriter.patience;
         self.rewriter.wake = Some(until);
         (Step::Reading(pass, pieces, job, until), false)
     }
@@ -202,6 +203,8 @@ impl Serving {
             return (Step::Reading(pass, pieces, job, until), false);
         }
         self.forget_reads(|target| matches!(target, Target::Copy));
+        let rewriter = &mut self.rewriter;
+        rewriter.patience = (rewriter.patience * 2).min(PATIENCE_MAX);
         (
             Step::Walking(self.rewriter.unreadable(now, pass, &pieces)),
             true,
@@ -222,6 +225,7 @@ impl Serving {
                 bytes.into_iter().for_each(|bytes| data.push(bytes));
                 let blocks = blocks_of(&pieces);
                 assert_eq!(data.len(), blocks * BLOCK_BYTES, "all that was asked for");
+                self.rewriter.patience = (self.rewriter.patience / 2).max(1);
                 Step::Read(pass, pieces, data)
             }
             (Step::Reading(pass, pieces, mine, _), None) if mine == job => {

@@ -37,9 +37,8 @@ use crate::planted::{Bug, planted};
 /// Blocks that wait for a checkpoint at most.
 const MOVED_BLOCKS_MAX: u64 = 8 * SEGMENT_BLOCKS as u64;
 
-/// How long a segment that could not be copied is left alone: it holds up neither what can be, nor
-/// what is less urgent.
-const REST: Duration = Duration::from_secs(60);
+/// So many times as long as usual is waited for what is read, at most.
+const PATIENCE_MAX: u32 = 8;
 
 /// When segments are written anew, and how fast.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -157,6 +156,9 @@ pub(super) struct Rewriter {
     placed: Option<Version>,
     /// What is being done is not to be done any more.
     given_up: bool,
+    /// How many times as long as usual is waited for what is read: it doubles when that was in
+    /// vain. On a narrow link an answer takes long, and the next one longer if it is asked for again.
+    patience: u32,
     /// Segments that could not be read, or for whose copies there was no room, by counter, and
     /// until when they are left alone.
     resting: BTreeMap<u32, Time>,
@@ -188,6 +190,7 @@ impl Rewriter {
             moved_blocks: 0,
             placed: None,
             given_up: false,
+            patience: 1,
             resting: BTreeMap::new(),
             leave: BTreeSet::new(),
             pages_stay: false,
@@ -236,9 +239,12 @@ impl Rewriter {
         self.rewritten_blocks
     }
 
+    /// Leaves segments alone that could not be copied: they hold up neither what can be, nor what
+    /// is less urgent.
     fn rest(&mut self, now: Time, segments: impl Iterator<Item = u32>) {
+        let until = now + self.terms.every;
         self.resting
-            .extend(segments.map(|counter| (counter, now + REST)));
+            .extend(segments.map(|counter| (counter, until)));
     }
 
     /// Segments that are left alone now.
@@ -285,6 +291,7 @@ impl Rewriter {
             return;
         }
         self.leave = leave;
+        self.resting.clear();
         self.changed = true;
         self.due = now;
         self.given_up = true;

@@ -98,6 +98,8 @@ pub(super) struct Survey {
     holey: Holey,
     /// Segments that could not be read lately, by counter: not now.
     resting: BTreeSet<u32>,
+    /// Some of those should not stay.
+    left_some: bool,
 }
 
 impl Survey {
@@ -106,6 +108,7 @@ impl Survey {
             crowded,
             holey: Holey::default(),
             resting,
+            left_some: false,
             from: 0,
             causes: BTreeMap::new(),
             at_risk: Found::default(),
@@ -142,6 +145,7 @@ impl Survey {
         let blocks = segment.bytes / model::BLOCK_BYTES as u32;
         let cause = causes.of_row(row);
         if self.resting.contains(&segment.id.counter) {
+            self.left_some |= cause.is_some();
             if cause == Some(Cause::AtRisk) {
                 self.at_risk.all_live_blocks += u64::from(live);
             }
@@ -166,6 +170,11 @@ impl Survey {
             Some(Cause::Sparse) | None => return,
         };
         found.add(segment, live, blocks);
+    }
+
+    /// Whether it is to be looked again for segments that are left alone now.
+    pub(super) fn left_some(&self) -> bool {
+        self.left_some
     }
 
     /// Blocks that the next loss may make unreadable.
