@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use model::ids::{Seq, VolumeId};
 use model::payload::Payload;
-use model::store::{FileNo, JournalEntry, OpId};
+use model::store::{EntryAt, JournalEntry, OpId};
 
 use super::After;
 
@@ -45,9 +45,9 @@ pub(super) struct Batch {
     pub(super) number: BatchNo,
     entries: Vec<JournalEntry>,
     pub(super) queued: Vec<Queued>,
-    /// One needed entry fewer in these files once this batch is durable, not before: else a
-    /// crash between would find neither the old entry nor the new one.
-    pub(super) garbage: Vec<(FileNo, VolumeId)>,
+    /// Entries that are needed no more once this batch is durable, not before: else a crash
+    /// between would find neither the old entry nor the new one.
+    pub(super) garbage: Vec<(EntryAt, VolumeId)>,
     pub(super) after: Vec<After>,
     bytes: usize,
 }
@@ -147,14 +147,14 @@ impl Batcher {
         (serial, batch.number)
     }
 
-    /// An entry in `file` is not needed any more once all that is queued now is durable.
+    /// The entry at `at` is not needed any more once all that is queued now is durable.
     /// Returns whether anything is queued; if not, it is not needed as of now.
-    pub(super) fn garbage(&mut self, file: FileNo, volume: VolumeId) -> bool {
+    pub(super) fn garbage(&mut self, at: EntryAt, volume: VolumeId) -> bool {
         let tail = match (self.waiting.back_mut(), self.in_flight.as_mut()) {
             (Some(batch), _) | (None, Some((_, batch))) => batch,
             (None, None) => return false,
         };
-        tail.garbage.push((file, volume));
+        tail.garbage.push((at, volume));
         true
     }
 

@@ -24,9 +24,13 @@ pub struct DiskConfig {
     /// Untrimmed bytes of one volume, its records' heads with them, before its writes are refused
     /// (R18). Far above an owner's windows, which must leave room for the checkpoint that lets it trim.
     pub volume_bytes_max: u64,
-    /// Journal files in use before the oldest one's live entries are copied forward. Soft:
-    /// copying never writes more than everyone else does.
+    /// Journal files in use before the oldest one's live entries are copied forward, whatever
+    /// that costs. Soft: copying never writes more than everyone else does.
     pub files_max: u64,
+    /// Live bytes of the oldest file, about, up to which they are copied forward as soon as more
+    /// than two files are in use: what idle volumes leave there. A 64th of a file, so that this
+    /// adds at most a 64th to what others write.
+    pub move_cheap_bytes: u64,
     /// Bytes that one round of copying forward reads.
     pub move_bytes_max: u64,
     /// How much of others' writing copying forward may save up. It starts with none, so that
@@ -90,6 +94,7 @@ impl Default for DiskConfig {
             controls_max: 4096,
             volume_bytes_max: 1 << 30,
             files_max: 16,
+            move_cheap_bytes: 1 << 20,
             move_bytes_max: 2 << 20,
             move_credit_bytes_max: 8 << 20,
             fragments_max: 256,

@@ -3,16 +3,42 @@
 use std::collections::BTreeMap;
 
 use model::ids::VolumeId;
-use model::store::{FileNo, OpId};
+use model::store::{EntryAt, FileNo, OpId};
 
-/// Bytes that an entry costs beside its payload, about: for the copy-forward credit.
-pub(super) const ENTRY_OVERHEAD_BYTES: u64 = 96;
+use super::config::DiskConfig;
+
+/// Bytes that an entry costs beside its payload, about.
+const ENTRY_OVERHEAD_BYTES: u64 = 96;
+
+/// Bytes that an entry costs, about: what copying forward is counted by.
+pub(super) fn entry_bytes(at: EntryAt) -> u64 {
+    payload_cost(u64::from(at.payload_len))
+}
+
+/// Bytes that an entry with so long a payload costs, about.
+pub(super) const fn payload_cost(bytes: u64) -> u64 {
+    bytes + ENTRY_OVERHEAD_BYTES
+}
+
+/// Files that may be in use for ever without anything being copied: the one that is written, and
+/// the one before, whose entries were current just now.
+const FILES_AT_REST: u64 = 2;
+
+/// The oldest file with a needed entry, and why what pins it is to be copied forward.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Pinned {
+    pub(super) file: FileNo,
+    /// So many files are in use that it is worth whatever it costs; else it costs little.
+    pub(super) is_pressing: bool,
+}
 
 /// The needed entries by file.
 #[derive(Debug)]
 pub(super) struct Files {
     /// How many needed entries a volume has in a file.
     needed: BTreeMap<(FileNo, VolumeId), u32>,
+    /// What copying those of a file would write, about.
+    needed_bytes: BTreeMap<FileNo, u64>,
     newest: Option<FileNo>,
     /// Files before this one are released.
     released: FileNo,
@@ -28,6 +54,7 @@ impl Files {
     pub(super) fn new(oldest: FileNo, newest: Option<FileNo>, credit_bytes_max: u64) -> Self {
         Self {
             needed: BTreeMap::new(),
+            needed_bytes: BTreeMap::new(),
             newest,
             released: oldest,
             releasing: None,
@@ -37,15 +64,17 @@ impl Files {
     }
 
     /// One more needed entry.
-    pub(super) fn need(&mut self, file: FileNo, volume: VolumeId) {
+    pub(super) fn need(&mut self, at: EntryAt, volume: VolumeId) {
+        let file = at.file;
         assert!(file >= self.released, "nothing lands in a released file");
         self.newest = self.newest.max(Some(file));
         *self.needed.entry((file, volume)).or_insert(0) += 1;
+        *self.needed_bytes.entry(file).or_insert(0) += entry_bytes(at);
     }
 
     /// One needed entry fewer.
-    pub(super) fn free(&mut self, file: FileNo, volume: VolumeId) {
-        let key = (file, volume);
+    pub(super) fn free(&mut self, at: EntryAt, volume: VolumeId) {
+        let key = (at.file, volume);
         let count = self
             .needed
             .get_mut(&key)
@@ -53,6 +82,12 @@ impl Files {
         *count -= 1;
         if *count == 0 {
             self.needed.remove(&key);
+        }
+        let bytes = self.needed_bytes.get_mut(&at.file);
+        let bytes = bytes.expect("what is freed was counted once");
+        *bytes -= entry_bytes(at);
+        if *bytes == 0 {
+            self.needed_bytes.remove(&at.file);
         }
     }
 
@@ -62,11 +97,18 @@ impl Files {
         newest.saturating_sub(self.released.0)
     }
 
-    /// The oldest file with a needed entry, if more than `files_max` are in use from there on.
-    pub(super) fn oldest_pinned(&self, files_max: u64) -> Option<FileNo> {
-        let (file, _) = *self.needed.keys().next()?;
+    /// The oldest file with a needed entry, if those are to be copied forward: there are few of
+    /// them, and more files are in use from there on than rest, or there are too many of those.
+    pub(super) fn oldest_pinned(&self, terms: &DiskConfig) -> Option<Pinned> {
+        let (file, bytes) = self.needed_bytes.first_key_value()?;
         let newest = self.newest.expect("a needed entry lies somewhere");
-        (newest.0 - file.0 >= files_max.max(1)).then_some(file)
+        let later = newest.0 - file.0;
+        let is_pressing = later >= terms.files_max.max(1);
+        let is_cheap = later >= FILES_AT_REST && *bytes <= terms.move_cheap_bytes;
+        (is_pressing || is_cheap).then_some(Pinned {
+            file: *file,
+            is_pressing,
+        })
     }
 
     /// Who needs entries of `file`.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use model::ids::{Position, Seq};
 use model::journal::{Checkpoint, RecordBody, RecordHead};
-use model::store::{EntryAt, FileNo};
+use model::store::EntryAt;
 
 use super::batch::Serial;
 
@@ -150,8 +150,8 @@ impl Log {
         Ok(Plan { skip, matched })
     }
 
-    /// Drops records from `seq` on; returns the files of those that were durable.
-    pub(super) fn truncate_from(&mut self, seq: Seq) -> Vec<FileNo> {
+    /// Drops records from `seq` on; returns the places of those that were durable.
+    pub(super) fn truncate_from(&mut self, seq: Seq) -> Vec<EntryAt> {
         assert!(
             seq > self.committed.seq,
             "a committed record is never truncated"
@@ -217,8 +217,8 @@ impl Log {
         None
     }
 
-    /// Drops records up to `base`; returns the files of those that were durable.
-    pub(super) fn trim(&mut self, base: Position) -> Vec<FileNo> {
+    /// Drops records up to `base`; returns the places of those that were durable.
+    pub(super) fn trim(&mut self, base: Position) -> Vec<EntryAt> {
         assert_eq!(
             self.position_at(base.seq),
             Some(base),
@@ -244,15 +244,14 @@ impl Log {
         freed
     }
 
-    /// Forgets all and starts after `base`; returns the files of what was durable.
-    pub(super) fn reset(&mut self, base: Position) -> Vec<FileNo> {
+    /// Forgets all and starts after `base`; returns the places of what was durable.
+    pub(super) fn reset(&mut self, base: Position) -> Vec<EntryAt> {
         let old = std::mem::replace(self, Self::new(base));
-        let places = old.records.iter().filter_map(|r| r.slot.at);
-        places.map(|at| at.file).collect()
+        old.records.iter().filter_map(|r| r.slot.at).collect()
     }
 
-    fn forget(&mut self, dropped: &Held, freed: &mut Vec<FileNo>) {
+    fn forget(&mut self, dropped: &Held, freed: &mut Vec<EntryAt>) {
         self.bytes -= dropped.head.weight() as u64;
-        freed.extend(dropped.slot.at.map(|at| at.file));
+        freed.extend(dropped.slot.at);
     }
 }

@@ -245,8 +245,8 @@ impl Disk {
         let mut replicas = BTreeMap::new();
         for (volume, found) in recovered.replicas {
             let replica = Replica::found(volume, found, wait_until, &mut batcher);
-            for file in replica.files() {
-                files.need(file, volume);
+            for at in replica.places() {
+                files.need(at, volume);
             }
             replicas.insert(volume, replica);
         }
@@ -283,7 +283,7 @@ impl Disk {
             retired: false,
         };
         if let Some(mark) = recovered.damaged_mark {
-            disk.files.need(mark.file, DISK_MARK);
+            disk.files.need(mark, DISK_MARK);
             disk.damaged_mark.at = Some(mark);
         }
         if is_new_damage {

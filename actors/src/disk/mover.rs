@@ -14,7 +14,7 @@ use model::store::{EntryAt, FileNo};
 
 use super::batch::Serial;
 use super::entry::{DISK_MARK, Entry, Health};
-use super::files::ENTRY_OVERHEAD_BYTES;
+use super::files::{Pinned, payload_cost};
 use super::reads::Reading;
 use super::replica::Replica;
 use super::{Disk, DiskEffect};
@@ -71,7 +71,7 @@ impl Disk {
 
     /// What pins the oldest file, as far as the credit goes.
     fn plan_file(&mut self, moves: &mut Vec<Move>) {
-        let Some(file) = self.files.oldest_pinned(self.config.files_max) else {
+        let Some(Pinned { file, is_pressing }) = self.files.oldest_pinned(&self.config) else {
             return;
         };
         let mut budget = self.files.credit_bytes().min(self.config.move_bytes_max);
@@ -84,7 +84,8 @@ impl Disk {
                 continue;
             };
             if replica.health() == Health::Damaged {
-                if replica.state().pending.is_none() {
+                // Its records are given up for nothing less.
+                if is_pressing && replica.state().pending.is_none() {
                     replica.queue_wreck(&mut self.batcher);
                 }
                 continue;
@@ -116,7 +117,7 @@ impl Disk {
                 self.damage(item.volume);
                 continue;
             };
-            let cost = bytes.len() as u64 + ENTRY_OVERHEAD_BYTES;
+            let cost = payload_cost(bytes.len() as u64);
             let moved = match item.what {
                 What::State(checkpoint) => {
                     let idle = replica.state().pending.is_none();
@@ -173,7 +174,7 @@ fn plan_replica(
         && let Some(item) = state_move(volume, replica)
     {
         let table = item.at.map_or(0, |at| u64::from(at.payload_len));
-        *budget = budget.saturating_sub(table + ENTRY_OVERHEAD_BYTES);
+        *budget = budget.saturating_sub(payload_cost(table));
         moves.push(item);
     }
     for held in replica.log().from(model::ids::Seq(0)) {
@@ -187,7 +188,7 @@ fn plan_replica(
             continue;
         }
         let bytes = u64::from(at.payload_len);
-        *budget = budget.saturating_sub(bytes + ENTRY_OVERHEAD_BYTES);
+        *budget = budget.saturating_sub(payload_cost(bytes));
         moves.push(Move {
             volume,
             lineage: replica.lineage(),

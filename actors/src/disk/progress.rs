@@ -4,7 +4,7 @@ use model::store::{DeviceError, EntryAt, JournalDone, JournalOp, OpId};
 use model::time::Time;
 
 use super::batch::{Batch, Subject};
-use super::files::ENTRY_OVERHEAD_BYTES;
+use super::files::entry_bytes;
 use super::reads::Reading;
 use super::{Disk, DiskEffect};
 
@@ -63,34 +63,33 @@ impl Disk {
         let mut freed = Vec::new();
         for (queued, at) in batch.queued.iter().zip(places) {
             let volume = queued.volume;
-            self.files.need(at.file, volume);
+            self.files.need(*at, volume);
             let current = match self.replicas.get_mut(&volume) {
                 _ if queued.subject == Subject::DiskMark => {
                     let current = self.damaged_mark.pending == Some(queued.serial);
                     if current {
                         self.damaged_mark.pending = None;
-                        freed.extend(self.damaged_mark.at.replace(*at).map(|old| old.file));
+                        freed.extend(self.damaged_mark.at.replace(*at));
                     }
                     current
                 }
                 Some(replica) => replica.place(*queued, *at, &mut freed),
                 None => false,
             };
-            for file in freed.drain(..) {
-                self.files.free(file, volume);
+            for old in freed.drain(..) {
+                self.files.free(old, volume);
             }
             // Superseded by something that is queued later: needed until that is durable.
-            if !current && !self.batcher.garbage(at.file, volume) {
-                self.files.free(at.file, volume);
+            if !current && !self.batcher.garbage(*at, volume) {
+                self.files.free(*at, volume);
             }
             if !matches!(queued.subject, Subject::State | Subject::Moved(_)) {
-                let bytes = u64::from(at.payload_len) + ENTRY_OVERHEAD_BYTES;
-                self.files.earn(bytes);
+                self.files.earn(entry_bytes(*at));
             }
             self.note_wish(volume);
         }
-        for (file, volume) in batch.garbage {
-            self.files.free(file, volume);
+        for (at, volume) in batch.garbage {
+            self.files.free(at, volume);
         }
         for after in batch.after {
             self.run(now, after, out);

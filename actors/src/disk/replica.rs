@@ -7,7 +7,7 @@ use bytes::Bytes;
 use model::ids::{Epoch, Position, RequestId, Seq, VolumeId};
 use model::journal::{Checkpoint, RecordBody, RecordHead, SealReport};
 use model::payload::Payload;
-use model::store::{EntryAt, FileNo};
+use model::store::EntryAt;
 use model::time::Time;
 
 use super::api::ReplicaStats;
@@ -240,9 +240,9 @@ impl Replica {
         serial
     }
 
-    fn garbage(&self, files: Vec<FileNo>, batcher: &mut Batcher) {
-        for file in files {
-            let queued = batcher.garbage(file, self.volume);
+    fn garbage(&self, places: Vec<EntryAt>, batcher: &mut Batcher) {
+        for at in places {
+            let queued = batcher.garbage(at, self.volume);
             assert!(queued, "what supersedes an entry was queued just now");
         }
     }
@@ -502,27 +502,27 @@ impl Replica {
     pub(super) fn queue_dropped(mut self, batcher: &mut Batcher) {
         let header = Entry::Dropped.into_header();
         self.push(Subject::Dropped, header, Payload::empty(), batcher);
-        self.garbage(self.files(), batcher);
+        self.garbage(self.places(), batcher);
     }
 
-    /// The files of all its durable entries, one for each.
-    pub(super) fn files(&self) -> Vec<FileNo> {
+    /// Where all its durable entries lie.
+    pub(super) fn places(&self) -> Vec<EntryAt> {
         let records = self.log.from(Seq(0)).map(|r| r.slot.at);
-        let places = records.chain([self.state.at, self.promise.at]).flatten();
-        places.map(|at| at.file).collect()
+        let places = records.chain([self.state.at, self.promise.at]);
+        places.flatten().collect()
     }
 
     // What the disk says.
 
     /// A queued entry is durable. Returns whether it is still the current one; `freed` gets
-    /// the files of the entries that it supersedes.
-    pub(super) fn place(&mut self, queued: Queued, at: EntryAt, freed: &mut Vec<FileNo>) -> bool {
+    /// the places of the entries that it supersedes.
+    pub(super) fn place(&mut self, queued: Queued, at: EntryAt, freed: &mut Vec<EntryAt>) -> bool {
         let me = Some(queued.serial);
         match queued.subject {
             Subject::State if self.state.pending == me => {
                 self.state.pending = None;
-                freed.extend(self.state.at.replace(at).map(|old| old.file));
-                freed.extend(self.promise.at.take().map(|old| old.file));
+                freed.extend(self.state.at.replace(at));
+                freed.extend(self.promise.at.take());
                 if let Some(known) = &mut self.known
                     && self.carried == Some(known.position)
                 {
@@ -531,7 +531,7 @@ impl Replica {
             }
             Subject::Promise if self.promise.pending == me => {
                 self.promise.pending = None;
-                freed.extend(self.promise.at.replace(at).map(|old| old.file));
+                freed.extend(self.promise.at.replace(at));
             }
             Subject::Record(seq) | Subject::Moved(seq) => {
                 let Some(held) = self.log.held_mut(seq).filter(|h| h.slot.pending == me) else {
@@ -540,7 +540,7 @@ impl Replica {
                 held.slot.pending = None;
                 let old = held.slot.at.replace(at);
                 let is_checkpoint = matches!(held.head.body, RecordBody::Checkpoint(_));
-                freed.extend(old.map(|old| old.file));
+                freed.extend(old);
                 if let Some(known) = &mut self.known
                     && old.is_some()
                     && known.table == old

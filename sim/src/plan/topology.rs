@@ -359,6 +359,7 @@ impl Machines {
             segment,
             client: ClientConfig::default(),
             disk: DiskConfig {
+                move_cheap_bytes: self.journal_file / 64,
                 scrub: ScrubConfig {
                     every: self.scrub_every,
                     pause: Duration::from_millis(20),

@@ -13,13 +13,23 @@ use crate::messages::{DiskReply, DiskRequest};
 
 const FILES_MAX: u64 = 4;
 
-fn bench() -> Bench {
-    let config = DiskConfig {
+/// Nothing is cheap to copy.
+fn dear() -> DiskConfig {
+    DiskConfig {
         files_max: FILES_MAX,
+        move_cheap_bytes: 0,
         move_credit_bytes_max: 4096,
         ..DiskConfig::default()
-    };
-    Bench::new(config, 4)
+    }
+}
+
+/// A whole file is, and there are never too many.
+fn cheap() -> DiskConfig {
+    DiskConfig {
+        files_max: 1000,
+        move_cheap_bytes: 1024,
+        ..dear()
+    }
 }
 
 /// Writes and trims so much that many files are filled.
@@ -59,8 +69,8 @@ fn fill(b: &mut Bench, rounds: u64) {
 }
 
 /// Two replicas, of which one stays idle with three records.
-fn idle() -> Bench {
-    let mut b = bench();
+fn idle(config: DiskConfig) -> Bench {
+    let mut b = Bench::new(config, 4);
     b.joined(1);
     assert_eq!(b.append_plain(1, Position::ZERO, 1..=3), appended(at(1, 3)));
     let id = b.send(
@@ -93,8 +103,8 @@ fn check_idle(b: &mut Bench) {
 }
 
 #[test]
-fn an_idle_volume_never_pins_a_file() {
-    let mut b = idle();
+fn what_pins_files_and_is_dear_is_copied_once_there_are_many() {
+    let mut b = idle(dear());
     fill(&mut b, 40);
     assert!(
         b.disk.stats().files <= FILES_MAX + 1,
@@ -109,25 +119,49 @@ fn an_idle_volume_never_pins_a_file() {
 }
 
 #[test]
-fn a_damaged_idle_replica_never_pins_a_file_and_stays_damaged() {
-    let mut b = idle();
+fn the_little_that_an_idle_volume_holds_never_pins_a_file() {
+    let mut b = idle(cheap());
+    fill(&mut b, 40);
+    // At rest: the file that is written, and the one before.
+    assert!(b.disk.stats().files <= 2, "{:?}", b.disk.stats());
+    let written: u64 = 40 * 7 * 97;
+    assert!((1..written / 2).contains(&b.disk.stats().moved_bytes));
+    b.crash(0, ScanVerdict::Whole);
+    check_idle(&mut b);
+}
+
+#[test]
+fn a_disk_at_rest_copies_nothing() {
+    let mut b = idle(cheap());
+    fill(&mut b, 40);
+    let before = b.disk.stats();
+    for _ in 0..100 {
+        b.advance(Duration::from_secs(1));
+        b.run();
+    }
+    assert_eq!(b.disk.stats().moved_bytes, before.moved_bytes);
+    assert_eq!(b.disk.stats().syncs, before.syncs);
+}
+
+#[test]
+fn a_damaged_log_is_not_given_up_for_a_few_files() {
+    let mut b = idle(cheap());
     b.crash(0, ScanVerdict::Damaged);
     b.run();
-    // The busy one is refilled by its owner; the idle one is not.
-    let reset = DiskRequest::Reset {
-        founded: Epoch(0),
-        incarnation: INCARNATION,
-        volume: VolumeId(2),
-        epoch: Epoch(1),
-        base: Position::ZERO,
-        at: Position::ZERO,
-        checkpoint: model::journal::Checkpoint::EMPTY,
-    };
-    assert_eq!(b.ask(reset.clone(), &[]), DiskReply::Damaged);
-    let id = b.send(reset, &[]);
-    b.records(1, &[super::bench::AT], None);
+    let records = |b: &Bench| b.disk.stats().replicas[&VOLUME].records;
+    let held = records(&b);
+    assert!(held > 0 && !b.disk.stats().replicas[&VOLUME].whole);
+    refill_busy(&mut b);
+    fill(&mut b, 40);
+    assert_eq!(records(&b), held);
+}
+
+#[test]
+fn a_damaged_idle_replica_never_pins_a_file_and_stays_damaged() {
+    let mut b = idle(dear());
+    b.crash(0, ScanVerdict::Damaged);
     b.run();
-    assert_eq!(b.answer(id).unwrap().0, appended(Position::ZERO));
+    refill_busy(&mut b);
     fill(&mut b, 40);
     assert!(
         b.disk.stats().files <= FILES_MAX + 1,
@@ -142,11 +176,32 @@ fn a_damaged_idle_replica_never_pins_a_file_and_stays_damaged() {
     assert_eq!(b.ask(seal(2), &[]), DiskReply::Damaged);
 }
 
+/// The busy replica is refilled by its owner; the idle one is not.
+fn refill_busy(b: &mut Bench) {
+    let reset = DiskRequest::Reset {
+        founded: Epoch(0),
+        incarnation: INCARNATION,
+        volume: VolumeId(2),
+        epoch: Epoch(1),
+        base: Position::ZERO,
+        at: Position::ZERO,
+        checkpoint: model::journal::Checkpoint::EMPTY,
+    };
+    assert_eq!(b.ask(reset.clone(), &[]), DiskReply::Damaged);
+    let id = b.send(reset, &[]);
+    b.records(1, &[super::bench::AT], None);
+    b.run();
+    assert_eq!(b.answer(id).unwrap().0, appended(Position::ZERO));
+}
+
 #[test]
 fn a_crash_anywhere_while_copying_forward_keeps_the_state() {
-    for keep in [0, 1, 2, 100] {
-        for stop in 0..60 {
-            let mut b = idle();
+    for (keep, stop) in [0, 1, 2, 100]
+        .into_iter()
+        .flat_map(|keep| (0..60).map(move |stop| (keep, stop)))
+    {
+        for config in [dear(), cheap()] {
+            let mut b = idle(config);
             fill(&mut b, 3);
             // One more round of writes, one operation at a time.
             let append = Append::new(1, at(1, 3), vec![plain(at(1, 4))]);
@@ -186,7 +241,7 @@ fn a_crash_anywhere_while_copying_forward_keeps_the_state() {
 
 #[test]
 fn a_file_is_not_released_while_it_is_read() {
-    let mut b = idle();
+    let mut b = idle(dear());
     assert!(matches!(b.ask(seal(1), &[]), DiskReply::Sealed(_)));
     let id = b.send(fetch(1, 1), &[]);
     assert_eq!(b.store.queue.len(), 1);

@@ -138,6 +138,7 @@ impl World {
     fn new() -> Self {
         let config = DiskConfig {
             files_max: 3,
+            move_cheap_bytes: 300,
             move_credit_bytes_max: 2048,
             batch_entries_max: 5,
             ..DiskConfig::default()
