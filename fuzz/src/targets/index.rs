@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use actors::messages::SegmentRef;
-use actors::volume::index::{Delta, Index, IndexConfig, Missing, NewMapping, SegmentCounter};
+use actors::volume::index::{Delta, Index, IndexConfig, Missing, NewMapping, Pace, SegmentCounter};
 use bytes::Bytes;
 use model::geometry::{Code, Pool};
 use model::ids::{BlockNo, Epoch, SegmentId, VolumeId};
@@ -67,7 +67,10 @@ static STORED: LazyLock<Stored> = LazyLock::new(|| {
         delta.push(BlockNo(1 << 30), 300, NewMapping::Zero);
         drive(&mut index, &stored, |index| index.apply(&delta)).expect("sound");
         let none = BTreeSet::new();
-        drive(&mut index, &stored, |index| index.prepare_checkpoint(&none)).expect("sound");
+        drive(&mut index, &stored, |index| {
+            index.prepare_checkpoint(&none, Pace::Resting)
+        })
+        .expect("sound");
         let plan = index.checkpoint(&mut counter, INDEX_POOL, POSITION);
         for (segment, payload) in plan.segments() {
             let bytes = payload.chunks().concat();
@@ -203,7 +206,9 @@ fn used(index: &mut Index, stored: &Stored) -> Option<()> {
     delta.push(BlockNo(1 << 20), 200, NewMapping::Hole);
     drive(index, stored, |index| index.apply(&delta))?;
     let none = BTreeSet::new();
-    drive(index, stored, |index| index.prepare_checkpoint(&none))?;
+    drive(index, stored, |index| {
+        index.prepare_checkpoint(&none, Pace::Resting)
+    })?;
     let mut counter = SegmentCounter::new(Epoch(2), (1 << 31) + 1);
     let plan = index.checkpoint(&mut counter, INDEX_POOL, POSITION);
     index.commit(plan);

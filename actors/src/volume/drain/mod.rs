@@ -21,7 +21,7 @@ use model::store::{Claim, SegmentKind};
 use model::time::Time;
 
 use super::Pending;
-use super::index::{Delta, Plan};
+use super::index::{Delta, Pace, Plan};
 use super::journal::CommittedCheckpoint;
 use super::layers::Frozen;
 use super::overlay::{Content, Run};
@@ -94,8 +94,27 @@ impl Serving {
         (fresh && (enough || self.stopping))
             || self.kept_due.is_some_and(|due| now >= due)
             || self.rewriter_wants_checkpoint()
+            || self.tidy_due().is_some_and(|due| now >= due)
             || oldest.is_some_and(|age| age >= self.config.drain_age)
             || (oldest.is_some() && now.since(self.last_write) >= self.config.drain_idle)
+    }
+
+    /// When the index is to be tidied by a checkpoint of its own: it was not tidy after the last
+    /// one, and nobody writes. What was kept is not tried for that before its time (R28).
+    fn tidy_due(&self) -> Option<Time> {
+        let due = self
+            .tidy_from?
+            .max(self.last_write + self.config.drain_idle);
+        (self.kept_due.is_none() && !self.stopping).then_some(due)
+    }
+
+    /// Whether clients write. An owner that stops makes haste.
+    fn pace(&self, now: Time) -> Pace {
+        let rests = now.since(self.last_write) >= self.config.drain_idle;
+        match rests && !self.stopping {
+            true => Pace::Resting,
+            false => Pace::Busy,
+        }
     }
 
     /// The new segments of the checkpoint whose record is on its way to a majority.
@@ -116,7 +135,8 @@ impl Serving {
                     .oldest_write
                     .map(|at| idle.min(at + self.config.drain_age));
                 let copied = self.rewriter_wants_checkpoint().then_some(self.held_until);
-                let due = oldest.into_iter().chain(self.kept_due).chain(copied).min();
+                let upkeep = self.kept_due.into_iter().chain(self.tidy_due()).chain(copied);
+                let due = oldest.into_iter().chain(upkeep).min();
                 due.map(|due| due.max(self.held_until))
             }
             Drain::Merging { until, .. } => Some(until),
@@ -196,7 +216,7 @@ impl Serving {
                     self.drain = Drain::Indexing { deltas };
                 }
                 Drain::Indexing { .. } => {
-                    if !self.index_deltas(view) {
+                    if !self.index_deltas(now, view) {
                         return;
                     }
                 }
@@ -231,6 +251,7 @@ impl Serving {
         let overlay = std::mem::take(&mut self.layers.active);
         self.oldest_write = None;
         self.kept_due = None;
+        self.tidy_from = None;
         let patched: Vec<BlockNo> = overlay
             .runs()
             .filter(|(_, run)| matches!(run.content, Content::Patch(_)))
@@ -293,7 +314,8 @@ impl Serving {
     }
 
     /// Applies the deltas, then plans the checkpoint; false while pages are being loaded.
-    fn index_deltas(&mut self, view: &View) -> bool {
+    fn index_deltas(&mut self, now: Time, view: &View) -> bool {
+        let pace = self.pace(now);
         let Drain::Indexing { deltas } = &mut self.drain else {
             unreachable!("the caller matched")
         };
@@ -306,7 +328,7 @@ impl Serving {
             deltas.pop_front();
         }
         let leave = self.rewriter.leave();
-        if let Err(missing) = self.layers.index.prepare_checkpoint(leave) {
+        if let Err(missing) = self.layers.index.prepare_checkpoint(leave, pace) {
             self.reader
                 .load(missing, &mut self.segment_ids, &mut self.to_segment);
             return false;
@@ -381,7 +403,7 @@ impl Serving {
     /// The checkpoint's record is committed: it counts (R3). The frozen layer is in the
     /// index, the log behind it goes, and what it dropped may be deleted once it is
     /// published.
-    pub(super) fn checkpoint_recorded(&mut self, at: Position) {
+    pub(super) fn checkpoint_recorded(&mut self, now: Time, at: Position) {
         let (Some(frozen), Drain::Recording { at: mine, .. }) = (&self.layers.frozen, &self.drain)
         else {
             // Adopted from an earlier owner, and already counted at the election.
@@ -395,6 +417,8 @@ impl Serving {
         let checkpoint: Checkpoint = plan.checkpoint();
         self.layers.frozen = None;
         let dropped = self.layers.index.commit(plan);
+        let is_untidy = self.layers.index.is_untidy();
+        self.tidy_from = is_untidy.then_some(now + self.config.drain_idle);
         self.journal.checkpoint_committed(CommittedCheckpoint {
             at,
             checkpoint,

@@ -154,6 +154,12 @@ impl Cache {
         self.pages.get(&key).and_then(|held| held.at)
     }
 
+    /// The pages that lie somewhere as they are in memory.
+    pub(super) fn clean(&self) -> impl Iterator<Item = (NodeKey, Location)> + '_ {
+        let clean = self.pages.iter().filter(|(_, held)| !held.dirty);
+        clean.filter_map(|(key, held)| Some((*key, held.at?)))
+    }
+
     /// The dirty pages, children before their parents.
     pub(super) fn dirty(&self) -> Vec<NodeKey> {
         let dirty = self.pages.iter().filter(|(_, held)| held.dirty);

@@ -17,7 +17,8 @@
 //! - **Live accounting (R15)**: a segment is dropped exactly by the checkpoint that no longer
 //!   reaches it. The caller deletes it once no other recoverable root does either.
 //! - **Index space**: at each checkpoint pages in sparse index segments are rewritten
-//!   (bounded), so that the index segments stay below about three times their live pages.
+//!   (bounded), so that a quarter as many pages are dead as live while clients rest, and about
+//!   twice the live ones at most while they write: see `sweep.rs`.
 //! - **Memory**: clean pages are bounded by [`IndexConfig::cache_bytes`], pending and dirty
 //!   ones by checkpoints ([`Index::dirty_bytes`]). Unmapping any range costs no more dirty
 //!   pages than its two edges and the rows of the segments that it touches; a *zero* range
@@ -36,6 +37,7 @@ mod overlay;
 mod page;
 mod plan;
 mod prepare;
+mod sweep;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -53,6 +55,7 @@ use thiserror::Error;
 pub use apply::{Delta, NewMapping};
 pub use lookup::{MappedRun, Mapping, SegmentRows};
 pub use plan::Plan;
+pub use sweep::Pace;
 pub use walk::{Piece, Pieces};
 
 use crate::messages::SegmentRef;
@@ -61,7 +64,8 @@ use cache::PAGE_MEMORY;
 use load::Loading;
 use overlay::Overlay;
 use page::{Entry, Location, PAGE_BYTES, Page, SegmentEntry, Space};
-use prepare::{Preparation, SweepAt};
+use prepare::Preparation;
+use sweep::SweepAt;
 use tree::Forest;
 
 /// Bounds of an index.
@@ -216,6 +220,10 @@ pub struct Index {
     planned: bool,
     /// Pools that stored pages are to leave.
     leave: BTreeSet<Pool>,
+    /// Index segments that delta pages are to leave with the next checkpoint.
+    emptied: BTreeSet<u32>,
+    /// The last sweep at [`Pace::Resting`] found no page to move.
+    swept_in_vain: bool,
     /// Data segments that the next checkpoint no longer reaches.
     dropped: Vec<SegmentRef>,
     /// The stored delta pages, in order.
@@ -246,6 +254,8 @@ impl Index {
             sweep_at: SweepAt::START,
             planned: false,
             leave: BTreeSet::new(),
+            emptied: BTreeSet::new(),
+            swept_in_vain: false,
             dropped: Vec::new(),
             deltas: Vec::new(),
             meta: Vec::new(),

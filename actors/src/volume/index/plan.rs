@@ -161,7 +161,7 @@ impl Index {
             return self.plan_empty(alloc, covers);
         }
         let dirty = self.forest.cache.dirty();
-        let (pages, whole) = self.delta_pages();
+        let (pages, whole) = self.delta_pages(&dirty);
         let table = self.table_without_superseded(&dirty, whole);
         self.plan_pages(alloc, pool, covers, dirty, (pages, whole), table)
     }
@@ -201,8 +201,10 @@ impl Index {
         }
     }
 
-    /// The delta pages to write: what is new, or (true) all, which replace the stored ones.
-    fn delta_pages(&self) -> (Vec<Vec<u8>>, bool) {
+    /// The delta pages to write: what is new, or (true) all, which replace the stored ones: if
+    /// those are too many, if they lie where nothing is to stay, or if that gives back twice as
+    /// many pages as it costs.
+    fn delta_pages(&self, dirty: &[NodeKey]) -> (Vec<Vec<u8>>, bool) {
         let new = self.encode_deltas(false);
         let stored = self.deltas.len() + new.len();
         let left = self.deltas.iter().any(|at| self.is_left(*at));
@@ -210,17 +212,32 @@ impl Index {
             return (new, false);
         }
         let all = self.encode_deltas(true);
-        if !left && stored <= 2 * all.len() + DELTA_PAGES_SLACK {
-            (new, false)
-        } else {
+        let too_many = stored > 2 * all.len() + DELTA_PAGES_SLACK;
+        let more = all.len().saturating_sub(new.len());
+        if left || too_many || self.pages_kept_by_deltas(dirty) > 2 * more {
             (all, true)
+        } else {
+            (new, false)
         }
     }
 
-    /// Whether a page lies in a pool that is to be left.
+    /// Pages of the segments of which the stored delta pages alone would be live.
+    fn pages_kept_by_deltas(&self, dirty: &[NodeKey]) -> usize {
+        let table = self.table_without_superseded(dirty, false);
+        let mut deltas: BTreeMap<u32, u16> = BTreeMap::new();
+        for at in &self.deltas {
+            *deltas.entry(at.segment).or_default() += 1;
+        }
+        let rows = table.rows();
+        let alone = rows.filter(|(counter, row)| deltas.get(counter) == Some(&row.live));
+        alone.map(|(_, row)| usize::from(row.blocks)).sum()
+    }
+
+    /// Whether a page lies in a pool that is to be left, or in a segment that is to go.
     fn is_left(&self, at: Location) -> bool {
         let page = self.forest.table.pointer(at);
-        page.is_some_and(|page| self.leave.contains(&page.pool))
+        let in_pool = page.is_some_and(|page| self.leave.contains(&page.pool));
+        in_pool || self.emptied.contains(&at.segment)
     }
 
     fn encode_deltas(&self, whole: bool) -> Vec<Vec<u8>> {
@@ -387,6 +404,7 @@ impl Index {
         assert!(self.planned, "only what was planned is committed");
         self.planned = false;
         self.preparation = None;
+        self.emptied.clear();
         for (key, at) in &plan.moves {
             self.forest.set_link(*key, Child::At(*at));
             self.forest.cache.make_clean(*key, *at);

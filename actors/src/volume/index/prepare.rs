@@ -1,5 +1,6 @@
 //! Before a checkpoint: which leaves take their pending changes in, and which pages move out
-//! of sparse index segments. Both change only where things are stored, never what is mapped.
+//! of sparse index segments (`sweep.rs`). Both change only where things are stored, never what
+//! is mapped.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, VecDeque};
@@ -8,6 +9,7 @@ use model::geometry::Pool;
 
 use super::overlay::Overlay;
 use super::page::{Entry, LEAF_BLOCKS, LEAF_SEGMENTS, Node, NodeKey, SegmentEntry, Space};
+use super::sweep::{Pace, Sweep};
 use super::tree::{Found, Wants};
 use super::{Index, Missing, Stop};
 use crate::planted::{Bug, planted};
@@ -20,13 +22,6 @@ const DENSE_SEGMENTS: usize = LEAF_SEGMENTS / 4;
 /// Leaves that one checkpoint merges at most.
 const MERGE_LEAVES_MAX: usize = 4096;
 
-/// Pages beyond twice the live ones that index segments may hold before they are compacted.
-const SPARSE_PAGES_MIN: u64 = 64;
-
-/// Inner pages that one checkpoint looks through, and pages that it moves, at most.
-const SWEEP_INNER_MAX: usize = 256;
-const SWEEP_PAGES_MAX: usize = 1024;
-
 /// What is left to do.
 #[derive(Debug)]
 pub(super) struct Preparation {
@@ -34,41 +29,22 @@ pub(super) struct Preparation {
     sweep: Option<Sweep>,
 }
 
-/// Moves pages out of sparse segments.
-#[derive(Debug)]
-struct Sweep {
-    victims: BTreeSet<u32>,
-    inner_left: usize,
-    pages_left: usize,
-    /// Trees that were begun at their start.
-    wrapped: u8,
-}
-
-/// Where the next sweep goes on: the inner page one level above the leaves.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct SweepAt {
-    space: Space,
-    index: u64,
-}
-
-impl SweepAt {
-    pub(super) const START: Self = Self {
-        space: Space::Blocks,
-        index: 0,
-    };
-}
-
 impl Index {
     /// Makes ready for [`Index::checkpoint`]. A checkpoint without it is sound, but writes
     /// every pending change as deltas and moves nothing. Pages that lie in one of the pools
-    /// `leave` are stored elsewhere by and by: see [`Index::lies_in`].
+    /// `leave` are stored elsewhere by and by: see [`Index::lies_in`]. How much is moved out of
+    /// sparse segments depends on the `pace`: see [`Index::is_untidy`].
     ///
     /// # Errors
     /// The pages that must be loaded before it is tried again.
     ///
     /// # Panics
     /// If a delta is being applied, or a checkpoint is planned.
-    pub fn prepare_checkpoint(&mut self, leave: &BTreeSet<Pool>) -> Result<(), Missing> {
+    pub fn prepare_checkpoint(
+        &mut self,
+        leave: &BTreeSet<Pool>,
+        pace: Pace,
+    ) -> Result<(), Missing> {
         assert!(!self.planned, "one checkpoint at a time");
         assert!(
             self.applying.is_none(),
@@ -79,7 +55,7 @@ impl Index {
             self.leave.clone_from(leave);
             self.preparation = None;
         }
-        let result = self.prepare();
+        let result = self.prepare(pace);
         self.end(result)
     }
 
@@ -90,13 +66,13 @@ impl Index {
         !pools.is_empty() && rows.any(|(_, row)| pools.contains(&row.pool))
     }
 
-    fn prepare(&mut self) -> Result<(), Stop> {
+    fn prepare(&mut self, pace: Pace) -> Result<(), Stop> {
         self.ensure_loaded()?;
         let preparation = match self.preparation.take() {
             Some(preparation) => preparation,
             None => Preparation {
                 merges: self.choose_merges(),
-                sweep: self.choose_victims(),
+                sweep: self.begin_sweep(pace),
             },
         };
         let preparation = self.preparation.insert(preparation);
@@ -195,115 +171,6 @@ impl Index {
             Some(node) => *self.forest.leaf_mut(key.space, key.index) = node,
             None if exists => self.forest.remove(key),
             None => {}
-        }
-    }
-
-    /// Segments less than half live, if index segments take more than twice what is live; and
-    /// those of pools that are to be left.
-    fn choose_victims(&self) -> Option<Sweep> {
-        let (pages, live) = self.forest.table.pages();
-        let is_sparse = pages > 2 * live + SPARSE_PAGES_MIN;
-        let victims: BTreeSet<u32> = self
-            .forest
-            .table
-            .rows()
-            .filter(|(_, row)| {
-                let sparse = is_sparse && u32::from(row.live) * 2 <= u32::from(row.blocks);
-                sparse || self.leave.contains(&row.pool)
-            })
-            .map(|(counter, _)| counter)
-            .collect();
-        if victims.is_empty() {
-            return None;
-        }
-        let (inner_left, pages_left) = (SWEEP_INNER_MAX, SWEEP_PAGES_MAX);
-        Some(Sweep {
-            victims,
-            inner_left,
-            pages_left,
-            wrapped: 0,
-        })
-    }
-
-    fn sweep(&mut self, sweep: &mut Sweep) -> Result<(), Stop> {
-        // Twice round at most: from the middle of one tree, the other, and the first's rest.
-        while sweep.inner_left > 0 && sweep.pages_left > 0 && sweep.wrapped < 3 {
-            let SweepAt { space, index } = self.sweep_at;
-            if index == 0 {
-                self.sweep_path(sweep, space)?;
-            }
-            match self.forest.next(space, 1, index)? {
-                Some(Err(page)) => return Err(Stop::Missing(vec![page])),
-                Some(Ok(index)) => {
-                    let key = NodeKey {
-                        space,
-                        level: 1,
-                        index,
-                    };
-                    self.sweep_inner(sweep, key)?;
-                    sweep.inner_left -= 1;
-                    self.sweep_at.index = index + 1;
-                }
-                None => {
-                    sweep.wrapped += 1;
-                    let space = match space {
-                        Space::Blocks => Space::Segments,
-                        Space::Segments => Space::Blocks,
-                    };
-                    self.sweep_at = SweepAt { space, index: 0 };
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The root moves, if it lies in a victim: the only page of a tree of height 1.
-    fn sweep_path(&mut self, sweep: &mut Sweep, space: Space) -> Result<(), Stop> {
-        let height = self.forest.tree(space).height;
-        if height == 0 {
-            return Ok(());
-        }
-        let root = NodeKey {
-            space,
-            level: height - 1,
-            index: 0,
-        };
-        self.sweep_pages(sweep, &[root])
-    }
-
-    /// Pages above and below an inner page, and itself.
-    fn sweep_inner(&mut self, sweep: &mut Sweep, key: NodeKey) -> Result<(), Stop> {
-        let height = self.forest.tree(key.space).height;
-        let mut pages: Vec<NodeKey> = (key.level..height).map(|level| key.at(level)).collect();
-        pages.extend(self.forest.children_in(key, &sweep.victims));
-        self.sweep_pages(sweep, &pages)
-    }
-
-    /// Makes those dirty that lie in a victim, so that the checkpoint stores them elsewhere.
-    fn sweep_pages(&mut self, sweep: &mut Sweep, pages: &[NodeKey]) -> Result<(), Stop> {
-        let mut wants = Wants::default();
-        let mut moves = Vec::new();
-        for key in pages {
-            match self.forest.find(*key)? {
-                Found::Wanted(page) => wants.push(page),
-                Found::Absent => {}
-                Found::Resident => {
-                    let at = self.forest.cache.stored_at(*key);
-                    let stale = at.is_some_and(|at| sweep.victims.contains(&at.segment));
-                    if stale && !self.forest.cache.is_dirty(*key) {
-                        moves.push(*key);
-                    }
-                }
-            }
-        }
-        sweep.pages_left = sweep.pages_left.saturating_sub(moves.len());
-        moves
-            .into_iter()
-            .for_each(|key| self.forest.make_dirty(key));
-        if wants.is_empty() {
-            Ok(())
-        } else {
-            Err(Stop::Missing(wants.into_pages()))
         }
     }
 }

@@ -115,6 +115,14 @@ impl IndexSegments {
         }
     }
 
+    /// How much of a segment is live, in 65536ths.
+    pub(super) fn live_share(&self, counter: u32) -> u64 {
+        let row = self.rows.get(&counter);
+        row.map_or(0, |row| {
+            (u64::from(row.live) << 16) / u64::from(row.blocks.max(1))
+        })
+    }
+
     /// Removes and returns the segments without a live page.
     pub(super) fn take_dead(&mut self) -> Vec<SegmentRef> {
         let is_dead = |row: &IndexSegment| row.live == 0;

@@ -168,7 +168,7 @@ impl Serving {
                     return self.fail(StopReason::Corrupt);
                 }
             }
-            RecordBody::Checkpoint(_) => self.checkpoint_recorded(position),
+            RecordBody::Checkpoint(_) => self.checkpoint_recorded(now, position),
         }
         self.answer_acks(out);
     }

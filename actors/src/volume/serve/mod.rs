@@ -127,6 +127,8 @@ pub(super) struct Serving {
     pub(super) oldest_write: Option<Time>,
     /// When kept pieces are tried again (R28).
     pub(super) kept_due: Option<Time>,
+    /// The index is not tidy: from here on it is made so, once nobody writes.
+    pub(super) tidy_from: Option<Time>,
     /// No drain begins before this: there was no room for the last one's data (R18).
     pub(super) held_until: Time,
     pub(super) fullness: Fullness,
@@ -190,6 +192,7 @@ impl Serving {
             last_write: now,
             oldest_write: None,
             kept_due: None,
+            tidy_from: None,
             held_until: now,
             fullness: Fullness::default(),
             stopping: false,

@@ -16,7 +16,7 @@ use super::decode::decode;
 use super::page::{Child, Node, NodeKey, PAGE_BYTES, Page};
 use super::table::stored_bytes;
 use super::{
-    Delta, Index, IndexConfig, MappedRun, Mapping, Missing, NewMapping, Plan, SegmentCounter,
+    Delta, Index, IndexConfig, MappedRun, Mapping, Missing, NewMapping, Pace, Plan, SegmentCounter,
 };
 use crate::messages::SegmentRef;
 
@@ -61,6 +61,7 @@ impl Truth {
 struct World {
     index: Index,
     config: IndexConfig,
+    pace: Pace,
     counter: SegmentCounter,
     store: BTreeMap<SegmentId, Bytes>,
     truth: Truth,
@@ -82,6 +83,7 @@ impl World {
         Self {
             index: Index::open(VOLUME, &Checkpoint::EMPTY, config),
             config,
+            pace: Pace::Busy,
             counter: SegmentCounter::new(Epoch(1), 0),
             store: BTreeMap::new(),
             committed: (Checkpoint::EMPTY, truth.clone()),
@@ -256,7 +258,8 @@ impl World {
     }
 
     fn plan(&mut self) -> Plan {
-        self.drive(|index| index.prepare_checkpoint(&BTreeSet::new()));
+        let pace = self.pace;
+        self.drive(|index| index.prepare_checkpoint(&BTreeSet::new(), pace));
         self.seq += 1;
         let covers = Position {
             epoch: Epoch(1),

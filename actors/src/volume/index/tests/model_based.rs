@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::collection::vec;
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof, proptest};
 
-use super::{BlockNo, Delta, IndexConfig, Kind, NewMapping, Plain, SegmentRef, TINY, World};
+use super::{BlockNo, Delta, IndexConfig, Kind, NewMapping, Pace, Plain, SegmentRef, TINY, World};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -17,7 +17,7 @@ enum Step {
     /// Moves what segment number n (modulo) holds to a new one; the second half is raced.
     Move(usize),
     Lookup(u64, u32),
-    Checkpoint,
+    Checkpoint(Pace),
     Abort,
     Reopen,
 }
@@ -66,7 +66,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => changes().prop_map(Step::ApplyWatched),
         2 => any::<usize>().prop_map(Step::Move),
         4 => (block(), 1_u32..700).prop_map(|(at, n)| Step::Lookup(at, n)),
-        4 => Just(Step::Checkpoint),
+        4 => prop_oneof![Just(Pace::Busy), Just(Pace::Resting)].prop_map(Step::Checkpoint),
         1 => Just(Step::Abort),
         1 => Just(Step::Reopen),
     ]
@@ -180,7 +180,10 @@ fn run(steps: &[Step], config: IndexConfig) {
             Step::ApplyWatched(changes) => world.apply_watched(changes),
             Step::Move(n) => world.move_segment(*n),
             Step::Lookup(first, count) => world.check_lookup(*first, *count),
-            Step::Checkpoint => world.checkpoint(),
+            Step::Checkpoint(pace) => {
+                world.pace = *pace;
+                world.checkpoint();
+            }
             Step::Abort => {
                 let plan = world.plan();
                 world.index.abort(plan);

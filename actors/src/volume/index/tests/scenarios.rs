@@ -4,7 +4,7 @@ use model::ids::{Epoch, SegmentId};
 
 use super::super::page::{LEAF_BLOCKS, PAGE_BYTES};
 use super::super::{Corrupt, IndexConfig};
-use super::{Index, Kind, TINY, World};
+use super::{Index, Kind, Pace, TINY, World};
 
 /// A small generator: tests need no more.
 struct Lcg(u64);
@@ -100,6 +100,92 @@ fn index_segments_stay_within_three_times_their_live_pages() {
     }
     assert!(world.index.stats().index_segments < 200);
     world.check_lookup(0, span as u32);
+}
+
+/// A volume of a GiB, every block written once, in any order; so much a drain.
+fn filled_at_random(drain_blocks: usize) -> World {
+    let mut world = World::new(IndexConfig::default());
+    let mut random = Lcg(4);
+    let mut blocks: Vec<u64> = (0..1 << 18).collect();
+    for i in (1..blocks.len()).rev() {
+        blocks.swap(i, random.below(i as u64 + 1) as usize);
+    }
+    for drained in blocks.chunks(drain_blocks) {
+        for part in drained.chunks(1024) {
+            let changes: Vec<_> = part.iter().map(|at| (*at, 1, Kind::Data)).collect();
+            world.apply(&changes);
+        }
+        world.checkpoint();
+        let stats = world.index.stats();
+        println!(
+            "{} pages, {} live, {} written",
+            stats.index_bytes / PAGE_BYTES as u64,
+            stats.index_live_bytes / PAGE_BYTES as u64,
+            world.written / PAGE_BYTES
+        );
+    }
+    world
+}
+
+#[test]
+fn random_writes_leave_an_index_that_is_little_more_than_its_leaves() {
+    const LEAVES: u64 = 1024;
+    for drain_blocks in [600, 4200, 16_000] {
+        let mut world = filled_at_random(drain_blocks);
+        let pages = |world: &World| world.index.stats().index_bytes / PAGE_BYTES as u64;
+        assert!(pages(&world) < LEAVES * 8 / 5, "{} pages", pages(&world));
+        let drains = (1_u64 << 18) / drain_blocks as u64;
+        let (written, filling) = ((world.written / PAGE_BYTES) as u64, LEAVES * 12);
+        let most = filling + drains * 20;
+        assert!(written < most, "{written} pages written in {drains} drains");
+        // Nobody writes any more.
+        world.pace = Pace::Resting;
+        let mut checkpoints = 0;
+        while world.index.is_untidy() {
+            world.checkpoint();
+            checkpoints += 1;
+            assert!(checkpoints < 5, "it comes to rest");
+        }
+        let stats = world.index.stats();
+        assert!(stats.index_bytes <= stats.index_live_bytes * 5 / 4 + (64 << 12));
+        assert!(pages(&world) < LEAVES * 3 / 2, "{} pages", pages(&world));
+        let added = (world.written / PAGE_BYTES) as u64 - written;
+        assert!(added <= 2 * LEAVES, "{added} pages for tidying");
+        world.check_lookup(0, 1 << 18);
+    }
+}
+
+#[test]
+fn a_tidy_index_is_left_alone_and_one_that_rests_comes_to_an_end() {
+    // Far more than the cache: every page that moves must be read.
+    let mut world = World::new(TINY);
+    let mut random = Lcg(6);
+    let span = 3_000 * LEAF_BLOCKS as u64;
+    for _ in 0..40 {
+        let changes = random.writes(400, span);
+        world.apply(&changes);
+        world.checkpoint();
+    }
+    world.pace = Pace::Resting;
+    let mut checkpoints = 0;
+    while world.index.is_untidy() {
+        world.checkpoint();
+        checkpoints += 1;
+        assert!(checkpoints < 40, "it comes to rest");
+    }
+    assert!(checkpoints > 1, "more than one sweep moves");
+    let stats = world.index.stats();
+    assert!(
+        stats.index_bytes <= stats.index_live_bytes * 3 / 2,
+        "{stats:?}"
+    );
+    let written = world.written;
+    world.checkpoint();
+    assert!((world.written - written) / PAGE_BYTES < 64, "nothing moves");
+    world.check_lookup(0, span as u32);
+    world.reopen(2);
+    world.check_lookup(0, span as u32);
+    world.check_rows();
 }
 
 #[test]
