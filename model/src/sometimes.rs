@@ -77,6 +77,10 @@ states! {
     VolumeWoken = "host: an idle volume is woken",
     /// Blocks of segments that should not stay are written anew.
     SegmentRewritten = "rewriter: blocks are copied to a new segment",
+    /// Pages leave sparse index segments beside clients' writes.
+    IndexSwept = "index: pages leave sparse segments beside writes",
+    /// Pages leave sparse index segments while nobody writes.
+    IndexTidied = "index: pages leave sparse segments at rest",
     /// The owner's audit condemns an orphan.
     OrphanCondemned = "audit: an orphan is condemned",
     /// A change of the replicas is adopted.
@@ -111,6 +115,8 @@ states! {
     SlotRebalanced = "metadata: a slot is moved to an emptier disk",
     /// A disk that was emptied is gone for good.
     DiskRemoved = "metadata: an emptied disk is removed",
+    /// What pins a journal file is copied forward.
+    JournalMoved = "disk: what pins a journal file is copied forward",
     /// A disk's journal ends in a torn record after a power loss.
     TornTail = "disk: a torn tail is cut",
     /// A disk's journal is damaged where it was synced.

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use model::ids::{Position, VolumeId};
 use model::journal::Checkpoint;
 use model::payload::Payload;
+use model::sometimes::{Sometimes, reached};
 use model::store::{EntryAt, FileNo};
 
 use super::batch::Serial;
@@ -132,6 +133,9 @@ impl Disk {
                 }
             };
             if moved {
+                if matches!(item.what, What::Record(..)) {
+                    reached(Sometimes::JournalMoved);
+                }
                 self.files.spend(cost);
                 self.moved_bytes += cost;
             }

@@ -17,8 +17,8 @@
 //! - **Live accounting (R15)**: a segment is dropped exactly by the checkpoint that no longer
 //!   reaches it. The caller deletes it once no other recoverable root does either.
 //! - **Index space**: at each checkpoint pages in sparse index segments are rewritten
-//!   (bounded), so that a quarter as many pages are dead as live while clients rest, and about
-//!   twice the live ones at most while they write: see `sweep.rs`.
+//!   (bounded), so that at most a quarter as many pages are dead as live once clients rest, and
+//!   about as many while they write: see `sweep.rs`.
 //! - **Memory**: clean pages are bounded by [`IndexConfig::cache_bytes`], pending and dirty
 //!   ones by checkpoints ([`Index::dirty_bytes`]). Unmapping any range costs no more dirty
 //!   pages than its two edges and the rows of the segments that it touches; a *zero* range

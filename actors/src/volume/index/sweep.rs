@@ -13,6 +13,8 @@
 
 use std::collections::BTreeSet;
 
+use model::sometimes::{Sometimes, reached};
+
 use super::page::{NodeKey, Space};
 use super::table::IndexSegments;
 use super::tree::{Found, Wants};
@@ -43,6 +45,7 @@ pub(super) struct Sweep {
     victims: BTreeSet<u32>,
     /// Whether pages are loaded for it.
     loads: bool,
+    pace: Pace,
     inner_left: usize,
     pages_left: usize,
     /// Trees that were begun at their start.
@@ -114,6 +117,7 @@ impl Index {
         (!victims.is_empty()).then_some(Sweep {
             victims,
             loads,
+            pace,
             inner_left,
             pages_left,
             wrapped: 0,
@@ -169,6 +173,7 @@ impl Index {
                 break;
             }
             if self.forest.find(key)? == Found::Resident {
+                reached(Sometimes::IndexSwept);
                 self.forest.make_dirty(key);
                 sweep.pages_left -= 1;
             }
@@ -217,6 +222,9 @@ impl Index {
         }
         sweep.pages_left = sweep.pages_left.saturating_sub(moves.len());
         self.swept_in_vain &= moves.is_empty();
+        if !moves.is_empty() && sweep.pace == Pace::Resting {
+            reached(Sometimes::IndexTidied);
+        }
         moves
             .into_iter()
             .for_each(|key| self.forest.make_dirty(key));
