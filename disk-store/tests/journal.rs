@@ -5,7 +5,7 @@ mod common;
 use common::{BLOCK, SimJournal, append, bytes_of, entry, journal_config, read, tag_of};
 use disk_store::file::sim::{Fault, SimFiles};
 use disk_store::journal::{Journal, JournalConfig};
-use model::store::{JournalDone, JournalOp, ScanVerdict, ScannedEntry};
+use model::store::{JournalDone, JournalOp, JournalRoom, ScanVerdict, ScannedEntry};
 use proptest::prelude::{ProptestConfig, any, prop, proptest};
 
 fn created() -> (SimFiles, SimJournal) {
@@ -401,12 +401,16 @@ fn another_lifes_batches_do_not_pass() {
 fn a_full_device_refuses_without_harm() {
     let (mut files, mut journal) = created();
     files.set_capacity(Some(files.allocated() + 40 * BLOCK as u64));
-    let (mut tag, mut told_at) = (0, None);
+    let (mut tag, mut told_at, mut lefts) = (0, None, Vec::new());
     let refused = loop {
         tag += 1;
         match journal.execute(JournalOp::Append(vec![entry(tag, 4096)])) {
-            Ok(JournalDone::Appended { has_room, .. }) if !has_room => {
+            Ok(JournalDone::Appended {
+                room: JournalRoom::Left(left),
+                ..
+            }) => {
                 told_at.get_or_insert(tag);
+                lefts.push(left);
             }
             Ok(JournalDone::Appended { .. }) => assert_eq!(told_at, None),
             Ok(JournalDone::Full(refused)) => break refused,
@@ -419,8 +423,12 @@ fn a_full_device_refuses_without_harm() {
         told_at.is_some_and(|at| (2..=3).contains(&(tag - at))),
         "{told_at:?} of {tag}"
     );
+    let each = 2 * BLOCK as u64;
+    assert!(lefts.windows(2).all(|w| w[0] - w[1] == each), "{lefts:?}");
+    assert!(lefts.last().is_some_and(|left| *left < each), "{lefts:?}");
+    let is_short = |room| matches!(room, JournalRoom::Left(left) if left < each);
     let prepared = journal.execute(JournalOp::Prepare);
-    assert_eq!(prepared, Ok(JournalDone::Prepared { has_room: false }));
+    assert!(matches!(prepared, Ok(JournalDone::Prepared(room)) if is_short(room)));
     assert!(!journal.has_failed());
     // It can be opened, too.
     drop(journal);
@@ -430,6 +438,7 @@ fn a_full_device_refuses_without_harm() {
         (scanned.len() as u64, verdict),
         (tag - 1, ScanVerdict::Whole)
     );
+    assert!(is_short(journal.room()), "it is told from the first on");
     let before = journal.current_file();
     let released = journal.execute(JournalOp::ReleaseBefore(before));
     assert_eq!(released, Ok(JournalDone::Released));

@@ -177,6 +177,23 @@ impl Stored {
     }
 }
 
+impl RecordBody {
+    /// Whether it brings clients' bytes.
+    #[must_use]
+    pub fn brings_bytes(&self) -> bool {
+        matches!(self, Self::Write { .. } | Self::Kept { .. })
+    }
+
+    /// Whether it frees a journal's files, or makes the owner who does.
+    #[must_use]
+    pub fn frees_files(&self) -> bool {
+        matches!(
+            self,
+            Self::Checkpoint(_) | Self::EpochStart | Self::Recovered
+        )
+    }
+}
+
 impl RecordHead {
     /// Whether an owner of `volume` may have written it: else it is damage, or a lie. What passes
     /// can be replayed; whether it follows what is before it in a log is another question.

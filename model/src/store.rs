@@ -76,6 +76,16 @@ pub enum JournalOp {
     Prepare,
 }
 
+/// What a journal has to go on with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum JournalRoom {
+    /// A file is prepared for when the current one is full, or need not be yet.
+    Ample,
+    /// There is no space for another file. So many bytes of the current one are left to entries: for
+    /// what frees files (R18).
+    Left(u64),
+}
+
 /// The journal store's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JournalDone {
@@ -83,9 +93,8 @@ pub enum JournalDone {
     Appended {
         /// Where each payload lies, in order.
         places: Vec<EntryAt>,
-        /// Whether a file is prepared for when the current one is full, or need not be yet. If
-        /// there is no space for one, what is left is for what frees files (R18).
-        has_room: bool,
+        /// What is left to go on with.
+        room: JournalRoom,
     },
     /// There is no space: of an `Append` (whose entries these are) or a `ReleaseBefore` nothing
     /// was done.
@@ -94,11 +103,8 @@ pub enum JournalDone {
     Read(Vec<Option<Bytes>>),
     /// Recycled: there is room.
     Released,
-    /// To `Prepare`: whether there is room.
-    Prepared {
-        /// As in `Appended`.
-        has_room: bool,
-    },
+    /// To `Prepare`: what is left to go on with.
+    Prepared(JournalRoom),
 }
 
 /// A fragment's description: what its self-describing header says.

@@ -315,6 +315,7 @@ pub fn open_disk(disk: &mut SimDisk, node: NodeId, terms: &MachineTerms, clock: 
         journal.damage_before(),
     );
     let machine = machine
+        .with_journal_room(journal.room())
         .knowing(fragments.adopted().clone())
         .scrubbed_to(fragments.scrubbed());
     disk.open = Some(OpenDisk {

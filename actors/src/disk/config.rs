@@ -15,7 +15,9 @@ pub struct DiskConfig {
     pub batch_bytes_max: usize,
     /// Entries of one append to the journal.
     pub batch_entries_max: usize,
-    /// Bytes queued for the journal before appends are refused.
+    /// Bytes queued for the journal before appends are refused. A journal that finds no space for
+    /// another file tells so when half a file is left: what is queued by then takes half of that at
+    /// most, and so does an append that comes alone.
     pub queue_bytes_max: usize,
     /// Appends and resets under way.
     pub appends_max: usize,
@@ -89,7 +91,7 @@ impl Default for DiskConfig {
             join_wait_max: Duration::from_secs(5),
             batch_bytes_max: 4 << 20,
             batch_entries_max: 1024,
-            queue_bytes_max: 32 << 20,
+            queue_bytes_max: 16 << 20,
             appends_max: 4096,
             controls_max: 4096,
             volume_bytes_max: 1 << 30,

@@ -92,11 +92,11 @@ impl Disk {
         &mut self,
         now: Time,
         asker: Asker,
-        append: Append,
+        mut append: Append,
         payload: &Bytes,
         out: &mut Vec<DiskEffect>,
     ) {
-        if !is_well_formed(&append, payload) || !self.has_room(&append, payload.len()) {
+        if !is_well_formed(&append, payload) {
             return self.answer(asker, DiskReply::Busy, out);
         }
         let volume = append.volume;
@@ -107,8 +107,8 @@ impl Disk {
         if replica.health() == Health::Damaged {
             return self.answer_damaged(asker, volume, append.epoch, out);
         }
-        let plan = match replica.log().plan(append.prev, &append.records) {
-            Ok(plan) => plan,
+        let skip = match replica.log().plan(append.prev, &append.records) {
+            Ok(skip) => skip,
             // No correct owner contradicts what was committed, unless the journal was founded
             // anew since (R3), and that one resets. Nothing is done, and nothing lost.
             Err(Refused::Mismatch | Refused::Committed) => {
@@ -120,19 +120,28 @@ impl Disk {
                 return self.answer_after(ticket, asker, reply, out);
             }
         };
-        if append.records.len() > plan.skip {
+        // What it holds already, the lease and the news need no room.
+        let takes = skip + self.room_for(volume, &append.records[skip..]);
+        append.records.truncate(takes);
+        // Not the log's end: what lies behind may be an older owner's.
+        let last = append.records.last().map_or(append.prev, |r| r.position);
+        let replica = self.replicas.get_mut(&volume).expect("entered");
+        if takes > skip {
             replica.append_at(now);
         }
-        replica.queue_records(append.records, plan.skip, payload, &mut self.batcher);
+        replica.queue_records(append.records, skip, payload, &mut self.batcher);
         let asked = (append.epoch, asker.id);
-        replica.learn(asked, plan.matched, append.committed, append.trim);
+        replica.learn(asked, last, append.committed, append.trim);
         let until = now + self.config.lease_term + self.config.lease_margin;
         let leased = append.lease && replica.grant(now, until);
-        // Not the log's end: what lies behind `matched` may be an older owner's.
-        let last = plan.matched;
         let ticket = replica.ticket();
         self.note_wish(volume);
-        self.answer_after(ticket, asker, DiskReply::Appended { last, leased }, out);
+        let reply = DiskReply::Appended {
+            last,
+            leased,
+            short: self.shortage.is_short(),
+        };
+        self.answer_after(ticket, asker, reply, out);
     }
 
     /// An owner at `epoch` acts on this replica: lower epochs are fenced, a higher one is
@@ -191,23 +200,28 @@ impl Disk {
         self.answer_after(ticket, asker, DiskReply::Damaged, out);
     }
 
-    fn has_room(&self, append: &Append, bytes: usize) -> bool {
+    /// For how many of these records, the next ones of a volume's log, there is room. A log is taken
+    /// in its order: so what frees files takes along what stands before it (R18).
+    fn room_for(&self, volume: VolumeId, records: &[RecordHead]) -> usize {
         let queued = self.batcher.bytes();
-        let fits = bytes == 0 || queued == 0 || queued + bytes <= self.config.queue_bytes_max;
-        let changes = |r: &RecordHead| {
-            use RecordBody::{Stored, Write, Zero};
-            matches!(r.body, Write { .. } | Stored(_) | Zero { .. })
-        };
-        let brings =
-            |r: &RecordHead| matches!(r.body, RecordBody::Write { .. } | RecordBody::Kept { .. });
-        let has_space = !self.shortage.is_short() || !append.records.iter().any(brings);
-        let untrimmed = self.replicas.get(&append.volume).map(|r| {
-            let records = r.log().len() as u64 * RECORD_BYTES;
-            r.log().bytes() + records
-        });
-        let in_quota =
-            untrimmed <= Some(self.config.volume_bytes_max) || !append.records.iter().any(changes);
-        fits && in_quota && has_space
+        let log = self.replicas[&volume].log();
+        let untrimmed = log.bytes() + log.len() as u64 * RECORD_BYTES;
+        let is_over = untrimmed > self.config.volume_bytes_max;
+        let is_short = self.shortage.is_short();
+        let (mut bytes, mut takes, mut refuses) = (0, 0, false);
+        for (i, record) in records.iter().enumerate() {
+            bytes += record.payload_len as usize;
+            if bytes > 0 && queued > 0 && queued + bytes > self.config.queue_bytes_max {
+                break;
+            }
+            refuses |= (is_short && record.body.brings_bytes()) || (is_over && changes(record));
+            let is_led = record.body.frees_files() && self.shortage.takes_along(queued, bytes);
+            refuses &= !is_led;
+            if !refuses {
+                takes = i + 1;
+            }
+        }
+        takes
     }
 
     /// Starts a replica's log over (R9). `current` says that the sender's epoch was read to be
@@ -247,9 +261,7 @@ impl Disk {
             if held && !(log.last() == base && is_newer) {
                 // A late duplicate: what was appended since must not go.
                 let ticket = replica.ticket();
-                let (last, leased) = (base, false);
-                let reply = DiskReply::Appended { last, leased };
-                return self.answer_after(ticket, asker, reply, out);
+                return self.answer_after(ticket, asker, self.started_at(base), out);
             }
             if !held && base.seq <= log.committed().seq {
                 // No correct owner contradicts what was committed.
@@ -260,9 +272,23 @@ impl Disk {
         replica.queue_reset(base, at, checkpoint, table, asked, &mut self.batcher);
         let ticket = replica.ticket();
         self.restate.remove(&reset.volume);
-        let (last, leased) = (base, false);
-        self.answer_after(ticket, asker, DiskReply::Appended { last, leased }, out);
+        self.answer_after(ticket, asker, self.started_at(base), out);
     }
+
+    /// The answer to a reset.
+    fn started_at(&self, base: Position) -> DiskReply {
+        DiskReply::Appended {
+            last: base,
+            leased: false,
+            short: self.shortage.is_short(),
+        }
+    }
+}
+
+/// Whether a client asked for it.
+fn changes(record: &RecordHead) -> bool {
+    use RecordBody::{Stored, Write, Zero};
+    matches!(record.body, Write { .. } | Stored(_) | Zero { .. })
 }
 
 impl Reset {

@@ -24,15 +24,6 @@ pub(super) struct Held {
     pub(super) slot: Slot,
 }
 
-/// What an append means to this log.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Plan {
-    /// So many of the records are held already.
-    pub(super) skip: usize,
-    /// The last position that is known to be the sender's, once the rest is appended.
-    pub(super) matched: Position,
-}
-
 /// Why an append can't be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Refused {
@@ -116,12 +107,12 @@ impl Log {
         self.records.iter().skip(skip)
     }
 
-    /// What appending `records` (dense, after `prev`) means. Changes nothing, so that
-    /// duplicated, reordered and stale appends are harmless: only a real conflict truncates.
+    /// How many of `records` (dense, after `prev`) are held already, so that duplicated, reordered
+    /// and stale appends are harmless: only a real conflict truncates. Changes nothing.
     ///
     /// # Errors
     /// See [`Refused`].
-    pub(super) fn plan(&self, prev: Position, records: &[RecordHead]) -> Result<Plan, Refused> {
+    pub(super) fn plan(&self, prev: Position, records: &[RecordHead]) -> Result<usize, Refused> {
         let mut skip = 0;
         if prev.seq < self.base.seq {
             // What was trimmed was committed; the log can only be joined at its base.
@@ -146,8 +137,7 @@ impl Log {
         {
             return Err(Refused::Committed);
         }
-        let matched = records.last().map_or(prev, |r| r.position);
-        Ok(Plan { skip, matched })
+        Ok(skip)
     }
 
     /// Drops records from `seq` on; returns the places of those that were durable.

@@ -51,7 +51,7 @@ use model::machine::Machine;
 use model::meta::MetaToken;
 use model::payload::Payload;
 use model::spread::RowStamp;
-use model::store::{DeviceError, FileNo, OpId, ScanVerdict, ScannedEntry, ScrubMark};
+use model::store::{DeviceError, FileNo, JournalRoom, OpId, ScanVerdict, ScannedEntry, ScrubMark};
 use model::time::Time;
 
 use crate::messages::{DiskReply, DiskRequest, PutFragment};
@@ -300,6 +300,13 @@ impl Disk {
         }
         disk.note_broken(&recovered.broken);
         disk
+    }
+
+    /// What its journal has to go on with, now that it was opened.
+    #[must_use]
+    pub fn with_journal_room(mut self, room: JournalRoom) -> Self {
+        self.shortage.told(self.started, room);
+        self
     }
 
     /// What the disk knew of rows' moves when it was opened (R20).

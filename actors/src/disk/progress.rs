@@ -1,6 +1,6 @@
 //! How things become durable: submitting what gathered, and what a finished operation means.
 
-use model::store::{DeviceError, EntryAt, JournalDone, JournalOp, OpId};
+use model::store::{DeviceError, EntryAt, JournalDone, JournalOp, JournalRoom, OpId};
 use model::time::Time;
 
 use super::batch::{Batch, Subject};
@@ -18,8 +18,8 @@ impl Disk {
     ) {
         match done {
             Err(error) => self.retire(error, out),
-            Ok(JournalDone::Appended { places, has_room }) => {
-                self.shortage.told(now, has_room);
+            Ok(JournalDone::Appended { places, room }) => {
+                self.shortage.told(now, room);
                 let batch = self.batcher.complete(op);
                 let batch = batch.expect("the store finishes the one append in flight");
                 assert_eq!(
@@ -35,7 +35,7 @@ impl Disk {
                 self.read_done(now, reading, payloads, out);
             }
             Ok(JournalDone::Released) => {
-                self.shortage.told(now, true);
+                self.shortage.told(now, JournalRoom::Ample);
                 let released = self.files.released(op);
                 assert!(released, "the store finishes the one release in flight");
             }
@@ -48,7 +48,7 @@ impl Disk {
                     self.shortage.refused_append(now);
                 }
             }
-            Ok(JournalDone::Prepared { has_room }) => self.prepared(now, op, has_room),
+            Ok(JournalDone::Prepared(room)) => self.prepared(now, op, room),
         }
         self.look_for_moves = true;
     }

@@ -216,10 +216,14 @@ pub enum DiskReply {
     },
     /// To `Append` and `Reset`: all up to `last` is durable here, in the sender's epoch.
     Appended {
-        /// The log's last position, after this request.
+        /// The last position that matches the request's: before its end if there was no room for the
+        /// rest.
         last: Position,
         /// Whether the lease was granted (the owner counts it from before it asked).
         leased: bool,
+        /// There is no space for another file: of an append, only what frees files is taken, and
+        /// what stands before that, as far as there is room.
+        short: bool,
     },
     /// To `Append`: there is no record `prev`. The owner steps back to `last` or before.
     Mismatch {

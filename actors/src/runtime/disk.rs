@@ -15,7 +15,9 @@ use bytes::Bytes;
 use model::ids::{Actor as ActorId, DiskId, DiskRef, Endpoint, NodeId, RequestId, VolumeId};
 use model::meta::{MetaReply, MetaToken};
 use model::placement::View;
-use model::store::{DeviceError, FileNo, FragmentDone, FragmentOp, JournalDone, JournalOp, OpId};
+use model::store::{
+    DeviceError, FileNo, FragmentDone, FragmentOp, JournalDone, JournalOp, JournalRoom, OpId,
+};
 use model::time::Time;
 use tokio::sync::oneshot;
 
@@ -71,6 +73,8 @@ pub trait JournalStore: Send {
     /// # Errors
     /// The device failed: the disk retires.
     fn rest(&mut self) -> Result<(), DeviceError>;
+    /// What is left to go on with.
+    fn room(&self) -> JournalRoom;
     /// For `debug`.
     fn figures(&self) -> DiskFigures;
     /// Whether the path is still the open directory (R2).

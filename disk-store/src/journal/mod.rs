@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use model::store::{
-    DeviceError, EntryAt, FileNo, JournalDone, JournalOp, ScanVerdict, ScannedEntry,
+    DeviceError, EntryAt, FileNo, JournalDone, JournalOp, JournalRoom, ScanVerdict, ScannedEntry,
 };
 
 use crate::BLOCK;
@@ -212,6 +212,8 @@ impl<L: FileLayer> Journal<L> {
             return Err(refused("no space to open it"));
         }
         journal.settle()?;
+        // What is queued first is bounded by what is left, too.
+        journal.prepare()?;
         journal.syncs = 0;
         let verdict = if scan.damage_before.is_some() {
             ScanVerdict::Damaged
@@ -235,7 +237,7 @@ impl<L: FileLayer> Journal<L> {
             JournalOp::Append(entries) => Ok(match self.append(&entries)? {
                 Some(places) => JournalDone::Appended {
                     places,
-                    has_room: !self.is_short,
+                    room: self.room(),
                 },
                 None => JournalDone::Full(entries),
             }),
@@ -249,8 +251,7 @@ impl<L: FileLayer> Journal<L> {
             JournalOp::Prepare => {
                 self.is_short = false;
                 self.prepare()?;
-                let has_room = !self.is_short;
-                Ok(JournalDone::Prepared { has_room })
+                Ok(JournalDone::Prepared(self.room()))
             }
         }
     }
@@ -318,6 +319,15 @@ impl<L: FileLayer> Journal<L> {
     #[must_use]
     pub fn damage_before(&self) -> Option<usize> {
         self.damage_before
+    }
+
+    /// What is left to go on with.
+    #[must_use]
+    pub fn room(&self) -> JournalRoom {
+        match self.is_short {
+            true => JournalRoom::Left(self.entry_space(self.tail_space())),
+            false => JournalRoom::Ample,
+        }
     }
 
     /// The file that appends go to.

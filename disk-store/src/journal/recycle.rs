@@ -54,7 +54,8 @@ impl<L: FileLayer> Journal<L> {
     }
 
     /// Whether so little is left of the current file that another one is to be there: what is left
-    /// is as much as a Disk machine may have queued.
+    /// is twice what a Disk machine may have queued, so that if there is none, what is queued has its
+    /// place, and what frees files has as much again.
     pub(super) fn needs_follower(&self) -> bool {
         self.tail_space() <= self.config.file_bytes / 2
     }

@@ -14,7 +14,8 @@ use disk_store::journal::{Journal, JournalConfig};
 use disk_store::superblock::{self, FabricId, Superblock, SuperblockError};
 use model::ids::{DiskRef, Incarnation, NodeId};
 use model::store::{
-    DeviceError, FileNo, FragmentDone, FragmentOp, JournalDone, JournalOp, ScannedEntry, ScrubMark,
+    DeviceError, FileNo, FragmentDone, FragmentOp, JournalDone, JournalOp, JournalRoom,
+    ScannedEntry, ScrubMark,
 };
 use raft_meta::node::{AdminCommand, AdminReply};
 
@@ -57,6 +58,10 @@ impl JournalStore for RealJournal {
 
     fn rest(&mut self) -> Result<(), DeviceError> {
         self.journal.rest()
+    }
+
+    fn room(&self) -> JournalRoom {
+        self.journal.room()
     }
 
     fn figures(&self) -> DiskFigures {

@@ -17,8 +17,8 @@ use model::meta::{MetaReply, MetaToken};
 use model::payload::Payload;
 use model::placement::{JournalConfig, View, VolumeRecord};
 use model::store::{
-    DeviceError, EntryAt, FileNo, FragmentDone, FragmentOp, JournalDone, JournalOp, OpId,
-    ScanVerdict, ScannedEntry,
+    DeviceError, EntryAt, FileNo, FragmentDone, FragmentOp, JournalDone, JournalOp, JournalRoom,
+    OpId, ScanVerdict, ScannedEntry,
 };
 use model::time::Time;
 
@@ -50,9 +50,8 @@ pub(super) struct Store {
 pub(super) enum Space {
     #[default]
     Ample,
-    /// What is left of the current file.
-    Short,
-    None,
+    /// So many bytes of the current file.
+    Left(u64),
 }
 
 impl Store {
@@ -77,6 +76,25 @@ impl Store {
         let lost = self.damaged_at?;
         let before = self.entries.iter().filter(|(e, _)| self.order(e.at) < lost);
         Some(before.count())
+    }
+
+    /// Whether there is space for these.
+    fn takes(&mut self, entries: &[model::store::JournalEntry]) -> bool {
+        let bytes = entries.iter().map(|e| e.header.len() + e.payload.len());
+        let bytes = bytes.sum::<usize>() as u64;
+        match &mut self.space {
+            Space::Left(left) if *left < bytes => return false,
+            Space::Left(left) => *left -= bytes,
+            Space::Ample => {}
+        }
+        true
+    }
+
+    fn room(&self) -> JournalRoom {
+        match self.space {
+            Space::Ample => JournalRoom::Ample,
+            Space::Left(left) => JournalRoom::Left(left),
+        }
     }
 
     fn append(&mut self, entries: Vec<model::store::JournalEntry>) -> Vec<EntryAt> {
@@ -106,10 +124,10 @@ impl Store {
 
     fn carry_out(&mut self, op: JournalOp) -> JournalDone {
         match op {
-            JournalOp::Append(entries) if self.space == Space::None => JournalDone::Full(entries),
+            JournalOp::Append(entries) if !self.takes(&entries) => JournalDone::Full(entries),
             JournalOp::Append(entries) => JournalDone::Appended {
                 places: self.append(entries),
-                has_room: self.space == Space::Ample,
+                room: self.room(),
             },
             JournalOp::Read(places) => {
                 JournalDone::Read(places.into_iter().map(|at| self.read(at)).collect())
@@ -122,9 +140,7 @@ impl Store {
                 self.space = Space::Ample;
                 JournalDone::Released
             }
-            JournalOp::Prepare => JournalDone::Prepared {
-                has_room: self.space == Space::Ample,
-            },
+            JournalOp::Prepare => JournalDone::Prepared(self.room()),
         }
     }
 
@@ -342,6 +358,7 @@ impl Bench {
     pub(super) fn recovered(&self) -> Disk {
         let (scan, damage) = (self.store.scan(), self.store.damage_before());
         Disk::recover_from(self.config, AT, NodeId(1), self.now, scan, damage)
+            .with_journal_room(self.store.room())
     }
 
     /// Answers all record reads: the volume is at `epoch` and its journal is on `disks`.
@@ -532,5 +549,6 @@ pub(super) fn appended(last: Position) -> DiskReply {
     DiskReply::Appended {
         last,
         leased: false,
+        short: false,
     }
 }

@@ -443,7 +443,7 @@ impl World {
         let crashed = self.bench.recovered();
         let truth = &mut self.truths[sent.v];
         match reply {
-            DiskReply::Appended { last, leased } => {
+            DiskReply::Appended { last, leased, .. } => {
                 assert!(epoch >= promised, "a lower epoch's append after a promise");
                 assert!(
                     truth.owner(epoch).contains(*last),

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use actix::{AsyncContext, Context};
-use model::store::{DeviceError, JournalDone, JournalOp};
+use model::store::{DeviceError, JournalDone, JournalOp, JournalRoom};
 use tokio::sync::oneshot;
 
 use super::super::clock::boottime;
@@ -27,6 +27,10 @@ impl JournalStore for Removable {
 
     fn rest(&mut self) -> Result<(), DeviceError> {
         Ok(())
+    }
+
+    fn room(&self) -> JournalRoom {
+        JournalRoom::Ample
     }
 
     fn figures(&self) -> DiskFigures {

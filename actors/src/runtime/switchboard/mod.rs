@@ -478,6 +478,7 @@ impl Handler<AttachDisk> for Switchboard {
         let node = self.config.node;
         let machine =
             Disk::recover_from(self.config.disk, at, node, boottime(), scan, damage_before)
+                .with_journal_room(stores.journal.room())
                 .knowing(moves)
                 .scrubbed_to(scrubbed);
         let disk = DiskActor::new(at.disk, node, machine, stores, ctx.address()).start();

@@ -138,9 +138,9 @@ impl Log {
 
 /// What a record counts for in the journal window: a client's bytes.
 fn written(record: &Record) -> u64 {
-    match record.head.body {
-        RecordBody::Write { .. } | RecordBody::Kept { .. } => record.payload.len() as u64,
-        _ => 0,
+    match record.head.body.brings_bytes() {
+        true => record.payload.len() as u64,
+        false => 0,
     }
 }
 

@@ -67,8 +67,10 @@ pub struct JournalTerms {
     pub retry: Duration,
     /// That time at most.
     pub retry_max: Duration,
-    /// Pause after `Busy`.
+    /// Pause after `Busy`, and after an append that had no room for all.
     pub pause: Duration,
+    /// A replica whose disk is short of space is asked again after this time.
+    pub ask_short: Duration,
     /// Payload of one append at most (one record may exceed it).
     pub batch_bytes: usize,
     /// The least that this is lowered to where answers take long, and what is risked at most on a
@@ -89,6 +91,7 @@ impl Default for JournalTerms {
             retry: Duration::from_millis(400),
             retry_max: Duration::from_millis(6400),
             pause: Duration::from_millis(20),
+            ask_short: Duration::from_secs(1),
             batch_bytes: 1 << 20,
             batch_bytes_min: 64 << 10,
             batch_records: 512,
@@ -264,6 +267,14 @@ impl Journal {
         replica.map(|r| r.leased_until)
     }
 
+    /// Whether disks are so short of space that no quorum takes clients' bytes: more of them would
+    /// stand before the checkpoint that frees some (R18).
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        let takes = |r: &Replica| r.mode == Mode::Stream && !r.is_short();
+        self.replicas.iter().any(Replica::is_short) && !self.quorum_value(takes)
+    }
+
     /// Raises `committed` to what a quorum holds; whether it rose. Only a record of this
     /// epoch is counted, as in Raft: it commits all before it.
     pub fn advance(&mut self, now: Time) -> bool {
@@ -317,7 +328,11 @@ impl Journal {
                     promised: *promised,
                 });
             }
-            DiskReply::Appended { last, leased } => {
+            DiskReply::Appended {
+                last,
+                leased,
+                short,
+            } => {
                 let flight = if planted(Bug::LateLease) {
                     Flight {
                         sent: now,
@@ -326,7 +341,8 @@ impl Journal {
                 } else {
                     flight
                 };
-                self.appended(i, &flight, *last, *leased);
+                self.replicas[i].told_short(now, *short, &self.terms);
+                self.appended(now, i, &flight, *last, *leased);
             }
             DiskReply::Joined { report } => {
                 let replica = &mut self.replicas[i];
@@ -353,7 +369,7 @@ impl Journal {
         Ok(())
     }
 
-    fn appended(&mut self, i: usize, flight: &Flight, last: Position, leased: bool) {
+    fn appended(&mut self, now: Time, i: usize, flight: &Flight, last: Position, leased: bool) {
         let known = self.log.position(last.seq) == Some(last);
         let leased = leased && !self.released;
         let replica = &mut self.replicas[i];
@@ -369,7 +385,7 @@ impl Journal {
                     replica.next = last.seq.next().max(replica.next);
                 }
                 if last < sent {
-                    replica.rewind();
+                    replica.refused(now, &self.terms);
                 }
             }
             FlightKind::Reset if last == self.log.base() => {
@@ -417,7 +433,12 @@ impl Journal {
     pub fn next_deadline(&self) -> Option<Time> {
         let flights = self.replicas.iter().filter_map(|r| r.due(&self.terms));
         let pauses = self.replicas.iter().filter_map(|r| r.quiet_until);
-        flights.chain(pauses).chain(self.tell_due).min()
+        let shortages = self.replicas.iter().filter_map(Replica::asked_at);
+        flights
+            .chain(pauses)
+            .chain(shortages)
+            .chain(self.tell_due)
+            .min()
     }
 
     /// Ends the lease at all replicas; final for this epoch (R7).

@@ -51,6 +51,16 @@ pub(super) enum Landing {
     Late,
 }
 
+/// A disk that is short of space takes clients' bytes only along with what frees files.
+#[derive(Clone, Copy, Debug)]
+struct Short {
+    /// When it is asked whether it still is.
+    ask_at: Time,
+    /// It had no room even for what frees files, with what stands before that: that is not sent
+    /// again before.
+    spared_until: Time,
+}
+
 /// Requests that were taken for lost and may be answered yet, at most.
 const LATE_MAX: usize = 32;
 
@@ -75,6 +85,7 @@ pub(super) struct Replica {
     pub(super) batch_bytes: usize,
     pub(super) leased_until: Time,
     pub(super) quiet_until: Option<Time>,
+    short: Option<Short>,
     /// The committed position and the base that it was last told.
     pub(super) told: (Position, Position),
 }
@@ -93,6 +104,7 @@ impl Replica {
             batch_bytes: terms.batch_bytes,
             leased_until: Time::ZERO,
             quiet_until: None,
+            short: None,
             told: (Position::ZERO, Position::ZERO),
         }
     }
@@ -112,6 +124,46 @@ impl Replica {
             let i = flights.iter().position(|f| f.id == id)?;
             Some((flights.remove(i)?, landing))
         })
+    }
+
+    /// Whether its disk is short of space.
+    pub(super) fn is_short(&self) -> bool {
+        self.short.is_some()
+    }
+
+    /// When a disk that is short of space is asked whether it still is.
+    pub(super) fn asked_at(&self) -> Option<Time> {
+        self.short.map(|short| short.ask_at)
+    }
+
+    /// Whether it is to be asked now whether it is still short; then not for a while.
+    pub(super) fn take_ask(&mut self, now: Time, terms: &JournalTerms) -> bool {
+        let due = self.short.as_mut().filter(|short| short.ask_at <= now);
+        due.map(|short| short.ask_at = now + terms.ask_short)
+            .is_some()
+    }
+
+    /// Whether clients' bytes may be sent to a disk that is short, before what frees files.
+    pub(super) fn may_lead(&self, now: Time) -> bool {
+        self.short.is_none_or(|short| short.spared_until <= now)
+    }
+
+    /// Its disk told whether it is short of space.
+    pub(super) fn told_short(&mut self, now: Time, is_short: bool, terms: &JournalTerms) {
+        let spared_until = self.short.map_or(now, |short| short.spared_until);
+        self.short = is_short.then_some(Short {
+            ask_at: now + terms.ask_short,
+            spared_until,
+        });
+    }
+
+    /// There was no room for all that an append brought.
+    pub(super) fn refused(&mut self, now: Time, terms: &JournalTerms) {
+        self.rewind();
+        match &mut self.short {
+            Some(short) => short.spared_until = now + terms.ask_short,
+            None => self.quiet_until = Some(now + terms.pause),
+        }
     }
 
     /// An answer took so long: the next ones are waited for, and the next batches cut, by that.

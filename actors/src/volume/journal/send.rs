@@ -8,6 +8,7 @@ use model::time::Time;
 
 use super::replica::{Flight, FlightKind, Mode};
 use super::{Journal, RequestIds, ToDisk};
+use crate::disk::{APPEND_BYTES_MAX, RECORDS_MAX};
 use crate::messages::DiskRequest;
 
 /// A request and what it is remembered by.
@@ -30,6 +31,7 @@ impl Journal {
     }
 
     fn pump_replica(&mut self, i: usize, now: Time, ids: &mut RequestIds, out: &mut Vec<ToDisk>) {
+        let asks = self.replicas[i].take_ask(now, &self.terms);
         if self.replicas[i]
             .quiet_until
             .is_some_and(|until| until > now)
@@ -37,7 +39,7 @@ impl Journal {
             return;
         }
         self.replicas[i].quiet_until = None;
-        let mut must_renew = self.renew;
+        let mut must_renew = self.renew || asks;
         while let Some(outgoing) = self.next_request(i, now, must_renew) {
             must_renew = false;
             let id = ids.take();
@@ -77,7 +79,8 @@ impl Journal {
             Mode::Reset => return Some(self.reset(i)),
             Mode::Probe => {}
             Mode::Stream => {
-                let behind = self.log.last().seq >= replica.next;
+                let behind = self.log.last().seq >= replica.next
+                    && (!replica.is_short() || self.batch(i, now, replica.next) > 0);
                 let due = self.tell_due.is_some_and(|due| due <= now);
                 let tell = due && replica.told < (self.committed, self.log.base());
                 if !(behind || must_renew || tell) {
@@ -85,7 +88,7 @@ impl Journal {
                 }
             }
         }
-        if let Some(append) = self.next_append(i) {
+        if let Some(append) = self.next_append(i, now) {
             return Some(append);
         }
         // What it lacks was trimmed (R9).
@@ -126,7 +129,7 @@ impl Journal {
     }
 
     /// The next append for a replica; `None` if what it lacks was trimmed (R9).
-    fn next_append(&self, i: usize) -> Option<Outgoing> {
+    fn next_append(&self, i: usize, now: Time) -> Option<Outgoing> {
         let replica = &self.replicas[i];
         let prev = self.log.position(Seq(replica.next.0.checked_sub(1)?))?;
         let mut records = Vec::new();
@@ -135,7 +138,7 @@ impl Journal {
         for record in self
             .log
             .from(replica.next)
-            .take(self.batch(i, replica.next))
+            .take(self.batch(i, now, replica.next))
         {
             payload.append(&record.payload);
             last = record.head.position;
@@ -161,10 +164,11 @@ impl Journal {
     /// How many of the records from `first` on go with the next append. A probe has none that is
     /// larger than what may be lost on a guess, and none at all while answers are late: what is
     /// on its way need not go there twice.
-    fn batch(&self, i: usize, first: Seq) -> usize {
+    fn batch(&self, i: usize, now: Time, first: Seq) -> usize {
         let replica = &self.replicas[i];
         let (at_least, bytes) = match replica.mode {
             Mode::Probe if replica.is_late() => return 0,
+            _ if replica.is_short() => return self.short_batch(first, replica.may_lead(now)),
             Mode::Probe => (0, self.terms.batch_bytes_min),
             Mode::Stream | Mode::Join | Mode::Reset => (1, replica.batch_bytes),
         };
@@ -175,5 +179,24 @@ impl Journal {
         };
         let fit = self.log.from(first).take(self.terms.batch_records);
         fit.take_while(fits).count().max(at_least)
+    }
+
+    /// As much for a disk that is short of space: what brings no bytes, and if `leads`, what frees
+    /// files, with all that stands before it in the log, in one append (R18).
+    fn short_batch(&self, first: Seq, leads: bool) -> usize {
+        let (mut bytes, mut takes, mut brings) = (0, 0, false);
+        for (i, record) in self.log.from(first).take(RECORDS_MAX).enumerate() {
+            bytes += record.payload.len();
+            if bytes > APPEND_BYTES_MAX {
+                break;
+            }
+            let body = &record.head.body;
+            brings |= body.brings_bytes();
+            brings &= !(leads && body.frees_files());
+            if !brings {
+                takes = i + 1;
+            }
+        }
+        takes
     }
 }

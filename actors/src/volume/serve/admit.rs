@@ -196,6 +196,7 @@ impl Serving {
         let crowded = self.layers.undrained_blocks() * BLOCK_BYTES as u64 > 2 * bytes;
         let log = self.journal.log();
         crowded
+            || self.journal.is_short()
             || log.written_bytes() + payload > bytes
             // A drain that can't end must not let small records grow without bound either.
             || log.record_bytes() >= WINDOWS_OF_WRITES * bytes

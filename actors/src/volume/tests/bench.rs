@@ -286,12 +286,20 @@ impl Bench {
             DiskRequest::Append { prev, records, .. } => {
                 *last = records.last().map_or(*prev, |r| r.position).max(*last);
                 let (last, leased) = (*last, true);
-                DiskReply::Appended { last, leased }
+                DiskReply::Appended {
+                    last,
+                    leased,
+                    short: false,
+                }
             }
             DiskRequest::Reset { base, .. } => {
                 *last = *base;
                 let (last, leased) = (*last, false);
-                DiskReply::Appended { last, leased }
+                DiskReply::Appended {
+                    last,
+                    leased,
+                    short: false,
+                }
             }
             DiskRequest::Release { .. } => DiskReply::Released,
             DiskRequest::List { .. } => DiskReply::Keys(Vec::new()),

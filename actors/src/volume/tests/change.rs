@@ -88,6 +88,7 @@ impl World {
                 DiskReply::Appended {
                     last: *base,
                     leased: false,
+                    short: false,
                 }
             }
             DiskRequest::Append { prev, records, .. } => {
@@ -101,7 +102,11 @@ impl World {
                 let sent = records.last().map_or(*prev, |r| r.position);
                 let last = held.max(sent);
                 self.disks.insert(id, last);
-                DiskReply::Appended { last, leased: true }
+                DiskReply::Appended {
+                    last,
+                    leased: true,
+                    short: false,
+                }
             }
             other => panic!("not asked of a disk here: {other:?}"),
         }

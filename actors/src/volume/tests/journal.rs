@@ -71,8 +71,13 @@ fn streaming(records: u64) -> (Journal, RequestIds) {
             DiskRequest::Reset { base, .. } => DiskReply::Appended {
                 last: *base,
                 leased: true,
+                short: false,
             },
-            _ => DiskReply::Appended { last, leased: true },
+            _ => DiskReply::Appended {
+                last,
+                leased: true,
+                short: false,
+            },
         });
     }
     assert_eq!(journal.replicas[0].matched, last);
@@ -90,7 +95,11 @@ fn a_grant_that_comes_after_the_release_is_none() {
     let sent = out.pop().expect("a renewal");
     journal.release(&mut ids, &mut out);
     let last = journal.log().last();
-    let reply = DiskReply::Appended { last, leased: true };
+    let reply = DiskReply::Appended {
+        last,
+        leased: true,
+        short: false,
+    };
     journal
         .reply(NOW, replica().disk, sent.id, &reply)
         .expect("no higher epoch");
@@ -114,6 +123,7 @@ fn a_mismatch_steps_back_until_the_logs_meet() {
             DiskRequest::Append { prev, .. } if prev.seq.0 <= 10 => DiskReply::Appended {
                 last: position(EPOCH.0, 21),
                 leased: true,
+                short: false,
             },
             _ => DiskReply::Mismatch {
                 base: Position::ZERO,
@@ -186,7 +196,11 @@ impl Far {
             panic!("it matches: {:?}", sent.request)
         };
         let last = records.last().map_or(prev, |record| record.position);
-        let reply = DiskReply::Appended { last, leased: true };
+        let reply = DiskReply::Appended {
+            last,
+            leased: true,
+            short: false,
+        };
         if !self.is_cut {
             let at = self.free + self.delay;
             self.answers.push_back((at, sent.id, reply));
