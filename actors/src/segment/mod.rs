@@ -19,6 +19,7 @@ mod rescue;
 mod run;
 #[cfg(test)]
 mod tests;
+mod tries;
 mod write;
 
 pub use config::SegmentConfig;

@@ -17,6 +17,7 @@ use model::time::Time;
 use super::core::{Core, OnDisk, Place, Purpose, Timer, send};
 use super::rescue::Row;
 use super::run::Runs;
+use super::tries::Tries;
 use super::{SegmentConfig, SegmentCounters, Turn};
 use crate::messages::{BlockRun, DiskReply, DiskRequest, SegmentRef, SegmentReply};
 
@@ -68,8 +69,9 @@ pub(super) struct Get {
     sent: Time,
     /// When it is sent again.
     due: Time,
-    /// Sent so often in vain.
-    pub(super) attempts: u32,
+    pub(super) tries: Tries,
+    /// Whether the disk takes part, by the newest view.
+    up: bool,
     /// When others are asked; passed if `slow`.
     hedge_at: Time,
     pub(super) slow: bool,
@@ -355,6 +357,7 @@ impl Job {
         while !ranges.is_empty() {
             let later = ranges.split_off(ranges.len().min(RANGES_MAX));
             let config = asker.turn.core.config;
+            let mut tries = Tries::default();
             let get = Get {
                 slot,
                 at: on.at,
@@ -362,8 +365,9 @@ impl Job {
                 site: on.site,
                 ranges: std::mem::replace(&mut ranges, later),
                 sent: now,
-                due: now + config.get_timeout,
-                attempts: 0,
+                due: now + tries.sent(config.get_timeout),
+                tries,
+                up: on.up,
                 hedge_at: now + asker.hedges.after(on.site, &config),
                 slow: false,
             };
@@ -411,15 +415,14 @@ impl Job {
             _ => {
                 let get = self.gets.get_mut(&id).expect("an open request");
                 get.slow = true;
-                get.due = now + asker.turn.core.config.backoff(get.attempts);
-                get.attempts = get.attempts.saturating_add(1);
+                get.due = now + get.tries.put_off(&asker.turn.core.config);
                 let rows = get.rows();
                 let slot = get.slot;
                 return rows.for_each(|row| self.want(slot, row));
             }
         };
         let get = self.take_get(asker, id);
-        if get.attempts == 0 {
+        if !get.tries.in_vain() {
             let config = asker.turn.core.config;
             asker.hedges.observe(get.site, now.since(get.sent), &config);
         }
@@ -501,12 +504,10 @@ impl Job {
                 late.extend(get.rows().map(|row| (get.slot, row)));
             }
             if get.due <= now {
-                if get.attempts == 0 {
+                if !get.tries.in_vain() {
                     late.extend(get.rows().map(|row| (get.slot, row)));
                 }
-                let config = &asker.turn.core.config;
-                get.attempts = get.attempts.saturating_add(1);
-                get.due = now + SegmentConfig::patience(config.get_timeout, get.attempts);
+                get.due = now + get.tries.sent(asker.turn.core.config.get_timeout);
                 let key = FragmentKey {
                     segment: self.segment.id,
                     slot: get.slot,
@@ -534,17 +535,17 @@ impl Job {
                 self.want_all(&get);
                 continue;
             }
-            let is_up = self.place(asker.core(), slot).disk().map(|on| on.up);
+            let on = self.place(asker.core(), slot).disk();
             let get = self.gets.get_mut(&id).expect("it is there");
-            match is_up {
-                // It may be back: what it was asked in vain it is asked now.
-                Some(true) if get.attempts > 0 => get.due = asker.turn.now,
-                Some(false) => {
-                    get.slow = true;
-                    let rows = get.rows();
-                    rows.for_each(|row| self.want(slot, row));
-                }
-                _ => {}
+            let is_up = on.expect("it has not moved").up;
+            let was_up = std::mem::replace(&mut get.up, is_up);
+            if is_up && !was_up && get.tries.in_vain() {
+                // It is back: what it was asked in vain it is asked now.
+                get.due = asker.turn.now;
+            } else if !is_up {
+                get.slow = true;
+                let rows = get.rows();
+                rows.for_each(|row| self.want(slot, row));
             }
         }
         for (slot, at) in self.verdicts.clone() {

@@ -281,7 +281,7 @@ impl Job {
         let stuck = self
             .gets
             .values()
-            .filter(|get| get.slow && get.attempts > 0);
+            .filter(|get| get.slow && get.tries.in_vain());
         sources.stuck = stuck.map(|get| get.slot).collect();
         sources
     }

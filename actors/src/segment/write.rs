@@ -10,9 +10,10 @@ use model::sometimes::{Sometimes, reached};
 use model::store::{Claim, FragmentMeta, SegmentKind, block_sum};
 use model::time::Time;
 
+use super::Turn;
 use super::core::{Core, Place, Purpose, Timer, send};
 use super::delete::Deletes;
-use super::{SegmentConfig, Turn};
+use super::tries::Tries;
 use crate::messages::{DiskReply, DiskRequest, PutFragment, SegmentRef, SegmentReply};
 
 /// A write that waits for its turn.
@@ -47,8 +48,8 @@ struct SlotWrite {
     fragment: Payload,
     sums: Vec<u32>,
     state: State,
-    /// Sends so far to the current disk.
-    attempts: u32,
+    /// Of the current disk.
+    tries: Tries,
     refusals: u32,
 }
 
@@ -161,7 +162,7 @@ impl Writes {
         else {
             unreachable!("an answered request is forgotten");
         };
-        let pause = turn.core.config.backoff(slot.attempts.saturating_sub(1));
+        let pause = slot.tries.put_off(&turn.core.config);
         let again = State::Asked {
             id: request,
             at,
@@ -307,7 +308,7 @@ fn begin(now: Time, core: &mut Core, queued: &Queued) -> Result<Write, Abandoned
             fragment,
             sums,
             state: State::Idle,
-            attempts: 0,
+            tries: Tries::default(),
             refusals: 0,
         }
     });
@@ -395,13 +396,11 @@ impl Write {
                     if let State::Asked { id, .. } = job.state {
                         turn.core.forget(id);
                     }
-                    (job.attempts, job.refusals) = (0, 0);
+                    (job.tries, job.refusals) = (Tries::default(), 0);
                     turn.core.ask(on.at.disk, Purpose::Put { write, slot })
                 }
             };
-            let config = &turn.core.config;
-            let wait = SegmentConfig::patience(config.put_timeout, job.attempts);
-            job.attempts = job.attempts.saturating_add(1);
+            let wait = job.tries.sent(turn.core.config.put_timeout);
             job.state = State::Asked {
                 id,
                 at: on.at,

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use model::BLOCK_BYTES;
 use model::geometry::{Code, Pool};
 use model::ids::{DiskRef, Incarnation, Slot, Version};
-use model::placement::Presence;
+use model::placement::{Presence, View};
 
 use super::world::{GEO, Mood, RS_4_2, Weather, World};
 use crate::messages::{BlockRun, DiskReply, DiskRequest, SegmentReply, SegmentRequest};
@@ -273,6 +273,33 @@ fn unreadable_only_after_definite_answers_of_all() {
     assert_eq!(world.machine.requests_outstanding(), 0);
     // What is still there is still read.
     world.assert_read(segment, &data, &[(12, 4)]);
+}
+
+/// A view changes for many reasons: that a disk which says nothing is still there is none to ask it
+/// again. That it is back is one.
+#[test]
+fn only_a_disk_that_is_back_is_asked_at_once() {
+    let mut world = world(&[RS_4_2]);
+    let (segment, data) = world.written(RS_4_2, 16);
+    (0..3).for_each(|slot| world.lose(segment, slot));
+    world.disk(segment, 3).mood = Mood::Mute;
+    world.read(segment, &data, &[(0, 16)]);
+    world.run_for(Duration::from_secs(60));
+    let asked = |world: &mut World| world.disk(segment, 3).seen.len();
+    let before = asked(&mut world);
+    for _ in 0..100 {
+        world.change_view(|_| ());
+        world.run_for(Duration::from_millis(70));
+    }
+    assert!(asked(&mut world) <= before + 1, "not more than every 8 s");
+    let disk = world.disk(segment, 3).at.disk;
+    for presence in [Presence::Down, Presence::Up] {
+        let set = |view: &mut View| view.disks.get_mut(&disk).unwrap().presence = presence;
+        world.change_view(set);
+    }
+    let before = asked(&mut world);
+    world.run_for(Duration::from_millis(100));
+    assert_eq!(asked(&mut world), before + 1);
 }
 
 #[test]

@@ -82,6 +82,33 @@ fn busy_disks_are_asked_again_with_growing_pauses() {
     );
 }
 
+/// A disk that answers is no silent one: what is lost on the way to it next is sent again as soon as
+/// if nothing had gone before.
+#[test]
+fn a_busy_answer_ends_a_silence() {
+    let mut world = world(&[RS_4_2]);
+    world.mood_of_site(1, Mood::Busy);
+    let (id, segment, _) = world.write(POOL, 8);
+    world.run_for(Duration::from_millis(300));
+    let busy = world.disk(segment, 2).seen.len();
+    assert!(busy >= 3, "{busy} answers");
+    world.mood_of_site(1, Mood::Mute);
+    while world.disk(segment, 2).seen.len() == busy {
+        world.run_for(Duration::from_millis(10));
+    }
+    world.mood_of_site(1, Mood::Well);
+    let lost = world.now;
+    assert_eq!(
+        world.answer(),
+        SegmentReply::Written {
+            id,
+            segment: segment.id
+        }
+    );
+    let waited = world.now.since(lost);
+    assert!(waited < Duration::from_secs(3), "{waited:?}");
+}
+
 #[test]
 fn a_committed_site_loss_abandons_and_deletes() {
     let mut world = world(&[RS_4_2]);
