@@ -23,7 +23,7 @@ impl Lacking {
         self.is_untold = true;
     }
 
-    /// When it is to be told.
+    /// When it is to be told, as long as the view shows this disk.
     pub(super) fn deadline(&self) -> Option<Time> {
         self.due
     }
@@ -34,6 +34,7 @@ impl Disk {
         let seen = self.moves.view().disks.get(&self.at.disk);
         let is_seen = seen.is_some_and(|disk| disk.at == self.at);
         if self.retired || !self.lacking.is_untold || !is_seen {
+            self.lacking.due = None;
             return;
         }
         if now >= *self.lacking.due.get_or_insert(now + TELL_AFTER) {

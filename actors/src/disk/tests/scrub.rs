@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use model::geometry::{Code, Pool};
-use model::ids::{Actor, Epoch, FragmentKey, Row, SegmentId, Slot};
+use model::ids::{Actor, Epoch, FragmentKey, NodeId, Row, SegmentId, Slot};
 use model::machine::Machine;
-use model::placement::{SlotPlace, View};
+use model::placement::{self, Duty, Presence, SlotPlace, View};
 use model::spread::{RowStamp, SpreadTable};
 use model::store::{Claim, FragmentDone, FragmentMeta, FragmentOp, ScrubMark, SegmentKind};
 
-use super::bench::{Bench, INCARNATION, VOLUME};
+use super::bench::{AT, Bench, INCARNATION, VOLUME};
 use crate::disk::{DiskConfig, DiskInput, ScrubConfig, ScrubNews, ScrubStats};
 use crate::messages::{DiskReply, DiskRequest, FragmentAt, PutFragment};
 
@@ -300,4 +300,32 @@ fn clients_go_first_but_not_for_ever() {
         waited >= Duration::from_millis(900) && waited < Duration::from_secs(2),
         "{waited:?}"
     );
+}
+
+/// What the view shows no more is not waited for: a deadline that has passed would be one for ever.
+#[test]
+fn a_disk_that_the_view_drops_waits_for_nothing() {
+    let mut b = Bench::new(DiskConfig::default(), 1000);
+    let mut seen = View::default();
+    seen.disks.insert(
+        AT.disk,
+        placement::Disk {
+            at: AT,
+            node: NodeId(1),
+            capacity_bytes: 1 << 30,
+            presence: Presence::Up,
+            duty: Duty::Serve,
+        },
+    );
+    b.input(DiskInput::View(Arc::new(seen.clone())));
+    b.input(DiskInput::Lacking);
+    b.input(DiskInput::View(Arc::new(View::default())));
+    b.advance(Duration::from_secs(60));
+    b.run();
+    let due = b.disk.next_deadline();
+    assert!(due.is_none_or(|due| due > b.now), "{due:?} at {:?}", b.now);
+    assert!(!b.news.contains(&ScrubNews::Lacking));
+    b.input(DiskInput::View(Arc::new(seen)));
+    b.advance(Duration::from_secs(6));
+    assert!(b.news.contains(&ScrubNews::Lacking));
 }
