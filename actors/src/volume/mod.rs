@@ -536,6 +536,10 @@ mod roll_tests;
 mod repeat_tests;
 
 #[cfg(test)]
+#[path = "tests/recovered.rs"]
+mod recovered_tests;
+
+#[cfg(test)]
 #[path = "tests/window.rs"]
 mod window_tests;
 

@@ -155,8 +155,16 @@ impl Bench {
 
     /// An owner that serves the volume of a view.
     pub(crate) fn of(config: VolumeConfig, view: View) -> Self {
+        let mut bench = Self::starting(config, view);
+        bench.pass(Duration::from_millis(100));
+        assert!(bench.volume.stats().serving);
+        bench
+    }
+
+    /// An owner that has not begun.
+    pub(crate) fn starting(config: VolumeConfig, view: View) -> Self {
         let volume = Volume::new(VOLUME, OWNER, config, Arc::new(view.clone()), 0);
-        let mut bench = Self {
+        Self {
             now: Time(1_000_000_000),
             volume,
             view,
@@ -171,10 +179,7 @@ impl Bench {
             lost: BTreeSet::new(),
             read: Vec::new(),
             held: None,
-        };
-        bench.pass(Duration::from_millis(100));
-        assert!(bench.volume.stats().serving);
-        bench
+        }
     }
 
     pub(crate) fn handle(&mut self, input: Input) {
