@@ -120,6 +120,8 @@ pub(super) struct Serving {
     publishing: Option<(MetaToken, Position, Checkpoint, Time)>,
     /// When a checkpoint was told, or put off, last.
     published_at: Time,
+    /// Since when none was told because it is no backstop.
+    put_off_since: Option<Time>,
     parked: VecDeque<Parked>,
     refusals: Refusals,
     renewed_at: Time,
@@ -186,6 +188,7 @@ impl Serving {
             freed_orphans: 0,
             publishing: None,
             published_at: now,
+            put_off_since: None,
             parked: VecDeque::new(),
             refusals: Refusals::default(),
             renewed_at: Time::ZERO,

@@ -1,5 +1,7 @@
 //! What the global placement group is told: checkpoints (R3), and the end of an ownership.
 
+use std::time::Duration;
+
 use model::ids::Position;
 use model::journal::{Checkpoint, RecordBody};
 use model::meta::{MetaReply, MetaRequest, MetaToken};
@@ -8,6 +10,12 @@ use model::time::Time;
 use super::{Serving, Stage};
 use crate::volume::StopReason;
 use crate::volume::drain::Drain;
+
+/// A checkpoint that is no backstop is put off so long. Then it is told all the same: a base that
+/// nobody can read again would have every later one put off, so that nothing that is dropped was
+/// ever deleted (R15), and whoever has to go on without a journal would lose all since instead of
+/// the pieces that wait for that base (R28).
+const PUT_OFF_MAX: Duration = Duration::from_secs(60);
 
 impl Serving {
     /// Has the global group told of a checkpoint; `clean` ends this ownership.
@@ -43,8 +51,11 @@ impl Serving {
             return;
         }
         if self.is_partial(checkpoint.covers, at) && !self.fullness.is_certain(now) {
-            self.published_at = now;
-            return;
+            let since = *self.put_off_since.get_or_insert(now);
+            if now.since(since) < PUT_OFF_MAX {
+                self.published_at = now;
+                return;
+            }
         }
         let token = self.ask_to_publish(now, checkpoint, false);
         self.publishing = Some((token, at, checkpoint, now));
@@ -62,7 +73,8 @@ impl Serving {
     /// Whether some of what a checkpoint covers is not in it, but journaled again behind the cut
     /// (R28): whoever has to go on from it without a journal (R11) would not have all of it, so
     /// that it is no backstop until a later drain has brought that. In a full fabric it is told
-    /// all the same, since a trim would free nothing otherwise (R18).
+    /// all the same, since a trim would free nothing otherwise (R18), and so it is after
+    /// [`PUT_OFF_MAX`].
     fn is_partial(&self, covers: Position, at: Position) -> bool {
         let behind = self.journal.log().from(covers.seq.next());
         let mut drained_with = behind.take_while(|record| record.head.position < at);
@@ -88,6 +100,7 @@ impl Serving {
             if done {
                 self.published = checkpoint;
                 self.published_at = now;
+                self.put_off_since = None;
                 self.dropped.published(at);
                 if self.stopping && self.release_done(checkpoint) {
                     self.fail(StopReason::Clean);
@@ -151,3 +164,7 @@ impl Serving {
         self.publishing = Some((token, at, checkpoint, now));
     }
 }
+
+#[cfg(test)]
+#[path = "../tests/published.rs"]
+mod tests;
