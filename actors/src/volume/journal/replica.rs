@@ -78,8 +78,10 @@ pub(super) struct Replica {
     /// How long an answer may take before its request is taken for lost: twice as long as the
     /// last one took, and twice as long again each time that none comes.
     patience: Duration,
-    /// The shortest time that an answer took: the distance.
+    /// The shortest time that an answer took lately: the distance, and what the disk takes.
     shortest: Duration,
+    /// The last full batch that took too long: its bytes, and how long.
+    too_long: Option<(usize, Duration)>,
     /// Payload of one append at most: what waits on the way for half a lease leaves too little of
     /// it for reads (R7).
     pub(super) batch_bytes: usize,
@@ -101,6 +103,7 @@ impl Replica {
             late: VecDeque::new(),
             patience: terms.retry,
             shortest: Duration::MAX,
+            too_long: None,
             batch_bytes: terms.batch_bytes,
             leased_until: Time::ZERO,
             quiet_until: None,
@@ -172,12 +175,37 @@ impl Replica {
         self.late.retain(|late| late.sent >= flight.sent);
         self.patience = (took * 2).clamp(terms.retry, terms.retry_max);
         self.shortest = self.shortest.min(took);
-        let waited = took - self.shortest;
-        if waited > terms.lease / 2 {
-            self.batch_bytes = (self.batch_bytes / 2).max(terms.batch_bytes_min);
-        } else if waited < terms.lease / 8 && flight.bytes >= self.batch_bytes / 2 {
-            self.batch_bytes = (self.batch_bytes * 2).min(terms.batch_bytes);
+        if flight.bytes >= self.batch_bytes / 2 {
+            self.batch_bytes = self.fit_batch(flight.bytes, took, terms);
         }
+    }
+
+    /// How large the next batches are, after a full one that took so long. What waits is taken for
+    /// the bytes' on a narrow way, and batches are halved. If less takes as long, it is not the
+    /// bytes': a disk is slow, or its way is longer now, and that is taken for the distance.
+    fn fit_batch(&mut self, bytes: usize, took: Duration, terms: &JournalTerms) -> usize {
+        let (least, now) = (terms.batch_bytes_min, self.batch_bytes);
+        let waited = took - self.shortest;
+        let next = if waited <= terms.lease / 8 {
+            now * 2
+        } else if waited <= terms.lease / 2 {
+            now + least / 4
+        } else {
+            let before = self.too_long.replace((bytes, took));
+            let as_long =
+                |(more, then): (usize, Duration)| more >= 2 * bytes && took >= then * 7 / 8;
+            if before.is_some_and(as_long) {
+                self.shortest = took;
+                now
+            } else {
+                if bytes <= least {
+                    // No less can be tried.
+                    self.shortest += waited / 8;
+                }
+                now / 2
+            }
+        };
+        next.clamp(least, terms.batch_bytes)
     }
 
     /// When the oldest request is taken for lost. What carries nothing is soon sent again.

@@ -312,3 +312,22 @@ fn a_silent_replica_is_asked_for_little() {
     far.run(&mut journal, &mut ids, Duration::from_secs(1));
     assert_eq!(journal.committed(), journal.log().last());
 }
+
+/// Where every answer takes long, however little is sent, small batches help nobody.
+#[test]
+fn a_slow_disk_is_sent_full_batches() {
+    let full = JournalTerms::default().batch_bytes / 2;
+    let (mut journal, mut ids) = streaming(1);
+    let mut far = Far::new(u32::MAX.into(), Duration::from_millis(600));
+    let mut batch_after = |journal: &mut Journal, delay, span| {
+        far.delay = Duration::from_millis(delay);
+        (0..2000).for_each(|_| write(journal, 64 << 10));
+        far.run(journal, &mut ids, Duration::from_secs(span));
+        assert!(journal.committed() < journal.log().last(), "it is busy");
+        journal.replicas[0].batch_bytes
+    };
+    for delay in [600, 300, 1500] {
+        let batch = batch_after(&mut journal, delay, 20);
+        assert!(batch >= full, "{batch} bytes where answers take {delay} ms");
+    }
+}
