@@ -342,7 +342,7 @@ impl Journal {
                     flight
                 };
                 self.replicas[i].told_short(now, *short, &self.terms);
-                self.appended(now, i, &flight, *last, *leased);
+                self.appended(now, i, (&flight, landing), *last, *leased);
             }
             DiskReply::Joined { report } => {
                 let replica = &mut self.replicas[i];
@@ -369,7 +369,14 @@ impl Journal {
         Ok(())
     }
 
-    fn appended(&mut self, now: Time, i: usize, flight: &Flight, last: Position, leased: bool) {
+    fn appended(
+        &mut self,
+        now: Time,
+        i: usize,
+        (flight, landing): (&Flight, Landing),
+        last: Position,
+        leased: bool,
+    ) {
         let known = self.log.position(last.seq) == Some(last);
         let leased = leased && !self.released;
         let replica = &mut self.replicas[i];
@@ -384,7 +391,7 @@ impl Journal {
                     replica.mode = Mode::Stream;
                     replica.next = last.seq.next().max(replica.next);
                 }
-                if last < sent {
+                if last < sent && landing == Landing::InTime {
                     replica.refused(now, &self.terms);
                 }
             }
@@ -393,6 +400,8 @@ impl Journal {
                 replica.next = last.seq.next();
                 replica.begin(Mode::Probe);
             }
+            // What was sent since has answers of its own.
+            _ if landing == Landing::Late => {}
             // The base moved on while the reset travelled, or the answer makes no sense.
             _ => replica.rewind(),
         }

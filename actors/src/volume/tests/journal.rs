@@ -331,3 +331,29 @@ fn a_slow_disk_is_sent_full_batches() {
         assert!(batch >= full, "{batch} bytes where answers take {delay} ms");
     }
 }
+
+/// What comes late says nothing of what was sent since: that has answers of its own.
+#[test]
+fn a_late_answer_leaves_what_was_sent_since_alone() {
+    let (mut journal, mut ids) = streaming(1);
+    write(&mut journal, 1000);
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    journal.pump(NOW, &mut ids, &mut first);
+    let later = NOW + Duration::from_millis(500);
+    journal.expire(later);
+    journal.pump(later, &mut ids, &mut second);
+    let sent = [first.pop(), second.pop()].map(|sent| sent.expect("an append").id);
+    for id in sent {
+        let reply = DiskReply::Appended {
+            last: position(EPOCH.0, 1),
+            leased: true,
+            short: false,
+        };
+        let landed = journal.reply(later, replica().disk, id, &reply);
+        landed.expect("no higher epoch");
+    }
+    assert_eq!(
+        journal.leased_until(),
+        later + JournalTerms::default().lease
+    );
+}
