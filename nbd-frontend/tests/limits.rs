@@ -203,6 +203,41 @@ fn nothing_is_taken_up_without_credit() {
     assert_eq!(peer.session.held(), 0);
 }
 
+/// Credit is not what it waits for then: a shell would hand it out, and get it back, for ever.
+#[test]
+fn who_has_to_take_replies_first_lacks_no_credit() {
+    let limits = Limits {
+        bytes_max: 64 << 10,
+        ..Limits::default()
+    };
+    let mut peer = Peer::with(limits, Encryption::Off);
+    peer.send(&3u32.to_be_bytes());
+    peer.out.clear();
+    peer.option(STRUCTURED, b"");
+    peer.go("vol");
+    peer.session.grant(64 << 10);
+    let mut effects = Vec::new();
+    let read = |length| compact(0, READ, 1, 0, length);
+    peer.session.receive(&read(60_000), &mut effects);
+    peer.session.receive(&read(40_000), &mut effects);
+    assert!(peer.session.lacks().is_some() && effects.len() == 1);
+    let Some(Effect::Submit { id, .. }) = effects.pop() else {
+        panic!("a read")
+    };
+    // In so many pieces, the reply is longer than the limit.
+    let piece = || [Chunk::Data(Bytes::from(vec![7; 199])), Chunk::Zeros(1)];
+    let pieces = (0..300).flat_map(|_| piece()).collect();
+    peer.session.replied(id, Reply::Data(pieces));
+    peer.session.advance(&mut effects);
+    assert!(peer.session.output().len() > limits.bytes_max);
+    assert!(peer.session.lacks().is_none() && effects.is_empty());
+    assert!(!peer.session.wants_input());
+    let waiting = peer.session.output().len();
+    peer.session.output_mut().sent(waiting);
+    peer.session.advance(&mut effects);
+    assert_eq!(effects.len(), 1, "it goes on where it was");
+}
+
 #[test]
 fn a_large_payload_is_read_into_its_own_buffer() {
     let mut peer = Peer::transmitting(&[], false);

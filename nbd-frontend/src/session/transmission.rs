@@ -171,6 +171,8 @@ impl Session {
             COMPACT_REQUEST_BYTES
         };
         if !self.has_room() {
+            // What it lacked may be less by now; with credit alone it would not go on.
+            self.lacks = None;
             return false;
         }
         let Some(bytes) = self.staging.peek(size) else {
