@@ -159,3 +159,58 @@ fn many_connections_with_large_requests_all_get_through() {
     }
     server.finish();
 }
+
+/// Sends so much of a large WRITE every tenth of a second; whether the server took it all.
+fn upload_slowly(stream: &mut TcpStream, step: usize, steps: usize) -> bool {
+    let mut bytes = compact(0, WRITE, 1, 0, LARGE as u32);
+    bytes.resize(bytes.len() + LARGE, 7);
+    for piece in bytes.chunks(step).take(steps) {
+        if stream.write_all(piece).is_err() {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    true
+}
+
+#[test]
+fn a_slow_link_goes_on_and_one_that_trickles_gives_way() {
+    let server = Server::start(Config {
+        stall_bytes: 1 << 20,
+        ..config(Duration::from_millis(500))
+    });
+    let mut slow = attach(&server, "vol");
+    let mut trickle = attach(&server, "vol");
+    let mut waits = attach(&server, "vol");
+    waits.set_write_timeout(None).expect("no timeout");
+    std::thread::scope(|scope| {
+        // 8 MiB in five tenths of a second, of 16; and 5 KiB.
+        let slow = scope.spawn(|| upload_slowly(&mut slow, 1600 << 10, usize::MAX));
+        let trickle = scope.spawn(|| upload_slowly(&mut trickle, 1 << 10, 80));
+        std::thread::sleep(Duration::from_millis(50));
+        let waits = scope.spawn(|| upload_slowly(&mut waits, LARGE, usize::MAX));
+        assert!(slow.join().expect("no panic"), "it was as good as it could");
+        assert!(!trickle.join().expect("no panic"), "it held up others");
+        assert!(waits.join().expect("no panic"));
+    });
+    assert_eq!((answer(&mut slow), answer(&mut waits)), (0, 0));
+    drop((slow, trickle, waits));
+    server.finish();
+}
+
+#[test]
+fn nobody_gives_way_to_itself() {
+    let server = Server::start(config(Duration::from_millis(200)));
+    let mut stream = attach(&server, "vol");
+    let length = 30 << 20;
+    let reads = compact(0, READ, 1, 0, length as u32).repeat(2);
+    stream.write_all(&reads).expect("sent");
+    // The first reply is not taken, and the second one has no room in the pool.
+    std::thread::sleep(Duration::from_millis(1500));
+    for _ in 0..2 {
+        assert_eq!(answer(&mut stream), 0);
+        stream.read_exact(&mut vec![0; length]).expect("the data");
+    }
+    drop(stream);
+    server.finish();
+}

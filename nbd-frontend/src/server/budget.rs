@@ -87,9 +87,9 @@ impl Share {
         self.taken.as_ref().map_or(0, Part::num_permits)
     }
 
-    /// Whether some connection waits for a part of the pool.
+    /// Whether another connection waits for a part of the pool.
     pub(super) fn is_wanted(&self) -> bool {
-        self.budget.waiting.get() > 0
+        self.budget.waiting.get() > usize::from(self.asked.is_some())
     }
 
     /// Gives back what is not needed to hold so many bytes.

@@ -44,7 +44,8 @@ struct Turnover {
 
 struct Window {
     ends: Pin<Box<Sleep>>,
-    /// Bytes that are to have moved by its end.
+    /// Bytes that are to have moved by its end: what was owed at its begin, or what a slow link
+    /// moves.
     due: u64,
 }
 
@@ -384,7 +385,7 @@ impl Connection<'_> {
     }
 
     /// Whether the client holds what others wait for, and does not go on: in a whole window it
-    /// sent and took less than it owed at the window's start.
+    /// sent and took less than it owed at the window's start, and less than a slow link would.
     fn poll_turnover(&mut self, cx: &mut Context<'_>) -> bool {
         if self.share.taken() == 0 {
             self.turnover.window = None;
@@ -393,7 +394,7 @@ impl Connection<'_> {
         let (moved, owed) = (self.turnover.moved, self.session.owed() as u64);
         let begin = || Window {
             ends: Box::pin(sleep(self.config.stall_max)),
-            due: moved + owed,
+            due: moved + owed.min(self.config.stall_bytes),
         };
         let window = self.turnover.window.get_or_insert_with(begin);
         while window.ends.as_mut().poll(cx).is_ready() {

@@ -120,9 +120,11 @@ pub struct Config {
     /// Bytes that all connections together may hold beyond [`OWN_BYTES`] of each: payload in
     /// flight and unsent replies. At least [`POOL_BYTES_MIN`].
     pub pool_bytes: usize,
-    /// A client that holds a part of the pool turns it over within this time, or is dropped if
-    /// others wait for it.
+    /// A client that holds a part of the pool and within this time moves neither all that it owed
+    /// nor [`Config::stall_bytes`] is dropped, if others wait for it.
     pub stall_max: Duration,
+    /// Bytes that a slow link moves within [`Config::stall_max`], at least.
+    pub stall_bytes: u64,
     /// Encryption.
     pub tls: Tls,
     /// Connections at once; more are closed at once, with a warning in the log.
@@ -139,6 +141,7 @@ impl Default for Config {
             limits: Limits::default(),
             pool_bytes: 512 << 20,
             stall_max: Duration::from_secs(30),
+            stall_bytes: 2 << 20,
             tls: Tls::Off,
             connections_max: 1024,
             handshake_max: Duration::from_secs(30),
