@@ -4,7 +4,9 @@
 //! holds beyond them comes from a pool, in the order in which connections asked. A connection holds
 //! nothing while it waits but what goes on by itself, so that two can't wait for each other; one
 //! whose client holds a part of the pool and does not go on is dropped, if others wait
-//! ([`super::Config::stall_max`]).
+//! ([`super::Config::stall_max`]), and one whose client is gone in any case. What goes on by itself
+//! goes on as the volume does: large requests of one that can't be served keep their part, and may
+//! keep others of that size waiting.
 
 use std::cell::Cell;
 use std::rc::Rc;

@@ -10,13 +10,14 @@ use std::task::{Context, Poll};
 use futures::future::LocalBoxFuture;
 use futures::stream::{FuturesUnordered, Stream};
 use model::block::Reply;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
 use super::budget::Share;
 use super::listener::{Stop, stopped};
+use super::presence::{ClientStream, Lookout, Presence};
 use super::{Budget, Client, Config, DescribeResult, Export, Exports, ListResult, OpenResult};
 use crate::session::{CloseReason, Effect, RequestId, Session};
 
@@ -29,7 +30,7 @@ enum Exit {
     Closed(CloseReason),
     /// The client waits for a TLS handshake.
     StartTls,
-    /// The handshake took too long, or what was in flight did.
+    /// The handshake took too long, or what was in flight did; or the client does not go on.
     TooSlow,
 }
 
@@ -88,6 +89,7 @@ struct Connection<'a> {
     /// What it may hold of the server's bytes.
     share: Share,
     turnover: Turnover,
+    lookout: Lookout,
     /// The end of the handshake's time; once the session closes, the end of the drain's.
     deadline: Option<Pin<Box<Sleep>>>,
     draining: bool,
@@ -107,7 +109,7 @@ pub async fn serve_stream<S>(
     budget: &Budget,
     stop: Stop,
 ) where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: ClientStream,
 {
     let address = client.address;
     let mut connection = Connection {
@@ -123,6 +125,7 @@ pub async fn serve_stream<S>(
         effects: Vec::new(),
         share: budget.share(),
         turnover: Turnover::default(),
+        lookout: Lookout::default(),
         deadline: Some(Box::pin(sleep(config.handshake_max))),
         draining: false,
         stop: Some(Box::pin(stopped(stop))),
@@ -161,7 +164,7 @@ impl Connection<'_> {
     /// The server's part of a TLS handshake, and the rest of the connection inside.
     async fn go_on_in_tls<S>(&mut self, stream: S) -> io::Result<Exit>
     where
-        S: AsyncRead + AsyncWrite + Unpin,
+        S: ClientStream,
     {
         let tls = self
             .config
@@ -189,7 +192,7 @@ impl Connection<'_> {
 
     async fn drive<S>(&mut self, stream: &mut S) -> io::Result<Exit>
     where
-        S: AsyncRead + AsyncWrite + Unpin,
+        S: ClientStream,
     {
         std::future::poll_fn(|cx| self.poll(cx, stream)).await
     }
@@ -197,7 +200,7 @@ impl Connection<'_> {
     /// Makes all the progress that is possible now.
     fn poll<S>(&mut self, cx: &mut Context<'_>, stream: &mut S) -> Poll<io::Result<Exit>>
     where
-        S: AsyncRead + AsyncWrite + Unpin,
+        S: ClientStream,
     {
         // First: a client that keeps the loop below busy uses up what tokio lets a task do before
         // it yields, and a timer that is asked after that is never due.
@@ -224,9 +227,7 @@ impl Connection<'_> {
                     return Poll::Ready(Ok(Exit::StartTls));
                 }
             }
-            let reads = !(self.half_closed && self.session.is_opening());
-            if reads
-                && self.session.wants_input()
+            if self.is_read()
                 && let Poll::Ready(count) =
                     pin!(stream.read_buf(&mut self.session.input())).poll(cx)
             {
@@ -243,10 +244,40 @@ impl Connection<'_> {
                 break;
             }
         }
+        if !self.is_read()
+            && let Some(presence) = self.lookout.poll(cx, stream)
+            && let Some(ended) = self.unread_client(presence)
+        {
+            return Poll::Ready(ended);
+        }
         if self.poll_deadline(cx) || self.poll_turnover(cx) {
             return Poll::Ready(Ok(Exit::TooSlow));
         }
         Poll::Pending
+    }
+
+    /// Whether the client is read now.
+    fn is_read(&self) -> bool {
+        self.session.wants_input() && !(self.half_closed && self.session.is_opening())
+    }
+
+    /// Whether a client that is not read is to be dropped. A half closed one still gets its
+    /// answers, as long as there are some: otherwise it may be gone as well.
+    fn unread_client(&mut self, presence: Presence) -> Option<io::Result<Exit>> {
+        match presence {
+            Presence::There => None,
+            Presence::Gone => Some(Err(io::ErrorKind::ConnectionReset.into())),
+            Presence::HalfClosed if self.session.is_opening() => {
+                self.half_closed = true;
+                None
+            }
+            // Its time is bounded already.
+            Presence::HalfClosed if self.draining => None,
+            Presence::HalfClosed => {
+                let quiet = self.lookout.quiet(self.turnover.moved);
+                (quiet > self.config.drain_max).then_some(Ok(Exit::TooSlow))
+            }
+        }
     }
 
     /// Takes answers of the export and of the exports.

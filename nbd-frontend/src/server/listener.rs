@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use tokio::net::{TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -18,6 +19,10 @@ use super::{Budget, Client, Config, Exports};
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
+/// A peer that was silent for so long is asked whether it is there, so often, so many times.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
+const KEEPALIVE_COUNT: u32 = 6;
 /// Pause after a failed accept (no file descriptors left, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -67,6 +72,9 @@ impl Listener {
                 socket.set_reuseaddr(true)?;
                 // Accepted sockets inherit it: a peer that vanished is found out in the end.
                 socket.set_keepalive(true)?;
+                sockopt::set_tcp_keepidle(&socket, KEEPALIVE_IDLE)?;
+                sockopt::set_tcp_keepintvl(&socket, KEEPALIVE_EVERY)?;
+                sockopt::set_tcp_keepcnt(&socket, KEEPALIVE_COUNT)?;
                 socket.bind(*address)?;
                 let socket = socket.listen(BACKLOG)?;
                 let address = Address::Tcp(socket.local_addr()?);

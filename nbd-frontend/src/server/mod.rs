@@ -8,6 +8,7 @@
 mod budget;
 mod connection;
 mod listener;
+mod presence;
 mod tls;
 
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ use rustls::pki_types::CertificateDer;
 pub use self::budget::{Budget, OWN_BYTES, POOL_BYTES_MIN};
 pub use self::connection::serve_stream;
 pub use self::listener::{Address, Listener, Stop, serve};
+pub use self::presence::{ClientStream, Presence};
 pub use self::tls::{TlsConfigError, tls_config};
 use crate::export::{ExportError, ExportInfo, ListedExport};
 use crate::session::{Encryption, Limits};
@@ -131,7 +133,8 @@ pub struct Config {
     pub connections_max: usize,
     /// Time from the connection to the transmission phase.
     pub handshake_max: Duration,
-    /// Time for what is in flight when a connection ends.
+    /// Time for what is in flight when a connection ends; and for any answer, once a client that is
+    /// not read sends no more.
     pub drain_max: Duration,
 }
 

@@ -25,6 +25,9 @@ pub const VOLUME_BYTES: u64 = 64 << 20;
 /// How long the export `late` takes to open.
 pub const LATE: Duration = Duration::from_millis(400);
 
+/// How long a request to the export `slow` takes.
+pub const SLOW: Duration = Duration::from_millis(200);
+
 /// What the tests count, from outside of the server's thread.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -46,11 +49,11 @@ struct MemoryExport {
 }
 
 /// `vol`, `lazy` (every third request takes its time) and `stuck` (nothing is ever answered)
-/// are volumes of their own; `ro` is `vol` read-only, `late` is `vol` after [`LATE`], `away` never
-/// opens.
+/// are volumes of their own; `ro` is `vol` read-only, `slow` takes [`SLOW`] for each request, `late`
+/// is `vol` after [`LATE`], `away` never opens.
 fn info(name: &str) -> Result<ExportInfo, ExportError> {
     let name = if name.is_empty() { "vol" } else { name };
-    if !["vol", "lazy", "stuck", "ro", "late", "away"].contains(&name) {
+    if !["vol", "lazy", "stuck", "ro", "slow", "late", "away"].contains(&name) {
         return Err(ExportError::Unknown);
     }
     Ok(ExportInfo {
@@ -79,7 +82,7 @@ impl Exports for MemoryExports {
     fn open(&self, _: &Client, name: &str) -> LocalBoxFuture<'static, OpenResult> {
         let found = info(name).map(|info| {
             let volume = match info.name.as_str() {
-                "ro" | "late" | "away" => "vol",
+                "ro" | "slow" | "late" | "away" => "vol",
                 name => name,
             };
             self.counters.opened.fetch_add(1, Ordering::SeqCst);
@@ -116,11 +119,15 @@ impl Export for MemoryExport {
         self.submitted.set(count);
         let memory = Rc::clone(&self.memory);
         let in_flight = InFlight::new(&self.counters);
-        let (lazy, stuck) = (self.info.name == "lazy", self.info.name == "stuck");
+        let is = |name| self.info.name == name;
+        let (lazy, stuck, slow) = (is("lazy"), is("stuck"), is("slow"));
         async move {
             let _in_flight = in_flight;
             if stuck {
                 std::future::pending::<()>().await;
+            }
+            if slow {
+                tokio::time::sleep(SLOW).await;
             }
             // In order of submission, as a volume would; answered out of order.
             let reply = memory.borrow_mut().execute(request);
