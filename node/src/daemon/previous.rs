@@ -44,14 +44,22 @@ fn named(said: &str) -> Option<(u32, u64)> {
 }
 
 /// When a process started; `None` if there is none, or if all that is left of it is its exit
-/// status (proc_pid_stat(5): the fields after the name are the state and 18 more before that).
+/// status.
 fn started_of(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    alive_since(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The same by its line in /proc (proc_pid_stat(5): after the name come the state, the number of
+/// threads as the 17th after that, and the start as the 19th). The first thread of a process that
+/// is killed may end before others, which still hold what is open: until then it counts them.
+fn alive_since(stat: &str) -> Option<u64> {
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_whitespace();
     let state = fields.next()?;
-    let started = fields.nth(18)?.parse().ok()?;
-    (!matches!(state, "Z" | "X")).then_some(started)
+    let threads: u64 = fields.nth(16)?.parse().ok()?;
+    let started = fields.nth(1)?.parse().ok()?;
+    let is_over = matches!(state, "Z" | "X") && threads <= 1;
+    (!is_over).then_some(started)
 }
 
 #[cfg(test)]
@@ -73,6 +81,21 @@ mod tests {
         child.wait().expect("it ended");
         // And by itself it is not in its own way.
         take_over(directory.path()).expect("it is this one");
+    }
+
+    #[test]
+    fn a_process_is_not_over_before_all_its_threads_are() {
+        let stat = |state: &str, threads: u32| {
+            format!(
+                "77 (a) Z b) {state} 1 77 77 0 -1 4194560 9 0 0 0 5 6 0 0 20 0 {threads} 0 4321 0 0\n"
+            )
+        };
+        assert_eq!(alive_since(&stat("S", 1)), Some(4321));
+        assert_eq!(alive_since(&stat("Z", 1)), None);
+        assert_eq!(alive_since(&stat("Z", 3)), Some(4321), "two threads run");
+        assert_eq!(alive_since(&stat("X", 0)), None);
+        let own = fs::read_to_string("/proc/self/stat").expect("this process");
+        assert_eq!(alive_since(&own), started_of(std::process::id()));
     }
 
     #[test]
