@@ -53,10 +53,9 @@ impl Admin {
             };
             check_accepted(name, accept, &offer)?;
             match self.carry_out(&record, &offer)? {
-                Ok(_) => {
-                    return Ok(Reply::Recovery(Box::new(
-                        self.await_recovery(name, recovery)?,
-                    )));
+                Ok(decided) => {
+                    let recovery = self.await_recovery(&decided, recovery)?;
+                    return Ok(Reply::Recovery(Box::new(recovery)));
                 }
                 Err(Refusal::StaleEpoch | Refusal::StaleVersion) if Instant::now() < deadline => {
                     std::thread::sleep(POLL);
@@ -124,11 +123,15 @@ impl Admin {
     }
 
     /// Waits until the volume's journal is founded anew, or until time is up.
-    fn await_recovery(&self, name: &str, mut recovery: Recovery) -> Result<Recovery, Failure> {
+    fn await_recovery(
+        &self,
+        decided: &VolumeRecord,
+        mut recovery: Recovery,
+    ) -> Result<Recovery, Failure> {
         let deadline = Instant::now() + MOVE_MAX;
+        let name = &decided.name;
         loop {
-            let record = self.named(name)?;
-            let why = if record.to_recover().is_none() {
+            let why = if goes_on(&self.named(name)?, decided) {
                 format!("'{name}' goes on: open sessions were ended, its clients attach anew")
             } else if Instant::now() > deadline {
                 format!("it was decided; '{name}' does not serve yet: `atoll volume show {name}`")
@@ -140,6 +143,13 @@ impl Admin {
             return Ok(recovery);
         }
     }
+}
+
+/// Whether the journal is founded anew, by what this node's view has: one that lags has the record
+/// of before the decision, in which there is nothing to recover either.
+fn goes_on(seen: &VolumeRecord, decided: &VolumeRecord) -> bool {
+    let is_later = seen.epoch >= decided.epoch && seen.journal.version >= decided.journal.version;
+    is_later && seen.to_recover().is_none()
 }
 
 /// The token is what was told: another position is another loss.
@@ -322,5 +332,41 @@ fn offered(view: &View, record: &VolumeRecord, told: &Told, offer: &Offer) -> Re
             .map(|at| disk_name(view, at.disk))
             .collect(),
         owner: offer.to.map(|n| node_name(view, n)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::ids::{Epoch, Position};
+    use model::placement::{Recovered, RecoveredFrom};
+    use model::time::WallTime;
+
+    use super::super::show::tests::record;
+    use super::goes_on;
+
+    #[test]
+    fn a_record_of_before_the_decision_goes_on_nowhere() {
+        let before = record();
+        let mut decided = before.clone();
+        decided.epoch = before.epoch.next_generation().expect("one more");
+        decided.journal.version = before.journal.version.next();
+        decided.recovered = Some(Recovered {
+            epoch: decided.epoch,
+            from: RecoveredFrom::Checkpoint,
+            covered: Position::ZERO,
+            at: WallTime(0),
+            pending: true,
+        });
+        assert!(before.to_recover().is_none() && !goes_on(&before, &decided));
+        assert!(!goes_on(&decided, &decided), "its owner has yet to come");
+        let mut founded = decided.clone();
+        founded.epoch = Epoch(founded.epoch.0 + 1);
+        if let Some(recovered) = &mut founded.recovered {
+            recovered.pending = false;
+        }
+        assert!(goes_on(&founded, &decided));
+        // One that was stopped cleanly loses nothing: there is nothing to recover from then on.
+        decided.recovered = None;
+        assert!(goes_on(&decided, &decided) && !goes_on(&before, &decided));
     }
 }

@@ -317,4 +317,4 @@ pub(super) fn disks(view: &View, heard: &Heard) -> Disks {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

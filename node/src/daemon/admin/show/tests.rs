@@ -14,7 +14,7 @@ const VOLUME: VolumeId = VolumeId(7);
 const OWNER: NodeId = NodeId(1);
 const OTHER: NodeId = NodeId(2);
 
-fn record() -> VolumeRecord {
+pub(in crate::daemon::admin) fn record() -> VolumeRecord {
     VolumeRecord {
         id: VOLUME,
         name: "vol".into(),
