@@ -10,7 +10,7 @@ use model::meta::MetaRequest;
 use model::placement::{Disk, Duty, Presence, View};
 
 use super::show::site_name;
-use super::{Admin, DISKS_MAX, POLL, fail, not_now, refused, site_named, taken};
+use super::{Admin, DISKS_MAX, POLL, fail, not_now, present_sites, refused, site_named, taken};
 use crate::admin::protocol::{Failure, FailureKind, Reply};
 
 /// Of a volume's journal, where there are as many sites.
@@ -29,7 +29,7 @@ impl Admin {
             return Err(taken(name));
         }
         let code = Code::from_str(code).map_err(|e| fail(FailureKind::Refused, e.to_string()))?;
-        let sites = u8::try_from(view.sites.len()).unwrap_or(u8::MAX);
+        let sites = u8::try_from(present_sites(&view).count()).unwrap_or(u8::MAX);
         let code = code.over_sites(sites);
         let home = match home {
             Some(home) => site_named(&view, home)?,

@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use model::ids::{DiskRef, NodeId};
-use model::placement::{Disk, Duty, Node, Presence, View};
+use model::placement::{Disk, Duty, Presence, View};
 use raft_meta::node::{AdminCommand, AdminReply};
 
 use super::safety;
 use super::show::{self, Heard, disk_name, node_name};
-use super::{Admin, DISKS_MAX, POLL, fail, unknown, unknown_outcome};
+use super::{Admin, DISKS_MAX, POLL, fail, node_named, unknown, unknown_outcome};
 use crate::admin::protocol::{
     DiskRemoved, Emptying, Failure, FailureKind, Left, Removed, Reply, Safety,
 };
@@ -76,15 +76,6 @@ impl Admin {
         found.ok_or_else(|| unknown("disk", name, listed.iter().map(|d| d.name.as_str())))
     }
 
-    pub(super) fn node_named(&self, view: &View, name: &str) -> Result<(NodeId, Node), Failure> {
-        let takes_part = |n: &Node| n.name == name && n.presence != Presence::Gone;
-        let found = view.nodes.iter().find(|(_, n)| takes_part(n));
-        found.map(|(id, n)| (*id, n.clone())).ok_or_else(|| {
-            let members = view.nodes.values().filter(|n| n.presence != Presence::Gone);
-            unknown("node", name, members.map(|n| n.name.as_str()))
-        })
-    }
-
     fn command(&self, command: AdminCommand) -> Result<(), Failure> {
         match self.meta.admin(command).blocking_recv() {
             Ok(AdminReply::Done) => Ok(()),
@@ -126,7 +117,7 @@ impl Admin {
 
     /// Has a node emptied, or serve again.
     pub(super) fn node_duty(&self, name: &str, duty: Duty) -> Result<Reply, Failure> {
-        let (node, _) = self.node_named(&self.meta.view(), name)?;
+        let (node, _) = node_named(&self.meta.view(), name)?;
         self.command(AdminCommand::SetNodeDuty { node, duty })?;
         let is_known = |view: &View| view.nodes.get(&node).is_some_and(|n| n.duty == duty);
         let view = self.await_view(is_known);
@@ -203,7 +194,7 @@ impl Admin {
 
     /// The operator's word that a node is gone for good. Of one that serves it is not taken.
     pub(super) fn remove_node(&self, name: &str) -> Result<Reply, Failure> {
-        let (node, known) = self.node_named(&self.meta.view(), name)?;
+        let (node, known) = node_named(&self.meta.view(), name)?;
         if known.presence == Presence::Up {
             let why = format!(
                 "node '{name}' is up: `atoll node drain {name}` empties it, then stop it; a node that \
@@ -220,7 +211,7 @@ impl Admin {
     /// Whether a node may stop now without anything falling below what it needs.
     pub(super) fn safe_to_stop(&self, name: &str) -> Result<Reply, Failure> {
         let view = self.meta.view();
-        let (node, known) = self.node_named(&view, name)?;
+        let (node, known) = node_named(&view, name)?;
         let heard = self.hear(&view, show::members(&view), Question::All)?;
         let reasons = match known.presence {
             Presence::Up => {

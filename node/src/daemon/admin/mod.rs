@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use model::ids::{DiskId, NodeId, SiteId};
 use model::meta::{MetaRequest, Refusal};
-use model::placement::{Duty, Presence, View, VolumeRecord};
+use model::placement::{Duty, Node, Presence, Site, View, VolumeRecord};
 
 use self::show::{Heard, disk_name, site_name};
 use super::join::{Admitter, make_token};
@@ -281,11 +281,7 @@ impl Admin {
     fn move_volume(&self, name: &str, to: &str) -> Result<Reply, Failure> {
         let record = self.named(name)?;
         let view = self.meta.view();
-        let found = view.nodes.iter().find(|(_, n)| n.name == to);
-        let (to_id, node) = found.ok_or_else(|| {
-            let known = view.nodes.values().map(|n| n.name.as_str());
-            unknown("node", to, known)
-        })?;
+        let (to_id, node) = node_named(&view, to)?;
         if node.presence != Presence::Up {
             let why = format!(
                 "node '{to}' is not up: `atoll status` says why, `atoll node list` shows others"
@@ -295,7 +291,7 @@ impl Admin {
         let request = MetaRequest::MoveVolume {
             volume: record.id,
             expected: record.epoch,
-            to: *to_id,
+            to: to_id,
         };
         let moved = self.ask(request, |reason| refused(reason, name, 0))?;
         // Until the new owner serves, or time is up: then it is shown as it is. This node's view
@@ -433,8 +429,64 @@ fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> 
     fail(FailureKind::NotFound, why)
 }
 
+/// Of those that were removed, a name may be another's by now.
+fn node_named(view: &View, name: &str) -> Result<(NodeId, Node), Failure> {
+    let members = || view.nodes.iter().filter(|(_, n)| n.presence != Presence::Gone);
+    let found = members().find(|(_, n)| n.name == name);
+    found
+        .map(|(id, node)| (*id, node.clone()))
+        .ok_or_else(|| unknown("node", name, members().map(|(_, n)| n.name.as_str())))
+}
+
+/// The same of a site.
 fn site_named(view: &View, name: &str) -> Result<SiteId, Failure> {
-    let site = view.sites.iter().find(|(_, s)| s.name == name);
-    site.map(|(id, _)| *id)
-        .ok_or_else(|| unknown("site", name, view.sites.values().map(|s| s.name.as_str())))
+    let found = present_sites(view).find(|(_, s)| s.name == name);
+    found
+        .map(|(id, _)| *id)
+        .ok_or_else(|| unknown("site", name, present_sites(view).map(|(_, s)| s.name.as_str())))
+}
+
+/// Sites that were not removed.
+fn present_sites(view: &View) -> impl Iterator<Item = (&SiteId, &Site)> {
+    let all = view.sites.iter();
+    all.filter(|(_, site)| site.presence != Presence::Gone)
+}
+
+#[cfg(test)]
+mod tests {
+    use model::ids::{NodeId, SiteId};
+    use model::placement::{Presence, View};
+
+    use super::show::tests::view;
+    use super::{node_named, present_sites, site_named};
+
+    /// A node and a site were removed, and others took their names.
+    fn renewed() -> View {
+        let mut view = view();
+        let (mut node, mut site) = (view.nodes[&NodeId(1)].clone(), view.sites[&SiteId(1)].clone());
+        view.nodes.insert(NodeId(9), node.clone());
+        view.sites.insert(SiteId(9), site.clone());
+        (node.presence, site.presence) = (Presence::Gone, Presence::Gone);
+        view.nodes.insert(NodeId(1), node.clone());
+        view.sites.insert(SiteId(1), site.clone());
+        (node.name, site.name) = ("lost".into(), "lost".into());
+        view.nodes.insert(NodeId(3), node);
+        view.sites.insert(SiteId(3), site);
+        view
+    }
+
+    #[test]
+    fn a_name_is_of_who_takes_part() {
+        let view = renewed();
+        assert_eq!(node_named(&view, "a1").expect("it is there").0, NodeId(9));
+        assert_eq!(site_named(&view, "a").expect("it is there"), SiteId(9));
+        assert_eq!(present_sites(&view).count(), 1);
+        for failure in [
+            node_named(&view, "lost").expect_err("it was removed"),
+            site_named(&view, "lost").expect_err("it was removed"),
+        ] {
+            let (_, known) = failure.message.split_once(": ").expect("names");
+            assert!(!known.contains("lost"), "{}", failure.message);
+        }
+    }
 }

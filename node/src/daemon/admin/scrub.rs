@@ -6,7 +6,7 @@ use model::ids::DiskId;
 use model::placement::{Presence, View};
 
 use super::show::{self, Heard};
-use super::{Admin, fail, status};
+use super::{Admin, fail, node_named, status};
 use crate::admin::protocol::{Degraded, Failure, FailureKind, Reply};
 use crate::admin::scrub::{DiskScrub, Scrub, Scrubs};
 use crate::daemon::peers::{DiskUse, Question};
@@ -102,7 +102,7 @@ impl Admin {
                 let disk = self.disk_named(&view, disk)?;
                 (BTreeSet::from([disk.node]), Some(disk.at.disk))
             }
-            (None, Some(node)) => (BTreeSet::from([self.node_named(&view, node)?.0]), None),
+            (None, Some(node)) => (BTreeSet::from([node_named(&view, node)?.0]), None),
             (None, None) => (show::members(&view), None),
         };
         let heard = self.hear(&view, nodes.clone(), Question::StartScrub(disk))?;

@@ -46,7 +46,7 @@ pub(in crate::daemon::admin) fn record() -> VolumeRecord {
     }
 }
 
-fn view() -> View {
+pub(in crate::daemon::admin) fn view() -> View {
     let mut view = View::default();
     let site = Site {
         name: "a".into(),
