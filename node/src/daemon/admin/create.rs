@@ -89,9 +89,10 @@ fn journal_disks(view: &View, home: SiteId) -> Result<Vec<DiskRef>, Failure> {
             None => lacking.push(*site),
         }
     }
-    if found.len() < JOURNAL_REPLICAS
-        && let Some(site) = lacking.first()
-    {
+    // The home site's replica is wanted as long as that is up, any other one may be elsewhere.
+    let lacks_home = lacking.iter().find(|site| **site == home);
+    let is_short = found.len() < JOURNAL_REPLICAS;
+    if let Some(site) = lacks_home.or(lacking.first().filter(|_| is_short)) {
         let site = site_name(view, Some(*site));
         let why = format!("site {site} has no disk that is up: see `atoll status`");
         return Err(fail(FailureKind::NotNow, why));
@@ -175,5 +176,17 @@ mod tests {
         assert_eq!(chosen(&view, 4), Ok(vec![4, 2, 3]));
         view.disks.remove(&DiskId(2));
         assert_eq!(chosen(&view, 4), Ok(vec![4, 3, 5]));
+    }
+
+    #[test]
+    fn home_lacks_no_replica_while_it_is_up() {
+        let mut view = view(5);
+        view.disks.remove(&DiskId(4));
+        let failure = journal_disks(&view, SiteId(4)).expect_err("home has no disk");
+        assert_eq!(failure.kind, FailureKind::NotNow);
+        assert!(failure.message.contains("site4"), "{}", failure.message);
+        assert_eq!(chosen(&view, 5), Ok(vec![5, 1, 2]), "any other may");
+        down(&mut view, 4);
+        assert_eq!(chosen(&view, 4), Ok(vec![1, 2, 3]), "home is away");
     }
 }

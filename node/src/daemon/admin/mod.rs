@@ -400,7 +400,7 @@ fn refused(reason: Refusal, name: &str, size_bytes: u64) -> Failure {
         }
         Refusal::BadSize => format!("a size of {size_bytes} bytes can't be: give a positive multiple of {BLOCK_BYTES}"),
         Refusal::BadReplicas => {
-            "the journal needs one disk that is up in each site: `atoll status` says what is not".to_owned()
+            "the journal needs a disk in the home site and in up to two others that are up: `atoll status` says what is not".to_owned()
         }
         Refusal::BadCode => {
             "the code does not fit the fabric's sites: rs:4+2 and geo:2+1 fit three sites of three nodes".to_owned()
