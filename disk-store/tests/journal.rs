@@ -35,6 +35,8 @@ fn filled(entries: u64) -> (SimFiles, SimJournal) {
 fn an_append_is_one_write_and_one_fdatasync() {
     let (files, mut journal) = created();
     journal.settle().expect("settles");
+    let (syncs, made) = (journal.syncs(), journal.files().len());
+    let mut appends = 50;
     for round in 0..50 {
         let before = (journal.syncs(), files.ops());
         append(
@@ -48,9 +50,13 @@ fn an_append_is_one_write_and_one_fdatasync() {
         if files.ops() - before.1 > 3 {
             append(&mut journal, vec![entry(999, 0)]).expect("appends");
             assert_eq!(journal.current_file(), current);
+            appends += 1;
         }
         journal.settle().expect("settles");
     }
+    // A file that is made is synced as well.
+    let made = (journal.files().len() - made) as u64;
+    assert!(made > 0 && journal.syncs() - syncs == appends + made);
 }
 
 #[test]

@@ -295,8 +295,8 @@ impl<L: FileLayer> Journal<L> {
         self.drop_spares(RESTING_FILES.saturating_sub(self.live.len()).max(follows))
     }
 
-    /// fdatasyncs of appends and releases since it was opened: one each, but for appends that
-    /// span files.
+    /// fdatasyncs of its files since it was opened: one of each append and release, but for appends
+    /// that span files, and one of each file that was made.
     #[must_use]
     pub fn syncs(&self) -> u64 {
         self.syncs

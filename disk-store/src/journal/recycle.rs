@@ -153,6 +153,7 @@ impl<L: FileLayer> Journal<L> {
             let _ = self.layer.remove(&path);
             return Err(error);
         }
+        self.syncs += 1;
         let slot = Some(Slot { path, file });
         if index == self.slots.len() {
             self.slots.push(slot);
