@@ -307,11 +307,13 @@ fn a_fabric_is_found_without_the_node_that_does_not_start() {
         .collect();
     let pid = |site: usize| &nodes[site]["nodes"][0]["pid"];
     assert!(pid(0).is_u64() && pid(1).is_u64() && pid(2).is_null());
+    let serves = |site: usize| &nodes[site]["nodes"][0]["serves"];
+    assert!(serves(0).is_null() && serves(2) == false);
     assert!(directory.path().join("b1/node.json").exists());
 }
 
 #[test]
-fn a_found_node_that_runs_and_does_not_serve_has_no_pid() {
+fn a_found_node_that_runs_and_does_not_serve_is_told_as_such() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let mut dev = Dev::start(directory.path(), &["--nodes", "3"]);
     dev.signal(Signal::INT);
@@ -328,12 +330,10 @@ fn a_found_node_that_runs_and_does_not_serve_has_no_pid() {
     );
     let node = |site: usize, node: usize| &dev.ready["sites"][site]["nodes"][node];
     assert!(node(0, 0)["pid"].is_u64());
-    assert!(
-        (0..3).all(|n| node(2, n)["pid"].is_null()),
-        "{:#}",
-        dev.ready
-    );
-    // It runs, all the same.
+    let runs = |n: usize| node(2, n)["pid"].is_u64();
+    let told = (0..3).all(|n| node(2, n)["serves"] == false);
+    let running = (0..3).filter(|n| runs(*n)).collect::<Vec<_>>();
+    assert!(told && running == [0], "{:#}", dev.ready);
     assert!(node::admin::client::Connection::open(&directory.path().join("c1")).is_ok());
 }
 

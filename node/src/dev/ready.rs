@@ -1,6 +1,7 @@
 //! The supervisor's first line with `--json`: where everything is, once all nodes serve, or all
 //! that can of a fabric that was there.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde::Serialize;
@@ -30,8 +31,11 @@ pub struct ReadySite {
 pub struct ReadyNode {
     /// Its name.
     pub name: String,
-    /// Its process; `None` if it does not serve, whether or not it runs.
+    /// Its process; `None` if there is none.
     pub pid: Option<u32>,
+    /// Whether it serves; left out of the line if it does.
+    #[serde(skip_serializing_if = "is_so")]
+    pub serves: bool,
     /// Where it serves NBD.
     pub nbd: String,
     /// Its directory.
@@ -40,9 +44,19 @@ pub struct ReadyNode {
     pub disks: Vec<String>,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_so(said: &bool) -> bool {
+    *said
+}
+
 impl Ready {
-    /// The line for a fabric; `pid` gives a node's process.
-    pub fn new(layout: &Layout, directory: &Path, pid: impl Fn(&str) -> Option<u32>) -> Self {
+    /// The line for a fabric; `pid` gives a node's process, and of `silent` ones none serves.
+    pub fn new(
+        layout: &Layout,
+        directory: &Path,
+        pid: impl Fn(&str) -> Option<u32>,
+        silent: &BTreeSet<String>,
+    ) -> Self {
         let node = |node: &super::layout::NodeLayout| {
             let dir = directory.join(&node.name);
             let disk = |name: &String| {
@@ -53,6 +67,7 @@ impl Ready {
             ReadyNode {
                 name: node.name.clone(),
                 pid: pid(&node.name),
+                serves: !silent.contains(&node.name),
                 nbd: node.nbd.to_string(),
                 disks: node.disks.iter().map(disk).collect(),
                 dir: dir.display().to_string(),
@@ -72,6 +87,7 @@ impl Ready {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::path::Path;
 
     use super::{Layout, Ready};
@@ -86,11 +102,19 @@ mod tests {
         };
         let layout = Layout::new(shape, Path::new("/d")).expect("a layout");
         let nbd = layout.sites[0].nodes[0].nbd;
-        let line = serde_json::to_string(&Ready::new(&layout, Path::new("/d"), |_| Some(123)))
-            .expect("json");
+        let line = |pid: Option<u32>, silent: &BTreeSet<String>| {
+            let ready = Ready::new(&layout, Path::new("/d"), |_| pid, silent);
+            serde_json::to_string(&ready).expect("json")
+        };
         let expected = format!(
             r#"{{"ready":true,"sites":[{{"name":"a","nodes":[{{"name":"a1","pid":123,"nbd":"{nbd}","dir":"/d/a1","disks":["/d/a1/disks/d1","/d/a1/disks/d2"]}}]}}]}}"#
         );
-        assert_eq!(line, expected);
+        let mut silent = BTreeSet::new();
+        assert_eq!(line(Some(123), &silent), expected);
+        silent.insert("a1".to_owned());
+        for (pid, said) in [(Some(123), "123"), (None, "null")] {
+            let says = format!(r#""name":"a1","pid":{said},"serves":false,"nbd""#);
+            assert!(line(pid, &silent).contains(&says));
+        }
     }
 }

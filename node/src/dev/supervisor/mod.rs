@@ -238,8 +238,8 @@ impl<S: FnMut(Event<'_>)> Supervisor<S> {
             () = stop.wait() => return Ok(()),
         };
         let mut control = self.listen()?;
-        let pid = |name: &str| self.pid(name).filter(|_| !silent.contains(name));
-        let ready = Ready::new(&self.layout, &self.directory, pid);
+        let pid = |name: &str| self.pid(name);
+        let ready = Ready::new(&self.layout, &self.directory, pid, &silent);
         self.show(Event::Ready(&ready));
         let mut answers = FuturesUnordered::new();
         loop {
