@@ -36,6 +36,8 @@ pub enum WaitingFor {
     SiteGroup,
     /// Its site was decided to be away, and is not back yet.
     GlobalGroup,
+    /// Nothing any more: it was removed from the fabric, for good.
+    Removed,
 }
 
 impl fmt::Display for WaitingFor {
@@ -44,6 +46,9 @@ impl fmt::Display for WaitingFor {
             Self::Disks => "its disks",
             Self::SiteGroup => "its site group to take it in",
             Self::GlobalGroup => "the global placement group to take its site in",
+            Self::Removed => {
+                "nobody: it was removed from the fabric; stop it, delete its directory and join anew"
+            }
         })
     }
 }

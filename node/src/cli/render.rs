@@ -8,6 +8,7 @@ mod lifecycle;
 
 use super::style::{Style, Tone};
 use crate::admin::client::Told;
+use crate::admin::ping::WaitingFor;
 use crate::admin::protocol::{
     CacheDropped, Condition, Disks, Journal, Nodes, Reply, Sites, Status, Syncs, UpOf, Volume,
     VolumeState, VolumeStats, Volumes,
@@ -406,6 +407,12 @@ fn many_files(journal: &Journal, style: Style) -> String {
 pub fn processes(processes: &[Process]) -> String {
     let line = |p: &Process| match (p.pid, p.waits_for) {
         (Some(pid), None) => format!("node {} runs (pid {pid})", p.name),
+        (Some(pid), Some(lacks @ WaitingFor::Removed)) => {
+            format!(
+                "node {} runs (pid {pid}), and will not serve: it waits for {lacks}",
+                p.name
+            )
+        }
         (Some(pid), Some(lacks)) => format!(
             "node {} runs (pid {pid}), and does not serve yet: it waits for {lacks} (start other nodes, or mend links)",
             p.name

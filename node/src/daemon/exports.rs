@@ -14,6 +14,7 @@ use nbd_frontend::server::{Client, DescribeResult, Export, Exports, ListResult, 
 use tokio::time::sleep;
 
 use super::meta::SharedView;
+use super::removal::Removal;
 
 /// A fabric's volumes.
 pub struct VolumeExports {
@@ -21,6 +22,8 @@ pub struct VolumeExports {
     pub view: SharedView,
     /// The node's switchboard.
     pub switchboard: Addr<Switchboard>,
+    /// Whether the node was removed: then nothing that it opens would ever be served.
+    pub removal: Removal,
 }
 
 /// A name that the view lacks may be a volume's that was created a moment ago, through another
@@ -81,7 +84,7 @@ impl Exports for VolumeExports {
     fn open(&self, _client: &Client, name: &str) -> LocalBoxFuture<'static, OpenResult> {
         let (switchboard, name) = (self.switchboard.clone(), name.to_owned());
         let known = look_up(Arc::clone(&self.view), name.clone());
-        async move {
+        let opened = async move {
             known.await?;
             // Whoever gives this up, at whatever point, ends the client with it.
             match open_client(&switchboard, name.clone()).await {
@@ -91,6 +94,14 @@ impl Exports for VolumeExports {
                 }
                 Err(OpenError::NoVolume) => Err(ExportError::Unknown),
                 Err(OpenError::Stopping) => Err(ExportError::ShuttingDown),
+            }
+        };
+        let removal = self.removal.clone();
+        async move {
+            tokio::select! {
+                biased;
+                () = removal.known() => Err(ExportError::Unavailable),
+                opened = opened => opened,
             }
         }
         .boxed_local()

@@ -58,7 +58,7 @@ pub fn removed<'a>(before: &'a View, now: &'a View) -> impl Iterator<Item = Node
 }
 
 /// The other nodes, and where they are.
-fn others(view: &View, me: NodeId) -> BTreeMap<u16, SocketAddr> {
+pub(super) fn others(view: &View, me: NodeId) -> BTreeMap<u16, SocketAddr> {
     let nodes = view.nodes.iter();
     nodes
         .filter(|(id, n)| **id != me && n.presence != Presence::Gone)

@@ -13,6 +13,7 @@ mod panics;
 pub mod peers;
 mod previous;
 pub mod raft_log;
+pub mod removal;
 pub mod repair_traffic;
 pub mod run;
 pub mod voter;

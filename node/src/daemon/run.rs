@@ -43,6 +43,7 @@ use super::nbd_tls::{self, NbdAuthority};
 use super::panics;
 use super::peers::{NodeMessage, Peers};
 use super::previous;
+use super::removal::Removal;
 use super::repair_traffic::RepairTraffic;
 use super::voter;
 use crate::admin::server as admin_server;
@@ -115,6 +116,8 @@ async fn serve(
     let resolve = membership::resolver(Arc::clone(&view), identity.contacts.clone(), routes);
     let mut net = NetConfig::new(config.quic, resolve);
     net.admit = membership::admit(Arc::clone(&view));
+    let removal = Removal::default();
+    net.refused = removal.listener();
     let transport = Transport::bind(net, &certificate);
     // The error carries its cause in its own words.
     let transport = transport.map_err(|e| anyhow!("{e}: does this node run already?"))?;
@@ -140,6 +143,7 @@ async fn serve(
         peers: peers.clone(),
         admitter,
         disks: Arc::new(Mutex::new(BTreeMap::new())),
+        removal: removal.clone(),
     });
     admin_server::serve(
         &directory,
@@ -147,6 +151,12 @@ async fn serve(
     )
     .context("the admin socket")?;
 
+    actix::spawn(removal.clone().look_out(
+        node,
+        identity.contacts.clone(),
+        Arc::clone(&view),
+        transport.clone(),
+    ));
     let opened = open_disks(directory.clone(), &config, &identity, node, &handle).await?;
     let switchboard = start_actors(
         node, boot, &transport, &handle, opened, &admin, &directory, &config,
@@ -167,6 +177,7 @@ async fn serve(
     let exports = Rc::new(VolumeExports {
         view,
         switchboard: switchboard.clone(),
+        removal,
     });
     tracing::info!(node = %config.name, nbd = %config.nbd, tls = ?config.nbd_tls, "serving");
     let nbd_config = nbd::Config {

@@ -26,6 +26,10 @@ pub type Resolver = Arc<dyn Fn(NodeId) -> Option<SocketAddr> + Send + Sync>;
 /// not). Asked for every accepted connection.
 pub type Admit = Arc<dyn Fn(NodeId) -> bool + Send + Sync>;
 
+/// Told that a peer closed a connection of this node's because it does not admit it. It must not
+/// block.
+pub type Refused = Arc<dyn Fn(NodeId) + Send + Sync>;
+
 /// Bounds of one class's queue to one peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ClassLimits {
@@ -104,6 +108,8 @@ pub struct Config {
     pub resolve: Resolver,
     /// Which peers may connect.
     pub admit: Admit,
+    /// Who is told which peers do not admit this node.
+    pub refused: Refused,
     /// Packet size.
     pub mtu: PathMtu,
     /// A peer that was silent for so long is gone: the connection is dropped.
@@ -126,6 +132,7 @@ impl Config {
             listen,
             resolve,
             admit: Arc::new(|_| true),
+            refused: Arc::new(|_| ()),
             mtu: PathMtu::of(listen),
             idle_timeout: Duration::from_secs(1),
             keep_alive: Duration::from_millis(250),

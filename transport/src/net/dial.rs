@@ -52,6 +52,11 @@ enum LinkError {
     Timeout,
 }
 
+/// Whether the peer said that it does not admit this node.
+fn is_refusal(error: &quinn::ConnectionError) -> bool {
+    matches!(error, quinn::ConnectionError::ApplicationClosed(closed) if closed.error_code == close::NOT_ADMITTED)
+}
+
 /// A lane's life: waits for a message, dials, serves the connection until it breaks.
 pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, lane: Lane) {
     let mut jitter = Jitter::new(peer.id);
@@ -66,6 +71,9 @@ pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, lane: Lane) {
         peer.connected(lane, connection.clone());
         let reason = drain(&peer, lane, &connection).await;
         tracing::debug!(peer = %peer.id, ?lane, %reason, "connection ended");
+        if connection.close_reason().as_ref().is_some_and(is_refusal) {
+            (shared.config.refused)(peer.id);
+        }
         peer.disconnected(lane);
         connection.close(close::DONE, b"");
         if since.elapsed() < SHORT_LIFE {
@@ -106,6 +114,9 @@ async fn dial(
                     Ok(Ok(connection)) => return Some(connection),
                     Ok(Err(error)) => {
                         tracing::debug!(peer = %peer.id, ?lane, %error, "dial failed");
+                        if matches!(&error, LinkError::Connection(error) if is_refusal(error)) {
+                            (shared.config.refused)(peer.id);
+                        }
                     }
                     Err(_) => {}
                 },

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use transport::class::Class;
 
-use crate::fixture::{A, B, Book, C, Node, any_port, authority, pair};
+use crate::fixture::{A, B, Book, C, LONG, Node, any_port, authority, pair};
 
 const QUIET: Duration = Duration::from_millis(600);
 
@@ -49,15 +49,19 @@ async fn a_removed_node_is_not_admitted() {
         &authority.issue(B).expect("issued"),
         book.config(any_port()),
     );
-    let c = Node::start(
-        &authority.issue(C).expect("issued"),
-        book.config(any_port()),
-    );
+    let mut config = book.config(any_port());
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    config.refused = Arc::new(move |node| {
+        let _ = tell.send(node);
+    });
+    let c = Node::start(&authority.issue(C).expect("issued"), config);
     c.send(A, Class::Meta, b"removed");
     b.send(A, Class::Meta, b"member");
     let got = a.next().await;
     assert_eq!((got.from, &got.header[..]), (B, &b"member"[..]));
     a.nothing_for(QUIET).await;
+    let by = tokio::time::timeout(LONG, told.recv()).await;
+    assert_eq!(by.expect("it is told"), Some(A));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -24,6 +24,7 @@ use super::join::{Admitter, make_token};
 use super::meta::MetaHandle;
 use super::nbd_tls::{NbdTlsError, Subject};
 use super::peers::{DiskNames, Peers, Question, Stats};
+use super::removal::Removal;
 use crate::admin::ping::{Pong, WaitingFor};
 use crate::admin::protocol::{
     Answer, CacheDropped, Deleted, DiskSyncs, Failure, FailureKind, Journal, JournalFile,
@@ -58,6 +59,8 @@ pub struct Admin {
     pub admitter: Option<Arc<Admitter>>,
     /// Names and paths of this node's disks.
     pub disks: Arc<Mutex<DiskNames>>,
+    /// Whether it was removed.
+    pub removal: Removal,
 }
 
 fn fail(kind: FailureKind, message: impl Into<String>) -> Failure {
@@ -81,6 +84,11 @@ fn not_now() -> Failure {
     )
 }
 
+fn removed() -> Failure {
+    let why = "this node was removed from the fabric: stop it, delete its directory and join anew; ask another node";
+    fail(FailureKind::NotNow, why)
+}
+
 fn no_authority() -> Failure {
     let why = "this node does not hold the fabric's authority: ask on a site's first node (it has a ca.key)";
     fail(FailureKind::NotNow, why)
@@ -99,6 +107,7 @@ impl Admin {
     fn answer(&self, request: Request) -> Result<Reply, Failure> {
         match request {
             Request::Ping => Ok(Reply::Pong(self.pong())),
+            _ if self.removal.is_known() => Err(removed()),
             Request::Token { .. } => self.token(),
             Request::VolumeCreate {
                 name,
@@ -231,7 +240,9 @@ impl Admin {
         let view = self.meta.view();
         let node = view.nodes.get(&self.node);
         let site = node.and_then(|n| view.sites.get(&n.site));
-        let waiting_for = if !self.peers.is_serving() {
+        let waiting_for = if self.removal.is_known() {
+            Some(WaitingFor::Removed)
+        } else if !self.peers.is_serving() {
             Some(WaitingFor::Disks)
         } else if node.is_some_and(|n| n.presence == Presence::Up) {
             None
@@ -431,7 +442,11 @@ fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> 
 
 /// Of those that were removed, a name may be another's by now.
 fn node_named(view: &View, name: &str) -> Result<(NodeId, Node), Failure> {
-    let members = || view.nodes.iter().filter(|(_, n)| n.presence != Presence::Gone);
+    let members = || {
+        view.nodes
+            .iter()
+            .filter(|(_, n)| n.presence != Presence::Gone)
+    };
     let found = members().find(|(_, n)| n.name == name);
     found
         .map(|(id, node)| (*id, node.clone()))
@@ -441,9 +456,13 @@ fn node_named(view: &View, name: &str) -> Result<(NodeId, Node), Failure> {
 /// The same of a site.
 fn site_named(view: &View, name: &str) -> Result<SiteId, Failure> {
     let found = present_sites(view).find(|(_, s)| s.name == name);
-    found
-        .map(|(id, _)| *id)
-        .ok_or_else(|| unknown("site", name, present_sites(view).map(|(_, s)| s.name.as_str())))
+    found.map(|(id, _)| *id).ok_or_else(|| {
+        unknown(
+            "site",
+            name,
+            present_sites(view).map(|(_, s)| s.name.as_str()),
+        )
+    })
 }
 
 /// Sites that were not removed.
@@ -463,7 +482,10 @@ mod tests {
     /// A node and a site were removed, and others took their names.
     fn renewed() -> View {
         let mut view = view();
-        let (mut node, mut site) = (view.nodes[&NodeId(1)].clone(), view.sites[&SiteId(1)].clone());
+        let (mut node, mut site) = (
+            view.nodes[&NodeId(1)].clone(),
+            view.sites[&SiteId(1)].clone(),
+        );
         view.nodes.insert(NodeId(9), node.clone());
         view.sites.insert(SiteId(9), site.clone());
         (node.presence, site.presence) = (Presence::Gone, Presence::Gone);

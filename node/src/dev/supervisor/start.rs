@@ -316,7 +316,11 @@ impl<S: FnMut(Event<'_>)> Supervisor<S> {
             Patience::Found => is_few,
             Patience::Nodes => is_few || !pong.hears_quorum,
         };
-        lacks != WaitingFor::Disks && may_not_come
+        match lacks {
+            WaitingFor::Disks => false,
+            WaitingFor::Removed => patience != Patience::Firm,
+            WaitingFor::SiteGroup | WaitingFor::GlobalGroup => may_not_come,
+        }
     }
 }
 
