@@ -37,9 +37,17 @@ pub struct Change {
 const DB_PATH: &str = "db";
 const MARK_PATH: &str = "mark";
 const MARK_BYTES: usize = 512;
-/// The group `0xff` is reserved: the number of the last write, and the life.
+/// RocksDB's file that names the newest description of a database.
+const CURRENT: &str = "CURRENT";
+/// The group `0xff` is reserved: the number of the last write, the life, and the format.
 const NUMBER_KEY: &[u8] = &[0xff, 0];
 const LIFE_KEY: &[u8] = &[0xff, 1];
+const FORMAT_KEY: &[u8] = &[0xff, 2];
+
+/// How groups' keys and values are to be read. It counts up with every change after which an older
+/// version would take them for damaged, or a newer one those of before: else a voter would throw
+/// away what it promised. A store that does not say is of the first.
+const FORMAT: u64 = 1;
 
 /// Damaged stores that are kept beside the one in use: the first ones, and the last.
 const ASIDE_MAX: usize = 16;
@@ -54,6 +62,12 @@ pub enum MetaStoreError {
     /// What was synced is missing, or wrong.
     #[error("the metadata log is damaged: {0}")]
     Damaged(String),
+    /// It may hold all that was synced, but this version can't tell: nothing was changed.
+    #[error(
+        "the metadata log is none that this version reads ({0}): run the version that wrote it; to give up what this \
+         node promised and have it come back as another member, move the directory `meta` away"
+    )]
+    Foreign(String),
     /// A write or a sync failed: never try again (R8).
     #[error("the metadata log failed: {0}")]
     Failed(String),
@@ -75,21 +89,18 @@ impl From<io::Error> for MetaStoreError {
 }
 
 impl From<rocksdb::Error> for MetaStoreError {
-    /// Damage is what was found wrong, or missing. A lock that another process holds, a device
-    /// or a limit that refuses: they say nothing of what is there.
+    /// Damage is what was found wrong, or missing. What RocksDB does not support, such as another
+    /// one's options or files, is none. A lock that another process holds, a device or a limit that
+    /// refuses: they say nothing of what is there.
     fn from(error: rocksdb::Error) -> Self {
-        let is_damage = match error.kind() {
-            ErrorKind::Corruption
-            | ErrorKind::InvalidArgument
-            | ErrorKind::NotFound
-            | ErrorKind::NotSupported => true,
-            ErrorKind::IOError => error.as_ref().starts_with(MISSING),
-            _ => false,
-        };
-        if is_damage {
-            Self::Damaged(error.into_string())
-        } else {
-            Self::Failed(error.into_string())
+        let kind = error.kind();
+        let is_missing = error.as_ref().starts_with(MISSING);
+        let said = error.into_string();
+        match kind {
+            ErrorKind::Corruption | ErrorKind::NotFound => Self::Damaged(said),
+            ErrorKind::IOError if is_missing => Self::Damaged(said),
+            ErrorKind::NotSupported | ErrorKind::InvalidArgument => Self::Foreign(said),
+            _ => Self::Failed(said),
         }
     }
 }
@@ -123,7 +134,8 @@ impl MetaStore {
     /// Opens the store in the directory `path`; `None` if nothing of one is there.
     ///
     /// # Errors
-    /// [`MetaStoreError::Damaged`] if it does not hold all that was synced.
+    /// [`MetaStoreError::Damaged`] if it does not hold all that was synced;
+    /// [`MetaStoreError::Foreign`] if another version of this program wrote it.
     pub fn open(path: &Path) -> Result<Option<Self>, MetaStoreError> {
         let damaged = |what: &str| MetaStoreError::Damaged(what.to_owned());
         let has_db = path.join(DB_PATH).try_exists()?;
@@ -135,10 +147,19 @@ impl MetaStore {
         if !has_db {
             return Err(damaged("its database is missing"));
         }
+        // RocksDB takes it for no database then, as one might be that it can't read.
+        if !path.join(DB_PATH).join(CURRENT).try_exists()? {
+            return Err(damaged("its database names no state"));
+        }
         let db = DB::open(&options(false), path.join(DB_PATH))?;
         let held = |key: &[u8]| -> Result<Option<u64>, MetaStoreError> {
             Ok(db.get(key)?.and_then(|bytes| u64_at(&bytes, 0)))
         };
+        let format = held(FORMAT_KEY)?.unwrap_or(1);
+        if format != FORMAT {
+            let of = format!("it is of format {format}, not {FORMAT}");
+            return Err(MetaStoreError::Foreign(of));
+        }
         // The first write is of the life: without it nothing was ever promised here.
         let life = held(LIFE_KEY)?.ok_or_else(|| damaged("it names no life"))?;
         let number = held(NUMBER_KEY)?.unwrap_or(0);
@@ -183,6 +204,7 @@ impl MetaStore {
         };
         let mut batch = WriteBatch::default();
         batch.put(LIFE_KEY, life.0.to_le_bytes());
+        batch.put(FORMAT_KEY, FORMAT.to_le_bytes());
         store.commit(batch)?;
         Ok(store)
     }

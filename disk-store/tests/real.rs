@@ -342,6 +342,41 @@ fn a_store_that_is_held_is_not_damaged() {
     assert!(MetaStore::open(dir.path()).expect("opens").is_some());
 }
 
+/// A voter that took it for damaged would throw away what it promised.
+#[test]
+fn another_versions_metadata_log_is_not_damaged() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let foreign = |path: &Path| matches!(MetaStore::open(path), Err(MetaStoreError::Foreign(_)));
+    let made = |name: &str| {
+        let path = dir.path().join(name);
+        drop(MetaStore::create(&path, Incarnation(5)).expect("is made"));
+        (path.clone(), path.join("db"))
+    };
+    let format = [0xff, 2];
+    let (path, db) = made("format");
+    let put = |value: u64| {
+        let db = rocksdb::DB::open_default(&db).expect("opens");
+        db.put(format, value.to_le_bytes()).expect("writes");
+    };
+    put(2);
+    assert!(foreign(&path) && foreign(&path));
+    put(1);
+    let store = MetaStore::open(&path).expect("opens");
+    assert_eq!(store.expect("nothing was changed").life(), Incarnation(5));
+    let db = rocksdb::DB::open_default(&db).expect("opens");
+    db.delete(format).expect("writes");
+    drop(db);
+    let store = MetaStore::open(&path).expect("opens");
+    assert!(store.is_some(), "it is of before there was a format");
+    // What RocksDB itself can't make sense of, in this version's words.
+    let (path, db) = made("families");
+    let mut db = rocksdb::DB::open_default(&db).expect("opens");
+    let options = rocksdb::Options::default();
+    db.create_cf("of another version", &options).expect("made");
+    drop(db);
+    assert!(foreign(&path));
+}
+
 #[test]
 fn a_flipped_byte_of_the_metadata_log_is_told() {
     let dir = tempfile::tempdir().expect("a directory");
