@@ -19,6 +19,10 @@ const RETRY: Duration = Duration::from_millis(250);
 /// name each other must not make it go in circles.
 const REDIRECTS_PER_RETRY: u8 = 2;
 
+/// Bound of commands that are under way at once, of those that may be: a node which asks for much
+/// leaves no more answers to keep than that.
+const WINDOW: u64 = IN_FLIGHT_MAX / 4;
+
 /// Bound of asks that wait for an answer, of each kind.
 const PENDING_MAX: usize = IN_FLIGHT_MAX as usize;
 
@@ -193,7 +197,7 @@ impl Courier {
             }
             return;
         };
-        for (number, command) in self.commands.range_mut(low..low + IN_FLIGHT_MAX) {
+        for (number, command) in self.commands.range_mut(low..low + WINDOW) {
             if command.pace.next_try <= now {
                 command.pace.sent(now, target);
                 let command = command.bytes.clone();

@@ -1,7 +1,10 @@
 //! The replicated state of a group, whoever holds it: a member behind Raft or a follower that
 //! pulls. Proposals are applied exactly once: a proposer's session is the index of its
-//! committed `Open`, and per session the state keeps the answers to unanswered numbers.
+//! committed `Open`, and per session the state keeps the answers to unanswered numbers. It is the
+//! session that makes a repeat one: what is numbered in a session that ended is not applied any
+//! more, and whoever lives on opens another one.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
@@ -16,8 +19,14 @@ use crate::message::{
 /// Bound of a session's unanswered numbers: `number < low + IN_FLIGHT_MAX`.
 pub const IN_FLIGHT_MAX: u64 = 1024;
 
-/// Sessions kept a node; the oldest goes first. A node has one a life.
-pub const SESSIONS_PER_NODE_MAX: usize = 4;
+/// Bound of what the answers of all sessions take of a snapshot. Beyond it, another session ends than
+/// the one that is answered, that which keeps most: mostly of a node which asked for much at once, and
+/// nothing since.
+pub const ANSWERS_CLAIM_MAX: usize = 1 << 20;
+
+/// What a decoder claims for an answer beside its bytes, at most. Not asked of the compiler: it
+/// decides what is done to the state, which must be the same everywhere.
+const ANSWER_CLAIM: usize = 32;
 
 /// A deterministic state machine: the same commands in the same order give the same state and
 /// the same replies. No command may panic it.
@@ -109,6 +118,13 @@ struct Session {
     boot: Boot,
     low: u64,
     answered: BTreeMap<u64, Vec<u8>>,
+}
+
+impl Session {
+    fn claim(&self) -> usize {
+        let claim = |reply: &Vec<u8>| ANSWER_CLAIM + reply.len();
+        self.answered.values().map(claim).sum()
+    }
 }
 
 /// A state machine with its sessions, its members and its place in the log.
@@ -249,23 +265,12 @@ impl<S: StateMachine> Replica<S> {
     }
 
     fn open(&mut self, at: LogIndex, node: NodeId, boot: Boot) -> ProposerId {
-        let of_node = |s: &Session| s.node == node;
-        let same = self
-            .sessions
-            .iter()
-            .find(|(_, s)| of_node(s) && s.boot == boot);
-        if let Some((id, _)) = same {
-            return *id;
+        if let Some(id) = self.session_of(node, boot) {
+            return id;
         }
-        let held: Vec<_> = self
-            .sessions
-            .iter()
-            .filter(|(_, s)| of_node(s))
-            .map(|(id, _)| *id)
-            .collect();
-        if held.len() >= SESSIONS_PER_NODE_MAX {
-            self.sessions.remove(&held[0]);
-        }
+        // Nobody asks in an earlier life's name any more. Should this one be the earlier, by an entry
+        // that was long under way, the other opens a session anew.
+        self.sessions.retain(|_, session| session.node != node);
         let id = ProposerId(at);
         self.sessions.insert(
             id,
@@ -308,7 +313,26 @@ impl<S: StateMachine> Replica<S> {
         let reply = wire::encode(&self.state.apply(command));
         session.answered.insert(number, reply.clone());
         assert!(session.answered.len() as u64 <= IN_FLIGHT_MAX);
+        self.end_sessions_but(proposer);
         Verdict::Applied(reply)
+    }
+
+    /// Ends sessions other than that one until the answers are within their bound.
+    fn end_sessions_but(&mut self, kept: ProposerId) {
+        let of_session = |(id, session): (&ProposerId, &Session)| (session.claim(), Reverse(*id));
+        let mut claims: Vec<_> = self.sessions.iter().map(of_session).collect();
+        let mut sum: usize = claims.iter().map(|(claim, _)| claim).sum();
+        if sum <= ANSWERS_CLAIM_MAX {
+            return;
+        }
+        claims.retain(|(_, Reverse(id))| *id != kept);
+        claims.sort_unstable();
+        while sum > ANSWERS_CLAIM_MAX
+            && let Some((claim, Reverse(id))) = claims.pop()
+        {
+            self.sessions.remove(&id);
+            sum -= claim;
+        }
     }
 
     /// What is known of a numbered command without applying anything: its answer, or that it

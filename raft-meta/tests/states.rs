@@ -598,6 +598,73 @@ proptest! {
     }
 }
 
+/// What a node numbered in an earlier life is never applied again, though its answers are gone.
+#[test]
+fn a_session_ends_with_the_next_life_of_its_node() {
+    let members = Members::of_voters(vec![MemberId(1)]);
+    let mut replica = Replica::founded(Boot(1), members, fabric());
+    let mut apply = |proposal: &Proposal| {
+        let entry = LogEntry {
+            index: LogIndex(replica.applied.0 + 1),
+            term: Term(1),
+            body: EntryBody::Proposal(wire::encode(proposal)),
+        };
+        let outcome = replica.apply(&entry);
+        (
+            outcome,
+            replica.state().clone(),
+            replica.snapshot().state.len(),
+        )
+    };
+    let node = NodeId(1);
+    let open = |boot: u64| Proposal::Open {
+        node,
+        boot: Boot(boot),
+    };
+    let opened = |outcome: Outcome| match outcome {
+        Outcome::Opened { proposer, .. } => proposer,
+        other => panic!("{other:?}"),
+    };
+    let numbered = |proposer: ProposerId, number: u64| {
+        let mut hash = [0; 32];
+        hash[..8].copy_from_slice(&number.to_le_bytes());
+        let command = wire::encode(&GlobalCommand::Admin(AdminCommand::AddToken { hash }));
+        let low = 0;
+        Proposal::Numbered {
+            proposer,
+            number,
+            low,
+            command,
+        }
+    };
+    let verdict = |outcome: Outcome| match outcome {
+        Outcome::Numbered { verdict, .. } => verdict,
+        other => panic!("{other:?}"),
+    };
+    let first = opened(apply(&open(1)).0);
+    for number in 0..30 {
+        let (outcome, ..) = apply(&numbered(first, number));
+        assert!(matches!(verdict(outcome), Verdict::Applied(_)));
+    }
+    assert_eq!(opened(apply(&open(1)).0), first, "the same life");
+    let (_, state, held) = apply(&numbered(first, 7));
+    let (outcome, _, left) = apply(&open(2));
+    let second = opened(outcome);
+    assert!(second != first && left < held, "{left} of {held} bytes");
+    for number in [7, 99] {
+        let (outcome, now, _) = apply(&numbered(first, number));
+        assert_eq!(verdict(outcome), Verdict::NoSession);
+        assert!(now == state, "{number} was applied again");
+    }
+    // An entry of the earlier life that comes last: the living one goes on in a session anew.
+    opened(apply(&open(1)).0);
+    assert_eq!(verdict(apply(&numbered(second, 1)).0), Verdict::NoSession);
+    let third = opened(apply(&open(2)).0);
+    assert!(third != second);
+    let (outcome, ..) = apply(&numbered(third, 100));
+    assert!(matches!(verdict(outcome), Verdict::Applied(_)));
+}
+
 fn disk_at(id: u32) -> DiskRef {
     DiskRef {
         disk: DiskId(id),

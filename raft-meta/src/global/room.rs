@@ -1,5 +1,6 @@
 //! How large the state may become: whoever restarts without it, or fell behind, gets it as one
-//! snapshot, and must be able to read it.
+//! snapshot, and must be able to read it. Beside it, the snapshot has the answers of sessions, which
+//! have a bound of their own ([`crate::replica::ANSWERS_CLAIM_MAX`]).
 
 use model::wire::HEADER_BYTES_MAX;
 
@@ -47,8 +48,11 @@ mod tests {
 
     use super::{DISKS_MAX, GlobalState, NODES_MAX, VOLUME_CLAIM};
     use crate::global::{DiskEntry, DiskWord, GlobalCommand, GlobalReply, NodeEntry};
-    use crate::message::{Feed, GroupId, MemberId, Members, MetaMessage};
-    use crate::replica::{Replica, StateMachine};
+    use crate::message::{
+        EntryBody, Feed, GroupId, LogEntry, LogIndex, MemberId, Members, MetaMessage, ProposerId,
+        Term,
+    };
+    use crate::replica::{ANSWERS_CLAIM_MAX, Outcome, Proposal, Replica, StateMachine, Verdict};
 
     fn at(n: usize) -> DiskRef {
         DiskRef {
@@ -161,6 +165,61 @@ mod tests {
         }
     }
 
+    /// Each node asks for something of a volume, in three lives, and gets its record each time.
+    /// Returns the bytes of all answers.
+    fn fill_sessions(replica: &mut Replica<GlobalState>) -> usize {
+        let mut apply = |proposal: &Proposal| {
+            let body = EntryBody::Proposal(wire::encode(proposal));
+            let index = LogIndex(replica.applied.0 + 1);
+            replica.apply(&LogEntry {
+                index,
+                term: Term(1),
+                body,
+            })
+        };
+        let mut answers = 0;
+        for n in 1..=NODES_MAX * 3 {
+            let node = NodeId(u16::try_from(n.div_ceil(3)).expect("few"));
+            let boot = Boot(u64::MAX - n as u64);
+            let Outcome::Opened { proposer, .. } = apply(&Proposal::Open { node, boot }) else {
+                panic!("it is opened");
+            };
+            for number in 1..=2 {
+                answers += answer(&mut apply, proposer, number, node);
+            }
+        }
+        answers
+    }
+
+    fn answer(
+        apply: &mut impl FnMut(&Proposal) -> Outcome,
+        proposer: ProposerId,
+        number: u64,
+        by: NodeId,
+    ) -> usize {
+        let request = MetaRequest::MoveVolume {
+            volume: VolumeId(1),
+            expected: Epoch(0),
+            to: by,
+        };
+        let boot = Boot(1);
+        let command = wire::encode(&GlobalCommand::Meta { by, boot, request });
+        let outcome = apply(&Proposal::Numbered {
+            proposer,
+            number,
+            low: 0,
+            command,
+        });
+        let Outcome::Numbered {
+            verdict: Verdict::Applied(reply),
+            ..
+        } = outcome
+        else {
+            panic!("its session has just begun, or was answered last");
+        };
+        reply.len()
+    }
+
     #[test]
     fn what_is_created_up_to_the_bound_is_read_by_those_who_get_it() {
         assert!(
@@ -175,7 +234,9 @@ mod tests {
             let state = filled(name_bytes, deleted);
             let volumes = state.volumes.len();
             assert!(volumes > 12_000, "{volumes}");
-            let replica = Replica::founded(Boot(1), members.clone(), state);
+            let mut replica = Replica::founded(Boot(1), members.clone(), state);
+            let answers = fill_sessions(&mut replica);
+            assert!(answers > ANSWERS_CLAIM_MAX, "{answers} bytes");
             let snapshot = replica.snapshot();
             println!("{volumes} volumes, {} bytes", snapshot.state.len());
             let feed = Feed::Snapshot {
@@ -197,7 +258,7 @@ mod tests {
                 panic!("it travels");
             };
             let restored: Replica<GlobalState> = Replica::restore(&snapshot).expect("it is read");
-            assert_eq!(restored.state(), replica.state());
+            assert_eq!(restored.snapshot(), replica.snapshot());
         }
     }
 }
