@@ -8,6 +8,7 @@ pub mod detector;
 pub mod global;
 pub mod group;
 pub mod log;
+mod memory;
 pub mod message;
 pub mod node;
 pub mod replica;

@@ -2,9 +2,9 @@
 //! overload looks like failure.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
 
@@ -42,36 +42,49 @@ pub trait Listener: Send {
     fn view(&self, view: Arc<View>);
 }
 
-/// Bytes of peers' messages that may wait for the machine, as they came: while it waits for its
-/// log, a peer must not fill the memory. More are lost: Raft, heartbeats and asks repeat.
+/// Bytes of memory that peers' messages may take while they wait for the machine: while it waits for
+/// its log, they must not fill the memory. More are lost: Raft, heartbeats and asks repeat.
 const PEERS_BYTES_MAX: usize = 64 << 20;
 
-/// What of [`PEERS_BYTES_MAX`] is taken.
+/// What of [`PEERS_BYTES_MAX`] is taken, and by whom.
 #[derive(Clone, Default)]
-struct Inbox(Arc<AtomicUsize>);
+struct Inbox(Arc<Mutex<BTreeMap<NodeId, usize>>>);
 
 /// A message's share of it, until the message was taken.
 struct Share {
     of: Inbox,
+    by: NodeId,
     bytes: usize,
 }
 
 impl Inbox {
-    fn share(&self, bytes: usize) -> Option<Share> {
-        let taken = |taken: usize| {
-            let with = taken.checked_add(bytes)?;
-            (with <= PEERS_BYTES_MAX).then_some(with)
-        };
-        let (set, fetch) = (Ordering::AcqRel, Ordering::Acquire);
-        self.0.fetch_update(set, fetch, taken).ok()?;
+    /// A peer never takes more than it leaves to the others.
+    fn share(&self, by: NodeId, bytes: usize) -> Option<Share> {
+        let mut taken = self.taken();
+        let all = taken.values().sum::<usize>().saturating_add(bytes);
+        let own = taken.get(&by).copied().unwrap_or(0).saturating_add(bytes);
+        if own > PEERS_BYTES_MAX.saturating_sub(all) {
+            return None;
+        }
+        taken.insert(by, own);
+        drop(taken);
         let of = self.clone();
-        Some(Share { of, bytes })
+        Some(Share { of, by, bytes })
+    }
+
+    fn taken(&self) -> MutexGuard<'_, BTreeMap<NodeId, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.of.0.fetch_sub(self.bytes, Ordering::AcqRel);
+        let mut taken = self.of.taken();
+        let own = taken.entry(self.by).or_default();
+        *own -= self.bytes;
+        if *own == 0 {
+            taken.remove(&self.by);
+        }
     }
 }
 
@@ -110,9 +123,10 @@ pub struct MetaHandle {
 }
 
 impl MetaHandle {
-    /// A message from another node, and how many bytes it was. Lost if too many wait.
-    pub fn message(&self, from: NodeId, message: MetaMessage, bytes: usize) {
-        let Some(share) = self.inbox.share(bytes) else {
+    /// A message from another node. Lost if too many wait.
+    pub fn message(&self, from: NodeId, message: MetaMessage) {
+        let bytes = message.memory();
+        let Some(share) = self.inbox.share(from, bytes) else {
             tracing::debug!(%from, bytes, "the metadata inbox is full");
             return;
         };
@@ -167,12 +181,7 @@ impl MetaHandle {
     /// The placement as it is known now.
     #[must_use]
     pub fn view(&self) -> Arc<View> {
-        Arc::clone(
-            &self
-                .view
-                .read()
-                .unwrap_or_else(std::sync::PoisonError::into_inner),
-        )
+        Arc::clone(&self.view.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether the global group's leader is heard, and so its quorum: without it the placement
@@ -322,10 +331,7 @@ impl<L: RaftLog> Shell<L> {
             Command::Disks(disks) => Input::LocalDisks(disks),
             Command::Healed(moves) => Input::Healed(moves),
             Command::Listen(listener) => {
-                let view = self
-                    .view
-                    .read()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner);
+                let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
                 listener.view(Arc::clone(&view));
                 drop(view);
                 self.listener = Some(listener);
@@ -406,10 +412,7 @@ impl<L: RaftLog> Shell<L> {
                     }
                     Effect::View(view) => {
                         self.transport.know_sites(view.sites_of_nodes());
-                        let mut shared = self
-                            .view
-                            .write()
-                            .unwrap_or_else(std::sync::PoisonError::into_inner);
+                        let mut shared = self.view.write().unwrap_or_else(PoisonError::into_inner);
                         let before = std::mem::replace(&mut *shared, Arc::clone(&view));
                         drop(shared);
                         note_presence(&before, &view);
@@ -452,15 +455,33 @@ impl<L: RaftLog> Shell<L> {
 
 #[cfg(test)]
 mod tests {
-    use raft_meta::message::LogIndex;
+    use model::ids::Boot;
+    use raft_meta::message::{Feed, LogIndex, Members, Snapshot, Term};
 
     use super::{
         Arc, Command, GroupId, Inbox, MetaHandle, MetaMessage, NodeId, PEERS_BYTES_MAX, SharedView,
         channel,
     };
 
+    fn message(bytes: usize) -> MetaMessage {
+        let snapshot = Snapshot {
+            index: LogIndex(1),
+            term: Term(1),
+            members: Members::default(),
+            state: vec![0; bytes],
+        };
+        MetaMessage::Feed {
+            group: GroupId::Global,
+            feed: Feed::Snapshot {
+                founding: Boot(1),
+                snapshot,
+                leader: None,
+            },
+        }
+    }
+
     #[test]
-    fn peers_messages_wait_within_a_bound_of_bytes() {
+    fn peers_messages_wait_within_a_bound_and_leave_room_to_others() {
         let (commands, waiting) = channel();
         let handle = MetaHandle {
             commands,
@@ -468,38 +489,33 @@ mod tests {
             view: SharedView::default(),
             hears_quorum: Arc::default(),
         };
-        let say = |from: u16, bytes: usize| {
-            let message = MetaMessage::Follow {
-                group: GroupId::Global,
-                founding: None,
-                applied: LogIndex(0),
-                renew: true,
-            };
-            handle.message(NodeId(from), message, bytes);
-        };
-        let most = 16 << 20;
+        let most = 15 << 20;
+        let say = |from: u16, bytes: usize| handle.message(NodeId(from), message(bytes));
+        let taken = || -> Vec<Command> { waiting.try_iter().collect() };
         for _ in 0..100 {
             say(1, most);
         }
-        let taken: Vec<Command> = waiting.try_iter().collect();
-        assert_eq!(taken.len(), PEERS_BYTES_MAX / most);
-        say(2, 1);
-        assert!(
-            waiting.try_recv().is_err(),
-            "they wait as long as they are there"
-        );
+        let first = taken();
+        assert_eq!(first.len(), PEERS_BYTES_MAX / 2 / most);
+        // Another one is heard all the same, and a third.
+        say(2, most);
+        say(2, most);
+        let second = taken();
+        assert_eq!(second.len(), 1);
+        say(3, 1000);
+        let third = taken();
+        assert_eq!(third.len(), 1);
+        for peer in 4..200 {
+            say(peer, 1 << 20);
+        }
+        let rest = taken();
+        assert!(rest.len() < PEERS_BYTES_MAX / (1 << 20) - 3 * 15);
         // What this node itself asks is not peers' to keep out.
         let _asked = handle.members();
         assert!(matches!(waiting.try_recv(), Ok(Command::Members(_))));
-        drop(taken);
-        say(2, 1);
-        assert!(matches!(
-            waiting.try_recv(),
-            Ok(Command::Message {
-                from: NodeId(2),
-                ..
-            })
-        ));
-        assert_eq!(Arc::strong_count(&handle.inbox.0), 1);
+        drop((first, second, third, rest));
+        assert!(handle.inbox.taken().is_empty());
+        say(1, most);
+        assert_eq!(taken().len(), 1);
     }
 }

@@ -369,7 +369,7 @@ impl Inlet {
             move |from: NodeId, _class: Class, header: Bytes, _payload: Bytes| match wire::decode(
                 &header,
             ) {
-                Ok(NodeMessage::Meta(message)) => meta.message(from, message, header.len()),
+                Ok(NodeMessage::Meta(message)) => meta.message(from, message),
                 Ok(NodeMessage::Ask { id, question }) => peers.asked(from, id, question),
                 Ok(NodeMessage::Figures { id, figures }) => peers.answered(from, id, figures),
                 Err(_) => tracing::warn!(%from, "a malformed metadata message"),
