@@ -10,9 +10,10 @@ use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::command::{Step, paint};
-use crate::fabric::{Fabric, fresh_directory};
+use crate::fabric::{Fabric, Victim, fresh_directory};
 use crate::history::{BLOCK_BYTES, History, Verdict};
-use crate::{layers, round, setup};
+use crate::round::Round;
+use crate::{layers, setup};
 
 const VOLUME: &str = "demo";
 const VOLUME_BYTES: u64 = 256 << 20;
@@ -97,7 +98,15 @@ fn scenario(fabric: &mut Fabric, site: &str, bar: &Bar) -> anyhow::Result<()> {
     ));
     let blocks = usize::try_from(HISTORY_BYTES)? / BLOCK_BYTES;
     let history = History::new(FILE_BYTES, blocks);
-    let outcome = round::kill_a_site(fabric, &history, VOLUME, site, 1, |survivor| {
+    let round = Round {
+        fabric,
+        history: &history,
+        export: VOLUME,
+        victim: Victim::Site(site),
+        owner: None,
+        seed: 1,
+    };
+    let outcome = round.run(|survivor| {
         bar.begin("nbdcopy reads the file back through a surviving site, while writes go on");
         read_back(&fabric.directory, survivor, &history, bar)
     })?;

@@ -1,8 +1,10 @@
 //! A fabric as any client sees it: `atoll dev` as a process, by the contract of its ready
 //! line and its command line.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
+use std::iter;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -35,7 +37,35 @@ pub(crate) struct Node {
     pub(crate) nbd: SocketAddr,
 }
 
+/// Whose processes are killed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Victim<'a> {
+    /// A site, by its name.
+    Site(&'a str),
+    /// One node, by its name.
+    Node(&'a str),
+}
+
+impl Victim<'_> {
+    fn includes(self, site: &Site, node: &Node) -> bool {
+        match self {
+            Self::Site(name) => site.name == name,
+            Self::Node(name) => node.name == name,
+        }
+    }
+}
+
+impl fmt::Display for Victim<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Site(name) => write!(f, "site {name}"),
+            Self::Node(name) => write!(f, "node {name}"),
+        }
+    }
+}
+
 /// A running fabric; dropping it stops it, and removes its directory unless it is kept.
+#[derive(Debug)]
 pub(crate) struct Fabric {
     process: Child,
     _stdin: Option<ChildStdin>,
@@ -120,14 +150,22 @@ impl Fabric {
             .with_context(|| format!("atoll {line} printed no JSON"))
     }
 
-    /// SIGKILL for every process of a site, one after the other without a pause.
-    pub(crate) fn kill_site(&self, name: &str) -> anyhow::Result<Instant> {
-        let pids: Vec<Pid> = self
-            .site(name)?
-            .nodes
-            .iter()
-            .filter_map(|node| Pid::from_raw(node.pid))
-            .collect();
+    /// The nodes of a victim; at least one.
+    pub(crate) fn nodes_of(&self, victim: Victim<'_>) -> anyhow::Result<Vec<&Node>> {
+        let mut nodes = Vec::new();
+        for site in &self.sites {
+            nodes.extend(site.nodes.iter().filter(|n| victim.includes(site, n)));
+        }
+        if nodes.is_empty() {
+            bail!("there is no {victim}");
+        }
+        Ok(nodes)
+    }
+
+    /// SIGKILL for every process of a victim, one after the other without a pause.
+    pub(crate) fn kill(&self, victim: Victim<'_>) -> anyhow::Result<Instant> {
+        let nodes = self.nodes_of(victim)?.into_iter();
+        let pids: Vec<Pid> = nodes.filter_map(|node| Pid::from_raw(node.pid)).collect();
         let at = Instant::now();
         for pid in pids {
             kill_process(pid, Signal::KILL)
@@ -136,24 +174,33 @@ impl Fabric {
         Ok(at)
     }
 
-    /// Starts a site's processes again, and takes note of them.
-    pub(crate) fn start_site(&mut self, name: &str) -> anyhow::Result<()> {
-        let started = self.atoll(&format!("site start {name}"))?;
+    /// Starts a victim's processes again, and takes note of them.
+    pub(crate) fn start_again(&mut self, victim: Victim<'_>) -> anyhow::Result<()> {
+        let started = self.atoll(&match victim {
+            Victim::Site(name) => format!("site start {name}"),
+            Victim::Node(name) => format!("node start {name}"),
+        })?;
         let pid_of = |node: &str| {
             let nodes = started["nodes"].as_array()?;
             nodes.iter().find(|n| n["name"] == node)?["pid"].as_i64()
         };
-        let site = self
-            .sites
-            .iter_mut()
-            .find(|site| site.name == name)
-            .context("no such site")?;
-        for node in &mut site.nodes {
-            let pid =
-                pid_of(&node.name).with_context(|| format!("node {} did not start", node.name))?;
-            node.pid = i32::try_from(pid)?;
+        for site in &mut self.sites {
+            for i in 0..site.nodes.len() {
+                if victim.includes(site, &site.nodes[i]) {
+                    let node = &mut site.nodes[i];
+                    let pid = pid_of(&node.name)
+                        .with_context(|| format!("node {} did not start", node.name))?;
+                    node.pid = i32::try_from(pid)?;
+                }
+            }
         }
         Ok(())
+    }
+
+    /// The node that owns a volume, by the volume's record.
+    pub(crate) fn owner(&self, volume: &str) -> anyhow::Result<Option<String>> {
+        let shown = self.atoll(&format!("volume show {volume}"))?;
+        Ok(shown["owner"].as_str().map(ToOwned::to_owned))
     }
 
     /// Waits until `status` calls the fabric healthy.
@@ -175,20 +222,22 @@ impl Fabric {
         }
     }
 
-    /// Front ends, one site after the other, the named site's first.
-    pub(crate) fn front_ends_from(&self, first: &str) -> Vec<SocketAddr> {
-        let (home, others): (Vec<&Site>, Vec<&Site>) =
-            self.sites.iter().partition(|site| site.name == first);
+    /// Front ends: the victim's first node, then the others of its site that go on, then across
+    /// the other sites.
+    pub(crate) fn front_ends_from(&self, victim: Victim<'_>) -> anyhow::Result<Vec<SocketAddr>> {
+        let first = self.nodes_of(victim)?[0];
+        let is_home = |site: &&Site| site.nodes.iter().any(|node| node.name == first.name);
+        let (home, others): (Vec<&Site>, Vec<&Site>) = self.sites.iter().partition(is_home);
+        let beside = home.iter().flat_map(|site| {
+            let nodes = site.nodes.iter();
+            nodes.filter(move |node| !victim.includes(site, node))
+        });
         // Across the other sites before along them: the second try is never the site just lost.
-        let widest = others
-            .iter()
-            .map(|site| site.nodes.len())
-            .max()
-            .unwrap_or(0);
-        let across =
-            (0..widest).flat_map(|n| others.iter().filter_map(move |site| site.nodes.get(n)));
-        let home = home.iter().filter_map(|site| site.nodes.first());
-        home.chain(across).map(|node| node.nbd).collect()
+        let widest = others.iter().map(|site| site.nodes.len()).max();
+        let across = (0..widest.unwrap_or(0))
+            .flat_map(|n| others.iter().filter_map(move |site| site.nodes.get(n)));
+        let nodes = iter::once(first).chain(beside).chain(across);
+        Ok(nodes.map(|node| node.nbd).collect())
     }
 
     /// Resident memory of each node's process, bytes.

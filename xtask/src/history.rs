@@ -4,12 +4,14 @@
 //! One writer owns a range of blocks. A block has at most one write in flight; when the
 //! connection breaks, the writer re-issues what was not acknowledged through another front
 //! end, as qemu's reconnect does, before the block gets a newer value. So a block must read
-//! as a value no older than the last one acknowledged before the read began and no newer
-//! than the last one issued before it ended. A retried write that lands after a newer
-//! acknowledged one is seen as a loss (R10).
+//! as a value no older than the last one acknowledged, or read, before the read began and no
+//! newer than the last one issued before it ended: what a read returned has happened, though
+//! nobody acknowledged it yet. A retried write that lands after a newer acknowledged one is seen
+//! as a loss (R10).
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -72,7 +74,8 @@ pub(crate) struct History {
     /// First byte of the range.
     base: u64,
     issued: Vec<AtomicU32>,
-    acknowledged: Vec<AtomicU32>,
+    /// The last write of each block that was acknowledged or read: it is never older again.
+    certain: Vec<AtomicU32>,
     total: AtomicU64,
 }
 
@@ -112,7 +115,7 @@ impl History {
         Self {
             base,
             issued: zeros(),
-            acknowledged: zeros(),
+            certain: zeros(),
             total: AtomicU64::new(0),
         }
     }
@@ -127,8 +130,14 @@ impl History {
     }
 
     fn acknowledge(&self, index: usize, counter: u32) {
-        self.acknowledged[index].store(counter, Ordering::Release);
+        self.certain[index].fetch_max(counter, Ordering::AcqRel);
         self.total.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// What is certain of these blocks now: a read that begins later shows nothing older.
+    fn floor(&self, blocks: Range<usize>) -> Vec<u32> {
+        let certain = self.certain[blocks].iter();
+        certain.map(|c| c.load(Ordering::Acquire)).collect()
     }
 
     /// Reads the whole range by one front end and compares, also while the writer goes on.
@@ -149,10 +158,7 @@ impl History {
             while next < self.issued.len() && open.len() < READ_DEPTH {
                 let count = (self.issued.len() - next).min(usize::try_from(READ_BLOCKS)?);
                 let end = next + count;
-                let floor = self.acknowledged[next..end]
-                    .iter()
-                    .map(|a| a.load(Ordering::Acquire));
-                let floor = floor.collect();
+                let floor = self.floor(next..end);
                 let handle = client.read(self.offset(next), u32::try_from(count * BLOCK_BYTES)?)?;
                 open.insert(handle, (next, floor));
                 next = end;
@@ -174,7 +180,8 @@ impl History {
         }
     }
 
-    /// Compares what was read with what was acknowledged before, and issued by now.
+    /// Compares what was read with what was certain before, and issued by now; it is certain from
+    /// now on.
     fn judge(&self, first: usize, floor: &[u32], bytes: &[u8], verdict: &mut Verdict) {
         for (i, (floor, bytes)) in floor.iter().zip(bytes.chunks(BLOCK_BYTES)).enumerate() {
             let index = first + i;
@@ -182,13 +189,14 @@ impl History {
             let ceiling = self.issued[index].load(Ordering::Acquire);
             match identify(offset, bytes) {
                 Some(found) if (*floor..=ceiling).contains(&found) => {
+                    self.certain[index].fetch_max(found, Ordering::AcqRel);
                     verdict.verified_bytes += BLOCK_BYTES as u64;
                 }
                 Some(found) => {
-                    verdict.lose(format!("byte {offset}: write {found}, but {floor} was acknowledged, {ceiling} issued"));
+                    verdict.lose(format!("byte {offset}: write {found}, but {floor} was acknowledged or read, {ceiling} issued"));
                 }
                 None => verdict.lose(format!(
-                    "byte {offset}: no write of this history, {floor} was acknowledged"
+                    "byte {offset}: no write of this history, {floor} was acknowledged or read"
                 )),
             }
         }

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use crate::command::{Step, paint};
 use crate::{setup, soak, verify};
 
-/// Sites that die in the real layer; `cargo xtask soak` goes on longer.
+/// Deaths in the real layer, of a site and of an owner alone; `cargo xtask soak` goes on longer.
 const SOAK_ROUNDS: u32 = 2;
 
 #[derive(Debug, clap::Args)]

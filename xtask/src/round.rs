@@ -1,4 +1,4 @@
-//! One disaster: a site dies under load, and what was acknowledged is read back from a
+//! One disaster: a site or a node dies under load, and what was acknowledged is read back from a
 //! survivor while the load goes on.
 
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::fabric::Fabric;
+use crate::fabric::{Fabric, Victim};
 use crate::history::{Ack, History, Signals, Verdict, Writer};
 
 /// Load before the kill.
@@ -26,9 +26,13 @@ const DEPTH: usize = 16;
 /// What a round showed.
 #[derive(Clone, Debug)]
 pub(crate) struct Outcome {
-    /// From the kill to the first write that was issued and acknowledged through another
-    /// site's front end.
+    /// From the kill to the first write that was issued and acknowledged through a survivor's
+    /// front end.
     pub(crate) first_write: Duration,
+    /// Who owned the volume just before the kill.
+    pub(crate) owner: Option<String>,
+    /// Whether the kill hit the owner.
+    pub(crate) has_hit: bool,
     /// Writes acknowledged before and after the kill.
     pub(crate) writes: u64,
     /// Read back while writes went on, and once more after they ended.
@@ -42,93 +46,119 @@ struct Progress {
     first_after: Option<Ack>,
 }
 
-/// Kills `site` under load on `export`, whose history it is. `meanwhile` reads what else the
-/// volume holds by a survivor, while writes go on.
-pub(crate) fn kill_a_site(
-    fabric: &Fabric,
-    history: &History,
-    export: &str,
-    site: &str,
-    seed: u64,
-    meanwhile: impl FnOnce(SocketAddr) -> anyhow::Result<Verdict>,
-) -> anyhow::Result<Outcome> {
-    let front_ends = fabric.front_ends_from(site);
-    let dying: Vec<SocketAddr> = fabric
-        .site(site)?
-        .nodes
-        .iter()
-        .map(|node| node.nbd)
-        .collect();
-    let survivors: Vec<SocketAddr> = front_ends
-        .iter()
-        .copied()
-        .filter(|a| !dying.contains(a))
-        .collect();
-    let reader = *survivors.last().context("nobody survives")?;
-    let before = history.total_acknowledged();
-    let progress = Mutex::new(Progress::default());
-    let signals = Signals::default();
-    let outcome = thread::scope(|scope| {
-        let seen = |ack: Ack| {
-            let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_after = progress
-                .killed_at
-                .is_some_and(|killed| ack.issued_at > killed);
-            if is_after && progress.first_after.is_none() && !dying.contains(&ack.by) {
-                progress.first_after = Some(ack);
+/// A disaster that is to come.
+#[derive(Debug)]
+pub(crate) struct Round<'a> {
+    pub(crate) fabric: &'a Fabric,
+    /// Of the volume.
+    pub(crate) history: &'a History,
+    /// The volume.
+    pub(crate) export: &'a str,
+    /// Who is killed.
+    pub(crate) victim: Victim<'a>,
+    /// The node that owns the volume by then; none if that is left to the fabric.
+    pub(crate) owner: Option<&'a str>,
+    /// Decides which blocks are written when.
+    pub(crate) seed: u64,
+}
+
+impl Round<'_> {
+    /// Kills the victim under load. `meanwhile` reads what else the volume holds by a survivor,
+    /// while writes go on.
+    pub(crate) fn run(
+        &self,
+        meanwhile: impl FnOnce(SocketAddr) -> anyhow::Result<Verdict>,
+    ) -> anyhow::Result<Outcome> {
+        let (fabric, history) = (self.fabric, self.history);
+        let front_ends = fabric.front_ends_from(self.victim)?;
+        let dying = fabric.nodes_of(self.victim)?;
+        let dying: Vec<SocketAddr> = dying.iter().map(|node| node.nbd).collect();
+        let survivors = front_ends.iter().copied().filter(|a| !dying.contains(a));
+        let survivors: Vec<SocketAddr> = survivors.collect();
+        let before = history.total_acknowledged();
+        let progress = Mutex::new(Progress::default());
+        let signals = Signals::default();
+        thread::scope(|scope| {
+            let seen = |ack: Ack| {
+                let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+                let is_after = progress
+                    .killed_at
+                    .is_some_and(|killed| ack.issued_at > killed);
+                if is_after && progress.first_after.is_none() && !dying.contains(&ack.by) {
+                    progress.first_after = Some(ack);
+                }
+            };
+            let mut writer = Writer {
+                history,
+                front_ends,
+                export: self.export,
+                depth: DEPTH,
+                seed: self.seed,
+                seen,
+            };
+            let signals = &signals;
+            let writing = scope.spawn(move || writer.run(signals));
+            let watched = self.strike(&progress, &survivors, meanwhile, || writing.is_finished());
+            signals.stop();
+            let written = writing
+                .join()
+                .unwrap_or_else(|_| bail!("the writer panicked"));
+            let mut outcome = match (watched, written) {
+                (_, Err(fault)) => return Err(fault),
+                (watched, Ok(())) => watched?,
+            };
+            // And once more, by everybody who is left, when nothing is in flight.
+            for address in survivors.iter().take(2) {
+                outcome.verdict.add(history.verify(*address, self.export)?);
             }
-        };
-        let mut writer = Writer {
-            history,
-            front_ends,
-            export,
-            depth: DEPTH,
-            seed,
-            seen,
-        };
-        let signals = &signals;
-        let writing = scope.spawn(move || writer.run(signals));
-        let watch = || -> anyhow::Result<(Duration, Verdict)> {
-            thread::sleep(WARM_UP);
-            if history.total_acknowledged() == before {
-                bail!(
-                    "no write was acknowledged within {} s, before anything was killed",
-                    WARM_UP.as_secs()
-                );
-            }
-            let killed = fabric.kill_site(site)?;
-            progress
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .killed_at = Some(killed);
-            let first = wait_for_first(&progress, killed, || writing.is_finished())?;
-            // Read everything from a survivor while writes go on.
-            let mut verdict = history.verify(reader, export)?;
-            verdict.add(meanwhile(reader)?);
-            thread::sleep(AFTERMATH);
-            Ok((first, verdict))
-        };
-        let watched = watch();
-        signals.stop();
-        let written = writing
-            .join()
-            .unwrap_or_else(|_| bail!("the writer panicked"));
-        let (first_write, mut verdict) = match (watched, written) {
-            (_, Err(fault)) => return Err(fault),
-            (watched, Ok(())) => watched?,
-        };
-        // And once more, by everybody who is left, when nothing is in flight.
-        for address in survivors.iter().take(2) {
-            verdict.add(history.verify(*address, export)?);
+            outcome.writes = history.total_acknowledged() - before;
+            Ok(outcome)
+        })
+    }
+
+    /// What happens while the writer writes.
+    fn strike(
+        &self,
+        progress: &Mutex<Progress>,
+        survivors: &[SocketAddr],
+        meanwhile: impl FnOnce(SocketAddr) -> anyhow::Result<Verdict>,
+        is_over: impl Fn() -> bool,
+    ) -> anyhow::Result<Outcome> {
+        let (fabric, history) = (self.fabric, self.history);
+        let reader = *survivors.last().context("nobody survives")?;
+        if let Some(owner) = self.owner {
+            fabric.atoll(&format!("volume move {} --to {owner}", self.export))?;
         }
-        let writes = history.total_acknowledged() - before;
+        let before = history.total_acknowledged();
+        thread::sleep(WARM_UP);
+        if history.total_acknowledged() == before {
+            bail!(
+                "no write was acknowledged within {} s, before anything was killed",
+                WARM_UP.as_secs()
+            );
+        }
+        let owner = fabric.owner(self.export)?;
+        let killed = fabric.kill(self.victim)?;
+        progress
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .killed_at = Some(killed);
+        let first_write = wait_for_first(progress, killed, is_over)?;
+        // Read everything from a survivor while writes go on.
+        let mut verdict = history.verify(reader, self.export)?;
+        verdict.add(meanwhile(reader)?);
+        thread::sleep(AFTERMATH);
+        let of_victim = fabric.nodes_of(self.victim)?;
         Ok(Outcome {
             first_write,
-            writes,
+            has_hit: of_victim
+                .iter()
+                .any(|node| Some(&node.name) == owner.as_ref()),
+            owner,
+            writes: 0,
             verdict,
         })
-    })?;
-    Ok(outcome)
+    }
 }
 
 fn wait_for_first(
@@ -146,7 +176,7 @@ fn wait_for_first(
         }
         if is_over() || killed.elapsed() > PATIENCE {
             bail!(
-                "no write was acknowledged for {:.1} s after the site was killed",
+                "no write was acknowledged for {:.1} s after the kill",
                 killed.elapsed().as_secs_f64()
             );
         }

@@ -56,6 +56,45 @@ fn only_values_between_acknowledged_and_issued_pass() {
     );
 }
 
+#[test]
+fn a_write_that_was_read_is_certain_from_then_on() {
+    let history = History::new(0, 1);
+    history.acknowledge(0, 3);
+    history.issued[0].store(5, Ordering::SeqCst);
+    // Write 4 is not acknowledged: it may have happened or not, until a read shows it.
+    for (found, floor, lost) in [
+        (3, 3, false),
+        (4, 3, false),
+        (3, 4, true),
+        (4, 4, false),
+        (5, 4, false),
+        (4, 5, true),
+    ] {
+        let before = history.floor(0..1);
+        assert_eq!(before, [floor], "before write {found} was read");
+        let mut verdict = Verdict::default();
+        history.judge(0, &before, &block(0, found), &mut verdict);
+        assert_eq!(verdict.lost_bytes != 0, lost, "write {found}, at {floor}");
+    }
+}
+
+#[test]
+fn reads_at_the_same_time_may_show_a_write_and_what_it_replaced() {
+    let history = History::new(0, 1);
+    history.acknowledge(0, 3);
+    history.issued[0].store(4, Ordering::SeqCst);
+    // Both were sent before either was answered.
+    let before = history.floor(0..1);
+    let mut verdict = Verdict::default();
+    for found in [4, 3] {
+        history.judge(0, &before, &block(0, found), &mut verdict);
+    }
+    assert_eq!(verdict.lost_bytes, 0, "{verdict:?}");
+    // What is certain does not become less by that, nor by a late acknowledgement.
+    history.acknowledge(0, 3);
+    assert_eq!(history.floor(0..1), [4]);
+}
+
 /// nbdkit over a file: two of them are two front ends of one volume.
 struct Server {
     process: Child,
