@@ -18,12 +18,6 @@ use dev_fabric::{DevFabric, PATIENCE};
 const BLOCK: usize = 4096;
 const BLOCKS: u64 = 64;
 
-fn attach(fabric: &DevFabric, node: &str) -> Client<TcpStream> {
-    let stream = TcpStream::connect(fabric.address(node)).expect("the node serves NBD");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
-    Client::open(stream, "vol").expect("the volume is served")
-}
-
 fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
@@ -83,7 +77,7 @@ fn started(more: &[&str]) -> (tempfile::TempDir, DevFabric) {
 #[test]
 fn a_volume_goes_on_from_the_one_journal_that_is_left() {
     let (_scratch, fabric) = started(&["--disks", "2"]);
-    let mut client = attach(&fabric, "a1");
+    let mut client = fabric.attach("a1", "vol");
     fill(&mut client, 1);
     fabric.wait_for("volume show vol", "/untrimmed_bytes", &json!(0));
     let told = fabric.json("volume recover vol");
@@ -157,7 +151,7 @@ fn a_volume_goes_on_from_the_one_journal_that_is_left() {
 
     let told = fabric.json(&format!("volume recover vol --accept-loss {covered}"));
     assert_eq!(told["stage"], json!("done"), "{told:#}");
-    let mut client = attach(&fabric, "c3");
+    let mut client = fabric.attach("c3", "vol");
     let found = values(&mut client);
     // What was drained is all there; of what was written last, all up to some place.
     assert!(found.iter().all(|v| [1, 2].contains(v)), "{found:?}");
@@ -184,7 +178,7 @@ fn a_volume_goes_on_from_the_one_journal_that_is_left() {
 #[test]
 fn with_all_journals_gone_it_goes_on_from_its_checkpoint() {
     let (_scratch, fabric) = started(&["--disks", "1"]);
-    let mut client = attach(&fabric, "a1");
+    let mut client = fabric.attach("a1", "vol");
     fill(&mut client, 1);
     fabric.wait_for("volume show vol", "/untrimmed_bytes", &json!(0));
     let shown = fabric.json("volume show vol");
@@ -230,7 +224,7 @@ fn with_all_journals_gone_it_goes_on_from_its_checkpoint() {
     assert!(fabric.json("volume show vol")["owner"].is_string());
 
     // All had left the journal: nothing is lost.
-    let mut client = attach(&fabric, "b2");
+    let mut client = fabric.attach("b2", "vol");
     assert_eq!(values(&mut client), [1; BLOCKS as usize]);
     fill(&mut client, 2);
     assert_eq!(values(&mut client), [2; BLOCKS as usize]);

@@ -3,11 +3,12 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use nbd_frontend::client::Client;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -16,6 +17,16 @@ pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_atoll");
 
 /// Longer than anything here takes on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Removes a directory with all that is in it.
+pub(crate) fn remove(directory: &Path) {
+    // What runs may make a file in it meanwhile.
+    let gone = (0..50).any(|_| {
+        let _ = fs::remove_dir_all(directory);
+        !directory.exists()
+    });
+    assert!(gone, "{} can't be removed", directory.display());
+}
 
 /// A running fabric; dropping it stops it, and so does the test's end, whatever ends it.
 pub(crate) struct DevFabric {
@@ -52,6 +63,11 @@ impl DevFabric {
         fabric
     }
 
+    /// What a node keeps.
+    pub(crate) fn directory(&self, node: &str) -> PathBuf {
+        self.directory.join(node)
+    }
+
     /// What the ready line says of a node.
     fn node(&self, name: &str) -> &Value {
         let sites = self.ready["sites"].as_array().expect("sites");
@@ -76,6 +92,19 @@ impl DevFabric {
         pid.expect("a pid")
     }
 
+    /// Starts a site or a node (`node start a1`) whose processes ended, and takes note of the new ones.
+    pub(crate) fn start_again(&mut self, line: &str) {
+        let told = self.json(line);
+        let started = told["nodes"].as_array().expect("nodes");
+        let sites = self.ready["sites"].as_array_mut().expect("sites");
+        let nodes = sites.iter_mut().map(|s| s["nodes"].as_array_mut());
+        for node in nodes.flat_map(|n| n.expect("nodes")) {
+            if let Some(now) = started.iter().find(|n| n["name"] == node["name"]) {
+                node["pid"] = now["pid"].clone();
+            }
+        }
+    }
+
     /// Ends it as Ctrl-C does, and waits until it has.
     pub(crate) fn stop(mut self) {
         self.signal_supervisor(Signal::INT);
@@ -96,6 +125,14 @@ impl DevFabric {
     pub(crate) fn address(&self, node: &str) -> SocketAddr {
         let text = self.node(node)["nbd"].as_str().expect("an address");
         text.parse().expect("an address")
+    }
+
+    /// A connection to a volume through a node, whose answers are awaited with patience.
+    pub(crate) fn attach(&self, node: &str, volume: &str) -> Client<TcpStream> {
+        let stream = TcpStream::connect(self.address(node)).expect("the node serves NBD");
+        stream.set_nodelay(true).expect("a socket");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        Client::open(stream, volume).expect("the volume is served")
     }
 
     /// Sends a signal to a node's process.
