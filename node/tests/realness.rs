@@ -186,12 +186,13 @@ fn a_thousand_writes_are_two_thousand_syncs_on_two_sites_and_strace_agrees() {
         .iter()
         .map(|(site, n)| (site, n - sites_before[site]))
         .collect();
-    let total: u64 = grown.values().sum();
     println!("syncs of journal files by site: {grown:?}; strace by node: {traced:?}");
-    assert!(total >= 2 * WRITES, "{grown:?}");
-    // Which two of three hold a write differs where one lags, and it then syncs several at once.
-    let synced = grown.values().filter(|n| **n >= WRITES / 2).count();
-    assert!(synced >= 2, "on two sites: {grown:?}");
+    // At depth 1 the next write is sent once two sites have synced this one: neither of the two syncs
+    // covers the next one too. Which two of the three they are differs from write to write, and
+    // the third one may sync several at once. So two fixed sites need not make 2,000 together
+    // (they make some per cent less on a busy machine); all three do, each counted once a write.
+    let of_writes: u64 = grown.values().map(|n| (*n).min(WRITES)).sum();
+    assert!(of_writes >= 2 * WRITES, "two syncs a write: {grown:?}");
     for (node, traced) in nodes.iter().zip(traced) {
         let least = inside_end[node] - inside[node];
         let most = around_end[node] - around[node];
