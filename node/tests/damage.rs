@@ -3,159 +3,26 @@
 
 mod dev_fabric;
 mod disk_files;
+mod filled;
 mod real_clients;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use dev_fabric::DevFabric;
+use dev_fabric::remove;
 use disk_files::CatalogFile;
-use real_clients::{noise, run, scratch, uri};
-
-/// All is rebuilt within it, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+use filled::{Filled, PATIENCE};
 
 const NODES: [&str; 3] = ["a1", "a2", "a3"];
 
-fn text(path: &Path) -> &str {
-    path.to_str().expect("UTF-8")
-}
-
-/// A fabric with a volume that holds what is known.
-struct Filled {
-    // Before the directory that it lies in.
-    fabric: DevFabric,
-    scratch: tempfile::TempDir,
-    data: Vec<u8>,
-}
-
-impl Filled {
-    /// Writes so many MiB through the owner, at home in site a.
-    fn new(mib: usize) -> Self {
-        let scratch = scratch();
-        let directory = scratch.path().join("fabric");
-        let options = ["--disk-size", "1GiB", "--heal-after", "3"];
-        let fabric = DevFabric::start(&directory, &options);
-        fabric.json(&format!("volume create vol --size {mib}MiB --home a"));
-        let data = noise(1, mib << 20);
-        let filled = Self {
-            fabric,
-            scratch,
-            data,
-        };
-        filled.write();
-        filled
-    }
-
-    /// Acknowledged, durable, and as yet in journals alone.
-    fn write(&self) {
-        let source = self.scratch.path().join("source");
-        fs::write(&source, &self.data).expect("a file");
-        let to = uri(&self.fabric, "a1", "vol");
-        // Each request too short to go past the journal.
-        let how = ["--flush", "--request-size=32768"];
-        run("nbdcopy", &[&how[..], &[text(&source), &to]].concat());
-    }
-
-    /// Everything is in segments, and nothing is repaired or moved.
-    fn drained(&self) {
-        self.fabric
-            .wait_for("volume show vol", "/untrimmed_bytes", &json!(0));
-        self.becomes_whole("before anything was damaged");
-    }
-
-    fn directory(&self, node: &str) -> PathBuf {
-        self.scratch.path().join("fabric").join(node)
-    }
-
-    /// The disks' directories of site a.
-    fn disks(&self) -> Vec<PathBuf> {
-        let paths = NODES.map(|node| {
-            let entries = fs::read_dir(self.directory(node).join("disks")).expect("its disks");
-            let mut paths: Vec<PathBuf> = entries.map(|e| e.expect("a disk").path()).collect();
-            paths.sort_unstable();
-            paths
-        });
-        paths.concat()
-    }
-
-    fn kill(&self, nodes: &[&str]) {
-        for node in nodes {
-            self.fabric.signal(node, Signal::KILL);
-        }
-        // Until their supervisor knows it.
-        for node in nodes {
-            self.fabric.json(&format!("node stop {node}"));
-        }
-    }
-
-    /// Kills every process of the fabric at once.
-    fn kill_all(&mut self) {
-        for node in self.fabric.nodes() {
-            self.fabric.signal(&node, Signal::KILL);
-        }
-        self.fabric.process.kill().expect("it ran");
-        self.fabric.process.wait().expect("it ended");
-    }
-
-    /// Starts what was killed altogether.
-    fn start(&mut self) {
-        let directory = self.scratch.path().join("fabric");
-        self.fabric = DevFabric::start(&directory, &["--heal-after", "3"]);
-    }
-
-    fn reads_back(&self, node: &str, when: &str) {
-        self.fabric.json("cache drop");
-        let back = self.scratch.path().join("back");
-        run("nbdcopy", &[&uri(&self.fabric, node, "vol"), text(&back)]);
-        let read = fs::read(&back).expect("it was copied");
-        fs::remove_file(&back).expect("it is there");
-        let wrong = self.data.iter().zip(&read).position(|(a, b)| a != b);
-        assert!(
-            wrong.is_none() && read.len() == self.data.len(),
-            "{when}, through {node}: {} bytes of {}, the first wrong one at {wrong:?}",
-            read.len(),
-            self.data.len()
-        );
-    }
-
-    fn becomes_whole(&self, when: &str) -> Duration {
-        let began = Instant::now();
-        loop {
-            let status = self.fabric.json("status");
-            let shown = self.fabric.json("volume show vol");
-            let is_whole = status["healthy"] == json!(true)
-                && status["repairs"] == json!([])
-                && status["at_risk_bytes"] == json!(0)
-                && shown["stats"]["replicas_current"] != json!(2);
-            if is_whole {
-                return began.elapsed();
-            }
-            assert!(
-                began.elapsed() < PATIENCE,
-                "{when}, it is not whole again after {PATIENCE:?}: {status:#}\n{shown:#}"
-            );
-            std::thread::sleep(Duration::from_millis(200));
-        }
-    }
-
-    /// All is there, becomes whole by itself, and is there without another site.
-    fn assert_mends(&self, when: &str) {
-        self.reads_back("b1", when);
-        let took = self.becomes_whole(when);
-        println!("{when}: whole after {took:?}");
-    }
-
-    /// What site c holds is not needed: what was damaged is right again.
-    fn assert_stands_another_loss(&self, when: &str) {
-        self.fabric.json("site stop c");
-        self.reads_back("b2", &format!("{when}, mended, without site c"));
-    }
+/// The disks' directories of site a.
+fn disks(filled: &Filled) -> Vec<PathBuf> {
+    let of_node = |node: &&str| disk_files::disks(&filled.fabric.directory(node));
+    NODES.iter().flat_map(of_node).collect()
 }
 
 fn sum(scrubs: &Value, key: &str) -> u64 {
@@ -169,7 +36,7 @@ fn bytes_are_flipped_in_fragments() {
     let filled = Filled::new(24);
     filled.drained();
     let mut flipped = 0;
-    for disk in filled.disks() {
+    for disk in disks(&filled) {
         // One that was written early, one that was written last.
         let fragments = disk_files::fragments(&disk);
         if let [first, .., last] = &fragments[..] {
@@ -203,7 +70,7 @@ fn bytes_are_flipped_in_fragments() {
 /// In each of site a's journal files: in a batch that has data if there is one.
 fn flip_in_journals(filled: &Filled, pick: impl Fn(&disk_files::Sealed) -> &disk_files::Place) {
     let (mut files, mut batches) = (0, 0);
-    for disk in filled.disks() {
+    for disk in disks(filled) {
         for (file, sealed) in disk_files::journal(&disk) {
             files += 1;
             batches += sealed.len();
@@ -245,7 +112,7 @@ fn a_byte_is_flipped_in_every_journal_file_of_a_site() {
 /// Flips a byte in all files of one kind on each disk; another kind on the next one.
 fn flip_in_catalogs(filled: &Filled, from: usize, hit: &mut BTreeSet<CatalogFile>) {
     let kinds = CatalogFile::ALL.iter().cycle().skip(from);
-    for (disk, kind) in filled.disks().iter().zip(kinds) {
+    for (disk, kind) in disks(filled).iter().zip(kinds) {
         for place in disk_files::catalog(disk, *kind) {
             place.flip();
             hit.insert(*kind);
@@ -293,15 +160,6 @@ fn journal_disk(filled: &Filled, replica: usize) -> (String, PathBuf) {
     (node.to_owned(), path.as_str().expect("a path").into())
 }
 
-fn remove(directory: &Path) {
-    // What runs may make a file in it meanwhile.
-    let gone = (0..50).any(|_| {
-        let _ = fs::remove_dir_all(directory);
-        !directory.exists()
-    });
-    assert!(gone, "{} can't be removed", directory.display());
-}
-
 #[test]
 #[ignore = "long: cargo xtask test --layer long"]
 fn disks_directories_are_deleted() {
@@ -326,7 +184,7 @@ fn disks_directories_are_deleted() {
 fn a_sites_directory_is_deleted_under_it() {
     let filled = Filled::new(24);
     for node in NODES {
-        remove(&filled.directory(node));
+        remove(&filled.fabric.directory(node));
     }
     let when = "a site's directory deleted while it ran";
     filled.reads_back("b1", when);

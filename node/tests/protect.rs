@@ -1,11 +1,11 @@
 //! A site is lost for good, on real processes: what that left with nothing to spare is written
 //! anew over the sites that are left (R26), so that the next loss takes nothing either; and when the site
-//! is back, all is spread over it again. A `geo` code stands a site's loss and one more disk's in each site.
+//! is back, all is spread over it again.
 #![cfg(feature = "sim")]
 
 mod dev_fabric;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -106,62 +106,6 @@ fn what_a_lost_site_left_without_slack_survives_the_next_loss() {
         let stored = fabric.json("volume show vol")["stored_bytes"].as_u64();
         // 1.5 for the data, a little for the index; it was 2.
         whole && now["repairs"] == json!([]) && stored.is_some_and(|n| n < BYTES as u64 * 16 / 10)
-    });
-    fabric.json("site stop a");
-    fabric.json("cache drop");
-    reads_back(&fabric, "c1", &back, &noise);
-}
-
-/// A disk of a site that holds no journal of any volume, and its directory.
-fn disk_without_journal(fabric: &DevFabric, site: &str) -> (String, PathBuf) {
-    let syncs = fabric.json("debug syncs");
-    let idle = |d: &&serde_json::Value| d["site"] == json!(site) && d["journal_syncs"] == json!(0);
-    let disk = syncs["disks"].as_array().expect("a list").iter().find(idle);
-    let name = disk.expect("most disks hold none")["disk"].as_str();
-    let name = name.expect("its name").to_owned();
-    let disk = fabric.json(&format!("disk show {name}"));
-    (name, disk["path"].as_str().expect("a path").into())
-}
-
-#[test]
-fn geo_stands_the_loss_of_a_site_and_of_a_disk_in_each_other() {
-    let scratch = tempfile::tempdir().expect("a temporary directory");
-    let directory = scratch.path().join("fabric");
-    let options = ["--disk-size", "1GiB", "--heal-after", "3"];
-    let fabric = DevFabric::start(&directory, &options);
-    fabric.json("volume create vol --size 32MiB --home a --code geo:2+1");
-    let (source, back) = (scratch.path().join("source"), scratch.path().join("back"));
-    let noise = noise(32 << 20);
-    std::fs::write(&source, &noise).expect("a file");
-    copy(
-        source.to_str().expect("text"),
-        &format!("nbd://{}/vol", fabric.address("a1")),
-    );
-    fabric.wait_for("volume show vol", "/untrimmed_bytes", &json!(0));
-
-    // For good: whatever is read from here on comes from what is left in the two others.
-    fabric.json("site stop c");
-    for node in ["c1", "c2", "c3"] {
-        std::fs::remove_dir_all(directory.join(node)).expect("removed");
-    }
-    let lost = ["a", "b"].map(|site| disk_without_journal(&fabric, site));
-    for (_, path) in &lost {
-        std::fs::remove_dir_all(path).expect("removed");
-    }
-    fabric.json("cache drop");
-    reads_back(&fabric, "b2", &back, &noise);
-
-    // The site is made anew, all is rebuilt, and another one may go.
-    fabric.json("site start c");
-    for (name, _) in &lost {
-        until("it is empty", || {
-            let removed = fabric.command(&format!("disk remove {name} --force"));
-            removed.status.success()
-        });
-    }
-    until("a whole fabric", || {
-        let now = fabric.json("status");
-        now["healthy"] == json!(true) && now["repairs"] == json!([])
     });
     fabric.json("site stop a");
     fabric.json("cache drop");

@@ -1,4 +1,5 @@
 //! What lies in a disk's directory, found by what `docs/disk-format.md` says, and damaged.
+#![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -8,14 +9,14 @@ use std::path::{Path, PathBuf};
 const BLOCK: usize = 4096;
 
 /// A place in a file.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Place {
     pub(crate) file: PathBuf,
     pub(crate) offset: u64,
 }
 
 impl Place {
-    fn new(file: &Path, offset: usize) -> Self {
+    pub(crate) fn new(file: &Path, offset: usize) -> Self {
         Self {
             file: file.to_owned(),
             offset: offset as u64,
@@ -37,13 +38,26 @@ impl Place {
 /// A header, and what comes after it.
 #[derive(Debug)]
 pub(crate) struct Sealed {
+    /// Where it begins.
+    pub(crate) start: Place,
+    /// Bytes of the header area, and with the data.
+    pub(crate) area: usize,
+    pub(crate) bytes: usize,
+    /// Its first bytes.
+    pub(crate) head: [u8; 80],
     /// A byte of the header.
     pub(crate) header: Place,
     /// A byte in the middle of the data; of the header if there is none.
     pub(crate) data: Place,
 }
 
-fn files(directory: &Path) -> Vec<PathBuf> {
+/// The directories of a node's disks.
+pub(crate) fn disks(node: &Path) -> Vec<PathBuf> {
+    files(&node.join("disks"))
+}
+
+/// The files of a directory, by name.
+pub(crate) fn files(directory: &Path) -> Vec<PathBuf> {
     let entries =
         fs::read_dir(directory).unwrap_or_else(|e| panic!("{}: {e}", directory.display()));
     let mut files: Vec<PathBuf> = entries.map(|e| e.expect("an entry").path()).collect();
@@ -78,6 +92,10 @@ fn sealed(file: &Path, magic: &[u8; 4], data_bytes: impl Fn(&[u8], usize) -> usi
         let data = data_bytes(block, area);
         let middle = if data == 0 { 70 } else { area + data / 2 };
         found.push(Sealed {
+            start: Place::new(file, at),
+            area,
+            bytes: area + data,
+            head: block[..80].try_into().expect("80 bytes"),
             header: Place::new(file, at + 70),
             data: Place::new(file, at + middle),
         });
