@@ -1,8 +1,9 @@
 #!/usr/bin/python3
 """Checks an NBD server on the wire: option haggling over a raw socket, then libnbd.
 
-usage: protocol.py HOST PORT
-The server has exports `vol` (read-write, 64 MiB, also the default) and `ro` (read-only).
+usage: protocol.py HOST PORT [--fabric]
+The server has exports `vol` (read-write, 64 MiB, also the default) and `ro` (read-only); a fabric has
+`vol` alone, empty, and no default.
 """
 
 import socket
@@ -12,6 +13,8 @@ import sys
 import nbd
 
 HOST, PORT = sys.argv[1], int(sys.argv[2])
+IS_FABRIC = "--fabric" in sys.argv[3:]
+EXPORTS, DEFAULT = (["vol"], "vol") if IS_FABRIC else (["ro", "vol"], "")
 OPTION, REPLY = 0x49484156454F5054, 0x3E889045565A9
 (EXPORT_NAME, ABORT, LIST, _, STARTTLS, INFO, GO, STRUCTURED, LIST_META, SET_META,
  EXTENDED) = range(1, 12)
@@ -86,7 +89,10 @@ def haggling():
     assert peer.verdict(STARTTLS, b"x") == INVALID
     assert peer.verdict(STARTTLS) == POLICY
     assert peer.verdict(0xCAFE, b"y" * 100_000) == UNSUP
-    assert [kind for kind, _ in peer.option(LIST)] == [SERVER, SERVER, ACK]
+    *listed, (end, _) = peer.option(LIST)
+    assert end == ACK and all(kind == SERVER for kind, _ in listed)
+    names = [data[4:4 + struct.unpack(">I", data[:4])[0]].decode() for _, data in listed]
+    assert sorted(names) == EXPORTS, names
     assert peer.verdict(SET_META, meta("vol", "base:allocation")) == INVALID
     assert peer.verdict(GO, go("nothing")) == UNKNOWN
     assert peer.verdict(GO, b"\0\0\xff\xff") == INVALID
@@ -154,11 +160,21 @@ def extended_headers():
     assert peer2.closed(), "EXPORT_NAME after EXTENDED_HEADERS"
 
 
+def fails(errno, action):
+    try:
+        action()
+    except nbd.Error as error:
+        assert error.errno == errno, (errno, error.errno, error.string)
+    else:
+        raise AssertionError("it should have failed: %s" % errno)
+
+
 def libnbd():
     handle = nbd.NBD()
     handle.add_meta_context("base:allocation")
     handle.set_strict_mode(0)  # let it send what it should not
-    handle.connect_tcp(HOST, str(PORT))  # the default export
+    handle.set_export_name(DEFAULT)
+    handle.connect_tcp(HOST, str(PORT))
     size = handle.get_size()
     handle.pwrite(b"q" * 4096, 8192)
     chunks = []
@@ -179,14 +195,6 @@ def libnbd():
                         nbd.CMD_FLAG_REQ_ONE)
     assert found == [[4096, 0]]
 
-    def fails(errno, action):
-        try:
-            action()
-        except nbd.Error as error:
-            assert error.errno == errno, (errno, error.errno, error.string)
-        else:
-            raise AssertionError("it should have failed: %s" % errno)
-
     fails("EINVAL", lambda: handle.pread(2, size - 1))
     fails("ENOSPC", lambda: handle.pwrite(b"ab", size - 1))
     fails("ENOSPC", lambda: handle.zero(2, size - 1))
@@ -201,6 +209,8 @@ def libnbd():
     assert handle.pread(4096, 8192) == bytearray(4096)
     handle.shutdown()
 
+
+def read_only():
     handle = nbd.NBD()
     handle.set_export_name("ro")
     handle.set_strict_mode(0)
@@ -217,4 +227,6 @@ def libnbd():
 haggling()
 extended_headers()
 libnbd()
+if "ro" in EXPORTS:
+    read_only()
 print("all checks passed")

@@ -72,6 +72,23 @@ fn qemu_img_map(uri: &str) -> Vec<Run> {
     })
 }
 
+/// Through the owner's node, and through others.
+#[test]
+fn scripts_check_the_protocol_on_the_wire() {
+    let (_scratch, fabric) = started();
+    let script = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../nbd-frontend/tests/protocol.py"
+    );
+    for node in NODES {
+        let (address, first) = (fabric.address(node), NODES[0]);
+        let (host, port) = (address.ip().to_string(), address.port().to_string());
+        let said = run("/usr/bin/python3", &[script, &host, &port, "--fabric"]);
+        assert!(said.contains("all checks passed"), "{node}: {said}");
+        assert_eq!(fabric.json("volume show vol")["owner"], first, "{node}");
+    }
+}
+
 #[test]
 fn nbdinfo_tells_what_a_volume_is_and_where_its_data_lies() {
     let (_scratch, fabric) = started();
