@@ -181,6 +181,35 @@ fn drills_by_name_leave_the_fabric_as_it_was() {
     assert_eq!(reports["reports"].as_array().map(Vec::len), Some(2));
 }
 
+/// What needs an emulated WAN, and the largest disaster of all: each to its end, on one fabric.
+#[test]
+#[ignore = "long: cargo xtask test --layer long"]
+fn a_site_is_isolated_a_link_is_cut_and_power_is_lost() {
+    let scratch = tempfile::tempdir().expect("a temporary directory");
+    let directory = scratch.path().join("fabric");
+    let options = ["--nodes", "2", "--disk-size", "1GiB", "--wan"];
+    let fabric = DevFabric::start(&directory, &options);
+    fabric.wait_for("status", "/healthy", &json!(true));
+    // Power that is lost everywhere is a pause as long as it is away: its bar is that all is there.
+    let drills = [
+        ("site-isolation", "12", 10_000, "nothing gets through"),
+        ("link-cut", "4", 3_000, "nothing gets through"),
+        ("power-loss-everywhere", "4", 60_000, "are killed"),
+    ];
+    for (name, seconds, rto_max_ms, strike) in drills {
+        let short = [name, "--size", "4MiB", "--seconds", seconds];
+        let drilled = drill(&directory, &short);
+        let drilled = assert_passed(&drilled, name, rto_max_ms);
+        let timeline = drilled["timeline"].to_string();
+        assert!(timeline.contains(strike), "{name}: {timeline}");
+        println!("{name}: {} ms", drilled["rto_ms"]);
+        fabric.wait_for("status", "/healthy", &json!(true));
+        assert_eq!(fabric.json("volume list")["volumes"], json!([]));
+    }
+    let reports = fabric.json("drill report");
+    assert_eq!(reports["reports"].as_array().map(Vec::len), Some(3));
+}
+
 #[test]
 fn a_full_fabric_refuses_writes_and_takes_them_again() {
     let scratch = tempfile::tempdir().expect("a temporary directory");
