@@ -20,6 +20,10 @@ use dev_fabric::{DevFabric, PATIENCE};
 /// no cut parts from the owner waits too, if the machine is busy.)
 const PAUSE_MAX: Duration = Duration::from_secs(3);
 
+/// What a cut may add to the longest wait of who is beyond it, compared with the same load before
+/// the cut: else all might stand still together, and nobody would be seen to wait for long.
+const BESIDE_MAX: Duration = Duration::from_secs(5);
+
 const VOLUME_BYTES: u64 = 32 << 20;
 
 const WRITE_BYTES: u64 = 1 << 20;
@@ -159,7 +163,10 @@ fn clients_and_drains_go_on_while_a_link_is_cut() {
     fabric.wait_for("volume show vol", "/owner", &json!("a1"));
     let mut client = Nbd::open(fabric.address("b1"));
     let mut round = 0;
-    client.write(VOLUME_BYTES, &mut round);
+    let control = Control::start(fabric.address("c1"));
+    let longest = client.write(CUT_BYTES, &mut round);
+    let uncut = control.stop();
+    println!("before a cut: an answer after {longest:?} at most, {uncut:?} beside it");
 
     for cut in [
         "link cut a b",
@@ -174,6 +181,10 @@ fn clients_and_drains_go_on_while_a_link_is_cut() {
         assert!(
             longest < control + PAUSE_MAX,
             "{cut}: {longest:?}, {control:?}"
+        );
+        assert!(
+            control < uncut + BESIDE_MAX,
+            "{cut}: {control:?} beside it, {uncut:?} before"
         );
         // The cut lasts: fragments reach the site beyond it, and the journal becomes empty.
         fabric.wait_for("volume list", "/volumes/0/untrimmed_bytes", &json!(0));
