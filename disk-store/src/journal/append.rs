@@ -84,7 +84,7 @@ impl<L: FileLayer> Journal<L> {
     }
 
     /// Of so much left in a file, what entries may take.
-    fn entry_space(&self, space: u64) -> u64 {
+    pub(super) fn entry_space(&self, space: u64) -> u64 {
         let kept = (self.config.file_bytes / CONTROL_SHARE / BLOCK * BLOCK).max(BLOCK);
         space.saturating_sub(kept)
     }

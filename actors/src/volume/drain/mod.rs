@@ -135,7 +135,11 @@ impl Serving {
                     .oldest_write
                     .map(|at| idle.min(at + self.config.drain_age));
                 let copied = self.rewriter_wants_checkpoint().then_some(self.held_until);
-                let upkeep = self.kept_due.into_iter().chain(self.tidy_due()).chain(copied);
+                let upkeep = self
+                    .kept_due
+                    .into_iter()
+                    .chain(self.tidy_due())
+                    .chain(copied);
                 let due = oldest.into_iter().chain(upkeep).min();
                 due.map(|due| due.max(self.held_until))
             }
