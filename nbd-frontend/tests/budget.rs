@@ -186,8 +186,10 @@ fn a_slow_link_goes_on_and_one_that_trickles_gives_way() {
     std::thread::scope(|scope| {
         // 8 MiB in five tenths of a second, of 16; and 5 KiB.
         let slow = scope.spawn(|| upload_slowly(&mut slow, 1600 << 10, usize::MAX));
+        // The slow one is judged first, while somebody waits.
+        std::thread::sleep(Duration::from_millis(100));
         let trickle = scope.spawn(|| upload_slowly(&mut trickle, 1 << 10, 80));
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(100));
         let waits = scope.spawn(|| upload_slowly(&mut waits, LARGE, usize::MAX));
         assert!(slow.join().expect("no panic"), "it was as good as it could");
         assert!(!trickle.join().expect("no panic"), "it held up others");
