@@ -116,6 +116,19 @@ impl Round<'_> {
         })
     }
 
+    /// Moves the volume, once it is served: its record changes until then.
+    fn give_to(&self, owner: &str) -> anyhow::Result<()> {
+        let (before, began) = (self.history.total_acknowledged(), Instant::now());
+        while self.history.total_acknowledged() == before {
+            if began.elapsed() > PATIENCE {
+                bail!("no write was acknowledged, before anything was killed");
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        let line = format!("volume move {} --to {owner}", self.export);
+        self.fabric.atoll(&line).map(drop)
+    }
+
     /// What happens while the writer writes.
     fn strike(
         &self,
@@ -127,7 +140,7 @@ impl Round<'_> {
         let (fabric, history) = (self.fabric, self.history);
         let reader = *survivors.last().context("nobody survives")?;
         if let Some(owner) = self.owner {
-            fabric.atoll(&format!("volume move {} --to {owner}", self.export))?;
+            self.give_to(owner)?;
         }
         let before = history.total_acknowledged();
         thread::sleep(WARM_UP);
