@@ -4,6 +4,7 @@
 //! there.
 
 mod dev_fabric;
+mod disk_files;
 mod loop_mount;
 mod real_clients;
 
@@ -18,7 +19,8 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::json;
 
-use dev_fabric::DevFabric;
+use dev_fabric::{DevFabric, remove};
+use disk_files::{CatalogFile, Place};
 use loop_mount::LoopMount;
 use real_clients::{noise, output, run_within, scratch, uri};
 
@@ -302,6 +304,149 @@ fn a_link_is_cut() {
             println!("{FILES} files after {cut} took {took:?}");
             fabric.json("link heal");
             work.goes_on("after link heal");
+        }
+    });
+}
+
+const SITE_A: [&str; 3] = ["a1", "a2", "a3"];
+
+/// Lost disks are rebuilt on others so soon.
+const HEALS: [&str; 2] = ["--heal-after", "3"];
+
+#[test]
+#[ignore = "long: cargo xtask test --layer long"]
+fn two_sites_are_killed_and_the_owners_returns() {
+    survives(&[], "c1", "a2", |fabric, work| {
+        kill(fabric, &["a1", "a2", "a3", "b1", "b2", "b3"]);
+        work.stalls("with two sites of three killed");
+        fabric.json("site start a");
+        let took = work.goes_on("after the owner's site returned");
+        println!("{FILES} files after the return took {took:?}");
+    });
+}
+
+#[test]
+#[ignore = "long: cargo xtask test --layer long"]
+fn the_owner_sleeps() {
+    survives(&[], "b1", "a1", |fabric, work| {
+        fabric.signal("a1", Signal::STOP);
+        let slept = Instant::now();
+        let took = work.goes_on("after the owner was stopped");
+        println!("{FILES} files while it slept took {took:?}");
+        thread::sleep(Duration::from_secs(15).saturating_sub(slept.elapsed()));
+        fabric.signal("a1", Signal::CONT);
+    });
+}
+
+#[test]
+#[ignore = "long: cargo xtask test --layer long"]
+fn all_links_of_the_owners_site_are_cut() {
+    survives(&["--wan"], "b1", "a2", |fabric, work| {
+        for cuts in [
+            ["link cut a b", "link cut a c"],
+            ["link cut a b --one-way", "link cut a c --one-way"],
+            ["link cut b a --one-way", "link cut c a --one-way"],
+        ] {
+            for cut in cuts {
+                fabric.json(cut);
+            }
+            let took = work.goes_on(&format!("after {cuts:?}"));
+            println!("{FILES} files after {cuts:?} took {took:?}");
+            fabric.json("link heal");
+            fabric.wait_for("status", "/healthy", &json!(true));
+            fabric.json("volume move vol --to a1");
+            work.goes_on("after link heal");
+        }
+    });
+}
+
+#[test]
+#[ignore = "long: cargo xtask test --layer long"]
+fn the_owners_sites_directory_is_deleted() {
+    survives(&HEALS, "b1", "a2", |fabric, work| {
+        for node in SITE_A {
+            remove(&fabric.directory(node));
+        }
+        let took = work.goes_on("after a site's directory was deleted under it");
+        println!("{FILES} files without the directory took {took:?}");
+        fabric.json("site stop a");
+        work.goes_on("after its processes were stopped");
+        fabric.json("site start a");
+        work.goes_on("after it was made anew");
+        fabric.wait_for("status", "/healthy", &json!(true));
+    });
+}
+
+#[test]
+#[ignore = "long: cargo xtask test --layer long"]
+fn a_journals_disks_directory_is_deleted() {
+    survives(&HEALS, "b1", "c2", |fabric, work| {
+        let shown = fabric.json("volume show vol");
+        let disk = shown["journal"][0].as_str().expect("a disk").to_owned();
+        let told = fabric.json(&format!("disk show {disk}"));
+        remove(Path::new(told["path"].as_str().expect("a path")));
+        let took = work.goes_on(&format!("after the directory of {disk} was deleted"));
+        println!("{FILES} files without it took {took:?}");
+        fabric.wait_for("volume show vol", "/stats/replicas_current", &json!(3));
+    });
+}
+
+/// Flips bytes on each disk of the owner's site: first under its processes, then while they are
+/// dead. `flip` is told which time it is, so as not to put a byte right again.
+fn bytes_flip(flip: impl Fn(&Path, usize)) {
+    survives(&HEALS, "b1", "a2", |fabric, work| {
+        let flip_all = |time| {
+            let disks = SITE_A.map(|node| disk_files::disks(&fabric.directory(node)));
+            disks.iter().flatten().for_each(|disk| flip(disk, time));
+        };
+        flip_all(0);
+        fabric.json("cache drop");
+        work.goes_on("after bytes flipped under running processes");
+        kill(fabric, &SITE_A);
+        flip_all(1);
+        work.goes_on("after the owner's site was killed");
+        fabric.json("site start a");
+        work.goes_on("after it returned with flipped bytes");
+        fabric.wait_for("status", "/healthy", &json!(true));
+    });
+}
+
+#[test]
+#[ignore = "long: cargo xtask test --layer long"]
+fn bytes_flip_in_fragments() {
+    bytes_flip(|disk, time| {
+        // Two each time: a disk on which 8 rotted is told as a bad one.
+        let fragments = disk_files::fragments(disk);
+        let nth = |n: usize| fragments.get(fragments.len() * n / 5);
+        if let (Some(one), Some(other)) = (nth(1 + time), nth(3 + time)) {
+            one.data.flip();
+            other.header.flip();
+        }
+    });
+}
+
+#[test]
+#[ignore = "long: cargo xtask test --layer long"]
+fn bytes_flip_in_journal_files() {
+    bytes_flip(|disk, time| {
+        for (file, batches) in disk_files::journal(disk) {
+            match batches.get(batches.len() * (1 + time) / 3) {
+                Some(batch) => batch.data.flip(),
+                None => Place { file, offset: 8192 }.flip(),
+            }
+        }
+    });
+}
+
+#[test]
+#[ignore = "long: cargo xtask test --layer long"]
+fn bytes_flip_in_catalogs() {
+    bytes_flip(|disk, time| {
+        for kind in [CatalogFile::Table, CatalogFile::Log, CatalogFile::Manifest] {
+            for mut place in disk_files::catalog(disk, kind) {
+                place.offset = place.offset.saturating_sub(time as u64);
+                place.flip();
+            }
         }
     });
 }
