@@ -90,6 +90,10 @@ fn sealed(file: &Path, magic: &[u8; 4], data_bytes: impl Fn(&[u8], usize) -> usi
             continue;
         }
         let data = data_bytes(block, area);
+        if at + area + data > bytes.len() {
+            // It is being written.
+            break;
+        }
         let middle = if data == 0 { 70 } else { area + data / 2 };
         found.push(Sealed {
             start: Place::new(file, at),
