@@ -1,13 +1,14 @@
 //! The shell of a Disk machine: its journal and its fragments each have a thread of their
 //! own, so that bulk never delays a sync, and exchange batches only with the arbiter.
 
+mod broken;
 #[cfg(test)]
 mod tests;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, ResponseFuture};
@@ -23,11 +24,14 @@ use tokio::sync::oneshot;
 
 use super::clock::boottime;
 use super::driver::{Driver, Shell};
-use super::switchboard::{AskMeta, DiskRetired, DiskRoom, Post, ScrubTold, Switchboard};
+use super::switchboard::{AskMeta, DiskBroke, DiskRetired, DiskRoom, Post, ScrubTold, Switchboard};
 use crate::disk::{
     Disk, DiskEffect as Effect, DiskInput as Input, ReplicaStats, ScrubNews, ScrubStats,
 };
 use crate::messages::{DiskRequest, Message as Wire};
+
+pub(super) use broken::Breaks;
+pub use broken::Closing;
 
 /// Fragment operations that share syncs at most.
 const FRAGMENT_BATCH_MAX: usize = 64;
@@ -167,6 +171,7 @@ pub struct DiskActor {
     stores: Option<DiskStores>,
     journal: Option<Sender<JournalWork>>,
     fragments: Option<Sender<FragmentWork>>,
+    threads: Vec<JoinHandle<()>>,
     retired: bool,
 }
 
@@ -186,6 +191,7 @@ impl DiskActor {
             stores: Some(stores),
             journal: None,
             fragments: None,
+            threads: Vec::new(),
             retired: false,
         }
     }
@@ -216,17 +222,22 @@ impl Actor for DiskActor {
                     run_journal(journal_store, &journal_work, &to_journal);
                 });
             })
-            .and_then(|_| {
-                spawn(format!("fragments-{}", self.id.0)).spawn(move || {
+            .and_then(|first| {
+                let second = spawn(format!("fragments-{}", self.id.0)).spawn(move || {
                     until_it_breaks(&to_fragments, || {
                         run_fragments(fragment_store, &fragment_work, &to_fragments);
                     });
-                })
+                });
+                Ok(vec![first, second?])
             });
-        if let Err(error) = threads {
-            tracing::error!(disk = %self.id, %error, "no thread for the disk: it is not served");
-            actix::ActorContext::stop(ctx);
-            return;
+        match threads {
+            Ok(threads) => self.threads = threads,
+            Err(error) => {
+                let disk = self.id;
+                tracing::error!(%disk, %error, "no thread for the disk: it is not served");
+                actix::ActorContext::stop(ctx);
+                return;
+            }
         }
         self.journal = Some(journal);
         self.fragments = Some(fragments);
@@ -467,9 +478,15 @@ impl Shell for DiskActor {
     }
 
     fn broke(&mut self, _ctx: &mut Context<Self>) {
-        tracing::error!(disk = %self.id, "the disk's machine broke: the disk retires");
-        self.retired = true;
-        self.switchboard.do_send(DiskRetired(self.id));
+        // The threads end once nobody has work for them.
+        (self.journal, self.fragments) = (None, None);
+        if !std::mem::replace(&mut self.retired, true) {
+            let closing = Closing(std::mem::take(&mut self.threads));
+            self.switchboard.do_send(DiskBroke {
+                disk: self.id,
+                closing,
+            });
+        }
     }
 
     fn carry_out(&mut self, effect: Effect, _ctx: &mut Context<Self>) {

@@ -16,10 +16,11 @@ mod volume;
 pub use client::{ClientActor, ClientHandle, Submit};
 pub use clock::boottime;
 pub use disk::{
-    DiskActor, DiskFigures, DiskStores, FragmentStore, GetFigures, JournalStore, ReplicaSeen,
+    Closing, DiskActor, DiskFigures, DiskStores, FragmentStore, GetFigures, JournalStore,
+    ReplicaSeen,
 };
 pub use heal::{GetHealing, HealedPort, Healing};
 pub use switchboard::{
     AttachDisk, Dropped, GetReplicas, GetStats, Inbound, MetaAnswer, MetaPort, OpenClient,
-    OpenError, Opening, ShutDown, StartScrub, Switchboard, SwitchboardConfig, ViewChanged,
+    OpenError, Opening, Reopen, ShutDown, StartScrub, Switchboard, SwitchboardConfig, ViewChanged,
 };

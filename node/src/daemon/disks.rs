@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use actors::disk::ScrubStats;
-use actors::runtime::{DiskFigures, DiskStores, FragmentStore, JournalStore};
+use actors::runtime::{AttachDisk, DiskFigures, DiskStores, FragmentStore, JournalStore};
 use anyhow::{Context, Result, bail};
 use disk_store::catalog::RocksCatalog;
 use disk_store::file::real::RealFiles;
@@ -38,6 +38,28 @@ pub struct OpenedDisk {
     pub moves: Adopted,
     /// How far its scrub had come.
     pub scrubbed: ScrubMark,
+}
+
+impl From<OpenedDisk> for AttachDisk {
+    fn from(disk: OpenedDisk) -> Self {
+        let OpenedDisk {
+            at,
+            capacity_bytes: _,
+            stores,
+            scan,
+            damage_before,
+            moves,
+            scrubbed,
+        } = disk;
+        Self {
+            at,
+            stores,
+            scan,
+            damage_before,
+            moves,
+            scrubbed,
+        }
+    }
 }
 
 struct RealJournal {

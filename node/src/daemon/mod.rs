@@ -16,4 +16,5 @@ pub mod raft_log;
 pub mod removal;
 pub mod repair_traffic;
 pub mod run;
+pub mod served;
 pub mod voter;

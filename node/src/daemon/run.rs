@@ -24,7 +24,6 @@ use model::placement::View;
 use model::time::WallTime;
 use model::wire;
 use nbd_frontend::server::{self as nbd, Address, Listener as NbdListener};
-use raft_meta::message::LocalDisk;
 use tokio::sync::watch;
 use transport::class::Class;
 use transport::net::ca::{Authority, Identity};
@@ -45,6 +44,7 @@ use super::peers::{NodeMessage, Peers};
 use super::previous;
 use super::removal::Removal;
 use super::repair_traffic::RepairTraffic;
+use super::served::{Reopener, Served};
 use super::voter;
 use crate::admin::server as admin_server;
 
@@ -159,7 +159,15 @@ async fn serve(
     ));
     let opened = open_disks(directory.clone(), &config, &identity, node, &handle).await?;
     let switchboard = start_actors(
-        node, boot, &transport, &handle, opened, &admin, &directory, &config,
+        node,
+        boot,
+        &transport,
+        &handle,
+        opened,
+        &admin,
+        &directory,
+        &config,
+        identity.fabric,
     );
     switchboard_ready.set(switchboard.clone());
     handle.listen(Box::new(ToActors(switchboard.clone())));
@@ -253,42 +261,33 @@ fn start_actors(
     admin: &Admin,
     directory: &Path,
     config: &NodeConfig,
+    fabric: u64,
 ) -> Addr<Switchboard> {
-    let port = meta.clone();
-    let served: Vec<LocalDisk> = opened
-        .iter()
-        .map(|(_, disk)| LocalDisk {
-            at: disk.at,
-            capacity_bytes: disk.capacity_bytes,
-            has_room: true,
-        })
-        .collect();
-    meta.disks(served.clone());
-    let to_site = meta.clone();
-    let (to_group, served) = (meta.clone(), Mutex::new(served));
-    // The disks that are served are told anew with each change.
-    let change = Arc::new(move |change: &dyn Fn(&mut Vec<LocalDisk>)| {
-        let mut served = served
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        change(&mut served);
-        to_group.disks(served.clone());
+    let (port, to_site) = (meta.clone(), meta.clone());
+    let served = Served::new(meta.clone(), opened.iter().map(|(_, disk)| disk));
+    let (retired, room) = (served.clone(), served.clone());
+    let of_name = |name: &String| config.disks.iter().find(|d| d.name == *name);
+    let reopener = Arc::new(Reopener {
+        directory: directory.to_owned(),
+        disks: opened
+            .iter()
+            .filter_map(|(name, disk)| Some((disk.at.disk, of_name(name)?.clone())))
+            .collect(),
+        fabric,
+        node,
+        meta: meta.clone(),
+        served,
     });
-    let changed = Arc::clone(&change);
-    let retired = move |disk| change(&|served| served.retain(|d| d.at.disk != disk));
-    let room = move |disk, has_room| {
-        changed(&|served| {
-            let of = served.iter_mut().filter(|d| d.at.disk == disk);
-            of.for_each(|d| d.has_room = has_room);
-        });
-    };
     let switchboard = Switchboard::new(SwitchboardConfig {
         node,
         boot,
         transport: transport.clone(),
         meta: Arc::new(move |token, request| port.ask(token, request)),
-        retired: Arc::new(retired),
-        room: Arc::new(room),
+        retired: Arc::new(move |disk| retired.remove(disk)),
+        reopen: Arc::new(move |disk, closing, switchboard| {
+            Arc::clone(&reopener).reopen(disk, closing, switchboard);
+        }),
+        room: Arc::new(move |disk, has_room| room.room(disk, has_room)),
         volume: VolumeConfig {
             wall_at_zero: wall_at_zero(),
             ..VolumeConfig::default()
@@ -308,30 +307,10 @@ fn start_actors(
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
     for (name, disk) in opened {
-        let OpenedDisk {
-            at,
-            stores,
-            scan,
-            damage_before,
-            moves,
-            scrubbed,
-            ..
-        } = disk;
-        let path = config
-            .disks
-            .iter()
-            .find(|d| d.name == name)
-            .map(|d| directory.join(&d.path));
+        let path = of_name(&name).map(|d| directory.join(&d.path));
         let path = path.map_or_else(String::new, |p| p.display().to_string());
-        names.insert(at.disk, (name, path));
-        switchboard.do_send(AttachDisk {
-            at,
-            stores,
-            scan,
-            damage_before,
-            moves,
-            scrubbed,
-        });
+        names.insert(disk.at.disk, (name, path));
+        switchboard.do_send(AttachDisk::from(disk));
     }
     drop(names);
     switchboard

@@ -2,16 +2,24 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use actix::{AsyncContext, Context};
-use model::store::{DeviceError, JournalDone, JournalOp, JournalRoom};
+use actix::{Actor, AsyncContext, Context, System};
+use model::ids::{DiskId, DiskRef, Incarnation, NodeId};
+use model::store::{
+    DeviceError, FragmentDone, FragmentOp, JournalDone, JournalOp, JournalRoom, OpId, ScanVerdict,
+};
 use tokio::sync::oneshot;
 
 use super::super::clock::boottime;
-use super::{DiskActor, DiskFigures, JournalStore, JournalWork, run_journal};
+use super::super::switchboard::Switchboard;
+use super::{
+    Completed, DiskActor, DiskFigures, DiskStores, FragmentStore, GetFigures, JournalStore,
+    JournalWork, run_journal,
+};
+use crate::disk::{Disk, DiskConfig};
 
 /// A journal whose directory somebody may remove.
 struct Removable(Arc<AtomicBool>);
@@ -40,6 +48,90 @@ impl JournalStore for Removable {
     fn is_current(&self) -> bool {
         !self.0.load(Ordering::SeqCst)
     }
+}
+
+/// Stores that tell when nobody has them any more. The journal answers all with a release.
+struct Fake(Sender<&'static str>, &'static str);
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        let _ = self.0.send(self.1);
+    }
+}
+
+impl JournalStore for Fake {
+    fn execute(&mut self, _: JournalOp) -> Result<JournalDone, DeviceError> {
+        Ok(JournalDone::Released)
+    }
+
+    fn settle(&mut self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn rest(&mut self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn room(&self) -> JournalRoom {
+        JournalRoom::Ample
+    }
+
+    fn figures(&self) -> DiskFigures {
+        DiskFigures::default()
+    }
+
+    fn is_current(&self) -> bool {
+        true
+    }
+}
+
+impl FragmentStore for Fake {
+    fn execute(&mut self, _: Vec<FragmentOp>) -> Result<Vec<FragmentDone>, DeviceError> {
+        Ok(Vec::new())
+    }
+
+    fn settle(&mut self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn take_lack(&mut self) -> bool {
+        false
+    }
+
+    fn bytes(&self) -> u64 {
+        0
+    }
+}
+
+/// A disk whose machine breaks lets go of its stores, so that they can be opened again.
+#[test]
+fn a_disk_that_breaks_lets_go_of_its_stores() {
+    let (dropped, gone) = channel();
+    let threads = System::new().block_on(async {
+        let at = DiskRef {
+            disk: DiskId(1),
+            incarnation: Incarnation(1),
+        };
+        let (scan, verdict) = (Vec::new(), ScanVerdict::Whole);
+        let config = DiskConfig::default();
+        let machine = Disk::recover(config, at, NodeId(1), boottime(), scan, verdict);
+        let stores = DiskStores {
+            journal: Box::new(Fake(dropped.clone(), "journal")),
+            fragments: Box::new(Fake(dropped, "fragments")),
+        };
+        let switchboard = Context::<Switchboard>::new().address();
+        let disk = DiskActor::new(at.disk, NodeId(1), machine, stores, switchboard).start();
+        // Nobody asked for that.
+        let done = Completed::Journal(OpId(7), Ok(JournalDone::Released));
+        assert!(disk.send(done).await.is_ok());
+        assert!(disk.send(GetFigures).await.is_err(), "it ended");
+        thread::spawn(move || [(); 2].map(|()| gone.recv_timeout(Duration::from_secs(5))))
+    });
+    let gone = threads.join().expect("it waits");
+    assert!(
+        gone.contains(&Ok("journal")) && gone.contains(&Ok("fragments")),
+        "{gone:?}"
+    );
 }
 
 /// R2: however it is used, a disk whose directory was removed ends within about a second.

@@ -9,6 +9,7 @@ use model::meta::{MetaRequest, MetaToken};
 use super::Switchboard;
 use crate::disk::ScrubNews;
 use crate::runtime::clock::boottime;
+use crate::runtime::disk::Closing;
 use crate::runtime::heal::ToHealer;
 use crate::runtime::segment::ToSegment;
 use crate::runtime::volume::Abandon;
@@ -38,6 +39,15 @@ pub(in crate::runtime) struct VolumeEnded {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(in crate::runtime) struct Broke(pub(in crate::runtime) ActorId);
+
+/// A disk's machine panicked, and its actor stopped.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(in crate::runtime) struct DiskBroke {
+    pub(in crate::runtime) disk: DiskId,
+    /// What it leaves behind.
+    pub(in crate::runtime) closing: Closing,
+}
 
 /// A disk retired: nobody is to count on it in this life of the process.
 #[derive(Debug, Message)]
@@ -99,7 +109,7 @@ impl Handler<Broke> for Switchboard {
             ActorId::Healer => {
                 ctx.run_later(HEALER_PAUSE, Self::start_healer);
             }
-            // They tell in their own way: a disk retires, a client's connection ends.
+            // They tell in their own way: a disk with what it leaves behind, a client's connection ends.
             ActorId::Disk(_) | ActorId::Client(_) | ActorId::Clients => {}
         }
     }
@@ -114,6 +124,25 @@ impl Switchboard {
         self.host.ended(boottime(), volume);
         self.volume_gone();
         self.start_all(Vec::new(), ctx);
+    }
+}
+
+impl Handler<DiskBroke> for Switchboard {
+    type Result = ();
+
+    fn handle(&mut self, DiskBroke { disk, closing }: DiskBroke, ctx: &mut Self::Context) {
+        // Nobody is to count on it meanwhile.
+        self.disks.remove(&disk);
+        (self.config.retired)(disk);
+        let pause = self.breaks.entry(disk).or_default().pause(boottime());
+        tracing::error!(
+            %disk,
+            ?pause,
+            "the disk's machine broke: it is opened again after a pause; the panic before this line says why"
+        );
+        ctx.run_later(pause, move |me, ctx| {
+            (me.config.reopen)(disk, closing, ctx.address());
+        });
     }
 }
 

@@ -21,7 +21,7 @@ use transport::class::Class;
 
 use super::client::{ClientActor, ToClient};
 use super::clock::boottime;
-use super::disk::{DiskActor, DiskStores, ToDisk};
+use super::disk::{Breaks, DiskActor, DiskStores, ToDisk};
 use super::heal::{HealActor, ToHealer};
 use super::segment::{SegmentActor, ToSegment};
 use super::volume::VolumeActor;
@@ -39,9 +39,9 @@ mod inside;
 mod questions;
 
 pub use clients::{OpenClient, OpenError, Opening};
-pub use config::{MetaPort, SwitchboardConfig};
+pub use config::{MetaPort, Reopen, SwitchboardConfig};
 pub(super) use inside::{
-    AskMeta, Broke, ClientEnded, DiskRetired, DiskRoom, ScrubTold, VolumeEnded,
+    AskMeta, Broke, ClientEnded, DiskBroke, DiskRetired, DiskRoom, ScrubTold, VolumeEnded,
 };
 pub use questions::{Dropped, GetReplicas, GetStats, StartScrub};
 
@@ -58,6 +58,7 @@ pub struct Switchboard {
     host: Host,
     volumes: BTreeMap<VolumeId, Running>,
     disks: BTreeMap<DiskId, Addr<DiskActor>>,
+    breaks: BTreeMap<DiskId, Breaks>,
     healer: Option<Addr<HealActor>>,
     clients: BTreeMap<ClientId, Addr<ClientActor>>,
     asked: BTreeMap<MetaToken, (ActorId, MetaToken)>,
@@ -163,6 +164,7 @@ impl Switchboard {
             host,
             volumes: BTreeMap::new(),
             disks: BTreeMap::new(),
+            breaks: BTreeMap::new(),
             healer: None,
             clients: BTreeMap::new(),
             asked: BTreeMap::new(),
