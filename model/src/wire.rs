@@ -1,5 +1,7 @@
 //! The one place that knows bincode: headers to bytes and back, with a bound.
 
+use bincode::enc::EncoderImpl;
+use bincode::enc::write::SizeWriter;
 use bincode::{Decode, Encode};
 use thiserror::Error;
 
@@ -19,6 +21,15 @@ pub enum WireError {
 pub fn encode<T: Encode>(value: &T) -> Vec<u8> {
     bincode::encode_to_vec(value, bincode::config::standard())
         .expect("encoding to memory does not fail")
+}
+
+/// How many bytes [`encode`] makes of it.
+#[must_use]
+pub fn encoded_len<T: Encode>(value: &T) -> usize {
+    let config = bincode::config::standard();
+    let mut counting = EncoderImpl::new(SizeWriter::default(), config);
+    value.encode(&mut counting).expect("counting does not fail");
+    counting.into_writer().bytes_written
 }
 
 /// Decodes exactly `bytes`; trailing bytes are an error.
@@ -85,7 +96,7 @@ fn within<const LIMIT: usize, T: Decode<()>>(bytes: &[u8]) -> Result<T, WireErro
 
 #[cfg(test)]
 mod tests {
-    use super::{CLAIM_PER_BYTE, WireError, claim_max, decode, decode_own, encode};
+    use super::{CLAIM_PER_BYTE, WireError, claim_max, decode, decode_own, encode, encoded_len};
 
     /// A list whose elements take as much memory for a byte as any may.
     #[derive(bincode::Encode, bincode::Decode, Clone, PartialEq, Debug)]
@@ -100,6 +111,7 @@ mod tests {
         assert_eq!(size_of::<Element>(), CLAIM_PER_BYTE);
         for count in [1, 100, 127, 250, 2000, 32 << 10, 100 << 10] {
             let list = vec![Element::Small; count];
+            assert_eq!(encoded_len(&list), encode(&list).len());
             assert!(decode_own(&encode(&list)) == Ok(list), "{count}");
         }
     }

@@ -8,6 +8,7 @@ use model::ids::{NodeId, SiteId};
 use model::time::Time;
 use serde::{Deserialize, Serialize};
 
+use crate::pairs::Pairs;
 use crate::plan::text::{as_duration, as_size};
 use crate::rng::Rng;
 
@@ -73,11 +74,12 @@ const SLOW_MAX: Duration = Duration::from_millis(600);
 pub struct Network {
     terms: NetworkTerms,
     rng: Rng,
-    distances: BTreeMap<(SiteId, SiteId), Duration>,
-    links: BTreeMap<(SiteId, SiteId), Link>,
+    distances: Pairs<Option<Duration>>,
+    links: Pairs<Link>,
     /// Nodes that are cut from all others, each by so many faults.
     lonely: BTreeMap<NodeId, u32>,
-    last: BTreeMap<(NodeId, NodeId, u8), Time>,
+    /// When the last message between two nodes arrives, of each class.
+    last: Pairs<[Time; CLASSES]>,
     faulty: bool,
 }
 
@@ -88,39 +90,47 @@ impl Network {
         Self {
             terms,
             rng,
-            distances: BTreeMap::new(),
-            links: BTreeMap::new(),
+            distances: Pairs::default(),
+            links: Pairs::default(),
             lonely: BTreeMap::new(),
-            last: BTreeMap::new(),
+            last: Pairs::default(),
             faulty: true,
         }
     }
 
+    fn link(&mut self, from: SiteId, to: SiteId) -> &mut Link {
+        self.links.at(usize::from(from.0), usize::from(to.0))
+    }
+
+    fn known(&self, from: SiteId, to: SiteId) -> Option<&Link> {
+        self.links.get(usize::from(from.0), usize::from(to.0))
+    }
+
     /// Cuts one direction between two sites; mended by [`Network::mend_sites`].
     pub fn cut_sites(&mut self, from: SiteId, to: SiteId) {
-        self.links.entry((from, to)).or_default().cuts += 1;
+        self.link(from, to).cuts += 1;
     }
 
     /// Ends one cut.
     pub fn mend_sites(&mut self, from: SiteId, to: SiteId) {
-        let link = self.links.entry((from, to)).or_default();
+        let link = self.link(from, to);
         link.cuts = link.cuts.saturating_sub(1);
     }
 
     /// Makes one direction between two sites slow; ended by [`Network::hasten`].
     pub fn slow(&mut self, from: SiteId, to: SiteId) {
-        self.links.entry((from, to)).or_default().slowed += 1;
+        self.link(from, to).slowed += 1;
     }
 
     /// Ends one slowness.
     pub fn hasten(&mut self, from: SiteId, to: SiteId) {
-        let link = self.links.entry((from, to)).or_default();
+        let link = self.link(from, to);
         link.slowed = link.slowed.saturating_sub(1);
     }
 
     /// What passes one direction between two sites waits until then, and comes all at once.
     pub fn clog(&mut self, from: SiteId, to: SiteId, until: Time) {
-        let link = self.links.entry((from, to)).or_default();
+        let link = self.link(from, to);
         link.clogged = link.clogged.max(until);
     }
 
@@ -158,7 +168,7 @@ impl Network {
     pub fn is_cut(&self, from: (NodeId, SiteId), to: (NodeId, SiteId)) -> bool {
         let lonely = !self.lonely.is_empty()
             && (self.lonely.contains_key(&from.0) || self.lonely.contains_key(&to.0));
-        lonely || (from.1 != to.1 && self.links.get(&(from.1, to.1)).is_some_and(|l| l.cuts > 0))
+        lonely || (from.1 != to.1 && self.known(from.1, to.1).is_some_and(|l| l.cuts > 0))
     }
 
     /// Whether what one node asks gets to another, and the answer back.
@@ -184,8 +194,8 @@ impl Network {
         if !self.is_narrow(from, to) {
             return Duration::ZERO;
         }
-        let free = &mut self.links.entry((from, to)).or_default().free[usize::from(class)];
         let takes = bytes.saturating_mul(1_000_000_000) / self.terms.wan_bytes_per_s;
+        let free = &mut self.link(from, to).free[usize::from(class)];
         *free = (*free).max(now) + Duration::from_nanos(takes);
         free.since(now)
     }
@@ -211,13 +221,14 @@ impl Network {
         let base = self.distance(from.1, to.1) + self.queue(now, (from.1, to.1), class, bytes);
         let jitter = self.rng.duration(Duration::ZERO, self.terms.jitter);
         let mut at = now + base + jitter;
-        if let Some(link) = self.links.get(&(from.1, to.1)) {
+        if let Some(link) = self.known(from.1, to.1).copied() {
             if link.slowed > 0 {
                 at += self.rng.duration(SLOW_MAX / 8, SLOW_MAX);
             }
             at = at.max(link.clogged);
         }
-        let last = self.last.entry((from.0, to.0, class)).or_default();
+        let last = self.last.at(usize::from(from.0.0), usize::from(to.0.0));
+        let last = &mut last[usize::from(class)];
         if !(self.terms.reorder && self.faulty) {
             at = at.max(*last + Duration::from_nanos(1));
         }
@@ -237,10 +248,10 @@ impl Network {
         }
         let pair = (from.min(to), from.max(to));
         let (terms, rng) = (&self.terms, &mut self.rng);
-        *self
+        let known = self
             .distances
-            .entry(pair)
-            .or_insert_with(|| rng.duration(terms.wan_min, terms.wan_max))
+            .at(usize::from(pair.0.0), usize::from(pair.1.0));
+        *known.get_or_insert_with(|| rng.duration(terms.wan_min, terms.wan_max))
     }
 }
 

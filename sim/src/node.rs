@@ -23,7 +23,8 @@ use raft_meta::message::{GroupId, Term};
 use raft_meta::node::{Identity, MetaNode};
 use transport::paths::Paths;
 
-use crate::world::{Store, Who};
+use crate::timers::Timers;
+use crate::world::Store;
 
 /// A disk and what is on it.
 pub struct SimDisk {
@@ -171,12 +172,18 @@ impl Clock {
     }
 
     fn at(&self, now: Time) -> Time {
+        if self.ppm == 0 && now >= self.base.0 {
+            return Time(self.base.1.0 + (now.0 - self.base.0.0));
+        }
         let passed = i128::from(now.0) - i128::from(self.base.0.0);
         let shown = passed * (MILLION + i128::from(self.ppm)) / MILLION;
         Time(u64::try_from(i128::from(self.base.1.0) + shown).unwrap_or(0))
     }
 
     fn when(&self, clock: Time) -> Time {
+        if self.ppm == 0 && clock >= self.base.1 {
+            return Time((clock.0 - self.base.1.0).saturating_add(self.base.0.0));
+        }
         let shown = i128::from(clock.0) - i128::from(self.base.1.0);
         let passed = shown * MILLION / (MILLION + i128::from(self.ppm));
         Time(u64::try_from(i128::from(self.base.0.0) + passed).unwrap_or(0))
@@ -210,7 +217,7 @@ pub struct SimNode {
     /// Who it is.
     pub identity: Identity,
     /// When its machines' timers go off.
-    pub armed: BTreeMap<Who, Time>,
+    pub armed: Timers,
 }
 
 impl SimNode {

@@ -184,7 +184,14 @@ impl Healer {
         if view.version < self.view.version {
             return;
         }
-        self.view = view;
+        let before = std::mem::replace(&mut self.view, view);
+        let view = &self.view;
+        if (&before.pools, &before.disks, &before.nodes) == (&view.pools, &view.disks, &view.nodes)
+            && before.sites == view.sites
+        {
+            // What is new is about volumes.
+            return;
+        }
         self.survey.view(&self.view, self.node);
         let view = Arc::clone(&self.view);
         let node = self.node;
@@ -270,14 +277,7 @@ impl Healer {
 
     /// Begins what may begin, asks what is to be asked.
     fn go_on(&mut self, now: Time, out: &mut Vec<Effect>) {
-        self.begin_jobs(now);
-        let active: Vec<Key> = self
-            .jobs
-            .iter()
-            .filter(|(_, job)| job.is_active())
-            .map(|(key, _)| *key)
-            .collect();
-        for key in active {
+        for key in self.active_jobs(now) {
             self.drive(now, key, out);
         }
         let terms = (self.node, self.config.ask_timeout, self.config.page_keys);
@@ -292,12 +292,14 @@ impl Healer {
         }
     }
 
-    /// The weakest rows first.
-    fn begin_jobs(&mut self, now: Time) {
-        let active = self.jobs.values().filter(|job| job.is_active()).count();
-        let room = self.config.moves_max.saturating_sub(active);
+    /// The jobs that are worked on, in the order of their keys; those with the weakest rows begin
+    /// first.
+    fn active_jobs(&mut self, now: Time) -> Vec<Key> {
+        let of_active = |(key, job): (&Key, &Job)| job.is_active().then_some(*key);
+        let mut active: Vec<Key> = self.jobs.iter().filter_map(of_active).collect();
+        let room = self.config.moves_max.saturating_sub(active.len());
         if room == 0 {
-            return;
+            return active;
         }
         let is_ready = |job: &Job| matches!(job.state, State::Waiting(until) if until <= now);
         let rank = |(key, job): (&Key, &Job)| {
@@ -306,16 +308,21 @@ impl Healer {
         };
         let ready = self.jobs.iter().filter(|(_, job)| is_ready(job));
         let mut ready: Vec<_> = ready.map(rank).collect();
-        ready.sort();
+        ready.sort_unstable();
         for (_, _, key) in ready.into_iter().take(room) {
             let job = self.jobs.get_mut(&key).expect("it is there");
             if planted(Bug::FinishEarly) && job.mend.is_none() {
                 job.state = State::Done;
                 self.news = true;
-            } else {
-                job.begin();
+                continue;
+            }
+            job.begin();
+            if job.is_active() {
+                active.push(key);
             }
         }
+        active.sort_unstable();
+        active
     }
 
     fn drive(&mut self, now: Time, key: Key, out: &mut Vec<Effect>) {
@@ -562,27 +569,32 @@ impl Machine for Healer {
     }
 
     fn next_deadline(&self) -> Option<Time> {
-        let room = self.copies_running() < self.config.copies_max;
-        let active = self.jobs.values().filter(|job| job.is_active()).count();
-        let may_begin = active < self.config.moves_max;
-        let due = self.jobs.values().filter_map(|job| match &job.state {
-            State::Waiting(until) => may_begin.then_some(*until),
-            State::Listing(listing) => {
-                let out = listing.pages.values().filter_map(|page| page.out);
-                out.map(|out| out.due).min()
+        let (mut active, mut running, mut paced) = (0, 0, false);
+        let (mut begins, mut due) = (None, self.survey.next_deadline());
+        let sooner = |due: &mut Option<Time>, at: Time| *due = Some(due.map_or(at, |d| d.min(at)));
+        for job in self.jobs.values() {
+            active += usize::from(job.is_active());
+            match &job.state {
+                State::Waiting(until) => sooner(&mut begins, *until),
+                State::Listing(listing) => {
+                    let out = listing.pages.values().filter_map(|page| page.out);
+                    out.for_each(|out| sooner(&mut due, out.due));
+                }
+                State::Copying(copying) => {
+                    running += copying.running.len();
+                    paced |= !copying.queue.is_empty();
+                    let questions = copying.running.values().flat_map(|copy| {
+                        let put = copy.put.as_ref().and_then(|put| put.out);
+                        copy.fetches.values().copied().chain(put)
+                    });
+                    questions.for_each(|out| sooner(&mut due, out.due));
+                }
+                State::Done => {}
             }
-            State::Copying(copying) => {
-                let paced = !copying.queue.is_empty() && room;
-                let questions = copying.running.values().flat_map(|copy| {
-                    let put = copy.put.as_ref().and_then(|put| put.out);
-                    copy.fetches.values().copied().chain(put)
-                });
-                let ready = paced.then(|| self.bucket.ready_at());
-                questions.map(|out| out.due).chain(ready).min()
-            }
-            State::Done => None,
-        });
-        due.chain(self.survey.next_deadline()).min()
+        }
+        let ready = (paced && running < self.config.copies_max).then(|| self.bucket.ready_at());
+        let begins = begins.filter(|_| active < self.config.moves_max);
+        due.into_iter().chain(ready).chain(begins).min()
     }
 
     fn tick(&mut self, now: Time, out: &mut Vec<Effect>) {

@@ -116,16 +116,13 @@ impl Image {
                 None => Bytes::from_static(&ZEROS[..len]),
             };
         }
-        let mut out = vec![0; len];
-        let mut done = 0;
-        while done < len {
-            let at = offset + done as u64;
+        let mut out = Vec::with_capacity(len);
+        while out.len() < len {
+            let at = offset + out.len() as u64;
             let within = (at % PAGE) as usize;
-            let take = (PAGE as usize - within).min(len - done);
-            if let Some(page) = self.pages.get(&(at / PAGE)) {
-                out[done..done + take].copy_from_slice(&page[within..within + take]);
-            }
-            done += take;
+            let take = (PAGE as usize - within).min(len - out.len());
+            let page = self.pages.get(&(at / PAGE)).map_or(&ZEROS[..], |page| page);
+            out.extend_from_slice(&page[within..within + take]);
         }
         Bytes::from(out)
     }

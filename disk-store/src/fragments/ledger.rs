@@ -91,11 +91,16 @@ fn decode(id: u64, block: &[u8]) -> Option<State> {
     if generation > GENERATION_MAX || settled_put > PUT_NO_MAX {
         return None;
     }
-    let bits = block.get(BITMAP_AT..)?;
-    let is_set = |extent: &u32| bits[*extent as usize / 8] & (1 << (extent % 8)) != 0;
+    let bits = block
+        .get(BITMAP_AT..)?
+        .iter()
+        .zip((0..EXTENTS_MAX).step_by(8));
+    let some = bits.filter(|(byte, _)| **byte != 0);
+    let changed = some
+        .flat_map(|(byte, first)| (first..first + 8).filter(move |e| byte & (1 << (e % 8)) != 0));
     Some(State {
         generation,
         settled_put,
-        changed: (0..EXTENTS_MAX).filter(is_set).collect(),
+        changed: changed.collect(),
     })
 }

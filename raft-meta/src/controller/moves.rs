@@ -87,11 +87,13 @@ fn lost(
     detector: &Detector,
     heal_after: Duration,
 ) -> BTreeSet<DiskRef> {
-    let named = state.slots.values().flatten().flat_map(BTreeMap::values);
-    let named: BTreeSet<DiskRef> = named
+    let slots = state.slots.values().flatten().flat_map(BTreeMap::values);
+    let mut named: Vec<DiskRef> = slots
         .flat_map(|at| [Some(at.disk), at.to])
         .flatten()
         .collect();
+    named.sort_unstable();
+    named.dedup();
     let is_lost = |at: &DiskRef| {
         let Some(disk) = state.disks.get(&at.disk).filter(|d| d.at == *at) else {
             return true;
@@ -127,7 +129,7 @@ struct Planner<'a> {
     candidates: Vec<Candidate>,
     /// Slots under way to each disk.
     coming: BTreeMap<DiskRef, usize>,
-    /// How full of each pool the disks are.
+    /// How full the disks are of each pool of which something is to be placed.
     loads: BTreeMap<Pool, Loads>,
 }
 
@@ -144,17 +146,22 @@ impl<'a> Planner<'a> {
             let rows = rows.filter_map(|number| Some(Row(u16::try_from(number).ok()?)));
             rows.map(|row| (*pool, row)).collect::<Vec<_>>()
         };
-        let mut planner = Self {
+        Self {
             state,
             lost,
             urgent: state.slots.iter().flat_map(of_pool).collect(),
             candidates: state.candidates(),
             coming,
             loads: BTreeMap::new(),
-        };
-        let pools = state.slots.keys();
-        planner.loads = pools.map(|pool| (*pool, planner.loads_of(*pool))).collect();
-        planner
+        }
+    }
+
+    /// Counts how full the disks are of a pool, before something of it is placed.
+    fn weigh(&mut self, pool: Pool) {
+        if !self.loads.contains_key(&pool) {
+            let loads = self.loads_of(pool);
+            self.loads.insert(pool, loads);
+        }
     }
 
     /// What stays counts where it lies, and what is to go is yet to be placed.
@@ -247,6 +254,7 @@ impl<'a> Planner<'a> {
         slots: &BTreeMap<Slot, SlotAt>,
         moves: &mut Vec<MoveBegin>,
     ) {
+        self.weigh(pool);
         let mut used = self.used((pool, row), slots, None);
         for (slot, at) in slots {
             if !self.is_to_go(pool, row, at) {
@@ -256,7 +264,7 @@ impl<'a> Planner<'a> {
             let before = self.candidates.iter().find(|c| c.at == at.disk);
             let chosen = before.copied();
             let place = (pool, row, *slot);
-            let loads = self.loads.get_mut(&pool).expect("of every pool");
+            let loads = self.loads.get_mut(&pool).expect("it was weighed");
             let chosen = chosen.or_else(|| used.choose(place, &self.candidates, loads));
             let chosen = chosen.expect("there are candidates");
             used.add(chosen.at, chosen.node);
@@ -265,8 +273,25 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// Whether each slot of a row lies, or will, on a node of its own.
+    fn is_apart(&self, slots: &BTreeMap<Slot, SlotAt>) -> bool {
+        let node = |at: &SlotAt| self.state.disks.get(&at.target().disk).map(|d| d.node);
+        let mut rest = slots.values();
+        while let Some(at) = rest.next() {
+            let mine = node(at);
+            if mine.is_none() || rest.clone().any(|other| node(other) == mine) {
+                return false;
+            }
+        }
+        true
+    }
+
     /// One slot that shares its disk or node with another one of the row, if it need not.
     fn part(&mut self, pool: Pool, row: Row, slots: &BTreeMap<Slot, SlotAt>) -> Option<MoveBegin> {
+        if self.is_apart(slots) {
+            return None;
+        }
+        self.weigh(pool);
         for (slot, at) in slots {
             let node = self.state.disks.get(&at.disk.disk)?.node;
             let used = self.used((pool, row), slots, Some(*slot));
@@ -274,7 +299,7 @@ impl<'a> Planner<'a> {
             if now == (0, 0) {
                 continue;
             }
-            let loads = self.loads.get_mut(&pool).expect("of every pool");
+            let loads = self.loads.get_mut(&pool).expect("it was weighed");
             let chosen = used.choose((pool, row, *slot), &self.candidates, loads)?;
             if used.of(chosen.at, chosen.node) < now {
                 loads.take(at.disk);

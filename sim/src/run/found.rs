@@ -24,6 +24,7 @@ use crate::oracle::Oracle;
 use crate::plan::Plan;
 use crate::plan::topology::{NodeName, site_name};
 use crate::rng::Rng;
+use crate::timers::Timers;
 use crate::workload::Workload;
 use crate::world::{Happening, RUN_TOKENS, World};
 
@@ -148,9 +149,9 @@ impl Run {
             leads: BTreeMap::new(),
             process: None,
             identity,
-            armed: BTreeMap::new(),
+            armed: Timers::default(),
         };
-        self.world.nodes.insert(id, node);
+        self.world.nodes.insert(node);
     }
 
     pub(super) fn start_node(&mut self, id: NodeId) {

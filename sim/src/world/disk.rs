@@ -283,7 +283,7 @@ impl World {
         self.pull_disk(node, disk);
         let n = self.nodes.get_mut(&node).expect("the node exists");
         n.disks.remove(&disk);
-        n.armed.remove(&Who::Disk(disk));
+        n.armed.remove(Who::Disk(disk));
     }
 
     /// A node's clock runs at another rate from now on.
@@ -293,16 +293,17 @@ impl World {
         n.clock.drift(now, ppm);
         // Timers that were armed by the old rate go off now, and are armed anew.
         let life = n.life;
-        let armed: Vec<Who> = n.armed.keys().copied().collect();
+        let armed: Vec<Who> = n.armed.of().collect();
         for who in armed {
-            n.armed.insert(who, now);
-            let timer = Event::Timer {
-                node,
-                life,
-                who,
-                at: now,
-            };
-            self.queue.plan(now, timer);
+            if n.armed.hasten(who, now) {
+                let timer = Event::Timer {
+                    node,
+                    life,
+                    who,
+                    at: now,
+                };
+                self.queue.plan(now, timer);
+            }
         }
     }
 

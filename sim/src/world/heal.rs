@@ -51,7 +51,7 @@ impl World {
         self.drive_disk(node, disk, DiskInput::Failed(error));
         let n = self.nodes.get_mut(&node).expect("the node exists");
         n.disks.remove(&disk);
-        n.armed.remove(&Who::Disk(disk));
+        n.armed.remove(Who::Disk(disk));
         self.announce_disks(node);
     }
 }

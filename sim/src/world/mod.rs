@@ -26,7 +26,8 @@ use raft_meta::node as raft;
 use transport::paths::Leg;
 
 use crate::network::Network;
-use crate::node::{MachineTerms, SimNode, open_disk};
+use crate::node::{MachineTerms, open_disk};
+use crate::nodes::Nodes;
 use crate::queue::Queue;
 use crate::rng::Rng;
 use crate::trace::Trace;
@@ -207,7 +208,7 @@ const TIMER_GRAIN: Duration = Duration::from_millis(1);
 /// All of it.
 pub struct World {
     /// Nodes by id.
-    pub nodes: BTreeMap<NodeId, SimNode>,
+    pub nodes: Nodes,
     /// The network.
     pub network: Network,
     /// Everything that happened.
@@ -246,7 +247,7 @@ impl World {
     #[must_use]
     pub fn new(network: Network, terms: MachineTerms, rng: Rng, keep: usize) -> Self {
         Self {
-            nodes: BTreeMap::new(),
+            nodes: Nodes::default(),
             network,
             trace: Trace::new(keep),
             terms,
@@ -317,11 +318,10 @@ impl World {
             }
             if let Event::Timer { node, who, at, .. } = &event {
                 let armed = &mut self.nodes.get_mut(node).expect("it lives").armed;
-                if armed.get(who) != Some(at) {
+                if !armed.go_off(*who, *at) {
                     // An earlier one took its place.
                     return true;
                 }
-                armed.remove(who);
             }
         }
         self.note(now, &event);
@@ -467,20 +467,14 @@ impl World {
         // A passed deadline gets the shells' grain.
         let at = n.world_time(due).max(soonest);
         let life = n.life;
-        match n.armed.get(&who) {
-            Some(armed) if *armed <= at => {}
-            _ => {
-                n.armed.insert(who, at);
-                self.queue.plan(
-                    at,
-                    Event::Timer {
-                        node,
-                        life,
-                        who,
-                        at,
-                    },
-                );
-            }
+        if n.armed.hasten(who, at) {
+            let timer = Event::Timer {
+                node,
+                life,
+                who,
+                at,
+            };
+            self.queue.plan(at, timer);
         }
     }
 

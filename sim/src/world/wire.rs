@@ -46,8 +46,8 @@ impl Packet {
     /// How many bytes it has: header and payload, without what QUIC and UDP add.
     fn bytes(&self) -> u64 {
         let (header, payload) = match self {
-            Self::Actor(envelope, payload) => (wire::encode(&**envelope).len(), payload.len()),
-            Self::Meta(message) => (wire::encode(&**message).len(), 0),
+            Self::Actor(envelope, payload) => (wire::encoded_len(&**envelope), payload.len()),
+            Self::Meta(message) => (wire::encoded_len(&**message), 0),
             Self::Sounding(_) => (SOUNDING_BYTES, 0),
         };
         header as u64 + payload as u64
