@@ -6,7 +6,7 @@ use model::geometry::Pool;
 use model::ids::{Row, SiteId, Slot, Version};
 use model::placement::{Disk, Node, Presence, Site, SlotPlace, SpreadTable, View};
 
-use crate::global::{GlobalState, PoolEntry};
+use crate::global::{GlobalState, PoolEntry, SiteEntry};
 use crate::site::SiteState;
 
 /// Builds a view. Tables are in it once every slot has a disk; the slots of a site that is
@@ -124,20 +124,25 @@ fn table(
     global: &GlobalState,
     sites: &BTreeMap<SiteId, &SiteState>,
 ) -> Option<SpreadTable> {
-    let away = |site: &SiteId| {
-        global
-            .sites
-            .get(site)
-            .is_none_or(|s| s.presence != Presence::Up)
-    };
+    // Looked up once: a table has thousands of places.
+    let away = |entry: &SiteEntry| entry.presence != Presence::Up;
+    let known: Vec<_> = global
+        .sites
+        .iter()
+        .map(|(id, entry)| {
+            let slots = sites.get(id).and_then(|s| s.slots.get(&pool));
+            (*id, away(entry), slots)
+        })
+        .collect();
     let mut places = Vec::with_capacity(entry.sites.len());
     for row in 0..entry.rows {
         for slot in 0..entry.slots {
             let site = entry.site(Row(row), Slot(slot))?;
-            let of_pool = sites.get(&site).and_then(|s| s.slots.get(&pool));
+            let of_site = known.iter().find(|(id, ..)| *id == site);
+            let (is_away, of_pool) = of_site.map_or((true, None), |(_, away, of)| (*away, *of));
             let of_row = of_pool.and_then(|rows| rows.get(usize::from(row)));
             let at = of_row.and_then(|slots| slots.get(&Slot(slot)));
-            if at.is_none() && !away(&site) {
+            if at.is_none() && !is_away {
                 return None;
             }
             places.push(at.map_or_else(SlotPlace::default, |at| SlotPlace {

@@ -102,6 +102,14 @@ struct Staged {
     given_up: Vec<Row>,
 }
 
+impl Staged {
+    /// Whether there is nothing to make durable.
+    fn is_empty(&self) -> bool {
+        let changed = !self.rows.is_empty() || !self.touched.is_empty();
+        !changed && self.frees.is_empty() && self.given_up.is_empty()
+    }
+}
+
 /// An open store of fragments.
 pub struct Fragments<L: FileLayer, C: Catalog> {
     layer: L,
@@ -317,6 +325,9 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
     /// Makes what the batch wrote durable, then has the catalog reflect it, then returns the
     /// space of what was deleted.
     fn commit(&mut self) -> Result<(), DeviceError> {
+        if self.staged.is_empty() {
+            return Ok(());
+        }
         let staged = std::mem::take(&mut self.staged);
         for extent in staged
             .touched

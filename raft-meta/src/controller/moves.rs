@@ -13,6 +13,7 @@ use std::time::Duration;
 use model::geometry::Pool;
 use model::ids::{DiskRef, Row, Slot};
 use model::placement::Presence;
+use model::planted::{Bug, planted};
 use model::spread::SlotMove;
 use model::time::Time;
 
@@ -45,11 +46,18 @@ pub(crate) fn decide(
     if !ended.is_empty() {
         out.push(SiteCommand::EndMoves(ended));
     }
-    let lost = lost(now, state, detector, heal_after);
-    let begun = Planner::new(state, lost).plan();
+    // Where all slots lie well none is lost, and none urgent: they may be parted, no more.
+    let is_well = rebalance::is_well(state);
+    let begun = match is_well {
+        true => Planner::new(state, BTreeSet::new(), BTreeSet::new()).part_all(),
+        false => {
+            let lost = lost(now, state, detector, heal_after);
+            Planner::new(state, lost, urgent_rows(state)).plan()
+        }
+    };
     if !begun.is_empty() {
         out.push(SiteCommand::BeginMoves(begun));
-    } else if all_sites && rebalance::may_begin(state) {
+    } else if all_sites && is_well && !planted(Bug::NeverSpread) {
         let has_room = |c: &Candidate| {
             let room = detector.room(now, c.node, c.at);
             room.is_some_and(|(has_room, _)| has_room)
@@ -121,6 +129,16 @@ fn urgent(state: &SiteState, table: &[BTreeMap<Slot, SlotAt>]) -> BTreeSet<usize
     unfit.map(|(number, _)| number).take(missing).collect()
 }
 
+/// The rows of all pools that do not wait.
+fn urgent_rows(state: &SiteState) -> BTreeSet<(Pool, Row)> {
+    let of_pool = |(pool, table): (&Pool, &PoolSlots)| {
+        let rows = urgent(state, table).into_iter();
+        let rows = rows.filter_map(|number| Some(Row(u16::try_from(number).ok()?)));
+        rows.map(|row| (*pool, row)).collect::<Vec<_>>()
+    };
+    state.slots.iter().flat_map(of_pool).collect()
+}
+
 struct Planner<'a> {
     state: &'a SiteState,
     lost: BTreeSet<DiskRef>,
@@ -134,22 +152,17 @@ struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    fn new(state: &'a SiteState, lost: BTreeSet<DiskRef>) -> Self {
+    fn new(state: &'a SiteState, lost: BTreeSet<DiskRef>, urgent: BTreeSet<(Pool, Row)>) -> Self {
         let mut coming = BTreeMap::new();
         for at in state.slots.values().flatten().flat_map(BTreeMap::values) {
             if let Some(to) = at.to {
                 *coming.entry(to).or_default() += 1;
             }
         }
-        let of_pool = |(pool, table): (&Pool, &PoolSlots)| {
-            let rows = urgent(state, table).into_iter();
-            let rows = rows.filter_map(|number| Some(Row(u16::try_from(number).ok()?)));
-            rows.map(|row| (*pool, row)).collect::<Vec<_>>()
-        };
         Self {
             state,
             lost,
-            urgent: state.slots.iter().flat_map(of_pool).collect(),
+            urgent,
             candidates: state.candidates(),
             coming,
             loads: BTreeMap::new(),
@@ -224,6 +237,26 @@ impl<'a> Planner<'a> {
             }
         }
         moves.truncate(MOVES_PER_COMMAND_MAX);
+        moves
+    }
+
+    /// What is to be moved if every slot lies well.
+    fn part_all(&mut self) -> Vec<MoveBegin> {
+        if self.candidates.is_empty() {
+            return Vec::new();
+        }
+        let state = self.state;
+        let mut moves = Vec::new();
+        for (pool, table) in &state.slots {
+            for (number, slots) in (0..).zip(table) {
+                if moves.len() >= MOVES_PER_COMMAND_MAX {
+                    return moves;
+                }
+                if slots.values().all(|at| at.to.is_none()) {
+                    moves.extend(self.part(*pool, Row(number), slots));
+                }
+            }
+        }
         moves
     }
 

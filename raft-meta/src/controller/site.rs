@@ -50,11 +50,11 @@ fn operators_word(
         return None;
     }
     let duty = global.duty_of_disk(entry);
-    let empty = !state.holds_slots(at) || planted(Bug::RemoveFull);
+    let is_empty = || !state.holds_slots(at) || planted(Bug::RemoveFull);
     match entry.word {
         DiskWord::Lost => Some(SiteCommand::RemoveDisk { at, lost: true }),
         _ if known.duty != duty => Some(SiteCommand::SetDiskDuty { at, duty }),
-        DiskWord::Remove if empty => Some(SiteCommand::RemoveDisk { at, lost: false }),
+        DiskWord::Remove if is_empty() => Some(SiteCommand::RemoveDisk { at, lost: false }),
         DiskWord::Remove | DiskWord::Drain | DiskWord::Serve => None,
     }
 }

@@ -224,7 +224,7 @@ impl World {
             life,
             volume,
             of: *of,
-            word,
+            word: Box::new(word),
         };
         self.queue.plan(self.queue.now() + MAILBOX, event);
     }

@@ -100,7 +100,8 @@ enum Event {
         volume: VolumeId,
         /// The machines' own life: what one said, its successor does not hear.
         of: u64,
-        word: Word,
+        /// Boxed: the queue moves events about, and most are small.
+        word: Box<Word>,
     },
     /// The run's own: a fault, a client's next operation.
     Run(u64),
@@ -356,7 +357,7 @@ impl World {
                 of,
                 word,
                 ..
-            } => self.heard(node, volume, of, word),
+            } => self.heard(node, volume, of, *word),
             Event::Run(number) => self.happenings.push(Happening::Run(number)),
         }
         true

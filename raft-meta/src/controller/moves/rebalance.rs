@@ -8,7 +8,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::ids::{DiskRef, Row};
-use model::planted::{Bug, planted};
 
 use crate::descent::Descent;
 use crate::rendezvous::Candidate;
@@ -18,14 +17,12 @@ use crate::site::{MOVES_PER_COMMAND_MAX, MoveBegin, SiteState};
 /// clients' reads and writes are on the same disks.
 const PER_DISK_MAX: usize = 2;
 
-/// Whether nothing more urgent is to be done, or under way: every slot lies on a disk that
+/// Whether nothing more urgent than to spread slots is to be done, or under way: every slot lies on a disk that
 /// serves and is to, and goes to such a one if it goes.
-pub(super) fn may_begin(state: &SiteState) -> bool {
+pub(super) fn is_well(state: &SiteState) -> bool {
     let is_well = |at: DiskRef| state.has(at) && !state.drains(at);
     let mut slots = state.slots.values().flatten().flat_map(BTreeMap::values);
-    state.has_takers()
-        && slots.all(|slot| is_well(slot.disk) && slot.to.is_none_or(is_well))
-        && !planted(Bug::NeverSpread)
+    state.has_takers() && slots.all(|slot| is_well(slot.disk) && slot.to.is_none_or(is_well))
 }
 
 /// The moves to begin now: of the plan's first ones, those whose rows are at rest and whose disks
