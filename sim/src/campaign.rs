@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use actors::planted::Bug;
 use model::sometimes::Sometimes;
 
+use crate::plan::topology::Topology;
 use crate::plan::{Outage, Plan};
 use crate::run::{Failure, Options, differs, run};
 
@@ -28,8 +29,44 @@ pub struct Campaign {
     pub twice: bool,
     /// A bug to plant. A seed that fails without it is none of those that show it.
     pub bug: Option<Bug>,
-    /// The one thing that goes wrong, instead of the seeds' faults.
-    pub outage: Option<Outage>,
+    /// Which runs the seeds stand for.
+    pub swarm: Swarm,
+}
+
+/// Which runs seeds stand for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Swarm {
+    /// The default swarm's: half of the seeds have the default fabric.
+    #[default]
+    Drawn,
+    /// The default fabric of three sites of three nodes, under each seed's load and faults.
+    DefaultFabric,
+    /// Each seed's fabric, with one thing that goes wrong instead of the seed's faults.
+    Outage(Outage),
+}
+
+impl Swarm {
+    /// A seed's plan, which a bug that is to be planted may need to be another one.
+    #[must_use]
+    pub fn plan(self, seed: u64, bug: Option<Bug>) -> Plan {
+        match (self, bug) {
+            (Self::Outage(outage), _) => outage.plan(seed),
+            (Self::DefaultFabric, _) => Plan::draw_on(seed, Topology::default()),
+            (Self::Drawn, Some(bug)) => Plan::for_bug(bug, seed),
+            (Self::Drawn, None) => Plan::draw(seed),
+        }
+    }
+}
+
+impl std::fmt::Display for Swarm {
+    /// As the command line says it, with a space before it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Drawn => Ok(()),
+            Self::DefaultFabric => f.write_str(" --default-fabric"),
+            Self::Outage(outage) => write!(f, " --outage {outage:?}"),
+        }
+    }
 }
 
 /// A seed that failed.
@@ -82,14 +119,6 @@ impl Summary {
 }
 
 impl Campaign {
-    fn plan(&self, seed: u64) -> Plan {
-        match (self.outage, self.bug) {
-            (Some(outage), _) => outage.plan(seed),
-            (None, Some(bug)) => Plan::for_bug(bug, seed),
-            (None, None) => Plan::draw(seed),
-        }
-    }
-
     /// Runs it; `seen` is told after every seed, with the seed that just ended.
     #[allow(clippy::disallowed_methods)] // How long it took; no run sees it.
     pub fn go(&self, seen: impl Fn(u64, &Summary) + Sync) -> Summary {
@@ -128,7 +157,7 @@ impl Campaign {
     }
 
     fn one(&self, seed: u64) -> One {
-        let plan = self.plan(seed);
+        let plan = self.swarm.plan(seed, self.bug);
         let options = Options {
             bug: self.bug,
             ..Options::default()
@@ -209,7 +238,7 @@ pub fn catch(bug: Bug, from: u64, seeds: u64, jobs: usize) -> Caught {
         until_failure: true,
         twice: false,
         bug: Some(bug),
-        outage: None,
+        swarm: Swarm::Drawn,
     };
     let summary = campaign.go(|_, _| {});
     let by = summary.failed.into_iter().next();

@@ -27,15 +27,14 @@ pub(super) fn seeds(args: &ManyArgs, as_json: bool) -> bool {
         until_failure: args.until_failure,
         twice: args.twice,
         bug: args.bug,
-        outage: args.outage,
+        swarm: args.swarm(),
     };
     let bar = bar(&campaign);
     let summary = campaign.go(|seed, all| {
         if let Some(fault) = all.failed.get(&seed) {
-            let outage = args.outage.map(|o| format!(" --outage {o:?}"));
-            let outage = outage.unwrap_or_default();
+            let swarm = campaign.swarm;
             let line = format!(
-                "seed {seed} FAILED: {fault}\n  replay: cargo xtask sim --seed {seed}{outage}\n  minimize: cargo xtask sim minimize --seed {seed}"
+                "seed {seed} FAILED: {fault}\n  replay: cargo xtask sim --seed {seed}{swarm}\n  minimize: cargo xtask sim minimize --seed {seed}"
             );
             bar.suspend(|| eprintln!("{line}"));
         }

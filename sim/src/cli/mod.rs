@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use actors::planted::Bug;
 use clap::{Args, Subcommand};
 
+use crate::campaign::Swarm;
 use crate::plan::{Outage, PlanError};
 
 pub use one::read;
@@ -102,12 +103,25 @@ pub struct ManyArgs {
     /// The one thing that goes wrong, instead of the seeds' faults.
     #[arg(long, value_name = "NAME", value_parser = outage_named)]
     pub outage: Option<Outage>,
+    /// Every seed on the default fabric, three sites of three nodes: what its speed is measured by.
+    #[arg(long, conflicts_with_all = ["outage", "bug", "mutants"])]
+    pub default_fabric: bool,
     /// A bug to plant.
     #[arg(long, value_name = "NAME", value_parser = bug_named, hide = !cfg!(feature = "planted"))]
     pub bug: Option<Bug>,
     /// Plant every bug, one after the other, until a seed shows it.
     #[arg(long, hide = !cfg!(feature = "planted"))]
     pub mutants: bool,
+}
+
+impl ManyArgs {
+    fn swarm(&self) -> Swarm {
+        match self.outage {
+            Some(outage) => Swarm::Outage(outage),
+            None if self.default_fabric => Swarm::DefaultFabric,
+            None => Swarm::Drawn,
+        }
+    }
 }
 
 /// What was asked can't be done.

@@ -16,11 +16,7 @@ use crate::run::{Options, Outcome, differs, run};
 const REGRESSIONS: &str = "sim/tests/regressions";
 
 pub(super) fn seed(seed: u64, args: &ManyArgs, as_json: bool) -> bool {
-    let plan = match (args.outage, args.bug) {
-        (Some(outage), _) => outage.plan(seed),
-        (None, Some(bug)) => Plan::for_bug(bug, seed),
-        (None, None) => Plan::draw(seed),
-    };
+    let plan = args.swarm().plan(seed, args.bug);
     let options = Options {
         bug: args.bug,
         keep: args.trace.unwrap_or(0),
