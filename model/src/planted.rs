@@ -98,6 +98,9 @@ bugs! {
     RecoverUnfenced = "R11" "recover-unfenced",
     /// After a recovery with loss every later owner starts from the same one replica again.
     RecoverForever = "R11" "recover-forever",
+    /// The first owner after a recovery with loss does not wait for leases that replicas granted
+    /// which are lost.
+    RecoverHasty = "R7" "recover-hasty",
     /// Sessions go on after a recovery with loss.
     RecoverKeepsSessions = "R10" "recover-keeps-sessions",
 

@@ -66,6 +66,7 @@ scenarios! {
     failover_monkey_business: "failover_monkey_business",
     full_site: "full-site",
     journals_lost: "journals_lost",
+    lease_outlives_quorum: "lease_outlives_quorum",
     migration_monkey_business: "migration_monkey_business",
     partial_download_bad_fragment: "partial_download_bad_fragment",
     quorum_lost: "quorum_lost",

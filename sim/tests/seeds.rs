@@ -195,6 +195,7 @@ mutants! {
     lost_promise_is_caught: LostPromise,
     recover_unfenced_is_caught: RecoverUnfenced,
     recover_forever_is_caught: RecoverForever,
+    recover_hasty_is_caught: RecoverHasty,
     recover_keeps_sessions_is_caught: RecoverKeepsSessions,
     hasty_seal_is_caught: HastySeal,
     forgotten_lease_is_caught: ForgottenLease,

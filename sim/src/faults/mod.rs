@@ -152,6 +152,9 @@ pub enum Kind {
     /// The owner dies ([`Plan::power`]) or is cut off, and with it two replicas of the journal go,
     /// or all ([`Plan::both`]): the operator gives them up, and has the volume recovered (R11).
     LoseQuorum,
+    /// The same, but the owner is only cut off, and the operator takes it for gone at once: its
+    /// lease runs on, and no replica is left that granted it (R7).
+    Disown,
 }
 
 impl Kind {
@@ -404,8 +407,8 @@ pub enum Fault {
     QuorumLost {
         /// The owner.
         owner: NodeId,
-        /// Whether it is only cut off.
-        cut: bool,
+        /// How it goes.
+        parting: Parting,
         /// The replicas' disks.
         disks: Vec<(NodeId, DiskId)>,
         /// Whether they come back at the end as they were, though they were given up.
@@ -413,6 +416,17 @@ pub enum Fault {
     },
     /// Nothing: it would have been more than the policy promises to survive.
     Spared,
+}
+
+/// How an owner goes whose journal loses its quorum.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Parting {
+    /// Its process is killed.
+    Killed,
+    /// It is cut off, and waited for until it is found dead.
+    Cut,
+    /// It is cut off, and the operator takes it for gone at once.
+    Disowned,
 }
 
 /// What befalls a disk.

@@ -37,6 +37,7 @@ impl Plan {
         match bug {
             Bug::HeldSpace => Self::crowded(seed),
             Bug::RefusedOverwrite | Bug::NoReserve | Bug::HeldOverwrite => Self::overwritten(seed),
+            Bug::RecoverHasty => Self::disowned(seed),
             _ => Self::draw(seed),
         }
     }

@@ -3,6 +3,7 @@
 //! randomness of a run that is not in it comes from its [`Plan::seed`].
 
 mod crowd;
+mod disowned;
 mod draw;
 pub mod load;
 mod outage;

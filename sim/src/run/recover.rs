@@ -7,21 +7,26 @@ use std::time::Duration;
 use actors::volume::recover::{Heard, Offer, Situation, Verdict, judge};
 use model::ids::{ClientId, DiskId, DiskRef, Epoch, NodeId};
 use model::meta::{MetaRequest, MetaToken};
-use model::placement::{RecoveredFrom, VolumeRecord};
+use model::placement::{Presence, RecoveredFrom, View, VolumeRecord};
 use model::time::{Time, WallTime};
 
 use super::{Failure, Own, Pending, Run};
-use crate::faults::{Fault, Plan};
+use crate::faults::{Fault, Kind, Parting, Plan};
 use crate::world::RUN_TOKENS;
 
 /// How often the operator looks.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// How soon he acts who is sure without a look.
+const AT_ONCE: Duration = Duration::from_millis(10);
 
 /// What the operator holds for lost, and what came of it.
 #[derive(Debug, Default)]
 pub(super) struct Recovery {
     /// Replicas that he gave up, for good.
     given_up: BTreeSet<DiskRef>,
+    /// The owner that he takes for gone, though it may run.
+    disowned: Option<NodeId>,
     /// Whether he looks.
     looks: bool,
     /// The generation of the volume that is served, and since when it is.
@@ -60,10 +65,15 @@ impl Run {
         let disks = disks.collect();
         // Who is only cut off might go on with replicas that come back as they were: those that the
         // operator gives up must be gone, or their owner must be.
-        let returns = plan.power && plan.other > 2;
+        let parting = match plan.kind {
+            Kind::Disown => Parting::Disowned,
+            _ if plan.power => Parting::Killed,
+            _ => Parting::Cut,
+        };
+        let returns = parting == Parting::Killed && plan.other > 2;
         Fault::QuorumLost {
             owner,
-            cut: !plan.power,
+            parting,
             disks,
             returns,
         }
@@ -72,14 +82,17 @@ impl Run {
     /// It strikes.
     pub(super) fn lose_quorum(
         &mut self,
-        owner: NodeId,
-        cut: bool,
+        (owner, parting): (NodeId, Parting),
         disks: &[(NodeId, DiskId)],
         returns: bool,
     ) {
-        match cut {
-            true => self.world.network.cut_node(owner),
-            false => self.kill(owner, true),
+        match parting {
+            Parting::Killed => self.kill(owner, true),
+            Parting::Cut => self.world.network.cut_node(owner),
+            Parting::Disowned => {
+                self.world.network.cut_node(owner);
+                self.recovery.disowned = Some(owner);
+            }
         }
         for (node, disk) in disks {
             let at = self.world.nodes[node].disks[disk].at;
@@ -92,13 +105,23 @@ impl Run {
         }
         if !self.recovery.looks {
             self.recovery.looks = true;
-            let at = self.world.now() + LOOK_EVERY;
+            let soon = match parting {
+                Parting::Killed | Parting::Cut => LOOK_EVERY,
+                Parting::Disowned => AT_ONCE,
+            };
+            let at = self.world.now() + soon;
             self.world.plan(at, Own::Recover.number());
         }
     }
 
     /// It is over: what was given up may be back.
-    pub(super) fn quorum_back(&mut self, owner: NodeId, cut: bool, disks: &[(NodeId, DiskId)]) {
+    pub(super) fn quorum_back(
+        &mut self,
+        owner: NodeId,
+        parting: Parting,
+        disks: &[(NodeId, DiskId)],
+    ) {
+        self.recovery.disowned = None;
         for (node, disk) in disks {
             let at = self.world.nodes[node].disks.get(disk).map(|d| d.at);
             if let Some(at) = at {
@@ -106,10 +129,10 @@ impl Run {
                 self.world.return_disk(*node, *disk);
             }
         }
-        match cut {
-            true => self.world.network.mend_node(owner),
-            false if self.dead.remove(&owner) => self.start_node(owner),
-            false => {}
+        match parting {
+            Parting::Cut | Parting::Disowned => self.world.network.mend_node(owner),
+            Parting::Killed if self.dead.remove(&owner) => self.start_node(owner),
+            Parting::Killed => {}
         }
     }
 
@@ -150,8 +173,16 @@ impl Run {
             machine.is_some_and(|m| m.stats().committed.is_some())
         });
         let process = self.world.nodes[&asked].process.as_ref()?;
+        let mut view = View::clone(process.host.current_view());
+        if let Some(node) = self
+            .recovery
+            .disowned
+            .and_then(|id| view.nodes.get_mut(&id))
+        {
+            node.presence = Presence::Down;
+        }
         let verdict = judge(&Situation {
-            view: process.host.current_view(),
+            view: &view,
             record,
             heard: &heard,
             silent: &silent,
@@ -246,6 +277,8 @@ impl Run {
         self.recovery.known = Some(recovered.epoch);
         self.recovery.since = Some(now);
         let floor = self.guard.covered_until(&self.world, self.volume);
+        // An answer that was given before the recovery's entry may have come to its client only
+        // now. That none is given after the entry, the guard sees to at the owner.
         let lost = self.oracle.lose(floor, now);
         self.allocation.lose(floor, now);
         model::sometimes::reached(match recovered.from {

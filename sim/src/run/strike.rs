@@ -9,7 +9,7 @@ use raft_meta::GroupId;
 
 use super::drains::Wish;
 use super::{Own, Run};
-use crate::faults::{Fault, Kind, Plan, Struck, Victim};
+use crate::faults::{Fault, Kind, Parting, Plan, Struck, Victim};
 use crate::plan::text;
 use crate::report::{between, listed};
 
@@ -158,10 +158,10 @@ impl Run {
             Fault::NodeAdded(place, bytes) => self.invite(*place, *bytes),
             Fault::QuorumLost {
                 owner,
-                cut,
+                parting,
                 disks,
                 returns,
-            } => self.lose_quorum(*owner, *cut, disks, *returns),
+            } => self.lose_quorum((*owner, *parting), disks, *returns),
             Fault::Resized | Fault::Spared => {}
         }
         self.world.plan(until, Own::Mend(i).number());
@@ -300,7 +300,7 @@ impl Run {
                 Some(to) => Fault::Moved(to),
                 None => Fault::Spared,
             },
-            Kind::LoseQuorum => self.quorum_lost(plan, owner),
+            Kind::LoseQuorum | Kind::Disown => self.quorum_lost(plan, owner),
             Kind::DrainDisk | Kind::RemoveDisk | Kind::DrainNode => self.drained(plan, node),
             Kind::PullDisk
             | Kind::WipeDisk
@@ -393,8 +393,11 @@ impl Run {
                 ..
             } => self.want(node, disk, Wish::Duty(Duty::Serve)),
             Fault::QuorumLost {
-                owner, cut, disks, ..
-            } => self.quorum_back(owner, cut, &disks),
+                owner,
+                parting,
+                disks,
+                ..
+            } => self.quorum_back(owner, parting, &disks),
             Fault::Clogged(_)
             | Fault::Stopped(_)
             | Fault::Moved(_)
@@ -469,11 +472,15 @@ impl Run {
             }
             Fault::QuorumLost {
                 owner,
-                cut,
+                parting,
                 disks,
                 returns,
             } => {
-                let how = if *cut { "is cut off" } else { "is killed" };
+                let how = match parting {
+                    Parting::Killed => "is killed",
+                    Parting::Cut => "is cut off",
+                    Parting::Disowned => "is cut off and taken for gone",
+                };
                 let disks = listed(disks.iter().map(|(_, disk)| disk.to_string()));
                 let then = if *returns { ", until later" } else { "" };
                 format!(
