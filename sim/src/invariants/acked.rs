@@ -30,6 +30,8 @@ pub(super) struct Acked {
 struct Recoveries {
     /// The last one.
     epoch: Epoch,
+    /// What older owners had committed when its entry was first seen in a node's state.
+    committed: Position,
     /// Until when all that was answered lies within what each of them covers that no owner
     /// served after.
     covered_until: Option<Time>,
@@ -44,10 +46,20 @@ impl Acked {
         volume: VolumeId,
     ) -> Result<(), Broken> {
         check(world, owner, volume)?;
-        if let Some((_, committed)) = machine(world, owner, volume).and_then(Volume::committed) {
+        if let Some((epoch, committed)) = machine(world, owner, volume).and_then(Volume::committed)
+        {
             self.recovered(world, volume);
-            if committed.epoch < self.recoveries.entry(volume).or_default().epoch {
-                // Who led before acknowledges nothing any more that counts.
+            let last = self.recoveries.entry(volume).or_default();
+            // It may tell once more of what it committed before: it can't know. That it commits
+            // more, no quorum is left for.
+            if epoch < last.epoch && committed > last.committed {
+                let how = format_args!(
+                    "{owner} committed {committed} in {epoch}, {} when {volume} was recovered in {}",
+                    last.committed, last.epoch
+                );
+                return Err(broken("after a recovery no older owner acknowledges", how));
+            }
+            if committed.epoch < last.epoch {
                 return Ok(());
             }
             let last = self.committed.entry(volume).or_default();
@@ -67,6 +79,10 @@ impl Acked {
         if recovered.epoch <= all.epoch {
             return;
         }
+        let machines = world.running().filter_map(|p| p.volumes.get(&volume));
+        let committed = machines.filter_map(Volume::committed);
+        let older = committed.filter(|(epoch, _)| *epoch < recovered.epoch);
+        all.committed = older.map(|(_, at)| at).max().unwrap_or_default();
         all.epoch = recovered.epoch;
         let answers = self.answers.get(&volume).into_iter().flatten();
         let within = answers.take_while(|(_, committed)| *committed <= recovered.covered);

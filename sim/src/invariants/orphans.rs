@@ -13,7 +13,9 @@ pub(super) fn check(world: &mut World, volume: VolumeId, served: &Served) -> Opt
     let listed = listed(world, volume);
     let node = world.nodes.get_mut(&served.owner);
     let process = node.and_then(|n| n.process.as_mut());
-    let machine = process.and_then(|p| p.volumes.get_mut(&volume))?;
+    let Some(machine) = process.and_then(|p| p.volumes.get_mut(&volume)) else {
+        return Some(format!("no orphaned fragments: nobody serves {volume}"));
+    };
     let reaches = |segment| machine.reaches(segment);
     differ(&listed, served.stats.segments, reaches).map(|what| {
         let epoch = served.stats.epoch;
@@ -35,7 +37,9 @@ fn differ(
             "the index reaches {reached} segments, disks hold {held}, of which the first are {first:?}"
         ));
     }
-    // What takes a page to know that is not in memory counts alone.
+    // What takes a page to know that is not in memory counts alone. Of what the index reaches, all
+    // that holds anything is read at a run's end: if one of these were an orphan, there would be
+    // one too many.
     let known = listed
         .iter()
         .copied()
