@@ -286,9 +286,11 @@ fn only_a_disk_that_is_back_is_asked_at_once() {
     world.read(segment, &data, &[(0, 16)]);
     world.run_for(Duration::from_secs(60));
     let asked = |world: &mut World| world.disk(segment, 3).seen.len();
+    let other = world.disk(segment, 5).at.disk;
     let before = asked(&mut world);
     for _ in 0..100 {
-        world.change_view(|_| ());
+        let grown = |view: &mut View| view.disks.get_mut(&other).unwrap().capacity_bytes += 1;
+        world.change_view(grown);
         world.run_for(Duration::from_millis(70));
     }
     assert!(asked(&mut world) <= before + 1, "not more than every 8 s");
