@@ -78,18 +78,18 @@ mod tests {
             [10, 20, 40, 80, 160, 320, 640, 1200, 1200, 1200],
             "in the end, what it holds is made again elsewhere"
         );
-        now = now + SOUND_AFTER;
+        now += SOUND_AFTER;
         assert_eq!(breaks.pause(now), PAUSE_MIN);
     }
 
     #[test]
     fn nobody_opens_what_is_still_being_written() {
         let (ends, ended) = channel();
-        let store = thread::spawn(move || {
+        let store = thread::Builder::new().spawn(move || {
             thread::sleep(Duration::from_millis(50));
             ends.send(()).expect("somebody waits");
         });
-        Closing(vec![store]).wait();
+        Closing(vec![store.expect("a thread")]).wait();
         assert_eq!(ended.try_recv(), Ok(()));
     }
 }

@@ -125,7 +125,8 @@ fn a_disk_that_breaks_lets_go_of_its_stores() {
         let done = Completed::Journal(OpId(7), Ok(JournalDone::Released));
         assert!(disk.send(done).await.is_ok());
         assert!(disk.send(GetFigures).await.is_err(), "it ended");
-        thread::spawn(move || [(); 2].map(|()| gone.recv_timeout(Duration::from_secs(5))))
+        let wait = move || [(); 2].map(|()| gone.recv_timeout(Duration::from_secs(5)));
+        thread::Builder::new().spawn(wait).expect("a thread")
     });
     let gone = threads.join().expect("it waits");
     assert!(
