@@ -174,7 +174,10 @@ fn flip_anywhere(files: &[PathBuf], chance: &mut Chance) {
     if bytes == 0 {
         return;
     }
-    let open = File::open(file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+    let Ok(open) = File::open(file) else {
+        // It was removed meanwhile: it is not needed any more.
+        return;
+    };
     let is_written = |offset: &u64| {
         let mut around = [0; 64];
         let read = open.read_at(&mut around, offset / 64 * 64);
@@ -187,8 +190,8 @@ fn flip_anywhere(files: &[PathBuf], chance: &mut Chance) {
         file: file.clone(),
         offset,
     };
-    println!("    {place:?} of {bytes}");
-    place.flip();
+    let there = place.flip_if_there();
+    println!("    {place:?} of {bytes}, there: {there}");
 }
 
 /// Flips a byte in one of a disk's batches, if there is any: its journal files are mostly zeros.
@@ -201,8 +204,11 @@ fn flip_in_batch(disk: &Path, chance: &mut Chance) {
             offset: batch.start.offset + chance.below(batch.bytes as u64),
             ..batch.start.clone()
         };
-        println!("    {place:?}, in a batch of {}", batch.bytes);
-        place.flip();
+        let there = place.flip_if_there();
+        println!(
+            "    {place:?}, in a batch of {}, there: {there}",
+            batch.bytes
+        );
     }
 }
 

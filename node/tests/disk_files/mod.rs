@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -25,13 +26,22 @@ impl Place {
 
     /// Inverts the byte.
     pub(crate) fn flip(&self) {
-        let file = File::options().read(true).write(true).open(&self.file);
-        let file = file.unwrap_or_else(|e| panic!("{self:?}: {e}"));
+        assert!(self.flip_if_there(), "{self:?} is not there");
+    }
+
+    /// Inverts the byte; false if the file is gone, as one that is not needed any more may be under a
+    /// running process.
+    pub(crate) fn flip_if_there(&self) -> bool {
+        let file = match File::options().read(true).write(true).open(&self.file) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return false,
+            file => file.unwrap_or_else(|e| panic!("{self:?}: {e}")),
+        };
         let mut byte = [0];
         file.read_exact_at(&mut byte, self.offset).expect("a byte");
         file.write_all_at(&[!byte[0]], self.offset)
             .expect("written");
         file.sync_all().expect("synced");
+        true
     }
 }
 
