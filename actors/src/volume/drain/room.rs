@@ -19,6 +19,10 @@ use crate::volume::index::Mapping;
 use crate::volume::layers::Frozen;
 use crate::volume::overlay::Content;
 
+/// Blocks of a crowded cut that are packed at most: while disks refuse them its checkpoint, which
+/// makes room, is not there.
+const PACKED_MAX: usize = 4096;
+
 /// Runs whose pages are loaded together.
 const RUNS_AHEAD: usize = 64;
 
@@ -79,13 +83,14 @@ impl Serving {
     }
 
     /// Finds what of a crowded cut takes the place of data in the index; false while pages of that
-    /// are being loaded. What they do not tell in time stays in the journal.
+    /// are being loaded. What they do not tell in time stays in the journal. So does all data of a
+    /// cut that unmaps something: its checkpoint makes room the sooner.
     pub(super) fn find_replacing(&mut self, now: Time) -> bool {
         let Drain::Merging { until, .. } = self.drain else {
             unreachable!("the caller matched")
         };
         let frozen = self.layers.frozen.as_mut().expect("a drain's layer");
-        if !frozen.crowded_out {
+        if !frozen.crowded_out || frozen.overlay.unmaps() {
             return true;
         }
         let from = frozen.looked_to;
@@ -112,7 +117,7 @@ impl Serving {
                 Err(_) if now >= until => {}
                 Err(wanted) => missing.push(wanted),
             }
-            if missing.len() >= RUNS_AHEAD {
+            if missing.len() >= RUNS_AHEAD || frozen.replacing.len() >= PACKED_MAX {
                 break;
             }
         }
