@@ -68,23 +68,27 @@ fn a_full_site_is_left_and_taken_again() {
     }
 }
 
-/// Never two at once: of two full ones, one is left; and when a third one is lost, that is the
-/// one to do without, until it is back.
+/// Never two at once. Of two full ones none is left: without one the other is as full, and there is
+/// less room still. When a third one is lost, that is the one to do without, until it is back.
 #[test]
 fn no_two_sites_are_left() {
     let mut w = fabric(30);
     let (first, second, third) = (SITES[0], SITES[1], SITES[2]);
-    let both = [w.nodes_of(first), w.nodes_of(second)].concat();
-    room(&mut w, &both, false);
-    until_seen(&mut w, "one is left", |v| is_left(v, first));
+    let (of_first, of_second) = (w.nodes_of(first), w.nodes_of(second));
+    room(&mut w, &of_first, false);
+    until_seen(&mut w, "it is left", |v| is_left(v, first));
+    room(&mut w, &of_second, false);
+    until_seen(&mut w, "none is left", |v| v.without().is_none());
     w.run(6000 * MS);
-    until_seen(&mut w, "no other one", |v| is_left(v, first));
+    until_seen(&mut w, "none is left still", |v| v.without().is_none());
     let lost = w.nodes_of(third);
     lost.iter().for_each(|n| w.crash(*n));
     until_seen(&mut w, "the lost one", |v| {
         v.without() == Some(third) && v.sites.values().all(|s| s.takes_segments)
     });
     lost.iter().for_each(|n| w.start(*n));
+    until_seen(&mut w, "none is left again", |v| v.without().is_none());
+    room(&mut w, &of_second, true);
     until_seen(&mut w, "one is left again", |v| is_left(v, first));
 }
 
