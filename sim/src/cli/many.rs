@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::{CliError, ManyArgs, quiet_panics};
-use crate::campaign::{Campaign, Summary, catch};
+use crate::campaign::{Campaign, Summary, Swarm, catch};
 
 const SEEDS: u64 = 200;
 
@@ -33,9 +33,12 @@ pub(super) fn seeds(args: &ManyArgs, as_json: bool) -> bool {
     let summary = campaign.go(|seed, all| {
         if let Some(fault) = all.failed.get(&seed) {
             let swarm = campaign.swarm;
-            let line = format!(
-                "seed {seed} FAILED: {fault}\n  replay: cargo xtask sim --seed {seed}{swarm}\n  minimize: cargo xtask sim minimize --seed {seed}"
+            let mut line = format!(
+                "seed {seed} FAILED: {fault}\n  replay: cargo xtask sim --seed {seed}{swarm}"
             );
+            if swarm == Swarm::Drawn {
+                line += &format!("\n  minimize: cargo xtask sim minimize --seed {seed}");
+            }
             bar.suspend(|| eprintln!("{line}"));
         }
         bar.set_message(format!(

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use actors::volume::Volume;
-use model::ids::{DiskRef, Epoch, NodeId, Position, Version, VolumeId};
+use model::ids::{DiskRef, Epoch, NodeId, Position, Seq, Version, VolumeId};
 use model::placement::JournalConfig;
 use model::time::Time;
 
@@ -30,8 +30,8 @@ pub(super) struct Acked {
 struct Recoveries {
     /// The last one.
     epoch: Epoch,
-    /// What older owners had committed when its entry was first seen in a node's state.
-    committed: Position,
+    /// What older owners had in their logs when its entry was first seen in a node's state.
+    logged: Position,
     /// Until when all that was answered lies within what each of them covers that no owner
     /// served after.
     covered_until: Option<Time>,
@@ -50,12 +50,13 @@ impl Acked {
         {
             self.recovered(world, volume);
             let last = self.recoveries.entry(volume).or_default();
-            // It may tell once more of what it committed before: it can't know. That it commits
-            // more, no quorum is left for.
-            if epoch < last.epoch && committed > last.committed {
+            // It can't know of the recovery. What it was about to write before may lie on a majority,
+            // and who stood still hears of that later. That anything else is acknowledged, no
+            // quorum is left for.
+            if epoch < last.epoch && committed > last.logged {
                 let how = format_args!(
-                    "{owner} committed {committed} in {epoch}, {} when {volume} was recovered in {}",
-                    last.committed, last.epoch
+                    "{owner} committed {committed} in {epoch}, logs ended at {} when {volume} was recovered in {}",
+                    last.logged, last.epoch
                 );
                 return Err(broken("after a recovery no older owner acknowledges", how));
             }
@@ -80,9 +81,14 @@ impl Acked {
             return;
         }
         let machines = world.running().filter_map(|p| p.volumes.get(&volume));
-        let committed = machines.filter_map(Volume::committed);
-        let older = committed.filter(|(epoch, _)| *epoch < recovered.epoch);
-        all.committed = older.map(|(_, at)| at).max().unwrap_or_default();
+        let logged = machines.filter_map(logged);
+        let older = logged.filter(|(epoch, _)| *epoch < recovered.epoch);
+        let answered = self.committed.get(&volume).copied();
+        all.logged = older
+            .map(|(_, at)| at)
+            .chain(answered)
+            .max()
+            .unwrap_or_default();
         all.epoch = recovered.epoch;
         let answers = self.answers.get(&volume).into_iter().flatten();
         let within = answers.take_while(|(_, committed)| *committed <= recovered.covered);
@@ -139,6 +145,21 @@ impl Acked {
             }
         }
         Ok(())
+    }
+}
+
+/// An owner's epoch, and where its log ends.
+fn logged(machine: &Volume) -> Option<(Epoch, Position)> {
+    let (epoch, mut last) = machine.committed()?;
+    loop {
+        let next = Position {
+            epoch,
+            seq: Seq(last.seq.0 + 1),
+        };
+        if machine.has_record(next) != Some(true) {
+            return Some((epoch, last));
+        }
+        last = next;
     }
 }
 

@@ -277,8 +277,9 @@ impl Run {
         self.recovery.known = Some(recovered.epoch);
         self.recovery.since = Some(now);
         let floor = self.guard.covered_until(&self.world, self.volume);
-        // An answer that was given before the recovery's entry may have come to its client only
-        // now. That none is given after the entry, the guard sees to at the owner.
+        // An answer that was given before the recovery's entry may come to its client only now, and
+        // an owner that stood still may give it later, of what it wrote before. That nothing is
+        // acknowledged that was written after the entry, the guard sees to at the owner.
         let lost = self.oracle.lose(floor, now);
         self.allocation.lose(floor, now);
         model::sometimes::reached(match recovered.from {
