@@ -21,6 +21,9 @@ fn a_dead_site_comes_back_node_by_node() {
         fabric.signal(node, Signal::KILL);
     }
     fabric.wait_for_degraded(&["site a"]);
+    // That nobody answers is told at once; that the site is away, once it is decided.
+    fabric.wait_for("status", "/nodes/up", &json!(6));
+    fabric.wait_for("status", "/sites/up", &json!(2));
 
     let asked = Instant::now();
     let first = fabric.json("node start a1");
