@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use actix::{Actor, Addr};
 use actors::client::ClientConfig;
@@ -144,6 +144,7 @@ async fn serve(
         admitter,
         disks: Arc::new(Mutex::new(BTreeMap::new())),
         removal: removal.clone(),
+        started: Instant::now(),
     });
     admin_server::serve(
         &directory,

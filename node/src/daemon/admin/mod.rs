@@ -61,7 +61,12 @@ pub struct Admin {
     pub disks: Arc<Mutex<DiskNames>>,
     /// Whether it was removed.
     pub removal: Removal,
+    /// When it was started.
+    pub started: Instant,
 }
+
+/// A node that was started is not said to serve sooner.
+const TOLD_AFTER: Duration = Duration::from_secs(1);
 
 fn fail(kind: FailureKind, message: impl Into<String>) -> Failure {
     Failure {
@@ -244,7 +249,7 @@ impl Admin {
             Some(WaitingFor::Removed)
         } else if !self.peers.is_serving() {
             Some(WaitingFor::Disks)
-        } else if node.is_some_and(|n| n.presence == Presence::Up) {
+        } else if node.is_some_and(|n| n.presence == Presence::Up) && self.is_told() {
             None
         } else if site.is_some_and(|s| s.presence != Presence::Up) {
             Some(WaitingFor::GlobalGroup)
@@ -257,6 +262,12 @@ impl Admin {
             hears_quorum: self.meta.hears_quorum(),
             waiting_for,
         }
+    }
+
+    /// Whether its view may be of now: what it knew before it was started says nothing, and what
+    /// was decided since comes soon after the leader's first word.
+    fn is_told(&self) -> bool {
+        self.started.elapsed() >= TOLD_AFTER
     }
 
     fn token(&self) -> Result<Reply, Failure> {
