@@ -39,6 +39,8 @@ bugs! {
     AdoptShortest = "R3" "adopt-shortest",
     /// Of the logs that a seal finds, the longest is adopted, whatever its last epoch.
     AdoptLongest = "R4" "adopt-longest",
+    /// A new owner reads of a replica that is near, whether or not that has the log it adopts.
+    ForeignPrefix = "R4" "foreign-prefix",
     /// Reads see records that are not committed yet.
     ReadUncommitted = "R4" "read-uncommitted",
     /// A new owner serves before its `EpochStart` is committed: records of older epochs count

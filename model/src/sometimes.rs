@@ -31,6 +31,8 @@ macro_rules! states {
 states! {
     /// A new owner adopts a log that not every replica that answered its seal has.
     RecoveryDiffers = "recovery: replicas differ at the seal",
+    /// A new owner reads from a replica in its site what that has of the log of another one.
+    RecoveryNear = "recovery: most of the log is read from a replica that is near",
     /// A replica that is behind the trim gets a reset.
     ReplicaReset = "journal: a replica behind the trim is reset",
     /// An owner is fenced: a replica promised a higher epoch.

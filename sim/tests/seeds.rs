@@ -183,6 +183,7 @@ mutants! {
     early_trim_is_caught: EarlyTrim,
     adopt_shortest_is_caught: AdoptShortest,
     adopt_longest_is_caught: AdoptLongest,
+    foreign_prefix_is_caught: ForeignPrefix,
     read_uncommitted_is_caught: ReadUncommitted,
     no_epoch_start_is_caught: NoEpochStart,
     skip_seal_is_caught: SkipSeal,

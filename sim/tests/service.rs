@@ -11,14 +11,7 @@ fn goes_on_through(outage: Outage) {
     let mut waits = Vec::new();
     let mut failed = Vec::new();
     for seed in 1..=SEEDS {
-        let mut plan = outage.plan(seed);
-        // A new owner reads the journal from one replica: no bar holds where that alone takes as
-        // long, on the narrowest of the ways that the swarm draws.
-        let narrow = &mut plan.network.wan_bytes_per_s;
-        if *narrow > 0 {
-            *narrow = (*narrow).max(2 * plan.machines.window);
-        }
-        let outcome = run(&plan, Options::default());
+        let outcome = run(&outage.plan(seed), Options::default());
         waits.push(outcome.waited.expect("a site is left alone"));
         failed.extend(outcome.failure.map(|f| (seed, f)));
     }

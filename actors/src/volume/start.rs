@@ -113,7 +113,11 @@ impl Volume {
             return;
         }
         let retry = self.config.journal.retry / 2;
-        let recovery = Recovery::new(&record, retry);
+        let replicas = record.journal.replicas.iter().copied();
+        let site = self.view.nodes.get(&self.node).map(|node| node.site);
+        let is_near = |at: &DiskRef| site.is_some() && self.view.site_of(at.disk) == site;
+        let near = replicas.filter(is_near).collect();
+        let recovery = Recovery::new(&record, near, retry);
         self.phase = Phase::Recovering {
             record: Box::new(record),
             recovery: Box::new(recovery),

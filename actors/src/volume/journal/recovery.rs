@@ -1,4 +1,8 @@
 //! An owner's start: seal a majority, adopt the most up-to-date log (design section 4).
+//!
+//! **Invariant (R4):** of the log that is adopted, another replica has what its own log has up to
+//! where that ends, if both end in one epoch: an owner appends only behind what is its own. What a
+//! replica in the owner's site has of it does not cross a way between sites.
 
 use std::time::Duration;
 
@@ -111,6 +115,8 @@ pub struct Recovery {
     /// By the operator's word: this replica alone is sealed, and its log counts if it reaches so
     /// far.
     salvage: Option<(DiskRef, Position)>,
+    /// Replicas in the new owner's site.
+    near: Vec<DiskRef>,
     fetch: Option<Fetch>,
     /// How often what is asked for at once is halved: what a slow way can't carry in time it must
     /// not be asked for over and over.
@@ -122,8 +128,11 @@ pub struct Recovery {
 
 #[derive(Debug)]
 struct Fetch {
+    /// Who has all of it.
     from: DiskRef,
     upto: Position,
+    /// Who is nearer, and has it up to there.
+    near: Option<(DiskRef, Position)>,
     checkpoint: CommittedCheckpoint,
     log: Log,
     /// All that ask for what follows the log: a late answer is as good.
@@ -132,6 +141,12 @@ struct Fetch {
 }
 
 impl Fetch {
+    /// Who is asked for what comes next.
+    fn source(&self) -> DiskRef {
+        let near = self.near.filter(|(_, upto)| self.log.last() < *upto);
+        near.map_or(self.from, |(at, _)| at)
+    }
+
     /// When it is asked again, or given up.
     fn due(&self, retry: Duration) -> Time {
         self.sent + retry * (1 << self.requests.len().min(8)) / 2
@@ -139,9 +154,10 @@ impl Fetch {
 }
 
 impl Recovery {
-    /// A recovery by `record`, whose epoch was committed for this owner's start (R1).
+    /// A recovery by `record`, whose epoch was committed for this owner's start (R1). Replicas
+    /// that are `near` are read from as far as they go.
     #[must_use]
-    pub fn new(record: &VolumeRecord, retry: Duration) -> Self {
+    pub fn new(record: &VolumeRecord, near: Vec<DiskRef>, retry: Duration) -> Self {
         let (volume, epoch, founded) = (record.id, record.epoch, record.founded);
         let backstop = CommittedCheckpoint::backstop(record.checkpoint);
         let salvage = record.to_salvage();
@@ -155,6 +171,7 @@ impl Recovery {
             backstop,
             founded,
             salvage,
+            near,
             fetch: None,
             halvings: 0,
             sent: None,
@@ -169,11 +186,16 @@ impl Recovery {
             if now < fetch.due(self.retry) {
                 return;
             }
+            if fetch.source() != fetch.from {
+                // Who is near is late already: it is not waited for.
+                (fetch.near, fetch.requests) = (None, Vec::new());
+            } else {
+                self.halvings = (self.halvings + 1).min(FETCH_HALVINGS_MAX);
+            }
             if fetch.requests.len() <= FETCH_REPEATS_MAX {
                 let request = ids.take();
                 fetch.sent = now;
                 fetch.requests.push(request);
-                self.halvings = (self.halvings + 1).min(FETCH_HALVINGS_MAX);
                 return self.ask(out, request);
             }
             // The replica fell silent: seal again, which finds another one or waits.
@@ -235,7 +257,7 @@ impl Recovery {
         if self
             .fetch
             .as_ref()
-            .is_some_and(|f| f.requests.contains(&id) && f.from == from)
+            .is_some_and(|f| f.requests.contains(&id) && f.source() == from)
         {
             return self.fetched(now, reply, payload, ids, out);
         }
@@ -337,10 +359,12 @@ impl Recovery {
         if upto == covers {
             return self.adopt(log, checkpoint);
         }
+        let near = self.near_source((from, upto), covers);
         let request = ids.take();
         self.fetch = Some(Fetch {
             from,
             upto,
+            near,
             checkpoint,
             log,
             requests: vec![request],
@@ -348,6 +372,25 @@ impl Recovery {
         });
         self.ask(out, request);
         RecoveryStep::Waiting
+    }
+
+    /// A replica that is near and has the log that is adopted, as far as its own one goes.
+    fn near_source(
+        &self,
+        (from, upto): (DiskRef, Position),
+        covers: Position,
+    ) -> Option<(DiskRef, Position)> {
+        if self.near.contains(&from) {
+            return None;
+        }
+        let near = self.current().filter(|(at, _)| self.near.contains(at));
+        let is_same = |last: Position| last.epoch == upto.epoch || planted(Bug::ForeignPrefix);
+        let has = |r: &SealReport| is_same(r.last) && r.base <= covers && covers < r.last;
+        let near = near.filter(|(_, r)| has(r));
+        let near = near.map(|(at, r)| (at, r.last.min(upto)));
+        let source = near.max_by_key(|(_, last)| *last)?;
+        reached(Sometimes::RecoveryNear);
+        Some(source)
     }
 
     fn latest_checkpoint(&self) -> CommittedCheckpoint {
@@ -374,14 +417,14 @@ impl Recovery {
     fn ask(&self, out: &mut Vec<ToDisk>, id: RequestId) {
         let fetch = self.fetch.as_ref().expect("a fetch is under way");
         let request = DiskRequest::Fetch {
-            incarnation: fetch.from.incarnation,
+            incarnation: fetch.source().incarnation,
             volume: self.volume,
             epoch: self.epoch,
             from: fetch.log.last().seq.next(),
             bytes_max: FETCH_BYTES >> self.halvings,
         };
         out.push(ToDisk {
-            at: fetch.from,
+            at: fetch.source(),
             id,
             request,
             payload: Payload::empty(),
@@ -408,7 +451,7 @@ impl Recovery {
         };
         if !good {
             // Damaged or gone since: what it said at the seal no longer counts.
-            let from = fetch.from;
+            let from = fetch.source();
             self.fetch = None;
             self.sent = None;
             for (at, answer) in &mut self.answers {

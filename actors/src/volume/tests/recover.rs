@@ -270,7 +270,7 @@ fn a_salvage_begins_at_the_published_checkpoint() {
             at: WallTime(0),
             pending: true,
         });
-        let mut recovery = Recovery::new(&r, Duration::from_millis(100));
+        let mut recovery = Recovery::new(&r, Vec::new(), Duration::from_millis(100));
         let (mut ids, mut out) = (RequestIds::after(0), Vec::new());
         recovery.pump(Time::ZERO, &mut ids, &mut out);
         assert_eq!(out.len(), 1, "the others are not sealed");
