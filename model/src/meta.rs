@@ -26,6 +26,10 @@ pub enum MetaRequest {
         expected: Epoch,
         /// The claiming node.
         node: NodeId,
+        /// Of a clean volume, the journal's replicas from now on, if they are not to be those that
+        /// the record names: nothing was acknowledged that those alone have, so that a new journal
+        /// needs none of them (R3). Otherwise it says nothing.
+        found_on: Option<Vec<DiskRef>>,
     },
     /// A linearizable read of a volume's record. Answered with [`MetaReply::Volume`].
     ReadVolume {

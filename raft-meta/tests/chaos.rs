@@ -114,6 +114,7 @@ fn random_ask(w: &mut World, oracle: &mut Oracle, volumes: &[VolumeRecord]) {
             volume: id,
             expected: seen.epoch,
             node,
+            found_on: None,
         },
     };
     oracle.ask(w, node, request, id);

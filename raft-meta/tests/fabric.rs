@@ -82,6 +82,7 @@ fn bootstrap_by_joins_then_a_volume() {
         volume: v.id,
         expected: claimed.epoch,
         node: NodeId(6),
+        found_on: None,
     };
     let refused = w.request(NodeId(6), request);
     assert!(matches!(
@@ -263,6 +264,7 @@ fn a_site_that_is_cut_off_commits_nothing_and_heals() {
         volume: v.id,
         expected: v.epoch,
         node: owner,
+        found_on: None,
     };
     let tokens = [
         w.ask(owner, claim),
@@ -286,6 +288,7 @@ fn a_site_that_is_cut_off_commits_nothing_and_heals() {
         volume: v.id,
         expected: v.epoch,
         node: owner,
+        found_on: None,
     };
     let refused = w.request(owner, request);
     assert!(matches!(

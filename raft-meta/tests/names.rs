@@ -61,6 +61,7 @@ fn nobody_speaks_in_anothers_name_or_for_the_leader() {
             volume: volume.id,
             expected: volume.epoch,
             node: by,
+            found_on: None,
         },
     };
     let fail = GlobalCommand::FailSite {

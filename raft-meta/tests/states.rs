@@ -59,11 +59,14 @@ fn request() -> BoxedStrategy<MetaRequest> {
     let node = || (0u16..8).prop_map(NodeId);
     let site = || (0u8..5).prop_map(SiteId);
     prop_oneof![
-        (volume(), epoch(), node()).prop_map(|(volume, expected, node)| MetaRequest::Claim {
-            volume,
-            expected,
-            node
-        }),
+        (volume(), epoch(), node(), option::of(vec(disk(), 0..4))).prop_map(
+            |(volume, expected, node, found_on)| MetaRequest::Claim {
+                volume,
+                expected,
+                node,
+                found_on,
+            }
+        ),
         volume().prop_map(|volume| MetaRequest::ReadVolume { volume }),
         (volume(), epoch(), 0u64..9, any::<bool>()).prop_map(|(volume, epoch, seq, clean)| {
             let covers = Position {
@@ -309,6 +312,12 @@ fn check_step(
         if new.clean && !old.clean && !is_recovered {
             prop_assert!(new.epoch == old.epoch && new.owner.is_none(), "R3");
         }
+        let adopts = old.journal.next.as_ref() == Some(&new.journal.replicas);
+        let founds = old.clean && new.epoch > old.epoch && old.to_salvage().is_none();
+        prop_assert!(
+            new.journal.replicas == old.journal.replicas || adopts || founds || is_recovered,
+            "R5: only a settled change replaces what may have the only copies"
+        );
         if is_recovered {
             prop_assert!(new.is_to_found(), "R11: what was before counts no more");
         }
@@ -755,6 +764,7 @@ fn a_drained_nodes_volumes_go_to_others() {
         volume,
         expected,
         node,
+        found_on: None,
     }));
     let owner = |state: &GlobalState| state.volumes[&volume].owner.map(|o| o.node);
     assert_eq!(owner(&state), Some(node));
@@ -820,6 +830,7 @@ fn what_is_cut_off_is_ended_by_the_owner_before_the_volume_grows() {
         volume,
         expected: Epoch(0),
         node,
+        found_on: None,
     })
     .expect("nobody owns it");
     assert_eq!(meta(size(3, 9)), Err(Refusal::CutPending));

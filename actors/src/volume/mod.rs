@@ -550,3 +550,11 @@ mod zero_tests;
 #[cfg(test)]
 #[path = "tests/refused.rs"]
 mod refused_tests;
+
+#[cfg(test)]
+#[path = "tests/unwritten.rs"]
+mod unwritten_tests;
+
+#[cfg(test)]
+#[path = "tests/founding.rs"]
+mod founding_tests;

@@ -9,7 +9,7 @@ use model::time::Time;
 
 use super::journal::{Adopted, CommittedCheckpoint, Fenced, Journal, Recovery, RecoveryStep};
 use super::serve::Serving;
-use super::{Effect, Phase, StopReason, Volume};
+use super::{Effect, Phase, StopReason, Volume, wanted};
 use crate::messages::DiskReply;
 use crate::planted::{Bug, planted};
 
@@ -100,8 +100,17 @@ impl Volume {
             volume: self.id,
             expected: record.epoch,
             node: self.node,
+            found_on: self.found_on(record),
         };
         out.push(Effect::Meta { token, request });
+    }
+
+    /// Where a clean volume's journal is founded, if not on the disks that its record names: they
+    /// may have been lost since, and a change of them needs a quorum of them (R5).
+    fn found_on(&self, record: &VolumeRecord) -> Option<Vec<DiskRef>> {
+        let is_free = record.clean && record.to_salvage().is_none();
+        let wanted = || wanted::wanted(&self.view, self.id, &record.journal.replicas);
+        is_free.then(wanted).flatten()
     }
 
     fn lead(&mut self, now: Time, record: VolumeRecord, out: &mut Vec<Effect>) {

@@ -186,6 +186,7 @@ pub(super) fn command_seeds() -> Vec<Vec<u8>> {
             volume: VolumeId(1),
             expected: model::ids::Epoch(1),
             node,
+            found_on: None,
         }),
         meta(MetaRequest::DeleteVolume {
             volume: VolumeId(1),

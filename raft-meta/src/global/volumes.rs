@@ -30,7 +30,8 @@ impl GlobalState {
                 volume,
                 expected,
                 node,
-            } => self.claim(volume, expected, node, by, boot),
+                found_on,
+            } => self.claim(volume, expected, (node, found_on), by, boot),
             MetaRequest::Publish {
                 volume,
                 epoch,
@@ -112,13 +113,15 @@ impl GlobalState {
         &mut self,
         volume: VolumeId,
         expected: Epoch,
-        node: NodeId,
+        (node, found_on): (NodeId, Option<Vec<DiskRef>>),
         by: NodeId,
         boot: Boot,
     ) -> Result<VolumeId, Refusal> {
         if node != by || self.site_of_node(by).is_none() {
             return Err(Refusal::NotYours);
         }
+        // A disk that was removed meanwhile is no reason not to serve.
+        let found_on = found_on.filter(|set| self.replica_sites(set).is_ok());
         let record = self.live(volume)?;
         if record.epoch != expected {
             return Err(Refusal::StaleEpoch);
@@ -130,6 +133,11 @@ impl GlobalState {
         // R5: a change that the last owner left pending can't be settled any more, since that
         // is its epoch's; it never counted in a seal, and now it counts for nothing.
         if record.journal.next.take().is_some() {
+            record.journal.version = record.journal.version.next();
+        }
+        // R3: all is covered, so that a quorum of the old set has nothing that the new one needs.
+        if let Some(set) = found_on.filter(|_| record.clean && record.to_salvage().is_none()) {
+            record.journal.replicas = set;
             record.journal.version = record.journal.version.next();
         }
         // A clean volume stays clean until its new owner says that the journal is founded

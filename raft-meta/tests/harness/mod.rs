@@ -561,6 +561,7 @@ impl World {
             volume: of.id,
             expected: of.epoch,
             node,
+            found_on: None,
         };
         volume(self.request(node, request))
     }

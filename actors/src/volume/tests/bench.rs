@@ -18,6 +18,7 @@ use model::meta::{MetaReply, MetaRequest};
 use model::placement::{
     Disk, Duty, JournalConfig, Node, Owner, Presence, Site, SpreadTable, View, VolumeRecord,
 };
+use model::store::SegmentKind;
 use model::time::Time;
 
 use super::{Effect, Input, StopReason, Volume, VolumeConfig, write_sums};
@@ -130,6 +131,8 @@ pub(crate) struct Bench {
     logs: BTreeMap<DiskId, Position>,
     /// Whether disks answer.
     pub(crate) disks_answer: bool,
+    /// Those that never do.
+    pub(crate) silent: BTreeSet<DiskId>,
     pub(crate) requests: u64,
     pub(crate) told: BTreeMap<RequestId, VolumeReply>,
     /// So many answers were given.
@@ -145,6 +148,10 @@ pub(crate) struct Bench {
     pub(crate) read: Vec<(SegmentId, u32)>,
     /// While there are some, requests to segments wait.
     pub(crate) held: Option<Vec<SegmentRequest>>,
+    /// The segment of the index after so many is not to be written.
+    pub(crate) unwritable_after: Option<usize>,
+    /// Segments that were to be deleted.
+    pub(crate) deleted: BTreeSet<SegmentId>,
 }
 
 impl Bench {
@@ -170,6 +177,7 @@ impl Bench {
             view,
             logs: BTreeMap::new(),
             disks_answer: true,
+            silent: BTreeSet::new(),
             requests: 0,
             told: BTreeMap::new(),
             answers: 0,
@@ -179,6 +187,8 @@ impl Bench {
             lost: BTreeSet::new(),
             read: Vec::new(),
             held: None,
+            unwritable_after: None,
+            deleted: BTreeSet::new(),
         }
     }
 
@@ -197,7 +207,7 @@ impl Bench {
                 }
                 Effect::ToDisk {
                     disk, id, request, ..
-                } if self.disks_answer => {
+                } if self.disks_answer && !self.silent.contains(&disk) => {
                     let reply = self.store(disk, &request);
                     self.handle(Input::Disk {
                         disk,
@@ -227,6 +237,16 @@ impl Bench {
     pub(crate) fn segment(&mut self, request: SegmentRequest) {
         let reply = match request {
             SegmentRequest::Write {
+                id,
+                segment,
+                kind: SegmentKind::Index,
+                ..
+            } if self.is_unwritable() => SegmentReply::Unwritable {
+                id,
+                segment: segment.id,
+                full: false,
+            },
+            SegmentRequest::Write {
                 id, segment, data, ..
             } => {
                 self.segments.insert(segment.id, data.into_bytes());
@@ -251,17 +271,31 @@ impl Bench {
                     },
                 }
             }
-            SegmentRequest::Delete { .. } | SegmentRequest::Forget { .. } => return,
+            SegmentRequest::Delete { segments } => {
+                self.deleted.extend(segments.iter().map(|s| s.id));
+                return;
+            }
+            SegmentRequest::Forget { .. } => return,
         };
         self.handle(Input::Segment(reply));
+    }
+
+    fn is_unwritable(&mut self) -> bool {
+        let after = self.unwritable_after.take();
+        self.unwritable_after = after.and_then(|n| n.checked_sub(1));
+        after == Some(0)
     }
 
     fn decide(&mut self, request: &MetaRequest) -> MetaReply {
         let record = self.view.volumes.get_mut(&VOLUME).expect("there is one");
         match request {
-            MetaRequest::Claim { node, .. } => {
+            MetaRequest::Claim { node, found_on, .. } => {
                 record.epoch = record.epoch.next();
                 let boot = Some(Boot(1));
+                if let Some(set) = found_on.as_ref().filter(|_| record.clean) {
+                    record.journal.replicas.clone_from(set);
+                    record.journal.version = record.journal.version.next();
+                }
                 record.owner = Some(Owner { node: *node, boot });
             }
             MetaRequest::Publish {
