@@ -76,13 +76,14 @@ impl Host {
         mine && !record.clean && !record.deleted
     }
 
-    /// Whether a volume that ended cleanly, and that nobody serves, has to be looked after: a
+    /// Whether a volume that ended cleanly, and of which nothing was acknowledged since, has to be
+    /// looked after, though nobody asks for it (it may have been given to a node meanwhile): a
     /// site is away, and what it has may be at risk (R26); its journal's
     /// place is on a disk that is to be emptied; or a recovery founded none yet, and nobody
     /// knows whether its new place takes one.
     fn is_to_wake(&self, record: &VolumeRecord) -> bool {
         let view = &self.view;
-        if !record.clean || record.owner.is_some() || record.deleted {
+        if !record.clean || record.deleted {
             return false;
         }
         let mut replicas = record.journal.replicas.iter();
@@ -94,9 +95,12 @@ impl Host {
         drained || exposed || record.to_recover().is_some()
     }
 
-    /// Who wakes a volume: a node of its home site, if any is there. Views may differ, and then
+    /// Who wakes a volume: whoever it was given to, else a node of its home site, if any is there. Views may differ, and then
     /// two do: one claim makes the epoch, and the other one is refused (R1).
     fn waker(&self, record: &VolumeRecord) -> Option<NodeId> {
+        if let Some(owner) = record.owner {
+            return Some(owner.node);
+        }
         let view = &self.view;
         let takes = |node: &NodeId| view.takes_volumes(*node);
         let all: Vec<NodeId> = view.nodes.keys().copied().filter(takes).collect();

@@ -139,13 +139,9 @@ fn idle_volumes_sleep_while_nothing_is_wrong() {
 fn a_lost_site_wakes_each_volume_once_at_home() {
     let mut view = view(8);
     view.sites.get_mut(&SITES[2]).expect("it is there").presence = Presence::Down;
-    // One without data needs nobody, one that is served has somebody, one is gone.
+    // One without data needs nobody, one was given to somebody, one is gone.
     view.volumes.get_mut(&VolumeId(0)).expect("it").checkpoint = Checkpoint::EMPTY;
-    let served = view.volumes.get_mut(&VolumeId(1)).expect("it");
-    served.owner = Some(Owner {
-        node: NodeId(99),
-        boot: None,
-    });
+    given(&mut view, VolumeId(1), NodeId(99));
     view.volumes.get_mut(&VolumeId(2)).expect("it").deleted = true;
     let woken = started(&view);
     let nodes: Vec<NodeId> = woken.keys().copied().collect();
@@ -153,6 +149,26 @@ fn a_lost_site_wakes_each_volume_once_at_home() {
     let mut all: Vec<VolumeId> = woken.into_values().flatten().collect();
     all.sort_unstable();
     assert_eq!(all, [3, 4, 5, 6, 7].map(VolumeId));
+}
+
+fn given(view: &mut View, volume: VolumeId, node: NodeId) {
+    let record = view.volumes.get_mut(&volume).expect("it is there");
+    record.owner = Some(Owner { node, boot: None });
+}
+
+/// Nobody else may claim it, and that it was moved protects none of its bytes.
+#[test]
+fn who_was_given_a_volume_wakes_it() {
+    let mut view = view(3);
+    view.sites.get_mut(&SITES[2]).expect("it is there").presence = Presence::Down;
+    for volume in [0, 1, 2].map(VolumeId) {
+        given(&mut view, volume, NodeId(21));
+    }
+    let woken = started(&view);
+    assert_eq!(
+        woken,
+        BTreeMap::from([(NodeId(21), vec![VolumeId(0), VolumeId(1), VolumeId(2)])])
+    );
 }
 
 #[test]
