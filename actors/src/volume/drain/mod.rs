@@ -234,7 +234,8 @@ impl Serving {
                     else {
                         unreachable!("just matched")
                     };
-                    self.layers.index.abort(plan);
+                    let segments = self.layers.index.abort(plan);
+                    self.to_segment.push(SegmentRequest::Delete { segments });
                     self.drain = Drain::Indexing {
                         deltas: VecDeque::new(),
                     };

@@ -433,14 +433,19 @@ impl Index {
     }
 
     /// The plan can't be carried out (a segment was not to be written, R18): all stays to be
-    /// done by another plan, with new counters. What was written of this one is garbage.
+    /// done by another plan, with new counters. Returns this one's segments, which no root ever
+    /// reached: what was written of them is to be deleted.
     ///
     /// # Panics
     /// If no checkpoint is planned.
-    pub fn abort(&mut self, plan: Plan) {
+    #[must_use]
+    pub fn abort(&mut self, plan: Plan) -> Vec<SegmentRef> {
         assert!(self.planned, "only what was planned is aborted");
-        drop(plan);
         self.planned = false;
+        plan.segments
+            .into_iter()
+            .map(|(segment, _)| segment)
+            .collect()
     }
 }
 

@@ -186,7 +186,7 @@ fn run(steps: &[Step], config: IndexConfig) {
             }
             Step::Abort => {
                 let plan = world.plan();
-                world.index.abort(plan);
+                drop(world.index.abort(plan));
             }
             Step::Reopen => {
                 epoch += 1;
