@@ -444,21 +444,18 @@ impl Recovery {
             DiskReply::Fenced { promised } if promised > self.epoch => {
                 return Err(Fenced { promised });
             }
-            DiskReply::Fetched { records } if !records.is_empty() => {
-                extend(&mut fetch.log, (self.volume, self.epoch), records, &payload)
+            DiskReply::Fetched { records } => {
+                let of = (self.volume, self.epoch);
+                let takes = !records.is_empty() && extend(&mut fetch.log, of, records, &payload);
+                takes.then_some(()).ok_or(Answer::Damaged)
             }
-            _ => false,
+            DiskReply::Damaged => Err(Answer::Damaged),
+            DiskReply::Unknown => Err(Answer::Unknown),
+            // It has much to do, or just failed: that says nothing of what it holds.
+            _ => Err(Answer::None),
         };
-        if !good {
-            // Damaged or gone since: what it said at the seal no longer counts.
-            let from = fetch.source();
-            self.fetch = None;
-            self.sent = None;
-            for (at, answer) in &mut self.answers {
-                if *at == from {
-                    *answer = Answer::Damaged;
-                }
-            }
+        if let Err(answer) = good {
+            self.source_failed(now, answer, ids, out);
             return Ok(RecoveryStep::Waiting);
         }
         if fetch.log.last() >= fetch.upto {
@@ -472,6 +469,33 @@ impl Recovery {
         (fetch.requests, fetch.sent) = (vec![id], now);
         self.ask(out, id);
         Ok(RecoveryStep::Waiting)
+    }
+
+    /// Who was asked has it no longer, or does not say: what it said at the seal does not count.
+    /// One that is near and says nothing is done without, and what came from it stays.
+    fn source_failed(
+        &mut self,
+        now: Time,
+        answer: Answer,
+        ids: &mut RequestIds,
+        out: &mut Vec<ToDisk>,
+    ) {
+        let fetch = self.fetch.as_mut().expect("a fetch is under way");
+        let source = fetch.source();
+        let is_lost = matches!(answer, Answer::Unknown | Answer::Damaged);
+        if source != fetch.from && !is_lost {
+            let id = ids.take();
+            (fetch.near, fetch.requests, fetch.sent) = (None, vec![id], now);
+            self.ask(out, id);
+            return;
+        }
+        self.fetch = None;
+        // Who has much to do is not asked again at once.
+        self.sent = (!is_lost).then_some(now);
+        let mut answers = self.answers.iter_mut();
+        if let Some((_, known)) = answers.find(|(at, _)| *at == source) {
+            *known = answer;
+        }
     }
 
     fn adopt(&mut self, log: Log, checkpoint: CommittedCheckpoint) -> RecoveryStep {

@@ -4,6 +4,7 @@ use model::ids::{Seq, SessionId};
 use model::journal::{Checkpoint, Part};
 
 use super::*;
+use crate::volume::bench;
 
 const VOLUME: VolumeId = VolumeId(1);
 const EPOCH: Epoch = Epoch(5);
@@ -113,4 +114,105 @@ fn a_replica_that_holds_what_nobody_wrote_yet_counts_for_nothing() {
     assert!(!is_below(&report(low, own, None), EPOCH));
     assert!(!is_below(&report(low, low, known(own, low)), EPOCH));
     assert!(!is_below(&report(low, low, known(low, own)), EPOCH));
+}
+
+/// Epoch 5's owner, and who it is asked of: three replicas, of which the first one is in its site.
+struct Owner {
+    recovery: Recovery,
+    replicas: Vec<DiskRef>,
+    ids: RequestIds,
+    out: Vec<ToDisk>,
+    now: Time,
+}
+
+impl Owner {
+    fn new() -> Self {
+        let mut record = bench::view().volumes[&VOLUME].clone();
+        (record.epoch, record.founded, record.clean) = (EPOCH, Epoch(2), false);
+        let replicas = record.journal.replicas.clone();
+        let recovery = Recovery::new(&record, vec![replicas[0]], Duration::from_secs(1));
+        let (ids, now) = (RequestIds::after(1), Time(1_000_000_000));
+        let mut owner = Self {
+            recovery,
+            replicas,
+            ids,
+            out: Vec::new(),
+            now,
+        };
+        owner.recovery.pump(now, &mut owner.ids, &mut owner.out);
+        owner
+    }
+
+    /// Who was asked last, and for what.
+    fn asked(&self) -> (DiskRef, RequestId, &DiskRequest) {
+        let last = self.out.last().expect("somebody was asked");
+        (last.at, last.id, &last.request)
+    }
+
+    fn seal(&mut self, replica: usize, last: Position) -> RecoveryStep {
+        let report = SealReport {
+            epoch: EPOCH,
+            base: Position::ZERO,
+            last,
+            committed: Position::ZERO,
+            checkpoint: None,
+        };
+        let at = self.replicas[replica];
+        let asked = self.out.iter().find(|m| m.at == at).expect("it was asked");
+        let id = asked.id;
+        self.reply((at, id), DiskReply::Sealed(report))
+    }
+
+    fn reply(&mut self, from: (DiskRef, RequestId), reply: DiskReply) -> RecoveryStep {
+        let (ids, out) = (&mut self.ids, &mut self.out);
+        let step = self
+            .recovery
+            .reply(self.now, from, reply, Bytes::new(), ids, out);
+        step.expect("nobody else owns it")
+    }
+
+    /// Whoever is asked now says this; who is asked next, and from where on.
+    fn then(&mut self, reply: DiskReply) -> (DiskRef, Seq) {
+        let (at, id, _) = self.asked();
+        assert!(matches!(self.reply((at, id), reply), RecoveryStep::Waiting));
+        match self.asked() {
+            (at, _, DiskRequest::Fetch { from, .. }) => (at, *from),
+            (_, _, other) => panic!("a fetch, not {other:?}"),
+        }
+    }
+}
+
+fn records(seqs: std::ops::RangeInclusive<u64>) -> DiskReply {
+    let records = seqs.map(|seq| close(at(4, seq))).collect();
+    DiskReply::Fetched { records }
+}
+
+/// What it sent stays, and it lost nothing that an operator would have to know of.
+#[test]
+fn a_near_replica_that_is_busy_is_done_without() {
+    let mut owner = Owner::new();
+    owner.seal(0, at(4, 20));
+    owner.seal(1, at(4, 30));
+    let (near, far) = (owner.replicas[0], owner.replicas[1]);
+    assert_eq!(owner.asked().0, near);
+    assert_eq!(owner.then(records(1..=10)), (near, Seq(11)));
+    assert_eq!(owner.then(DiskReply::Busy), (far, Seq(11)));
+    assert_eq!(owner.recovery.heard(), (3, 2, 0));
+    let (_, id, _) = owner.asked();
+    match owner.reply((far, id), records(11..=30)) {
+        RecoveryStep::Adopted(adopted) => assert_eq!(adopted.log.last(), at(4, 30)),
+        RecoveryStep::Waiting => panic!("all is there"),
+    }
+}
+
+/// A replica without its log any more counts for nothing, near or not.
+#[test]
+fn a_near_replica_that_lost_its_log_is_known_to() {
+    let mut owner = Owner::new();
+    owner.seal(0, at(4, 20));
+    owner.seal(1, at(4, 30));
+    let (near, id, _) = owner.asked();
+    let step = owner.reply((near, id), DiskReply::Damaged);
+    assert!(matches!(step, RecoveryStep::Waiting));
+    assert_eq!(owner.recovery.heard(), (3, 1, 1));
 }
