@@ -3,6 +3,7 @@
 mod common;
 
 use common::{BLOCK, SimJournal, append, bytes_of, entry, journal_config, read, tag_of};
+use disk_store::file::FileLayer;
 use disk_store::file::sim::{Fault, SimFiles};
 use disk_store::journal::{Journal, JournalConfig};
 use model::store::{JournalDone, JournalOp, JournalRoom, ScanVerdict, ScannedEntry};
@@ -511,4 +512,55 @@ proptest! {
         read(&mut journal, places);
         append(&mut journal, vec![entry(1, 100)]).expect("works on");
     }
+}
+
+/// R2: what is written to a file that was deleted would be gone with the process.
+#[test]
+fn free_files_that_were_deleted_under_it_are_not_written_to() {
+    let (files, mut journal) = filled(60);
+    let current = journal.current_file();
+    let released = journal.execute(JournalOp::ReleaseBefore(current));
+    released.expect("releases");
+    let free: Vec<String> = {
+        let all = journal.files().into_iter();
+        all.filter(|f| f.file.is_none()).map(|f| f.path).collect()
+    };
+    assert!(!free.is_empty());
+    for path in &free {
+        files.remove(path).expect("it is there");
+    }
+    assert!(journal.is_current(), "none of those that it needs");
+    for tag in 100..160 {
+        append(&mut journal, vec![entry(tag, 4096)]).expect("appends");
+    }
+    assert!(journal.is_current() && !journal.has_failed());
+    journal.rest().expect("nothing failed");
+    drop(journal);
+    let (_, scanned, verdict) = open(&files);
+    assert_eq!(verdict, ScanVerdict::Whole);
+    let tags: Vec<u64> = scanned.iter().map(|e| tag_of(&e.header)).collect();
+    assert!(tags.ends_with(&(100..160).collect::<Vec<_>>()), "{tags:?}");
+}
+
+#[test]
+fn a_live_file_that_was_deleted_is_missed() {
+    let (files, journal) = filled(60);
+    assert!(journal.is_current());
+    let live = journal.files().into_iter().find(|f| f.file.is_some());
+    files.remove(&live.expect("one").path).expect("it is there");
+    assert!(!journal.is_current());
+}
+
+#[test]
+fn a_spare_file_that_was_deleted_is_given_back() {
+    let (files, mut journal) = filled(60);
+    let current = journal.current_file();
+    let released = journal.execute(JournalOp::ReleaseBefore(current));
+    released.expect("releases");
+    let free = journal.files().into_iter().filter(|f| f.file.is_none());
+    for path in free.map(|f| f.path).collect::<Vec<_>>() {
+        files.remove(&path).expect("it is there");
+    }
+    journal.rest().expect("nothing failed");
+    append(&mut journal, vec![entry(1, 4096)]).expect("appends");
 }

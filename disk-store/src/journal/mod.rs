@@ -357,6 +357,15 @@ impl<L: FileLayer> Journal<L> {
         out
     }
 
+    /// Whether every file that entries are in is still at its path (R2).
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        self.live.values().all(|live| {
+            let slot = self.slots[live.slot].as_ref();
+            slot.is_some_and(|slot| self.layer.is_current(&slot.path, &slot.file))
+        })
+    }
+
     /// Bytes that appends may still take before the journal is full, all files counted.
     #[must_use]
     pub fn bytes_left(&self) -> u64 {

@@ -35,12 +35,30 @@ impl<L: FileLayer> Journal<L> {
         if files > 0 && (self.live.len() + files) as u64 > u64::from(self.config.files_max) {
             return Ok(false);
         }
+        if files > 0 {
+            self.forget_deleted();
+        }
         while self.free.len() < files {
             if !self.add_free()? {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    /// R2: a free file that somebody deleted under it is still open, and what is written to it would
+    /// end with the process.
+    fn forget_deleted(&mut self) {
+        let (layer, slots) = (&self.layer, &mut self.slots);
+        self.free.retain(|slot| {
+            let is_current = slots[*slot]
+                .as_ref()
+                .is_some_and(|of| layer.is_current(&of.path, &of.file));
+            if !is_current {
+                slots[*slot] = None;
+            }
+            is_current
+        });
     }
 
     /// Makes a file; false if there is no space for it.
@@ -98,8 +116,10 @@ impl<L: FileLayer> Journal<L> {
                 continue;
             };
             // Not synced: if the name comes back, the file's laps say that it is free.
-            let removed = self.layer.remove(&slot.path);
-            removed.map_err(|error| self.fail(error.during("removing a journal file")))?;
+            match self.layer.remove(&slot.path) {
+                Ok(()) | Err(FileError::NotFound) => {}
+                Err(error) => return Err(self.fail(error.during("removing a journal file"))),
+            }
         }
         Ok(())
     }

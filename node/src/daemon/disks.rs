@@ -101,7 +101,7 @@ impl JournalStore for RealJournal {
     }
 
     fn is_current(&self) -> bool {
-        self.superblock.is_current()
+        self.superblock.is_current() && self.journal.is_current()
     }
 }
 
