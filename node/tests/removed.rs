@@ -3,6 +3,7 @@
 mod dev_fabric;
 
 use std::net::TcpStream;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nbd_frontend::client::Client;
@@ -51,4 +52,42 @@ fn a_removed_node_that_returns_says_so_and_holds_no_client() {
         .lines()
         .filter(|line| line.contains("was removed from the fabric"));
     assert_eq!(told.count(), 1, "{log}");
+}
+
+/// A token that is lost on its way lets nobody in under a name of their own.
+#[test]
+fn a_token_is_for_one_name_in_one_site() {
+    let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let fabric = scratch.path().join("fabric");
+    let fabric = DevFabric::start(&fabric, &["--nodes", "1", "--disks", "1"]);
+    let token = fabric.json("token --node c4 --site c");
+    let token = token["token"].as_str().expect("a token");
+    let join = |node: &str, site: &str| {
+        let directory = scratch.path().join(node).join(site);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_atoll"));
+        command.args(["join", "--token", token, "--node", node, "--site", site]);
+        command.args([
+            "--quic",
+            "127.0.0.1:0",
+            "--nbd",
+            "127.0.0.1:0",
+            "--disk",
+            "d1",
+        ]);
+        command.arg("--dir").arg(directory);
+        command.output().expect("it runs")
+    };
+    for (node, site) in [("c5", "c"), ("c4", "b")] {
+        let refused = join(node, site);
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success(), "{node} of {site} joined");
+        assert!(
+            said.contains("another name or site"),
+            "{node}, {site}: {said}"
+        );
+    }
+    let joined = join("c4", "c");
+    assert!(joined.status.success(), "{joined:?}");
+    let used = join("c4", "c");
+    assert!(!used.status.success(), "it was used");
 }

@@ -133,16 +133,21 @@ pub async fn join(directory: &Path, config: &NodeConfig, token: &str) -> Result<
     Ok(())
 }
 
-/// Makes a join token that leads to this node.
+/// Makes a join token that leads to this node, for a node of that name and site.
 ///
 /// # Errors
 /// The fabric can't commit it now.
-pub fn make_token(authority: &Authority, contact: SocketAddr, meta: &MetaHandle) -> Result<String> {
+pub fn make_token(
+    authority: &Authority,
+    contact: SocketAddr,
+    (node, site): (&str, &str),
+    meta: &MetaHandle,
+) -> Result<String> {
     let contacts = vec![contact.to_string()];
     let fingerprint = Fingerprint::of(authority.certificate());
     let token = JoinToken::create(authority.fabric().clone(), fingerprint, contacts)?;
     let command = AdminCommand::AddToken {
-        hash: token.hash().0,
+        hash: token.hash().bound_to(node, site).0,
     };
     match meta
         .admin(command)
@@ -215,13 +220,9 @@ impl Admitter {
             JoinRefusal::BadRequest
         })?;
         // The token is used up by a committed entry before anything is made.
-        match self
-            .meta
-            .admin(AdminCommand::UseToken {
-                hash: request.token.0,
-            })
-            .await
-        {
+        let bound = request.token.bound_to(&application.name, &application.site);
+        let command = AdminCommand::UseToken { hash: bound.0 };
+        match self.meta.admin(command).await {
             Ok(AdminReply::Done) => {}
             Ok(AdminReply::Refused(_)) => return Err(JoinRefusal::UsedToken),
             _ => return Err(JoinRefusal::Unavailable),

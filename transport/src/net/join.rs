@@ -58,10 +58,23 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// SHA-256 of a token's secret: what the fabric stores, so that its metadata does not admit
-/// anybody.
+/// SHA-256 of a token's secret.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Decode)]
 pub struct TokenHash(pub [u8; 32]);
+
+impl TokenHash {
+    /// What the fabric stores of a token that is for one node of one site only: it does not admit
+    /// another one, and whoever reads it learns neither.
+    #[must_use]
+    pub fn bound_to(&self, node: &str, site: &str) -> Self {
+        let mut bytes = self.0.to_vec();
+        // The length keeps a node's name from running into its site's.
+        bytes.extend((node.len() as u64).to_le_bytes());
+        bytes.extend(node.as_bytes());
+        bytes.extend(site.as_bytes());
+        Self(sha256(&bytes))
+    }
+}
 
 /// All that an operator hands to a new node.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -120,7 +133,7 @@ impl JoinToken {
         })
     }
 
-    /// The token's name in the fabric's metadata.
+    /// The token's name.
     #[must_use]
     pub fn hash(&self) -> TokenHash {
         TokenHash(sha256(&self.secret.0))
@@ -208,8 +221,8 @@ pub enum JoinRefusal {
     /// No such token was made, or it was withdrawn.
     #[error("the token is unknown")]
     UnknownToken,
-    /// It was used before, for another key.
-    #[error("the token was used")]
+    /// It was used before, for another key, or is for a node of another name or site.
+    #[error("the token was used, or is for a node of another name or site")]
     UsedToken,
     /// It is too old.
     #[error("the token has expired")]
