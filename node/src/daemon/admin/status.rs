@@ -7,6 +7,7 @@ use model::ids::{DiskId, DiskRef, NodeId, SiteId};
 use model::placement::{Presence, View, VolumeRecord};
 
 use super::repairs;
+use super::shared;
 use super::show::{Heard, disk_name, node_name, recovered, recovering};
 use crate::admin::protocol::{Degraded, Status, UpOf};
 use crate::admin::recovery::in_a_line;
@@ -53,12 +54,14 @@ pub(super) fn status(view: &View, heard: &Heard, seen_by: &str) -> Status {
     }
 }
 
-/// Volumes that were recovered with loss: that stays known.
+/// What is as it was meant and has to be known: volumes that were recovered with loss, and what
+/// one loss takes at once.
 fn notes(view: &View) -> Vec<String> {
     let live = view.volumes.values().filter(|v| !v.deleted);
     let recovered = live.filter_map(|v| Some((v, recovered(view, v)?)));
     recovered
         .map(|(v, r)| format!("volume {} {}", v.name, in_a_line(&r)))
+        .chain(shared::notes(view))
         .collect()
 }
 

@@ -130,6 +130,31 @@ fn nothing_is_degraded_when_all_is_well() {
     assert_eq!(status.nodes, UpOf { up: 6, of: 6 });
 }
 
+/// It is as it was made, and still it is said: a site with one node, and another one whose row is
+/// on a single disk.
+#[test]
+fn fragments_that_share_a_node_or_a_disk_are_noted() {
+    let mut view = view();
+    assert_eq!(status(&view, &heard(&view, &[]), "a1").notes, [""; 0]);
+    view.disks.get_mut(&DiskId(12)).expect("a disk").node = NodeId(11);
+    let pool = *view.pools.keys().next().expect("a pool");
+    let table = view.pools.get_mut(&pool).expect("it is there");
+    table.places[5] = table.places[4];
+    let status = status(&view, &heard(&view, &[]), "a1");
+    assert!(status.healthy);
+    let [a, c] = &status.notes[..] else {
+        panic!("of two sites: {:?}", status.notes)
+    };
+    assert!(
+        a.contains("site a: in 1 of 1 rows of rs:4+2") && a.contains("on one node"),
+        "{a}"
+    );
+    assert!(
+        c.contains("site c: in 1 of 1") && c.contains("on one disk"),
+        "{c}"
+    );
+}
+
 #[test]
 fn a_node_that_is_down_says_what_counts_on_it() {
     let mut view = view();
