@@ -8,8 +8,8 @@ use model::ids::{Boot, NodeId};
 use model::meta::MetaToken;
 use model::time::Time;
 
-use crate::message::{Answer, Ask, ProposerId};
-use crate::node::AdminToken;
+use crate::message::{Answer, Ask, GroupId, ProposerId};
+use crate::node::{AdminToken, CatchUpToken};
 use crate::replica::IN_FLIGHT_MAX;
 
 /// An ask without an answer goes out again after this long.
@@ -33,6 +33,8 @@ pub(crate) enum Origin {
     Request(MetaToken),
     /// The operator.
     Admin(AdminToken),
+    /// This node's catching up with a group.
+    CatchUp(CatchUpToken, GroupId),
     /// This node's own founding of its site's group.
     Founding,
 }
@@ -178,7 +180,7 @@ impl Courier {
                     target,
                     Ask::Read {
                         number: *number,
-                        query: read.bytes.clone(),
+                        question: read.bytes.clone(),
                     },
                 ));
             }

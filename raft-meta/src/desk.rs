@@ -8,7 +8,7 @@ use model::wire;
 
 use crate::group::{MetaGroup, ReadId};
 use crate::message::{Answer, Ask, COMMAND_BYTES_MAX, ProposerId};
-use crate::replica::{Outcome, Proposal, Replica, StateMachine, Verdict};
+use crate::replica::{Mark, Outcome, Proposal, Question, Replica, StateMachine, Verdict};
 
 /// Bound of asks under way, of each kind; more are dropped, and asked again.
 const UNDER_WAY_MAX: usize = 1 << 16;
@@ -17,7 +17,7 @@ const UNDER_WAY_MAX: usize = 1 << 16;
 struct Reader {
     node: NodeId,
     number: u64,
-    query: Vec<u8>,
+    question: Vec<u8>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -105,12 +105,12 @@ impl Desk {
                 }
                 None
             }
-            Ask::Read { number, query } => {
+            Ask::Read { number, question } => {
                 if self.gathering.len() < UNDER_WAY_MAX {
                     self.gathering.push(Reader {
                         node: from,
                         number,
-                        query,
+                        question,
                     });
                     self.read_next(group);
                 }
@@ -170,9 +170,14 @@ impl Desk {
 }
 
 fn read<S: StateMachine>(replica: &Replica<S>, reader: Reader) -> Option<(NodeId, Answer)> {
-    // A query that does not decode gets no answer.
-    let query = wire::decode(&reader.query).ok()?;
-    let reply = wire::encode(&replica.state().query(query));
+    // A question that does not decode gets no answer.
+    let reply = match wire::decode(&reader.question).ok()? {
+        Question::State(query) => wire::encode(&replica.state().query(query)),
+        Question::Mark => wire::encode(&Mark {
+            founding: replica.founding,
+            applied: replica.applied,
+        }),
+    };
     Some((
         reader.node,
         Answer::Read {

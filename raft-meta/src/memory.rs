@@ -19,7 +19,10 @@ impl MetaMessage {
                 Feed::Elsewhere { members } => size_of_val(&members[..]),
             },
             Self::Ask { ask, .. } => match ask {
-                Ask::Propose { command: bytes, .. } | Ask::Read { query: bytes, .. } => bytes.len(),
+                Ask::Propose { command: bytes, .. }
+                | Ask::Read {
+                    question: bytes, ..
+                } => bytes.len(),
                 Ask::Open { .. } => 0,
             },
             Self::Answer { answer, .. } => match answer {

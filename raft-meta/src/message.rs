@@ -330,8 +330,8 @@ pub enum Ask {
     Read {
         /// Correlates the answer.
         number: u64,
-        /// The query, encoded.
-        query: Vec<u8>,
+        /// The question, encoded.
+        question: Vec<u8>,
     },
 }
 
@@ -370,7 +370,7 @@ pub enum Answer {
     Read {
         /// Which read.
         number: u64,
-        /// The state machine's reply, encoded.
+        /// The state machine's reply, or the mark, encoded.
         reply: Vec<u8>,
     },
     /// Not the leader; who is, if known.

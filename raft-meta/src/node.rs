@@ -1,6 +1,7 @@
 //! [`MetaNode`]: everything of metadata for one node.
 
 mod api;
+mod catch_up;
 mod duties;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -32,9 +33,10 @@ use crate::view;
 
 pub use crate::message::{Beat, LocalDisk as Disk};
 pub use api::{
-    AdminCommand, AdminRefusal, AdminReply, AdminToken, Config, Effect, Identity, Input,
-    StartError, Ticket, TokenHash,
+    AdminCommand, AdminRefusal, AdminReply, AdminToken, CatchUpToken, Config, Effect, Identity,
+    Input, Scope, StartError, Ticket, TokenHash,
 };
+use catch_up::CatchUp;
 
 /// The ticket of the write that founds a site's group; Raft's own start at 1.
 const FOUNDING_TICKET: Ticket = Ticket(0);
@@ -75,6 +77,7 @@ pub struct MetaNode {
     view_due: Time,
     /// Nodes that were heard from before the global placement group was found: they know it.
     callers: BTreeSet<NodeId>,
+    catching_up: BTreeMap<CatchUpToken, CatchUp>,
     /// Messages of this node to itself.
     loopback: VecDeque<MetaMessage>,
 }
@@ -171,6 +174,7 @@ impl MetaNode {
             view_dirty: true,
             view_due: now,
             callers: BTreeSet::new(),
+            catching_up: BTreeMap::new(),
             loopback: VecDeque::new(),
             identity,
             config,
@@ -433,6 +437,7 @@ impl MetaNode {
             for (origin, settled) in step.settled.drain(..) {
                 self.settled(origin, settled, out);
             }
+            self.advance(now, &mut step);
             let to_itself = |e: &Effect| matches!(e, Effect::Send { to, .. } if *to == me);
             if step.effects.iter().any(to_itself) {
                 for effect in step.effects.drain(..) {
@@ -453,23 +458,21 @@ impl MetaNode {
             self.message(now, me, message, &mut step);
         }
         self.show_view(now, out);
+        self.tell_caught_up(out);
     }
 
     fn settled(&mut self, origin: Origin, settled: Settled, out: &mut Vec<Effect>) {
-        let reply = match settled {
-            Settled::Reply(bytes) => wire::decode::<GlobalReply>(&bytes).ok(),
-            Settled::Unknown => None,
-        };
         match origin {
+            Origin::CatchUp(token, group) => self.marked(token, group, settled),
             Origin::Request(token) => {
-                let reply = match reply {
+                let reply = match reply_in(settled) {
                     Some(GlobalReply::Meta(reply)) => reply,
                     _ => MetaReply::Unavailable,
                 };
                 out.push(Effect::Reply { token, reply });
             }
             Origin::Admin(token) => {
-                let reply = match reply {
+                let reply = match reply_in(settled) {
                     Some(GlobalReply::Admin(reply)) => reply,
                     _ => AdminReply::Unavailable,
                 };
@@ -479,7 +482,7 @@ impl MetaNode {
                 self.founding = Founding::Idle;
                 let own = self.identity.site;
                 let vacant = self.sites.get(&own).is_some_and(|s| !s.has_group());
-                if reply == Some(GlobalReply::Done(true)) && vacant {
+                if reply_in(settled) == Some(GlobalReply::Done(true)) && vacant {
                     let entry = self.global.state().and_then(|g| g.sites.get(&own));
                     let generation = entry.map_or(0, |e| e.generation);
                     let state = SiteState::new(own, generation);
@@ -517,6 +520,14 @@ impl MetaNode {
         let view = Arc::new(view::build(Version(computed.max(least)), global, &sites));
         self.view = Some(Arc::clone(&view));
         out.push(Effect::View(view));
+    }
+}
+
+/// The state machine's reply, if it is known.
+fn reply_in(settled: Settled) -> Option<GlobalReply> {
+    match settled {
+        Settled::Reply(bytes) => wire::decode(&bytes).ok(),
+        Settled::Unknown => None,
     }
 }
 
@@ -583,6 +594,11 @@ impl Machine for MetaNode {
                 let hints = self.global_hints();
                 self.global.poll(now, &hints, &mut step);
             }
+            Input::CatchUp {
+                token,
+                scope,
+                within,
+            } => self.catch_up(now, token, (scope, within), &mut step),
             Input::LocalDisks(disks) => {
                 self.disks = disks;
                 self.disks.truncate(DISKS_PER_NODE_MAX);

@@ -48,6 +48,23 @@ pub trait StateMachine: Clone + Debug + Encode + Decode<()> {
     fn query(&self, query: Self::Query) -> Self::Reply;
 }
 
+/// What is read of a group, linearizably.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub(crate) enum Question<Q> {
+    /// Its state machine's answer to a query.
+    State(Q),
+    /// How much of it a reader must have applied to know all of now. Answered by a [`Mark`].
+    Mark,
+}
+
+/// Whoever applied so much of this founding's log knows whatever was decided before it was asked
+/// for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub(crate) struct Mark {
+    pub(crate) founding: Boot,
+    pub(crate) applied: LogIndex,
+}
+
 /// What an entry proposes. Encoded in [`EntryBody::Proposal`]; variants are only appended.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub enum Proposal {

@@ -18,7 +18,7 @@ use crate::message::{
     Term,
 };
 use crate::node::{Effect, Ticket};
-use crate::replica::{Proposal, Replica, StateMachine};
+use crate::replica::{Mark, Proposal, Question, Replica, StateMachine};
 
 /// A member that heard no leader for so long also follows: it may have been removed while it
 /// was away, and nobody tells it.
@@ -194,9 +194,23 @@ impl<S: StateMachine> Seat<S> {
     /// Takes on a linearizable read of this node.
     pub(crate) fn read(&mut self, now: Time, origin: Origin, query: &S::Query, out: &mut SeatOut) {
         let within = self.post.request_timeout;
-        if !self.courier.read(now, within, origin, wire::encode(query)) {
+        let question = wire::encode(&Question::State(query));
+        if !self.courier.read(now, within, origin, question) {
             out.settled.push((origin, Settled::Unknown));
         }
+    }
+
+    /// Asks how far the group is now; false if it can't be asked.
+    pub(crate) fn mark(&mut self, now: Time, within: Duration, origin: Origin) -> bool {
+        let question = wire::encode(&Question::<S::Query>::Mark);
+        self.courier.read(now, within, origin, question)
+    }
+
+    /// Whether this node knows all that was decided when a mark was given. One of another founding
+    /// says nothing of what it has.
+    pub(crate) fn has_reached(&self, mark: Mark) -> bool {
+        self.replica()
+            .is_some_and(|r| r.founding == mark.founding && r.applied >= mark.applied)
     }
 
     /// Sends out what is due of this node's asks.

@@ -1,5 +1,6 @@
 //! Random faults on whole fabrics: nothing acknowledged is undone, no epoch is given twice,
-//! and once the faults stop, everything heals.
+//! who caught up tells of nothing older than others told before, and once the faults stop,
+//! everything heals.
 
 mod harness;
 
@@ -9,6 +10,7 @@ use model::ids::{Epoch, NodeId, SiteId, VolumeId};
 use model::meta::{MetaReply, MetaRequest, MetaToken};
 use model::placement::{Owner, Presence, VolumeRecord};
 use raft_meta::GroupId;
+use raft_meta::node::Scope;
 
 use harness::{MS, World};
 
@@ -120,6 +122,17 @@ fn random_ask(w: &mut World, oracle: &mut Oracle, volumes: &[VolumeRecord]) {
     oracle.ask(w, node, request, id);
 }
 
+/// Whether it then knows enough is checked when it says so.
+fn random_catch_up(w: &mut World) {
+    let live = w.live();
+    if !live.is_empty() {
+        let pick = w.draw(live.len() as u64);
+        let node = live[usize::try_from(pick).expect("small")];
+        let scope = [Scope::Global, Scope::All][usize::from(w.draw(3) > 0)];
+        w.catch_up(node, scope, 1000 * MS);
+    }
+}
+
 fn heal(w: &mut World, volumes: &[VolumeRecord]) {
     w.cut.clear();
     w.loss_permille = 0;
@@ -156,6 +169,7 @@ fn run(seed: u64) {
         random_fault(&mut w);
         for _ in 0..4 {
             random_ask(&mut w, &mut oracle, &volumes);
+            random_catch_up(&mut w);
             let pause = u32::try_from(w.draw(120)).expect("small");
             w.run(pause * MS);
             oracle.check(&w, seed);

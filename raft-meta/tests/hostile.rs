@@ -238,7 +238,7 @@ fn message(w: &mut World, from: NodeId, to: NodeId) -> MetaMessage {
                 },
                 _ => Ask::Read {
                     number,
-                    query: bytes(w),
+                    question: bytes(w),
                 },
             };
             MetaMessage::Ask { group, ask }

@@ -1,8 +1,7 @@
 //! Volumes as NBD exports: each connection is a client of its volume, wherever its owner is.
 
 use std::rc::Rc;
-use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::Addr;
 use actors::runtime::{ClientHandle, OpenClient, OpenError, Opening, Switchboard};
@@ -11,43 +10,37 @@ use futures::future::LocalBoxFuture;
 use model::block::{BlockError, Reply, Request};
 use nbd_frontend::export::{ExportError, ExportInfo, ListedExport};
 use nbd_frontend::server::{Client, DescribeResult, Export, Exports, ListResult, OpenResult};
-use tokio::time::sleep;
+use raft_meta::node::Scope;
 
-use super::meta::SharedView;
+use super::meta::MetaHandle;
 use super::removal::Removal;
 
 /// A fabric's volumes.
 pub struct VolumeExports {
-    /// The placement.
-    pub view: SharedView,
+    /// The metadata.
+    pub meta: MetaHandle,
     /// The node's switchboard.
     pub switchboard: Addr<Switchboard>,
     /// Whether the node was removed: then nothing that it opens would ever be served.
     pub removal: Removal,
 }
 
-/// A name that the view lacks may be a volume's that was created a moment ago, through another
-/// node: its creation is on its way here. No longer than a person notices.
-const UNKNOWN_MAX: Duration = Duration::from_secs(1);
-const UNKNOWN_POLL: Duration = Duration::from_millis(10);
+/// So long a client waits for what others were told of a volume a moment ago, through another node:
+/// of its new size, and, no longer than a person notices, of its creation.
+const SIZE_MAX: Duration = Duration::from_millis(250);
+const CREATION_MAX: Duration = Duration::from_secs(1);
 
-/// A volume's export, once the view has it.
-async fn look_up(view: SharedView, name: String) -> DescribeResult {
-    let deadline = Instant::now() + UNKNOWN_MAX;
-    loop {
-        let size = view
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .volume_named(&name)
-            .map(|v| v.size_bytes);
-        match size {
-            Some(size) => return Ok(info(&name, size)),
-            None if name.is_empty() || Instant::now() > deadline => {
-                return Err(ExportError::Unknown);
-            }
-            None => sleep(UNKNOWN_POLL).await,
-        }
+/// A volume's export.
+async fn look_up(meta: MetaHandle, name: String) -> DescribeResult {
+    let known = || meta.view().volume_named(&name).map(|v| v.size_bytes);
+    if !name.is_empty() && meta.hears_quorum() {
+        let within = known().map_or(CREATION_MAX, |_| SIZE_MAX);
+        // Nobody answers only where the process is about to end.
+        let _missed = meta.catch_up(Scope::Global, within).await;
     }
+    known()
+        .map(|size| info(&name, size))
+        .ok_or(ExportError::Unknown)
 }
 
 /// Every acknowledged write is on two sites' disks, whichever node's connection it came by, so
@@ -64,7 +57,7 @@ fn info(name: &str, size: u64) -> ExportInfo {
 
 impl Exports for VolumeExports {
     fn list(&self, _client: &Client) -> LocalBoxFuture<'static, ListResult> {
-        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+        let view = self.meta.view();
         let listed = view
             .volumes
             .values()
@@ -78,12 +71,12 @@ impl Exports for VolumeExports {
     }
 
     fn describe(&self, _client: &Client, name: &str) -> LocalBoxFuture<'static, DescribeResult> {
-        look_up(Arc::clone(&self.view), name.to_owned()).boxed_local()
+        look_up(self.meta.clone(), name.to_owned()).boxed_local()
     }
 
     fn open(&self, _client: &Client, name: &str) -> LocalBoxFuture<'static, OpenResult> {
         let (switchboard, name) = (self.switchboard.clone(), name.to_owned());
-        let known = look_up(Arc::clone(&self.view), name.clone());
+        let known = look_up(self.meta.clone(), name.clone());
         let opened = async move {
             known.await?;
             // Whoever gives this up, at whatever point, ends the client with it.

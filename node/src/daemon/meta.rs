@@ -1,7 +1,7 @@
 //! The thread of the metadata machine: Raft and heartbeats have a thread of their own, or
 //! overload looks like failure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -19,7 +19,9 @@ use model::time::Time;
 use model::wire;
 use raft_meta::log::{LogWrite, RaftLog};
 use raft_meta::message::{GroupId, LocalDisk, Members, MetaMessage};
-use raft_meta::node::{AdminCommand, AdminReply, AdminToken, Effect, Input, MetaNode, Ticket};
+use raft_meta::node::{
+    AdminCommand, AdminReply, AdminToken, CatchUpToken, Effect, Input, MetaNode, Scope, Ticket,
+};
 use tokio::sync::oneshot;
 use transport::class::Class;
 use transport::net::endpoint::{SendError, Transport};
@@ -108,6 +110,11 @@ enum Command {
         answer: oneshot::Sender<AdminReply>,
     },
     Members(oneshot::Sender<BTreeMap<GroupId, Members>>),
+    CatchUp {
+        scope: Scope,
+        within: Duration,
+        answer: oneshot::Sender<BTreeSet<GroupId>>,
+    },
     Disks(Vec<LocalDisk>),
     Healed(Vec<SlotMove>),
     Listen(Box<dyn Listener>),
@@ -119,7 +126,14 @@ pub struct MetaHandle {
     commands: Sender<Command>,
     inbox: Inbox,
     view: SharedView,
+    known: Known,
+}
+
+/// What is known of what the node knows.
+#[derive(Clone, Default)]
+struct Known {
     hears_quorum: Arc<AtomicBool>,
+    is_told: Arc<AtomicBool>,
 }
 
 impl MetaHandle {
@@ -163,6 +177,18 @@ impl MetaHandle {
         answered
     }
 
+    /// Lets the view catch up with all that was decided before this. Answered with the groups
+    /// whose quorum did not say in time what that is: what they decide may be old.
+    pub fn catch_up(&self, scope: Scope, within: Duration) -> oneshot::Receiver<BTreeSet<GroupId>> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Command::CatchUp {
+            scope,
+            within,
+            answer,
+        });
+        answered
+    }
+
     /// The disks that this node serves now.
     pub fn disks(&self, disks: Vec<LocalDisk>) {
         self.send(Command::Disks(disks));
@@ -188,7 +214,14 @@ impl MetaHandle {
     /// may be an old one, and nothing can be changed by this node.
     #[must_use]
     pub fn hears_quorum(&self) -> bool {
-        self.hears_quorum.load(Ordering::Relaxed)
+        self.known.hears_quorum.load(Ordering::Relaxed)
+    }
+
+    /// Whether it caught up with its site's group and the global one since it was started: what
+    /// was decided of it before says nothing of it now.
+    #[must_use]
+    pub fn is_told(&self) -> bool {
+        self.known.is_told.load(Ordering::Relaxed)
     }
 
     fn send(&self, command: Command) {
@@ -211,12 +244,19 @@ struct Shell<L: RaftLog> {
     listener: Option<Box<dyn Listener>>,
     asked: BTreeMap<MetaToken, ReplyTo>,
     commanded: BTreeMap<AdminToken, oneshot::Sender<AdminReply>>,
+    /// [`FIRST`] is this thread's own.
+    catching_up: BTreeMap<CatchUpToken, oneshot::Sender<BTreeSet<GroupId>>>,
     next: u64,
     /// Whom the global group's leader was known to be last.
     leader: Option<NodeId>,
-    /// Whether there was one, for [`MetaHandle::hears_quorum`].
-    hears_quorum: Arc<AtomicBool>,
+    known: Known,
 }
+
+/// Of the catching up after the start.
+const FIRST: CatchUpToken = CatchUpToken(0);
+
+/// So often it is tried again.
+const FIRST_WITHIN: Duration = Duration::from_secs(1);
 
 /// What was decided of sites and nodes, in words.
 fn note_presence(before: &View, now: &View) {
@@ -245,12 +285,12 @@ pub fn start<L: RaftLog + Send + 'static>(
     view: SharedView,
 ) -> std::io::Result<MetaHandle> {
     let (commands, inbox) = channel();
-    let hears_quorum = Arc::new(AtomicBool::new(false));
+    let known = Known::default();
     let handle = MetaHandle {
         commands,
         inbox: Inbox::default(),
         view: Arc::clone(&view),
-        hears_quorum: Arc::clone(&hears_quorum),
+        known: known.clone(),
     };
     let shell = Shell {
         machine,
@@ -260,9 +300,10 @@ pub fn start<L: RaftLog + Send + 'static>(
         listener: None,
         asked: BTreeMap::new(),
         commanded: BTreeMap::new(),
+        catching_up: BTreeMap::new(),
         next: 0,
         leader: None,
-        hears_quorum,
+        known,
     };
     thread::Builder::new()
         .name("meta".to_owned())
@@ -273,6 +314,7 @@ pub fn start<L: RaftLog + Send + 'static>(
 fn run<L: RaftLog>(mut shell: Shell<L>, inbox: &Receiver<Command>) {
     let mut effects = Vec::new();
     shell.machine.tick(boottime(), &mut effects);
+    shell.catch_up_first(&mut effects);
     loop {
         if let Err(error) = shell.carry_out(&mut effects) {
             // R8: after a failed write nothing is known of the log. The process ends; its
@@ -328,6 +370,20 @@ impl<L: RaftLog> Shell<L> {
                 let _ = answer.send(self.members());
                 return;
             }
+            Command::CatchUp {
+                scope,
+                within,
+                answer,
+            } => {
+                self.next += 1;
+                let token = CatchUpToken(self.next);
+                self.catching_up.insert(token, answer);
+                Input::CatchUp {
+                    token,
+                    scope,
+                    within,
+                }
+            }
             Command::Disks(disks) => Input::LocalDisks(disks),
             Command::Healed(moves) => Input::Healed(moves),
             Command::Listen(listener) => {
@@ -339,6 +395,34 @@ impl<L: RaftLog> Shell<L> {
             }
         };
         self.machine.handle(boottime(), input, effects);
+    }
+
+    fn catch_up_first(&mut self, effects: &mut Vec<Effect>) {
+        let input = Input::CatchUp {
+            token: FIRST,
+            scope: Scope::All,
+            within: FIRST_WITHIN,
+        };
+        self.machine.handle(boottime(), input, effects);
+    }
+
+    fn caught_up(
+        &mut self,
+        token: CatchUpToken,
+        missed: BTreeSet<GroupId>,
+        effects: &mut Vec<Effect>,
+    ) {
+        if token == FIRST {
+            let own = GroupId::Site(self.machine.identity().site);
+            if missed.contains(&GroupId::Global) || missed.contains(&own) {
+                self.catch_up_first(effects);
+            } else {
+                self.known.is_told.store(true, Ordering::Relaxed);
+            }
+        } else if let Some(answer) = self.catching_up.remove(&token) {
+            // Whoever asked may have given up.
+            let _ = answer.send(missed);
+        }
     }
 
     fn members(&self) -> BTreeMap<GroupId, Members> {
@@ -362,7 +446,9 @@ impl<L: RaftLog> Shell<L> {
     /// Operators look for who decides, and since when.
     fn note_leader(&mut self, now: Time) {
         let leader = self.machine.leader(GroupId::Global, now);
-        self.hears_quorum.store(leader.is_some(), Ordering::Relaxed);
+        self.known
+            .hears_quorum
+            .store(leader.is_some(), Ordering::Relaxed);
         if leader != std::mem::replace(&mut self.leader, leader) {
             match leader {
                 Some(node) => tracing::info!(%node, "leads the global group"),
@@ -375,6 +461,7 @@ impl<L: RaftLog> Shell<L> {
     fn carry_out(&mut self, effects: &mut Vec<Effect>) -> Result<(), L::Error> {
         let mut batch: Vec<(GroupId, LogWrite)> = Vec::new();
         let mut tickets: Vec<(GroupId, Ticket)> = Vec::new();
+        let mut caught_up: Vec<(CatchUpToken, BTreeSet<GroupId>)> = Vec::new();
         while !effects.is_empty() {
             for effect in effects.drain(..) {
                 match effect {
@@ -410,6 +497,9 @@ impl<L: RaftLog> Shell<L> {
                             let _ = answer.send(reply);
                         }
                     }
+                    Effect::CaughtUp { token, missed } => {
+                        caught_up.push((token, missed));
+                    }
                     Effect::View(view) => {
                         self.transport.know_sites(view.sites_of_nodes());
                         let mut shared = self.view.write().unwrap_or_else(PoisonError::into_inner);
@@ -425,6 +515,9 @@ impl<L: RaftLog> Shell<L> {
                         }
                     }
                 }
+            }
+            for (token, missed) in caught_up.drain(..) {
+                self.caught_up(token, missed, effects);
             }
             if !batch.is_empty() {
                 self.log.write(&batch)?;
@@ -459,8 +552,8 @@ mod tests {
     use raft_meta::message::{Feed, LogIndex, Members, Snapshot, Term};
 
     use super::{
-        Arc, Command, GroupId, Inbox, MetaHandle, MetaMessage, NodeId, PEERS_BYTES_MAX, SharedView,
-        channel,
+        Command, GroupId, Inbox, Known, MetaHandle, MetaMessage, NodeId, PEERS_BYTES_MAX,
+        SharedView, channel,
     };
 
     fn message(bytes: usize) -> MetaMessage {
@@ -487,7 +580,7 @@ mod tests {
             commands,
             inbox: Inbox::default(),
             view: SharedView::default(),
-            hears_quorum: Arc::default(),
+            known: Known::default(),
         };
         let most = 15 << 20;
         let say = |from: u16, bytes: usize| handle.message(NodeId(from), message(bytes));

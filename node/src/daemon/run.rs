@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use actix::{Actor, Addr};
 use actors::client::ClientConfig;
@@ -144,7 +144,6 @@ async fn serve(
         admitter,
         disks: Arc::new(Mutex::new(BTreeMap::new())),
         removal: removal.clone(),
-        started: Instant::now(),
     });
     admin_server::serve(
         &directory,
@@ -184,7 +183,7 @@ async fn serve(
     // From here on this node says that it serves: its port takes clients.
     peers.serve(switchboard.clone(), Arc::clone(&admin.disks), repair);
     let exports = Rc::new(VolumeExports {
-        view,
+        meta: handle,
         switchboard: switchboard.clone(),
         removal,
     });

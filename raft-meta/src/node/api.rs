@@ -1,5 +1,6 @@
 //! What goes into a [`super::MetaNode`] and what comes out.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,6 +80,10 @@ impl Default for Config {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct AdminToken(pub u64);
 
+/// Correlates [`Effect::CaughtUp`] with [`Input::CatchUp`] within one node's life.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct CatchUpToken(pub u64);
+
 /// Correlates [`Input::Persisted`] with [`Effect::Persist`]; ascending within a group and a
 /// node's life.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -119,11 +124,30 @@ pub enum Input {
         /// What is asked.
         command: AdminCommand,
     },
+    /// The view is to tell of everything that was decided before this. Answered by
+    /// [`Effect::CaughtUp`], always.
+    CatchUp {
+        /// Correlates the answer.
+        token: CatchUpToken,
+        /// Decided by whom.
+        scope: Scope,
+        /// How long at most, about.
+        within: Duration,
+    },
     /// The disks that this node serves now; replaces what it said before.
     LocalDisks(Vec<LocalDisk>),
     /// The moves to this node's disks that are done but for the entry that ends them (R20);
     /// replaces what it said before.
     Healed(Vec<SlotMove>),
+}
+
+/// Whose decisions a view is to tell of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scope {
+    /// The global placement group's: of volumes and sites.
+    Global,
+    /// Those of all sites that are up, too: of their nodes and disks.
+    All,
 }
 
 /// What the machine asks its shell to do.
@@ -163,6 +187,15 @@ pub enum Effect {
     },
     /// The placement changed; versions only grow.
     View(Arc<View>),
+    /// Answers [`Input::CatchUp`]: the view that was given out last tells of everything that was
+    /// decided before it, but perhaps of what is in `missed`.
+    CaughtUp {
+        /// Whose.
+        token: CatchUpToken,
+        /// The groups whose quorum did not answer in time, and what they decide may be old; where
+        /// the global one is among them, so may what any group decides.
+        missed: BTreeSet<GroupId>,
+    },
     /// A peer's snapshot does not decode, so that this node stays behind: for the operator.
     /// Told once for each place in the log.
     Unreadable {

@@ -13,13 +13,14 @@ use std::time::Duration;
 use model::ids::{Boot, DiskRef, Incarnation, NodeId, SiteId, VolumeId};
 use model::machine::Machine;
 use model::meta::{MetaReply, MetaRequest, MetaToken};
-use model::placement::{View, VolumeRecord};
+use model::placement::{Presence, View, VolumeRecord};
 use model::time::Time;
 use model::wire;
 use raft_meta::log::{MemoryLog, RaftLog};
 use raft_meta::message::{GroupId, LocalDisk, LogIndex, MetaMessage};
 use raft_meta::node::{
-    AdminCommand, AdminReply, AdminToken, Config, Effect, Identity, Input, MetaNode, Ticket,
+    AdminCommand, AdminReply, AdminToken, CatchUpToken, Config, Effect, Identity, Input, MetaNode,
+    Scope, Ticket,
 };
 
 pub const MS: Duration = Duration::from_millis(1);
@@ -60,6 +61,10 @@ pub struct World {
     pub config: Config,
     pub replies: BTreeMap<MetaToken, MetaReply>,
     pub admin_replies: BTreeMap<AdminToken, AdminReply>,
+    /// Who catches up, with how much of every group was applied by somebody before.
+    catching_up: BTreeMap<CatchUpToken, (NodeId, BTreeMap<GroupId, LogIndex>)>,
+    /// What those that are over missed.
+    pub caught_up: BTreeMap<CatchUpToken, BTreeSet<GroupId>>,
     /// Pairs of nodes that do not hear each other, in this direction.
     pub cut: BTreeSet<(NodeId, NodeId)>,
     /// Messages lost, in per mille.
@@ -88,6 +93,8 @@ impl World {
             },
             replies: BTreeMap::new(),
             admin_replies: BTreeMap::new(),
+            catching_up: BTreeMap::new(),
+            caught_up: BTreeMap::new(),
             cut: BTreeSet::new(),
             loss_permille: 0,
             unreadable: Vec::new(),
@@ -235,6 +242,10 @@ impl World {
                         "answered once"
                     );
                 }
+                Effect::CaughtUp { token, missed } => {
+                    self.check_caught_up(token, &missed);
+                    self.caught_up.insert(token, missed);
+                }
                 Effect::View(view) => {
                     let host = self.hosts.get_mut(&node).expect("a host");
                     let older = host.view.as_ref().map(|v| v.version);
@@ -256,6 +267,58 @@ impl World {
             host.armed = Some(deadline);
             let boot = host.identity.boot;
             self.schedule(deadline.max(self.now), Event::Tick { node, boot });
+        }
+    }
+
+    pub fn catch_up(&mut self, node: NodeId, scope: Scope, within: Duration) -> CatchUpToken {
+        let token = CatchUpToken(self.next_token);
+        self.next_token += 1;
+        let global = self.hosts[&node].machine.as_ref().and_then(|m| m.global());
+        let sites = global.into_iter().flat_map(|g| g.sites.keys());
+        let sites = sites.filter(|_| scope == Scope::All);
+        let groups: Vec<GroupId> = std::iter::once(GroupId::Global)
+            .chain(sites.map(|s| GroupId::Site(*s)))
+            .collect();
+        let applied = |group: &GroupId| {
+            let machines = self.hosts.values().filter_map(|h| h.machine.as_ref());
+            machines
+                .map(|m| m.applied(*group))
+                .max()
+                .unwrap_or_default()
+        };
+        let floor = groups.iter().map(|g| (*g, applied(g))).collect();
+        self.catching_up.insert(token, (node, floor));
+        let input = Input::CatchUp {
+            token,
+            scope,
+            within,
+        };
+        self.input(node, input);
+        token
+    }
+
+    /// What anybody knew before is known, and in the view that was given out.
+    fn check_caught_up(&mut self, token: CatchUpToken, missed: &BTreeSet<GroupId>) {
+        let (node, floor) = self.catching_up.remove(&token).expect("answered once");
+        if missed.contains(&GroupId::Global) {
+            return;
+        }
+        let host = &self.hosts[&node];
+        let (machine, view) = (host.machine.as_ref().expect("it lives"), &host.view);
+        let (view, global) = (view.as_ref().expect("a view"), machine.global());
+        let global = global.expect("it caught up");
+        assert_eq!(view.volumes, global.volumes, "the view is of what it knows");
+        for (group, floor) in floor {
+            let is_away = match group {
+                GroupId::Global => false,
+                GroupId::Site(site) => global.sites[&site].presence != Presence::Up,
+            };
+            let applied = machine.applied(group);
+            assert!(
+                applied >= floor || is_away || missed.contains(&group),
+                "seed {}: {node} told of {group} at {applied:?}, {floor:?} was known before",
+                self.seed
+            );
         }
     }
 
@@ -377,7 +440,7 @@ impl World {
         }
         for (node, host) in &self.hosts {
             let Some(view) = &host.view else { continue };
-            let up = |p: model::placement::Presence| p == model::placement::Presence::Up;
+            let up = |p: Presence| p == Presence::Up;
             let nodes = view
                 .nodes
                 .iter()

@@ -94,6 +94,8 @@ impl World {
                         .push(Happening::Admin { node, token, reply });
                 }
                 meta::Effect::View(view) => self.view(node, &view),
+                // Only who answers people asks for it, and there is nobody here.
+                meta::Effect::CaughtUp { .. } => unreachable!("{node} was not asked to catch up"),
                 meta::Effect::Unreadable { group, from, .. } => {
                     panic!("{node} can't read {from}'s snapshot of {group}")
                 }

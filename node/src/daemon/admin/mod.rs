@@ -7,6 +7,7 @@ mod repairs;
 mod resize;
 mod safety;
 mod scrub;
+mod shared;
 mod show;
 mod status;
 
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 use model::ids::{DiskId, NodeId, SiteId};
 use model::meta::{MetaRequest, Refusal};
 use model::placement::{Duty, Node, Presence, Site, View, VolumeRecord};
+use raft_meta::node::Scope;
 
 use self::show::{Heard, disk_name, site_name};
 use super::join::{Admitter, make_token};
@@ -38,8 +40,8 @@ const MOVE_MAX: Duration = Duration::from_secs(10);
 const DISKS_MAX: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(50);
 
-/// A name that is unknown after it is nobody's.
-const UNKNOWN_MAX: Duration = Duration::from_secs(1);
+/// What can't be said of now by then is told as it is known.
+const CATCH_UP_MAX: Duration = Duration::from_secs(1);
 
 const BLOCK_BYTES: u64 = model::BLOCK_BYTES as u64;
 
@@ -61,12 +63,7 @@ pub struct Admin {
     pub disks: Arc<Mutex<DiskNames>>,
     /// Whether it was removed.
     pub removal: Removal,
-    /// When it was started.
-    pub started: Instant,
 }
-
-/// A node that was started is not said to serve sooner.
-const TOLD_AFTER: Duration = Duration::from_secs(1);
 
 fn fail(kind: FailureKind, message: impl Into<String>) -> Failure {
     Failure {
@@ -110,10 +107,13 @@ impl Handler for Admin {
 
 impl Admin {
     fn answer(&self, request: Request) -> Result<Reply, Failure> {
+        if tells_of_the_fabric(&request) {
+            self.catch_up();
+        }
         match request {
             Request::Ping => Ok(Reply::Pong(self.pong())),
             _ if self.removal.is_known() => Err(removed()),
-            Request::Token { .. } => self.token(),
+            Request::Token { node, site } => self.token(&node, &site),
             Request::VolumeCreate {
                 name,
                 size_bytes,
@@ -249,7 +249,7 @@ impl Admin {
             Some(WaitingFor::Removed)
         } else if !self.peers.is_serving() {
             Some(WaitingFor::Disks)
-        } else if node.is_some_and(|n| n.presence == Presence::Up) && self.is_told() {
+        } else if node.is_some_and(|n| n.presence == Presence::Up) && self.meta.is_told() {
             None
         } else if site.is_some_and(|s| s.presence != Presence::Up) {
             Some(WaitingFor::GlobalGroup)
@@ -264,32 +264,27 @@ impl Admin {
         }
     }
 
-    /// Whether its view may be of now: what it knew before it was started says nothing, and what
-    /// was decided since comes soon after the leader's first word.
-    fn is_told(&self) -> bool {
-        self.started.elapsed() >= TOLD_AFTER
-    }
-
-    fn token(&self) -> Result<Reply, Failure> {
+    fn token(&self, node: &str, site: &str) -> Result<Reply, Failure> {
         let admitter = self.admitter.as_ref().ok_or_else(no_authority)?;
-        let token = make_token(&admitter.authority, self.quic, &self.meta)
+        let token = make_token(&admitter.authority, self.quic, (node, site), &self.meta)
             .map_err(|e| fail(FailureKind::NotNow, e.to_string()))?;
         Ok(Reply::Token(Token { token }))
     }
 
-    /// A volume by its name. One that the view lacks may have been created a moment ago, through
-    /// another node.
-    fn named(&self, name: &str) -> Result<VolumeRecord, Failure> {
-        let deadline = Instant::now() + UNKNOWN_MAX;
-        loop {
-            if let Some(record) = self.meta.view().volume_named(name) {
-                return Ok(record.clone());
-            }
-            if Instant::now() > deadline {
-                return Err(no_volume(name));
-            }
-            std::thread::sleep(POLL);
+    /// Lets this node know what others answered before it was asked, while there is a quorum.
+    fn catch_up(&self) {
+        if self.meta.hears_quorum() {
+            // Nobody answers only where the process is about to end.
+            let _missed = self.meta.catch_up(Scope::All, CATCH_UP_MAX).blocking_recv();
         }
+    }
+
+    /// A volume by its name.
+    fn named(&self, name: &str) -> Result<VolumeRecord, Failure> {
+        let view = self.meta.view();
+        view.volume_named(name)
+            .cloned()
+            .ok_or_else(|| no_volume(name))
     }
 
     fn ask(
@@ -385,6 +380,18 @@ impl Admin {
         }
         Ok(Journal { files })
     }
+}
+
+/// Whether its answer is about more than the node that is asked.
+fn tells_of_the_fabric(request: &Request) -> bool {
+    !matches!(
+        request,
+        Request::Ping
+            | Request::Token { .. }
+            | Request::NbdCertificate { .. }
+            | Request::DebugSyncs
+            | Request::DebugJournal
+    )
 }
 
 /// What is wanted of something that is drained, or undrained.

@@ -11,8 +11,6 @@ use crate::admin::protocol::{Failure, FailureKind, Reply};
 
 /// An owner that has not made a hole of what was cut off by then can't commit.
 const CUT_MAX: Duration = Duration::from_secs(10);
-/// This node knows by then what was committed through it.
-const KNOWN_MAX: Duration = Duration::from_secs(2);
 
 impl Admin {
     pub(super) fn resize(&self, name: &str, size_bytes: u64) -> Result<Reply, Failure> {
@@ -29,12 +27,7 @@ impl Admin {
             }
         };
         // Who connects here next is to see it.
-        let deadline = Instant::now() + KNOWN_MAX;
-        let knows = |known: &VolumeRecord| known.resized >= record.resized;
-        while !self.meta.view().volumes.get(&volume).is_some_and(knows) && Instant::now() < deadline
-        {
-            std::thread::sleep(POLL / 10);
-        }
+        self.catch_up();
         self.shown(&record)
     }
 
