@@ -256,7 +256,8 @@ pub(crate) fn save<T: Serialize>(path: &Path, value: &T) -> Result<(), ConfigErr
     };
     let mut text = serde_json::to_vec_pretty(value).map_err(format)?;
     text.push(b'\n');
-    let temporary = path.with_extension("json.new");
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".new");
     let mut file = File::create(&temporary).map_err(fail)?;
     file.write_all(&text).map_err(fail)?;
     file.sync_all().map_err(fail)?;

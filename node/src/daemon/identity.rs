@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::config::{ConfigError, NodeConfig, load, save};
 
 /// The file's name.
-const IDENTITY: &str = "identity.json";
+pub(super) const IDENTITY: &str = "identity.json";
 
 /// What `atoll init` or `atoll join` learnt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

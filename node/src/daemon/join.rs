@@ -13,7 +13,7 @@ use model::placement::{Presence, Site};
 use model::wire;
 use raft_meta::node::{AdminCommand, AdminReply};
 use transport::name::FabricId;
-use transport::net::ca::{Authority, Identity, NodeKey};
+use transport::net::ca::{Authority, NodeKey};
 use transport::net::join::{
     self, JoinFuture, JoinHandler, JoinRefusal, JoinRequest, JoinToken, TokenHash,
 };
@@ -22,6 +22,7 @@ use transport::net::tls::Fingerprint;
 use super::config::NodeConfig;
 use super::disks::random;
 use super::identity::NodeIdentity;
+use super::making::Making;
 use super::meta::{MetaHandle, SharedView};
 use super::nbd_tls::{self, NbdAuthority, NbdKey, Subject};
 
@@ -60,12 +61,7 @@ struct Admission {
 /// # Errors
 /// The directory is in use, or can't be written.
 pub fn init(directory: &Path, config: &NodeConfig) -> Result<()> {
-    if Identity::exists(directory) {
-        bail!(
-            "{} is a node already: start it with `atoll run --dir {0}`",
-            directory.display()
-        );
-    }
+    let making = Making::begin(directory)?;
     let fabric = random()?;
     let name = FabricId::from_str(&format!("f{fabric:016x}")).context("the fabric's name")?;
     let authority = Authority::create(name)?;
@@ -81,9 +77,7 @@ pub fn init(directory: &Path, config: &NodeConfig) -> Result<()> {
         started: false,
         contacts: BTreeMap::new(),
     };
-    identity.save(directory)?;
-    config.save(directory)?;
-    Ok(())
+    Ok(making.finish(&identity, config)?)
 }
 
 /// Joins a fabric with a one-time token.
@@ -91,12 +85,7 @@ pub fn init(directory: &Path, config: &NodeConfig) -> Result<()> {
 /// # Errors
 /// The token is refused, the names are taken, or no contact answers.
 pub async fn join(directory: &Path, config: &NodeConfig, token: &str) -> Result<()> {
-    if Identity::exists(directory) {
-        bail!(
-            "{} is a node already: start it with `atoll run --dir {0}`",
-            directory.display()
-        );
-    }
+    let making = Making::begin(directory)?;
     let token = JoinToken::from_str(token)?;
     let (key, nbd_key) = (NodeKey::generate()?, NbdKey::generate()?);
     let application = Application {
@@ -128,9 +117,7 @@ pub async fn join(directory: &Path, config: &NodeConfig, token: &str) -> Result<
         started: false,
         contacts: admission.contacts.into_iter().collect(),
     };
-    identity.save(directory)?;
-    config.save(directory)?;
-    Ok(())
+    Ok(making.finish(&identity, config)?)
 }
 
 /// Makes a join token that leads to this node, for a node of that name and site.

@@ -6,6 +6,7 @@ pub mod disks;
 pub mod exports;
 pub mod identity;
 pub mod join;
+pub(crate) mod making;
 pub mod membership;
 pub mod meta;
 pub mod nbd_tls;

@@ -23,6 +23,8 @@ use super::config::{NbdTls, NodeConfig};
 pub const CERTIFICATE: &str = "nbd.pem";
 /// Its key.
 pub const KEY: &str = "nbd.key";
+/// Both; each is called `.new` in addition until it is whole.
+pub(super) const FILES: [&str; 2] = [CERTIFICATE, KEY];
 
 /// The authority's, as the transport keeps them in a node's directory.
 const AUTHORITY: &str = "ca.pem";
@@ -378,7 +380,8 @@ fn read(path: &Path) -> Result<String, NbdTlsError> {
 /// After a power loss the file is whole or as it was.
 fn write(path: &Path, text: &str, mode: u32) -> Result<(), NbdTlsError> {
     let run = || -> io::Result<()> {
-        let partial = path.with_extension("new");
+        let mut partial = path.as_os_str().to_owned();
+        partial.push(".new");
         // A leftover could have another mode.
         match fs::remove_file(&partial) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),

@@ -17,7 +17,7 @@ use super::identity::NodeIdentity;
 use super::raft_log::{RaftLogError, RocksRaftLog};
 
 /// The logs' directory in a node's.
-const META: &str = "meta";
+pub(super) const META: &str = "meta";
 
 /// There is no machine from these logs.
 #[derive(Debug, Error)]

@@ -156,6 +156,8 @@ impl Program {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
+            // A Ctrl-C at the terminal is for the supervisor alone.
+            .process_group(0)
             .kill_on_drop(true);
         let mut child = command.spawn().map_err(|source| self.start_error(source))?;
         if let Some(mut stdin) = child.stdin.take() {

@@ -24,6 +24,10 @@ const CA_KEY_FILE: &str = "ca.key";
 const NODE_CERT_FILE: &str = "node.pem";
 const NODE_KEY_FILE: &str = "node.key";
 
+/// All files that an authority and an identity are kept in; each is called `.new` in addition until it
+/// is whole.
+pub const FILES: [&str; 4] = [CA_CERT_FILE, CA_KEY_FILE, NODE_CERT_FILE, NODE_KEY_FILE];
+
 /// No certificate, key or signing request of ours is longer, bytes.
 const PEM_BYTES_MAX: u64 = 64 << 10;
 
@@ -294,12 +298,6 @@ impl Identity {
             NODE_CERT_FILE,
             to_pem(std::slice::from_ref(&self.leaf)).as_bytes(),
         )
-    }
-
-    /// Whether `dir` holds an identity.
-    #[must_use]
-    pub fn exists(dir: &Path) -> bool {
-        dir.join(NODE_CERT_FILE).exists()
     }
 
     /// The fabric that it belongs to.

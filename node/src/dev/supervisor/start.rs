@@ -15,6 +15,7 @@ use crate::admin::client::{self, ClientError, Connection};
 use crate::admin::ping::{Pong, WaitingFor};
 use crate::admin::protocol::{self, FailureKind, Reply, Token};
 use crate::daemon::config::{CONFIG, ROUTES};
+use crate::daemon::making;
 use crate::dev::layout::NodeLayout;
 use crate::dev::node::{Life, NodeError, log_tail};
 
@@ -145,6 +146,7 @@ impl<S: FnMut(Event<'_>)> Supervisor<S> {
         if self.pid(name).is_some() {
             return Ok(());
         }
+        self.wait_for_its_maker(name).await?;
         if !self.is_made(name) {
             self.make(name).await?;
         }
@@ -154,6 +156,16 @@ impl<S: FnMut(Event<'_>)> Supervisor<S> {
         self.wait_until_ready(name, &life, Patience::Firm, deadline)
             .await
             .map(drop)
+    }
+
+    /// An `atoll init` or `join` may outlive the supervisor that started it, and finish.
+    async fn wait_for_its_maker(&self, name: &str) -> Result<(), DevError> {
+        let directory = self.directory.join(name);
+        let what = format!("can't look at {}", directory.display());
+        spawn_blocking(move || making::wait(&directory))
+            .await
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+            .map_err(io_error(what))
     }
 
     fn is_made(&self, name: &str) -> bool {
