@@ -10,6 +10,7 @@ pub(crate) mod making;
 pub mod membership;
 pub mod meta;
 pub mod nbd_tls;
+mod open_files;
 mod panics;
 pub mod peers;
 mod previous;

@@ -39,6 +39,7 @@ use super::join::{AdmitJoiners, Admitter};
 use super::membership;
 use super::meta::{self, Listener, MetaHandle, SharedView};
 use super::nbd_tls::{self, NbdAuthority};
+use super::open_files;
 use super::panics;
 use super::peers::{NodeMessage, Peers};
 use super::previous;
@@ -93,11 +94,12 @@ pub fn run(directory: &Path, overrides: &Overrides) -> Result<()> {
     config.check()?;
     let identity = NodeIdentity::load(directory)?;
     panics::are_logged();
+    let files_max = open_files::raise();
     previous::take_over(directory)?;
     let system = actix::System::new();
     system.block_on(async {
         let stop = stop_on_signals().context("signals")?;
-        serve(directory.to_owned(), config, identity, stop).await
+        serve(directory.to_owned(), config, identity, files_max, stop).await
     })
 }
 
@@ -105,6 +107,7 @@ async fn serve(
     directory: std::path::PathBuf,
     config: NodeConfig,
     mut identity: NodeIdentity,
+    files_max: Option<u64>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<()> {
     let node = NodeId(identity.node);
@@ -188,9 +191,15 @@ async fn serve(
         removal,
     });
     tracing::info!(node = %config.name, nbd = %config.nbd, tls = ?config.nbd_tls, "serving");
+    let nbd_usual = nbd::Config::default();
     let nbd_config = nbd::Config {
         tls: nbd_tls,
-        ..nbd::Config::default()
+        connections_max: open_files::connections(
+            files_max,
+            &config.disks,
+            nbd_usual.connections_max,
+        ),
+        ..nbd_usual
     };
     let front_end = actix::spawn(nbd::serve(listener, exports, nbd_config, stop.clone()));
     stop.wait_for(|stop| *stop)

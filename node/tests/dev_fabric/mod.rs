@@ -38,9 +38,16 @@ pub(crate) struct DevFabric {
 impl DevFabric {
     /// Starts one, or the one that is there, and waits until it serves.
     pub(crate) fn start(directory: &Path, more: &[&str]) -> Self {
+        Self::start_under(&[], directory, more)
+    }
+
+    /// The same by a program that runs another one, such as `prlimit` with its arguments.
+    pub(crate) fn start_under(by: &[&str], directory: &Path, more: &[&str]) -> Self {
         let said = directory.with_extension("said");
         let mut process = Command::new("setpriv")
-            .args(["--pdeathsig", "TERM", PROGRAM, "dev", "--json", "--dir"])
+            .args(["--pdeathsig", "TERM"])
+            .args(by)
+            .args([PROGRAM, "dev", "--json", "--dir"])
             .arg(directory)
             .args(more)
             .stdout(Stdio::piped())
