@@ -135,6 +135,13 @@ pub fn random() -> Result<u64> {
     Ok(u64::from_le_bytes(bytes))
 }
 
+/// Whether a disk is yet to be formatted, so that opening it waits for the fabric.
+#[must_use]
+pub fn is_new(node_directory: &Path, config: &DiskConfig) -> bool {
+    let layer = RealFiles::new(&node_directory.join(&config.path));
+    matches!(Superblock::open(&layer), Err(SuperblockError::Missing))
+}
+
 /// Opens a disk; one without a superblock is new, is made known to the fabric and formatted:
 /// an emptied or swapped directory is never taken for the old disk (R2).
 ///

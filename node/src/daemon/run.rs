@@ -4,15 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use actix::{Actor, Addr};
 use actors::client::ClientConfig;
-use actors::disk::DiskConfig;
+use actors::disk::{DiskConfig, ScrubConfig};
 use actors::heal::HealConfig;
 use actors::runtime::{
-    AttachDisk, Inbound, MetaAnswer, ShutDown, Switchboard, SwitchboardConfig, ViewChanged,
-    boottime,
+    Inbound, MetaAnswer, ShutDown, Switchboard, SwitchboardConfig, ViewChanged, boottime,
 };
 use actors::segment::SegmentConfig;
 use actors::volume::VolumeConfig;
@@ -25,6 +24,7 @@ use model::time::WallTime;
 use model::wire;
 use nbd_frontend::server::{self as nbd, Address, Listener as NbdListener};
 use tokio::sync::watch;
+use tokio::time::timeout;
 use transport::class::Class;
 use transport::net::ca::{Authority, Identity};
 use transport::net::config::Config as NetConfig;
@@ -32,7 +32,7 @@ use transport::net::endpoint::{Handlers, Transport};
 
 use super::admin::Admin;
 use super::config::{NbdTls, NodeConfig, Routes};
-use super::disks::{self, OpenedDisk, random};
+use super::disks::{self, random};
 use super::exports::VolumeExports;
 use super::identity::NodeIdentity;
 use super::join::{AdmitJoiners, Admitter};
@@ -45,9 +45,12 @@ use super::peers::{NodeMessage, Peers};
 use super::previous;
 use super::removal::Removal;
 use super::repair_traffic::RepairTraffic;
-use super::served::{Reopener, Served};
+use super::served::{Opener, Served};
 use super::voter;
 use crate::admin::server as admin_server;
+
+/// What is asked to end has so long for it.
+const GRACE: Duration = Duration::from_secs(5);
 
 struct ToActors(Addr<Switchboard>);
 
@@ -160,18 +163,32 @@ async fn serve(
         Arc::clone(&view),
         transport.clone(),
     ));
-    let opened = open_disks(directory.clone(), &config, &identity, node, &handle).await?;
-    let switchboard = start_actors(
+    let opener = Arc::new(Opener {
+        directory: directory.clone(),
+        fabric: identity.fabric,
         node,
-        boot,
-        &transport,
-        &handle,
-        opened,
-        &admin,
-        &directory,
-        &config,
-        identity.fabric,
-    );
+        meta: handle.clone(),
+        served: Served::new(handle.clone()),
+        names: Arc::clone(&admin.disks),
+        configs: Mutex::default(),
+    });
+    // What a disk that is new waits for, the others must not.
+    let (new, known): (Vec<_>, Vec<_>) = config
+        .disks
+        .iter()
+        .cloned()
+        .partition(|disk| disks::is_new(&directory, disk));
+    let opened = tokio::select! {
+        opened = opener.open_all(known) => opened,
+        _ = stop.wait_for(|stop| *stop) => {
+            tracing::info!("stopping before all disks were opened");
+            let _ = timeout(GRACE, transport.shutdown()).await;
+            return Ok(());
+        }
+    };
+    let is_first = opened.is_empty();
+    let switchboard = start_actors(node, boot, &transport, &opener, config.scrub());
+    opener.attach(opened, &switchboard);
     switchboard_ready.set(switchboard.clone());
     handle.listen(Box::new(ToActors(switchboard.clone())));
 
@@ -183,33 +200,36 @@ async fn serve(
     let listener = NbdListener::bind(&Address::Tcp(config.nbd))
         .await
         .with_context(|| format!("can't serve NBD on {}: is the port in use?", config.nbd))?;
-    // From here on this node says that it serves: its port takes clients.
-    peers.serve(switchboard.clone(), Arc::clone(&admin.disks), repair);
     let exports = Rc::new(VolumeExports {
         meta: handle,
         switchboard: switchboard.clone(),
         removal,
     });
     tracing::info!(node = %config.name, nbd = %config.nbd, tls = ?config.nbd_tls, "serving");
-    let nbd_usual = nbd::Config::default();
+    let usual = nbd::Config::default();
     let nbd_config = nbd::Config {
         tls: nbd_tls,
-        connections_max: open_files::connections(
-            files_max,
-            &config.disks,
-            nbd_usual.connections_max,
-        ),
-        ..nbd_usual
+        connections_max: open_files::connections(files_max, &config.disks, usual.connections_max),
+        ..usual
     };
     let front_end = actix::spawn(nbd::serve(listener, exports, nbd_config, stop.clone()));
+    let added = actix::spawn(Arc::clone(&opener).attach_each(new, switchboard.clone()));
+    // A node without any disk yet says that it serves once it has some.
+    if is_first {
+        tokio::select! {
+            _ = added => {}
+            _ = stop.wait_for(|stop| *stop) => {}
+        }
+    }
+    // From here on this node says that it serves: its port takes clients.
+    peers.serve(switchboard.clone(), Arc::clone(&admin.disks), repair);
     stop.wait_for(|stop| *stop)
         .await
         .context("the signal's channel")?;
     tracing::info!("stopping");
-    let grace = std::time::Duration::from_secs(5);
-    let _ = tokio::time::timeout(grace, front_end).await;
-    let _ = tokio::time::timeout(grace, switchboard.send(ShutDown)).await;
-    let _ = tokio::time::timeout(grace, transport.shutdown()).await;
+    let _ = timeout(GRACE, front_end).await;
+    let _ = timeout(GRACE, switchboard.send(ShutDown)).await;
+    let _ = timeout(GRACE, transport.shutdown()).await;
     Ok(())
 }
 
@@ -236,65 +256,24 @@ fn admitter(
     })))
 }
 
-/// Disks are opened on threads: recovery reads their journals.
-async fn open_disks(
-    directory: std::path::PathBuf,
-    config: &NodeConfig,
-    identity: &NodeIdentity,
-    node: NodeId,
-    meta: &MetaHandle,
-) -> Result<Vec<(String, OpenedDisk)>> {
-    let mut opened = Vec::new();
-    for disk in config.disks.clone() {
-        let (directory, meta, fabric) = (directory.clone(), meta.clone(), identity.fabric);
-        let task = tokio::task::spawn_blocking(move || {
-            let name = disk.name.clone();
-            disks::open(&directory, &disk, fabric, node, &meta).map(|disk| (name, disk))
-        });
-        match task.await.context("a disk's opening")? {
-            Ok(disk) => opened.push(disk),
-            // One bad disk does not keep the node's others from serving.
-            Err(error) => tracing::error!("{error:#}: this disk is not served"),
-        }
-    }
-    Ok(opened)
-}
-
-#[allow(clippy::too_many_arguments)]
 fn start_actors(
     node: NodeId,
     boot: Boot,
     transport: &Transport,
-    meta: &MetaHandle,
-    opened: Vec<(String, OpenedDisk)>,
-    admin: &Admin,
-    directory: &Path,
-    config: &NodeConfig,
-    fabric: u64,
+    opener: &Arc<Opener>,
+    scrub: ScrubConfig,
 ) -> Addr<Switchboard> {
-    let (port, to_site) = (meta.clone(), meta.clone());
-    let served = Served::new(meta.clone(), opened.iter().map(|(_, disk)| disk));
-    let (retired, room) = (served.clone(), served.clone());
-    let of_name = |name: &String| config.disks.iter().find(|d| d.name == *name);
-    let reopener = Arc::new(Reopener {
-        directory: directory.to_owned(),
-        disks: opened
-            .iter()
-            .filter_map(|(name, disk)| Some((disk.at.disk, of_name(name)?.clone())))
-            .collect(),
-        fabric,
-        node,
-        meta: meta.clone(),
-        served,
-    });
-    let switchboard = Switchboard::new(SwitchboardConfig {
+    let (port, to_site) = (opener.meta.clone(), opener.meta.clone());
+    let (retired, room) = (opener.served.clone(), opener.served.clone());
+    let opener = Arc::clone(opener);
+    Switchboard::new(SwitchboardConfig {
         node,
         boot,
         transport: transport.clone(),
         meta: Arc::new(move |token, request| port.ask(token, request)),
         retired: Arc::new(move |disk| retired.remove(disk)),
         reopen: Arc::new(move |disk, closing, switchboard| {
-            Arc::clone(&reopener).reopen(disk, closing, switchboard);
+            Arc::clone(&opener).reopen(disk, closing, switchboard);
         }),
         room: Arc::new(move |disk, has_room| room.room(disk, has_room)),
         volume: VolumeConfig {
@@ -303,26 +282,14 @@ fn start_actors(
         },
         segment: SegmentConfig::default(),
         disk: DiskConfig {
-            scrub: config.scrub(),
+            scrub,
             ..DiskConfig::default()
         },
         heal: HealConfig::default(),
         healed: Arc::new(move |moves| to_site.healed(moves)),
         client: ClientConfig::default(),
     })
-    .start();
-    let mut names = admin
-        .disks
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
-    for (name, disk) in opened {
-        let path = of_name(&name).map(|d| directory.join(&d.path));
-        let path = path.map_or_else(String::new, |p| p.display().to_string());
-        names.insert(disk.at.disk, (name, path));
-        switchboard.do_send(AttachDisk::from(disk));
-    }
-    drop(names);
-    switchboard
+    .start()
 }
 
 /// Where messages of the network go; those that come before the actors run are lost, as the
