@@ -195,6 +195,21 @@ fn a_sites_directory_is_deleted_under_it() {
     filled.assert_stands_another_loss(when);
 }
 
+/// Nobody stops it first: its nodes find that out by themselves, and end.
+#[test]
+fn a_sites_directory_is_deleted_and_the_site_started() {
+    let filled = Filled::new(24);
+    for node in NODES {
+        remove(&filled.fabric.directory(node));
+    }
+    let when = "a site's directory deleted, and the site started";
+    filled.fabric.json("site start a");
+    let ended = filled.fabric.said().matches("exit status: 72").count();
+    assert_eq!(ended, NODES.len(), "{}", filled.fabric.said());
+    filled.assert_mends(when);
+    filled.assert_stands_another_loss(when);
+}
+
 #[test]
 fn trimmed_journal_files_are_deleted_after_all_is_killed() {
     let mut filled = Filled::new(160);

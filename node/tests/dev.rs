@@ -273,6 +273,22 @@ fn a_node_whose_directory_is_gone_joins_anew() {
     assert!(directory.path().join("a1/node.json").exists());
 }
 
+/// A double does not look after its directory: it is stopped in the end.
+#[test]
+fn a_node_whose_directory_is_gone_under_it_ends_and_joins_anew() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let dev = Dev::start(directory.path(), &["--nodes", "1"]);
+    let pids = dev.pids();
+    fs::remove_dir_all(directory.path().join("a1")).expect("removed");
+    let started = json(&atoll(directory.path(), "node start a1 --json"));
+    assert!(!is_alive(pids["a1"]), "it served a directory that is gone");
+    assert!(started["nodes"][0]["pid"].is_u64());
+    assert!(directory.path().join("a1/node.json").exists());
+    // A node whose directory is there is left alone.
+    json(&atoll(directory.path(), "node start b1 --json"));
+    assert!(is_alive(pids["b1"]));
+}
+
 #[test]
 fn a_node_that_does_not_start_is_named_with_its_last_words() {
     let directory = tempfile::tempdir().expect("a temporary directory");

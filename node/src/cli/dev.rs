@@ -12,6 +12,7 @@ use super::print;
 use super::render::table;
 use super::style::{Style, Tone};
 use crate::daemon::config::{ConfigError, NbdTls};
+use crate::daemon::footing::EXIT_GONE;
 use crate::dev::layout::{Layout, LayoutError, Shape};
 use crate::dev::node::Program;
 use crate::dev::ready::Ready;
@@ -106,13 +107,17 @@ impl Show<'_> {
                 let how = self
                     .style
                     .paint(Tone::Quiet, format!("(pid {}, {})", exit.pid, exit.status));
+                let why = match exit.status.code() {
+                    Some(EXIT_GONE) => ": its directory was deleted or replaced under it",
+                    _ => "",
+                };
                 let again = format!(
                     "atoll --dir {} node start {}",
                     self.directory.display(),
                     exit.node
                 );
                 self.say(&format!(
-                    "{mark} node {} is gone {how}; start it again: {again}",
+                    "{mark} node {} is gone {how}{why}; start it again: {again}",
                     exit.node
                 ));
             }

@@ -4,6 +4,7 @@ pub mod admin;
 pub mod config;
 pub mod disks;
 pub mod exports;
+pub mod footing;
 pub mod identity;
 pub mod join;
 pub(crate) mod making;

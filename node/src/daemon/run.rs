@@ -34,6 +34,7 @@ use super::admin::Admin;
 use super::config::{NbdTls, NodeConfig, Routes};
 use super::disks::{self, random};
 use super::exports::VolumeExports;
+use super::footing;
 use super::identity::NodeIdentity;
 use super::join::{AdmitJoiners, Admitter};
 use super::membership;
@@ -129,6 +130,7 @@ async fn serve(
     let transport = transport.map_err(|e| anyhow!("{e}: does this node run already?"))?;
 
     let (machine, log) = voter::start(&directory, &mut identity, &config, boot)?;
+    footing::look_after(&directory).context("the node's directory")?;
     let handle = meta::start(machine, log, transport.clone(), Arc::clone(&view))?;
 
     let admitter = admitter(&directory, &identity, &config, &handle, &view)?;

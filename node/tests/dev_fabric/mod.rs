@@ -70,6 +70,11 @@ impl DevFabric {
         fabric
     }
 
+    /// What the supervisor told people.
+    pub(crate) fn said(&self) -> String {
+        fs::read_to_string(self.directory.with_extension("said")).expect("a file")
+    }
+
     /// What a node keeps.
     pub(crate) fn directory(&self, node: &str) -> PathBuf {
         self.directory.join(node)

@@ -27,6 +27,9 @@ const READY_POLL: Duration = Duration::from_millis(20);
 /// be started next, or a link healed.
 const ALONE_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// A node whose directory is gone ends by itself by then.
+const GONE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A node that died is found down by then.
 const DOWN_TIMEOUT: Duration = Duration::from_secs(15);
 const DOWN_POLL: Duration = Duration::from_millis(200);
@@ -62,6 +65,7 @@ impl<S: FnMut(Event<'_>)> Supervisor<S> {
         names: Vec<String>,
         patience: Patience,
     ) -> Result<BTreeMap<String, WaitingFor>, DevError> {
+        self.end_lost(&names).await;
         let (mut lives, mut missing) = (Vec::new(), Vec::new());
         let changing = self.changing.lock().await;
         for name in names.into_iter().filter(|name| self.pid(name).is_none()) {
@@ -84,6 +88,18 @@ impl<S: FnMut(Event<'_>)> Supervisor<S> {
             self.start_anew(name).await?;
         }
         Ok(waiting)
+    }
+
+    /// A node whose directory was deleted under it serves nobody's promise any more: it finds that out
+    /// and ends, or is stopped, before another one of its name is made.
+    async fn end_lost(&self, names: &[String]) {
+        let is_lost = |name: &&String| self.pid(name).is_some() && !self.is_made(name);
+        let deadline = Instant::now() + GONE_TIMEOUT;
+        while names.iter().any(|name| is_lost(&name)) && Instant::now() < deadline {
+            sleep(READY_POLL).await;
+        }
+        let left: Vec<String> = names.iter().filter(is_lost).cloned().collect();
+        self.stop(&left).await;
     }
 
     /// Starts all nodes of a fabric that was there, and returns the names of those that do not
