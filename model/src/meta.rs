@@ -178,7 +178,7 @@ pub enum Refusal {
     NoVolume,
     /// The name is taken or not allowed.
     BadName,
-    /// The size is zero or not a multiple of the block size.
+    /// The size is zero, more than any client counts to, or not a multiple of the block size.
     BadSize,
     /// The replicas are not one in each of the sites, or name unknown disks (R6).
     BadReplicas,

@@ -842,3 +842,39 @@ fn what_is_cut_off_is_ended_by_the_owner_before_the_volume_grows() {
     assert_eq!(meta(end(4)), Err(Refusal::StaleVersion));
     assert_eq!(meta(size(5, 9)).expect("larger").cut, None);
 }
+
+/// Names that would forge lines of a terminal or a log, and sizes that NBD's clients can't count.
+#[test]
+fn a_volume_that_no_client_could_use_is_refused() {
+    let mut state = fabric();
+    let mut meta = |request| {
+        let (by, boot) = (NodeId(1), Boot(1));
+        match state.apply(GlobalCommand::Meta { by, boot, request }) {
+            GlobalReply::Meta(MetaReply::Volume(Some(record))) => Ok(record),
+            GlobalReply::Meta(MetaReply::Refused { reason, .. }) => Err(reason),
+            other => panic!("{other:?}"),
+        }
+    };
+    let create = |name: &str, size_bytes| MetaRequest::CreateVolume {
+        name: name.to_owned(),
+        size_bytes,
+        code: Code::Rs { k: 4, m: 2 },
+        home: SiteId(1),
+        journal: (1..=3).map(disk_at).collect(),
+    };
+    let most = (1 << 63) - 4096;
+    for name in ["", "a/b", "a@b", "a\nb", "\u{1b}[2J", "a\u{7f}", "a\u{9b}b"] {
+        assert_eq!(meta(create(name, 4096)), Err(Refusal::BadName), "{name:?}");
+    }
+    for size in [0, 4095, 1 << 63, most + 1, u64::MAX - 4095] {
+        assert_eq!(meta(create("vol", size)), Err(Refusal::BadSize), "{size}");
+    }
+    let record = meta(create("däta 1", most)).expect("the largest one");
+    let resize = |size_bytes| MetaRequest::ResizeVolume {
+        volume: record.id,
+        expected: record.resized,
+        size_bytes,
+    };
+    assert_eq!(meta(resize(1 << 63)), Err(Refusal::BadSize));
+    assert_eq!(meta(resize(4096)).map(|r| r.size_bytes), Ok(4096));
+}

@@ -18,6 +18,9 @@ use super::GlobalState;
 /// Bound of a volume's name in bytes.
 const NAME_BYTES_MAX: usize = 255;
 
+/// Bound of a volume's size: clients count its bytes with a sign, and the last whole block ends here.
+const SIZE_BYTES_MAX: u64 = (1 << 63) - BLOCK_BYTES as u64;
+
 /// A volume's journal replicas (R6).
 const REPLICAS_MAX: usize = 3;
 
@@ -277,6 +280,7 @@ impl GlobalState {
     ) -> Result<VolumeId, Refusal> {
         if !(1..=NAME_BYTES_MAX).contains(&name.len())
             || name.contains(['@', '/'])
+            || name.chars().any(char::is_control)
             || self.names.contains_key(&name)
         {
             return Err(Refusal::BadName);
@@ -421,7 +425,8 @@ impl GlobalState {
 }
 
 fn check_size(size_bytes: u64) -> Result<(), Refusal> {
-    let sound = size_bytes > 0 && size_bytes.is_multiple_of(BLOCK_BYTES as u64);
+    let fits = (1..=SIZE_BYTES_MAX).contains(&size_bytes);
+    let sound = fits && size_bytes.is_multiple_of(BLOCK_BYTES as u64);
     if sound { Ok(()) } else { Err(Refusal::BadSize) }
 }
 
