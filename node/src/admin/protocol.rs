@@ -279,7 +279,7 @@ pub struct Volume {
     pub state: VolumeState,
     /// The node that serves it now; absent while there is none.
     pub owner: Option<String>,
-    /// The owner's epoch.
+    /// The owner's epoch: its high 16 bits are the generation.
     pub epoch: u64,
     /// What its owner tells of it, or its last checkpoint while nobody needs to serve it.
     pub stats: Option<VolumeStats>,

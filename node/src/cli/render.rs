@@ -1,6 +1,7 @@
 //! What a person reads of a reply, and what `--json` prints of it.
 
 use comfy_table::{CellAlignment, Table};
+use model::ids::Epoch;
 use serde_json::{Value, json};
 
 #[path = "lifecycle.rs"]
@@ -184,7 +185,7 @@ fn one_volume(volume: &Volume, style: Style) -> String {
         ("home", volume.home.clone()),
         ("state", state(volume, style)),
         ("owner", owner(volume, style)),
-        ("epoch", volume.epoch.to_string()),
+        ("epoch", Epoch(volume.epoch).to_string()),
         ("journal", volume.journal.join(", ")),
     ];
     if let Some(recovered) = &volume.recovered {

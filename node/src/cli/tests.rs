@@ -301,6 +301,18 @@ no answer from b1: what only they know is shown as '?' (`atoll status` says more
         one.ends_with("unknown: its owner b1 does not answer"),
         "{one}"
     );
+    // Of the second generation, after a recovery with loss.
+    let recovered = Volume {
+        epoch: (1 << 48) + 2,
+        ..volume("vol")
+    };
+    for (volume, epoch) in [(volume("vol"), "e3"), (recovered, "e1:2")] {
+        let text = render::human(&told(Reply::Volume(volume)), Style::plain());
+        let mut rows = text
+            .lines()
+            .map(|l| l.split_whitespace().collect::<Vec<_>>());
+        assert!(rows.any(|row| row == ["epoch", epoch]), "{epoch}: {text}");
+    }
 }
 
 #[test]
