@@ -16,7 +16,8 @@ const FILE: &str = "process";
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(20);
 
-/// Waits for the earlier process, and leaves the name of this one.
+/// Waits for the earlier process, and leaves the name of this one, if there is room for it: without,
+/// the next one meets what this one still holds.
 ///
 /// # Errors
 /// It runs on.
@@ -35,7 +36,10 @@ pub(super) fn take_over(directory: &Path) -> Result<()> {
     }
     let pid = std::process::id();
     let started = started_of(pid).context("/proc does not tell of this process")?;
-    fs::write(&path, format!("{pid} {started}\n")).with_context(|| format!("{}", path.display()))
+    if let Err(error) = fs::write(&path, format!("{pid} {started}\n")) {
+        tracing::warn!(%error, path = %path.display(), "this process is not named for the next one");
+    }
+    Ok(())
 }
 
 fn named(said: &str) -> Option<(u32, u64)> {
@@ -96,6 +100,14 @@ mod tests {
         assert_eq!(alive_since(&stat("X", 0)), None);
         let own = fs::read_to_string("/proc/self/stat").expect("this process");
         assert_eq!(alive_since(&own), started_of(std::process::id()));
+    }
+
+    /// As a file system that is full would.
+    #[test]
+    fn a_name_that_can_not_be_written_keeps_nobody_from_starting() {
+        let directory = tempfile::tempdir().expect("a directory");
+        fs::create_dir(directory.path().join(FILE)).expect("in its place");
+        take_over(directory.path()).expect("it goes on");
     }
 
     #[test]
