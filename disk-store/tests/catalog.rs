@@ -154,6 +154,64 @@ fn a_catalog_that_fails_at_any_access_costs_nothing() {
     assert!(rebuilds > 40, "{rebuilds} rebuilds");
 }
 
+/// A full file system is no damage: the catalog is not thrown away for it, and what was stored is there.
+#[test]
+fn a_catalog_without_room_is_kept() {
+    // A fragment of seven blocks in each half of an extent.
+    let config = disk_store::fragments::FragmentsConfig {
+        capacity_bytes: 8 << 20,
+        ..fragments_config()
+    };
+    let (files, catalog) = (SimFiles::new(), MemCatalog::new());
+    let opened = Fragments::open(&files, catalog.clone(), config);
+    let (mut store, _) = opened.expect("opens");
+    store.execute(put(0, 7)).expect("puts");
+    store.settle().expect("settles");
+
+    catalog.fill(true);
+    let mut stored = 1;
+    while store.execute(put(stored, 7)) == Ok(FragmentDone::Stored) {
+        stored += 1;
+        store.settle().expect("it is settled once there is room");
+    }
+    let done = store.execute(put(stored, 7));
+    assert_eq!(done, Ok(FragmentDone::Full), "after {stored}");
+    let bound = 2 * disk_store::fragments::CHANGED_EXTENTS_MAX as u64;
+    assert!((bound - 4..=bound).contains(&stored), "{stored} stored");
+    let room = FragmentOp::Try {
+        fragment_bytes: 4096,
+    };
+    assert_eq!(store.execute(room), Ok(FragmentDone::Full));
+    for n in 0..stored {
+        assert!(is_good(&fetch(&mut store, n, 7).expect("is there"), n));
+    }
+    assert_eq!(store.stats().rebuilds, 0);
+    drop(store);
+
+    let opened = Fragments::open(&files, catalog.clone(), config);
+    assert!(opened.is_err(), "it can't be opened either");
+    catalog.fill(false);
+    let opened = Fragments::open(&files, catalog.clone(), config);
+    let (mut store, recovery) = opened.expect("opens");
+    assert_eq!(recovery.rebuilt, None, "it is as it was");
+    for n in 0..stored {
+        assert!(is_good(&fetch(&mut store, n, 7).expect("is there"), n));
+    }
+
+    // Deleting goes on, whatever it costs.
+    for n in stored..stored + bound {
+        assert_eq!(store.execute(put(n, 7)), Ok(FragmentDone::Stored));
+    }
+    store.settle().expect("settles");
+    catalog.fill(true);
+    for n in 0..stored + bound {
+        let keys = vec![key(n)];
+        let done = store.execute(FragmentOp::Delete { keys });
+        assert_eq!(done, Ok(FragmentDone::Deleted));
+    }
+    assert_eq!(store.stats().fragments, 0);
+}
+
 #[test]
 fn an_older_catalog_is_not_believed() {
     let (files, catalog) = (SimFiles::new(), MemCatalog::new());

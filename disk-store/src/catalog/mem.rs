@@ -16,6 +16,8 @@ struct State {
     unsynced: BTreeMap<FragmentKey, Option<Row>>,
     /// It is corrupt after so many more accesses.
     sound_for: Option<u64>,
+    /// It has no room to be opened or settled.
+    is_full: bool,
 }
 
 /// An in-memory catalog. A clone is the same catalog, so that its owner can crash it.
@@ -67,6 +69,11 @@ impl MemCatalog {
         self.lock().sound_for = Some(accesses);
     }
 
+    /// From now on there is no room to open or settle it, until there is, or it is reset.
+    pub fn fill(&self, is_full: bool) {
+        self.lock().is_full = is_full;
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -79,6 +86,14 @@ impl MemCatalog {
             None => {}
         }
         Ok(state)
+    }
+
+    fn roomy(&self) -> Result<MutexGuard<'_, State>, CatalogError> {
+        let state = self.sound()?;
+        match state.is_full {
+            true => Err(CatalogError::NoSpace("as asked".to_owned())),
+            false => Ok(state),
+        }
     }
 }
 
@@ -111,11 +126,11 @@ impl Catalog for MemCatalog {
     }
 
     fn stamp(&self) -> Result<Option<Stamp>, CatalogError> {
-        Ok(self.sound()?.stamp)
+        Ok(self.roomy()?.stamp)
     }
 
     fn settle(&mut self, stamp: Stamp) -> Result<(), CatalogError> {
-        let mut state = self.sound()?;
+        let mut state = self.roomy()?;
         state.unsynced.clear();
         state.stamp = Some(stamp);
         Ok(())

@@ -50,8 +50,8 @@ pub struct Stamp {
     pub generation: u64,
 }
 
-/// The catalog can't be used as it is: it is reset and rebuilt from the headers. Never an
-/// error to a client.
+/// The catalog can't be used as it is: it is reset and rebuilt from the headers, but for
+/// [`CatalogError::NoSpace`]. Never an error to a client.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CatalogError {
     /// Bytes are not what was written.
@@ -60,6 +60,9 @@ pub enum CatalogError {
     /// The catalog can't be opened or written at all.
     #[error("the catalog failed: {0}")]
     Failed(String),
+    /// The file system is full: nothing is wrong with what is there, and once there is room it goes on.
+    #[error("the catalog has no room: {0}")]
+    NoSpace(String),
 }
 
 /// An ordered map from fragment to row.
@@ -80,7 +83,8 @@ pub trait Catalog {
         limit: usize,
     ) -> Result<Vec<(FragmentKey, Row)>, CatalogError>;
 
-    /// Puts (`Some`) and deletes (`None`) rows. Not durable: a crash may lose any of them.
+    /// Puts (`Some`) and deletes (`None`) rows. Not durable: a crash may lose any of them. Where there
+    /// is no room for them they are kept in memory.
     ///
     /// # Errors
     /// It is to be rebuilt.
@@ -89,13 +93,13 @@ pub trait Catalog {
     /// The stamp; `None` in a new or reset catalog.
     ///
     /// # Errors
-    /// It is to be rebuilt.
+    /// It is to be rebuilt; or [`CatalogError::NoSpace`], if it can't be opened for that.
     fn stamp(&self) -> Result<Option<Stamp>, CatalogError>;
 
     /// Makes everything durable, and then the stamp.
     ///
     /// # Errors
-    /// It is to be rebuilt.
+    /// It is to be rebuilt; or [`CatalogError::NoSpace`]: it is settled as it was.
     fn settle(&mut self, stamp: Stamp) -> Result<(), CatalogError>;
 
     /// Empties it, whatever state it is in, and durably takes the stamp away.

@@ -28,8 +28,8 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
         let after = after.filter(|after| *after >= first);
         let rows = match self.rows_of(first, after, limit) {
             Ok(rows) => rows,
-            Err(error) => {
-                self.rebuild(&error)?;
+            Err(_) => {
+                self.rebuild()?;
                 self.rows_of(first, after, limit).map_err(catalog_failed)?
             }
         };
@@ -78,8 +78,8 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
         loop {
             let rows = match self.catalog.scan(at, ROWS_AT_ONCE) {
                 Ok(rows) => rows,
-                Err(error) => {
-                    self.rebuild(&error)?;
+                Err(_) => {
+                    self.rebuild()?;
                     self.catalog
                         .scan(at, ROWS_AT_ONCE)
                         .map_err(catalog_failed)?

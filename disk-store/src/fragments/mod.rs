@@ -177,11 +177,12 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
         if self.state.changed.is_empty() {
             return Ok(());
         }
+        // Without room it stays as it is: opening reads what changed since again.
         let settled = self.settle_catalog();
         if let Err(error) = &settled {
             self.failed = Some(error.clone());
         }
-        settled
+        settled.map(drop)
     }
 
     /// Counters and sizes.
@@ -253,8 +254,8 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
         }
         match self.catalog.get(key) {
             Ok(row) => Ok(row.filter(|row| self.is_sane(row))),
-            Err(error) => {
-                self.rebuild(&error)?;
+            Err(_) => {
+                self.rebuild()?;
                 self.catalog.get(key).map_err(catalog_failed)
             }
         }
@@ -269,18 +270,18 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
     }
 
     /// Before an operation looks anything up: the ledger can list so many more extents, and is not
-    /// too many puts behind. **Invariant:**
+    /// too many puts behind; false if it can't, because the catalog has no room to be settled. **Invariant:**
     /// from the last lookup of an operation to its end nothing asks the catalog, so that no rebuild
     /// takes away the row that it goes by, or the range that it was given.
-    fn make_listable(&mut self, extents: usize) -> Result<(), DeviceError> {
+    fn make_listable(&mut self, extents: usize) -> Result<bool, DeviceError> {
         let unsettled = self.next_put - 1 - self.state.settled_put;
         if self.state.changed.len() + extents > CHANGED_EXTENTS_MAX
             || unsettled >= UNSETTLED_PUTS_MAX
         {
             self.commit()?;
-            self.settle_catalog()?;
+            return self.settle_catalog();
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Before an extent changes: the ledger says so, durably.
@@ -308,7 +309,10 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
 
     fn delete(&mut self, keys: &[FragmentKey]) -> Result<FragmentDone, DeviceError> {
         for &key in keys {
-            self.make_listable(1)?;
+            if !self.make_listable(1)? {
+                // Deleting works on a full disk: as the last resort a catalog makes room for its successor.
+                self.rebuild()?;
+            }
             let Some(row) = self.lookup(key)? else {
                 continue;
             };
@@ -342,9 +346,9 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
         self.invalidate_given_up(&staged.given_up)?;
         if !staged.rows.is_empty() {
             let rows: Vec<_> = staged.rows.into_iter().collect();
-            if let Err(error) = self.catalog.write(&rows) {
+            if self.catalog.write(&rows).is_err() {
                 // The headers are durable: the rebuild finds them as they are now.
-                return self.rebuild(&error);
+                return self.rebuild();
             }
         }
         for row in staged.frees.into_iter().chain(staged.given_up) {
@@ -373,21 +377,25 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
         Ok(())
     }
 
-    /// The catalog first, then the ledger: in between, the ledger lists too much.
-    fn settle_catalog(&mut self) -> Result<(), DeviceError> {
+    /// The catalog first, then the ledger: in between, the ledger lists too much. False if the catalog
+    /// has no room for it: both are as they were.
+    fn settle_catalog(&mut self) -> Result<bool, DeviceError> {
         let generation = self.state.generation + 1;
-        if let Err(error) = self.catalog.settle(Stamp {
+        let stamp = Stamp {
             id: self.config.id,
             generation,
-        }) {
-            return self.rebuild(&error);
+        };
+        match self.catalog.settle(stamp) {
+            Ok(()) => {}
+            Err(CatalogError::NoSpace(_)) => return Ok(false),
+            Err(_) => return self.rebuild().map(|()| true),
         }
         self.state = ledger::State {
             generation,
             settled_put: self.next_put - 1,
             changed: BTreeSet::new(),
         };
-        self.write_ledger()
+        self.write_ledger().map(|()| true)
     }
 
     fn get(

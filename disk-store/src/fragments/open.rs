@@ -62,7 +62,7 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
         let (ledger, state) = Ledger::open(layer, config.id).map_err(during)?;
         let adopted = adopted::load(layer, config.id)?;
         let scrubbed = scrub::load(layer, config.id);
-        let distrust = distrust(&catalog, state.as_ref(), config.id);
+        let distrust = distrust(&catalog, state.as_ref(), config.id)?;
         let mut store = Self {
             layer: layer.clone(),
             catalog,
@@ -109,6 +109,7 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
             Some(reason) => Some(reason),
             None => match self.reconcile(&mut recovery)? {
                 Ok(()) => None,
+                Err(error @ CatalogError::NoSpace(_)) => return Err(catalog_failed(error)),
                 Err(error) => Some(error.to_string()),
             },
         };
@@ -116,7 +117,8 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
             recovery = self.rebuild_all()?;
             recovery.rebuilt = Some(reason);
         } else if !self.state.changed.is_empty() {
-            self.settle_catalog()?;
+            // Without room, what changed is read again at the next opening.
+            let _ = self.settle_catalog()?;
         }
         Ok(recovery)
     }
@@ -187,8 +189,7 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
 
     /// Rebuilds a catalog that failed while it was in use. What the running batch has deleted
     /// is free afterwards.
-    pub(super) fn rebuild(&mut self, why: &CatalogError) -> Result<(), DeviceError> {
-        let _ = why;
+    pub(super) fn rebuild(&mut self) -> Result<(), DeviceError> {
         // The staged rows are in the headers already, and durable before anyone hears of it.
         let staged = std::mem::take(&mut self.staged);
         for extent in &staged.touched {
@@ -286,12 +287,21 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
     }
 }
 
-/// Why the catalog can't be trusted at all, if it can't.
-fn distrust<C: Catalog>(catalog: &C, state: Option<&ledger::State>, id: u64) -> Option<String> {
-    let Some(state) = state else {
-        return Some("the ledger is missing or damaged".to_owned());
+/// Why the catalog can't be trusted at all, if it can't. One that can't be opened for lack of space is
+/// neither: it is left alone.
+fn distrust<C: Catalog>(
+    catalog: &C,
+    state: Option<&ledger::State>,
+    id: u64,
+) -> Result<Option<String>, DeviceError> {
+    let stamp = match catalog.stamp() {
+        Err(error @ CatalogError::NoSpace(_)) => return Err(catalog_failed(error)),
+        stamp => stamp,
     };
-    match catalog.stamp() {
+    let Some(state) = state else {
+        return Ok(Some("the ledger is missing or damaged".to_owned()));
+    };
+    Ok(match stamp {
         Err(error) => Some(error.to_string()),
         Ok(None) => Some("the catalog was never settled".to_owned()),
         Ok(Some(stamp)) if stamp.id != id => Some("the catalog is another disk's".to_owned()),
@@ -299,5 +309,5 @@ fn distrust<C: Catalog>(catalog: &C, state: Option<&ledger::State>, id: u64) -> 
             Some("the catalog lost settled rows".to_owned())
         }
         Ok(Some(_)) => None,
-    }
+    })
 }

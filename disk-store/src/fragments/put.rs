@@ -40,7 +40,9 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
             return Ok(FragmentDone::Conflict);
         }
         // Its own place, and the one that a repair gives up.
-        self.make_listable(2)?;
+        if !self.make_listable(2)? {
+            return Ok(FragmentDone::Full);
+        }
         if let Some(row) = self.lookup(key)? {
             return self.put_again(row, key, meta, sums, data);
         }
@@ -84,7 +86,10 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
     pub(super) fn try_room(&mut self, fragment_bytes: u32) -> Result<FragmentDone, DeviceError> {
         let fragment_bytes = fragment_bytes.min(FRAGMENT_BYTES_MAX);
         let bytes = header::area_bytes(fragment_bytes) + u64::from(fragment_bytes);
-        self.make_listable(1)?;
+        // As a put's.
+        if !self.make_listable(2)? {
+            return Ok(FragmentDone::Full);
+        }
         let place = match self.allocate(bytes, self.capacity_for(Claim::Client)) {
             Ok(place) => place,
             Err(NoPlace::Full) => return Ok(FragmentDone::Full),
