@@ -12,6 +12,9 @@ use model::placement::{Duty, Presence, View, VolumeRecord};
 use model::sometimes::{Sometimes, reached};
 use model::time::Time;
 
+use crate::delivery::Asked;
+use crate::messages::{Envelope, Message, VolumeReply, VolumeRequest};
+
 /// Pause before a volume whose machine ended is started again.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
 
@@ -19,14 +22,14 @@ const RESTART_PAUSE: Duration = Duration::from_millis(100);
 const WAKE_PAUSE: Duration = Duration::from_millis(50);
 
 /// What is to be done with a client's request.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Route {
-    /// Its machine runs here: deliver.
+    /// Its volume's machine runs here: deliver.
     Running,
-    /// Start its machine here, then deliver.
+    /// Start that machine here, then deliver.
     Start,
-    /// Another node's, or nobody's: answer `NotOwner` with this epoch.
-    Elsewhere(Epoch),
+    /// The volume is another node's, or nobody's: send this answer, `NotOwner`.
+    Elsewhere(Box<Envelope>),
 }
 
 /// A node's table of Volume machines.
@@ -161,17 +164,21 @@ impl Host {
     }
 
     /// A client's request for a volume arrived.
-    pub fn request(&mut self, now: Time, volume: VolumeId) -> Route {
+    pub fn route(&mut self, now: Time, volume: VolumeId, asked: &Asked<VolumeRequest>) -> Route {
         if self.running.contains(&volume) {
             return Route::Running;
         }
+        let elsewhere = |epoch| {
+            let answer = VolumeReply::NotOwner { epoch };
+            Route::Elsewhere(Box::new(asked.back(Message::VolumeReply(answer))))
+        };
         let Some(record) = self.view.volumes.get(&volume) else {
-            return Route::Elsewhere(Epoch(0));
+            return elsewhere(Epoch(0));
         };
         let mine = record.owner.is_none_or(|owner| owner.node == self.node);
         let paused = self.paused.get(&volume).is_some_and(|until| *until > now);
         if !mine || paused || self.stopping || record.deleted {
-            return Route::Elsewhere(record.epoch);
+            return elsewhere(record.epoch);
         }
         self.running.insert(volume);
         Route::Start

@@ -6,6 +6,7 @@
 
 mod bucket;
 pub mod client;
+pub mod delivery;
 pub mod disk;
 pub mod heal;
 pub mod host;

@@ -1,5 +1,8 @@
 use model::geometry::{Code, Pool};
-use model::ids::{DiskId, DiskRef, Incarnation, Position, SegmentId, SiteId, Version};
+use model::ids::{
+    Actor, Boot, ClientId, DiskId, DiskRef, Endpoint, Incarnation, Position, RequestId, SegmentId,
+    SiteId, Version,
+};
 use model::journal::{Checkpoint, PagePtr};
 use model::placement::{Disk, JournalConfig, Node, Owner, Recovered, RecoveredFrom, Site};
 use model::time::WallTime;
@@ -207,4 +210,48 @@ fn a_drained_disk_wakes_those_whose_journal_is_there() {
     elsewhere.journal.replicas.remove(1);
     let woken: Vec<VolumeId> = started(&view).into_values().flatten().collect();
     assert_eq!(woken, [VolumeId(0)]);
+}
+
+/// Who asks a node for a volume is told `NotOwner` where it is another node's, or nobody's; a
+/// volume without an owner is started by whom a client asks.
+#[test]
+fn a_client_is_served_or_told_that_nobody_serves_it_here() {
+    let mut view = view(2);
+    view.volumes.get_mut(&VolumeId(1)).expect("it").owner = Some(Owner {
+        node: NodeId(11),
+        boot: None,
+    });
+    let mut host = Host::new(NodeId(10), Arc::new(view));
+    let client = Endpoint {
+        node: NodeId(20),
+        actor: Actor::Client(ClientId(7)),
+    };
+    let mut route = |volume| {
+        let to = Endpoint {
+            node: NodeId(10),
+            actor: Actor::Volume(volume),
+        };
+        let question = VolumeRequest::Open {
+            volume,
+            boot: Boot(1),
+        };
+        let asked = Asked {
+            from: client,
+            to,
+            id: RequestId(5),
+            question,
+        };
+        let refused = |epoch| {
+            let answer = Message::VolumeReply(VolumeReply::NotOwner { epoch });
+            Route::Elsewhere(Box::new(Envelope::new(to, client, RequestId(5), answer)))
+        };
+        let route = host.route(Time::ZERO, volume, &asked);
+        (route, refused(Epoch(3)), refused(Epoch(0)))
+    };
+    assert_eq!(route(VolumeId(0)).0, Route::Start);
+    assert_eq!(route(VolumeId(0)).0, Route::Running, "it was started");
+    let (elsewhere, refused, _) = route(VolumeId(1));
+    assert_eq!(elsewhere, refused, "another node's");
+    let (unknown, _, refused) = route(VolumeId(9));
+    assert_eq!(unknown, refused, "nobody's");
 }

@@ -1,30 +1,20 @@
 //! The shell of a Client machine: one connection of a front end.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use actix::{Actor, ActorContext, Addr, Context, Handler, Message, MessageResult};
-use bytes::Bytes;
 use model::block::{BlockError, Reply, Request};
-use model::ids::{Actor as ActorId, ClientId, Endpoint, NodeId, RequestId};
-use model::placement::View;
+use model::ids::{Actor as ActorId, ClientId, Endpoint, NodeId};
 use tokio::sync::oneshot;
 
 use super::driver::{Driver, Shell};
 use super::switchboard::{ClientEnded, OpenError, Post, Switchboard};
 use crate::client::{Client, Effect, Input, Tag};
-use crate::messages::{Message as Wire, VolumeReply};
+use crate::messages::Message as Wire;
 
-/// Any input for a Client machine.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub(super) enum ToClient {
-    Reply {
-        id: RequestId,
-        reply: VolumeReply,
-        payload: Bytes,
-    },
-    View(Arc<View>),
+/// The machine's own input is the actor's message, but for what a front end asks.
+impl Message for Input {
+    type Result = ();
 }
 
 /// A front end's request; answered through the channel.
@@ -130,14 +120,10 @@ impl Handler<Submit> for ClientActor {
     }
 }
 
-impl Handler<ToClient> for ClientActor {
+impl Handler<Input> for ClientActor {
     type Result = ();
 
-    fn handle(&mut self, message: ToClient, ctx: &mut Self::Context) {
-        let input = match message {
-            ToClient::Reply { id, reply, payload } => Input::Reply { id, reply, payload },
-            ToClient::View(view) => Input::View(view),
-        };
+    fn handle(&mut self, input: Input, ctx: &mut Self::Context) {
         self.drive(input, ctx);
     }
 }

@@ -6,16 +6,12 @@ mod broken;
 mod tests;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, ResponseFuture};
-use bytes::Bytes;
-use model::ids::{Actor as ActorId, DiskId, DiskRef, Endpoint, NodeId, RequestId, VolumeId};
-use model::meta::{MetaReply, MetaToken};
-use model::placement::View;
+use model::ids::{Actor as ActorId, DiskId, DiskRef, Endpoint, NodeId, VolumeId};
 use model::store::{
     DeviceError, FileNo, FragmentDone, FragmentOp, JournalDone, JournalOp, JournalRoom, OpId,
 };
@@ -28,7 +24,7 @@ use super::switchboard::{AskMeta, DiskBroke, DiskRetired, DiskRoom, Post, ScrubT
 use crate::disk::{
     Disk, DiskEffect as Effect, DiskInput as Input, ReplicaStats, ScrubNews, ScrubStats,
 };
-use crate::messages::{DiskRequest, Message as Wire};
+use crate::messages::Message as Wire;
 
 pub(super) use broken::Breaks;
 pub use broken::Closing;
@@ -127,23 +123,9 @@ enum FragmentWork {
     Bytes(oneshot::Sender<u64>),
 }
 
-/// Any input for a Disk machine.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub(super) enum ToDisk {
-    Request {
-        from: Endpoint,
-        id: RequestId,
-        request: DiskRequest,
-        payload: Bytes,
-    },
-    Meta {
-        token: MetaToken,
-        reply: MetaReply,
-    },
-    View(Arc<View>),
-    /// The operator wants a pass of the scrub.
-    ScrubNow,
+/// The machine's own input is the actor's message.
+impl Message for Input {
+    type Result = ();
 }
 
 #[derive(Message)]
@@ -365,31 +347,11 @@ fn run_fragments(
     }
 }
 
-impl Handler<ToDisk> for DiskActor {
+impl Handler<Input> for DiskActor {
     type Result = ();
 
-    fn handle(&mut self, message: ToDisk, ctx: &mut Self::Context) {
-        match message {
-            ToDisk::Request {
-                from,
-                id,
-                request,
-                payload,
-            } => {
-                self.drive(
-                    Input::Request {
-                        from,
-                        id,
-                        request,
-                        payload,
-                    },
-                    ctx,
-                );
-            }
-            ToDisk::Meta { token, reply } => self.drive(Input::Volume { token, reply }, ctx),
-            ToDisk::View(view) => self.drive(Input::View(view), ctx),
-            ToDisk::ScrubNow => self.drive(Input::ScrubNow, ctx),
-        }
+    fn handle(&mut self, input: Input, ctx: &mut Self::Context) {
+        self.drive(input, ctx);
     }
 }
 

@@ -3,41 +3,21 @@
 use std::sync::Arc;
 
 use actix::{Actor, Addr, Context, Handler, Message, MessageResult};
-use bytes::Bytes;
-use model::ids::{Actor as ActorId, DiskId, DiskRef, Endpoint, NodeId, RequestId};
-use model::placement::View;
+use model::ids::{Actor as ActorId, Endpoint, NodeId};
 use model::spread::SlotMove;
 
 use super::clock::boottime;
 use super::driver::{Driver, Shell};
 use super::switchboard::{Broke, Post, Switchboard};
-use crate::disk::ScrubNews;
 use crate::heal::{Count, Effect, HealProgress, Healer, Input, SlotKey};
-use crate::messages::DiskReply;
 
 /// The way to the node's metadata machine: the moves that are over but for the entry that ends
 /// them (R20).
 pub type HealedPort = Arc<dyn Fn(Vec<SlotMove>) + Send + Sync>;
 
-/// Any input for a Healer.
-#[allow(
-    clippy::large_enum_variant,
-    reason = "made and taken apart at once: a box would cost an allocation"
-)]
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub(super) enum ToHealer {
-    Disk {
-        disk: DiskId,
-        id: RequestId,
-        reply: DiskReply,
-        payload: Bytes,
-    },
-    View(Arc<View>),
-    Scrub {
-        at: DiskRef,
-        news: ScrubNews,
-    },
+/// The machine's own input is the actor's message.
+impl Message for Input {
+    type Result = ();
 }
 
 /// Asks what is moved to the node's disks, and how far that is.
@@ -91,25 +71,10 @@ impl Actor for HealActor {
     type Context = Context<Self>;
 }
 
-impl Handler<ToHealer> for HealActor {
+impl Handler<Input> for HealActor {
     type Result = ();
 
-    fn handle(&mut self, message: ToHealer, ctx: &mut Self::Context) {
-        let input = match message {
-            ToHealer::Disk {
-                disk,
-                id,
-                reply,
-                payload,
-            } => Input::Disk {
-                disk,
-                id,
-                reply,
-                payload,
-            },
-            ToHealer::View(view) => Input::View(view),
-            ToHealer::Scrub { at, news } => Input::Scrub { at, news },
-        };
+    fn handle(&mut self, input: Input, ctx: &mut Self::Context) {
         self.drive(input, ctx);
     }
 }

@@ -1,36 +1,28 @@
 //! The shell of a Segment machine, beside its Volume's.
 
-use std::sync::Arc;
-
-use actix::{Actor, Addr, Context, Handler, Message};
-use bytes::Bytes;
-use model::ids::{Actor as ActorId, DiskId, Endpoint, NodeId, RequestId, VolumeId};
-use model::placement::View;
+use actix::{Actor, ActorContext, Addr, Context, Handler, Message};
+use model::ids::{Actor as ActorId, Endpoint, NodeId, VolumeId};
 
 use super::driver::{Driver, Shell};
 use super::switchboard::{Broke, Post, Switchboard};
 use super::volume::VolumeActor;
-use crate::messages::{DiskReply, SegmentRequest};
 use crate::segment::{Effect, Input, Segments};
 use crate::volume::Input as VolumeInput;
 
-/// Any input for a Segment machine.
+/// The machine's own input is the actor's message.
+impl Message for Input {
+    type Result = ();
+}
+
+/// This is the Volume machine that it answers.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub(super) enum ToSegment {
-    Request(SegmentRequest),
-    Disk {
-        disk: DiskId,
-        id: RequestId,
-        reply: DiskReply,
-        payload: Bytes,
-    },
-    View(Arc<View>),
-    /// The Volume machine that it answers.
-    Volume(Addr<VolumeActor>),
-    /// The Volume machine ended.
-    End,
-}
+pub(super) struct Answers(pub(super) Addr<VolumeActor>);
+
+/// Its Volume machine ended.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct End;
 
 #[derive(Debug)]
 pub(super) struct SegmentActor {
@@ -62,35 +54,28 @@ impl Actor for SegmentActor {
     type Context = Context<Self>;
 }
 
-impl Handler<ToSegment> for SegmentActor {
+impl Handler<Input> for SegmentActor {
     type Result = ();
 
-    fn handle(&mut self, message: ToSegment, ctx: &mut Self::Context) {
-        let input = match message {
-            ToSegment::Request(request) => Input::Request(request),
-            ToSegment::Disk {
-                disk,
-                id,
-                reply,
-                payload,
-            } => Input::Disk {
-                disk,
-                id,
-                reply,
-                payload,
-            },
-            ToSegment::View(view) => Input::View(view),
-            ToSegment::Volume(volume) => {
-                self.volume = Some(volume);
-                return;
-            }
-            ToSegment::End => {
-                self.volume = None;
-                actix::ActorContext::stop(ctx);
-                return;
-            }
-        };
+    fn handle(&mut self, input: Input, ctx: &mut Self::Context) {
         self.drive(input, ctx);
+    }
+}
+
+impl Handler<Answers> for SegmentActor {
+    type Result = ();
+
+    fn handle(&mut self, Answers(volume): Answers, _: &mut Self::Context) {
+        self.volume = Some(volume);
+    }
+}
+
+impl Handler<End> for SegmentActor {
+    type Result = ();
+
+    fn handle(&mut self, _: End, ctx: &mut Self::Context) {
+        self.volume = None;
+        ctx.stop();
     }
 }
 

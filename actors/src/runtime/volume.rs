@@ -5,9 +5,10 @@ use model::ids::{Actor as ActorId, Endpoint, NodeId, VolumeId};
 use model::payload::Payload;
 
 use super::driver::{Driver, Shell};
-use super::segment::{SegmentActor, ToSegment};
+use super::segment::SegmentActor;
 use super::switchboard::{AskMeta, Broke, Post, Switchboard, VolumeEnded};
 use crate::messages::Message as Wire;
+use crate::segment::Input as SegmentInput;
 use crate::volume::{Effect, Input, Volume, VolumeStats};
 
 /// The machine's own input is the actor's message.
@@ -139,7 +140,7 @@ impl Shell for VolumeActor {
                     payload: Payload::empty(),
                 });
             }
-            Effect::ToSegment(request) => self.segments.do_send(ToSegment::Request(request)),
+            Effect::ToSegment(request) => self.segments.do_send(SegmentInput::Request(request)),
             Effect::Meta { token, request } => {
                 self.switchboard.do_send(AskMeta {
                     from: from.actor,

@@ -1,9 +1,8 @@
 //! Messages between nodes: leaving, under way, arriving; and the moments that faults wait for.
 
-use actors::disk::DiskInput;
+use actors::delivery::Delivery;
 use actors::host::Route;
 use actors::messages::{DiskReply, DiskRequest, Envelope, Message, Urgency, VolumeReply};
-use actors::{client, heal, segment, volume};
 use bytes::Bytes;
 use model::ids::{Actor, NodeId};
 use model::journal::{RecordBody, RecordHead};
@@ -260,119 +259,38 @@ impl World {
     }
 
     fn deliver_actor(&mut self, envelope: Envelope, payload: Bytes) {
-        let Envelope {
-            from,
-            to,
-            id,
-            message,
-        } = envelope;
-        let node = to.node;
-        match (message, to.actor) {
-            (Message::DiskRequest(request), Actor::Disk(disk)) => {
-                self.drive_disk(
-                    node,
-                    disk,
-                    DiskInput::Request {
-                        from,
-                        id,
-                        request,
-                        payload,
-                    },
-                );
-            }
-            (Message::DiskReply(reply), Actor::Volume(volume)) => {
-                let Actor::Disk(disk) = from.actor else {
-                    return;
-                };
-                self.drive_volume(
-                    node,
-                    volume,
-                    volume::Input::Disk {
-                        disk,
-                        id,
-                        reply,
-                        payload,
-                    },
-                );
-            }
-            (Message::DiskReply(reply), Actor::Segment(volume)) => {
-                let Actor::Disk(disk) = from.actor else {
-                    return;
-                };
-                self.drive_segments(
-                    node,
-                    volume,
-                    segment::Input::Disk {
-                        disk,
-                        id,
-                        reply,
-                        payload,
-                    },
-                );
-            }
-            (Message::DiskReply(reply), Actor::Healer) => {
-                let Actor::Disk(disk) = from.actor else {
-                    return;
-                };
-                self.drive_healer(
-                    node,
-                    heal::Input::Disk {
-                        disk,
-                        id,
-                        reply,
-                        payload,
-                    },
-                );
-            }
-            (Message::VolumeReply(reply), Actor::Client(client)) => {
-                self.drive_client(node, client, client::Input::Reply { id, reply, payload });
-            }
-            (Message::VolumeRequest(request), Actor::Volume(volume)) => {
+        let node = envelope.to.node;
+        // All senders are machines of ours.
+        let delivery = Delivery::of(envelope, payload).expect("somebody here takes it");
+        match delivery {
+            Delivery::Disk(disk, input) => self.drive_disk(node, disk, input),
+            Delivery::Volume(volume, input) => self.drive_volume(node, volume, input),
+            Delivery::Segment(volume, input) => self.drive_segments(node, volume, input),
+            Delivery::Healer(input) => self.drive_healer(node, input),
+            Delivery::Client(client, input) => self.drive_client(node, client, input),
+            Delivery::Request(volume, asked, payload) => {
                 let clock = self.nodes[&node].clock(self.now());
                 let Some(process) = self.nodes.get_mut(&node).and_then(|n| n.process.as_mut())
                 else {
                     return;
                 };
-                match process.host.request(clock, volume) {
+                match process.host.route(clock, volume, &asked) {
                     Route::Running => {}
                     Route::Start => self.start_volumes(node, vec![volume]),
-                    Route::Elsewhere(epoch) => {
-                        let message = Message::VolumeReply(VolumeReply::NotOwner { epoch });
-                        self.post(Envelope::new(to, from, id, message), Payload::empty());
-                        return;
-                    }
+                    Route::Elsewhere(answer) => return self.post(*answer, Payload::empty()),
                 }
-                self.drive_volume(
-                    node,
-                    volume,
-                    volume::Input::Request {
-                        from,
-                        id,
-                        request,
-                        payload,
-                    },
-                );
+                self.drive_volume(node, volume, asked.into_input(payload));
             }
-            (Message::ClientsRequest(request), Actor::Clients) => {
+            Delivery::Clients(asked) => {
                 let n = &self.nodes[&node];
                 let Some(process) = n.process.as_ref() else {
                     return;
                 };
-                let me = (node, n.identity.boot);
                 let lives = |client| process.clients.contains_key(&client);
-                if let Some(reply) = client::answer(me, lives, request) {
-                    let reply = Envelope::new(to, from, id, Message::ClientsReply(reply));
-                    self.post(reply, Payload::empty());
+                if let Some(answer) = asked.answer(n.identity.boot, lives) {
+                    self.post(answer, Payload::empty());
                 }
             }
-            (Message::ClientsReply(reply), Actor::Volume(volume)) => {
-                let told = volume::Input::Clients {
-                    node: from.node,
-                    reply,
-                };
-                self.drive_volume(node, volume, told);
-            }
-            (message, actor) => unreachable!("{message:?} for {actor:?}"),
         }
     }
 }

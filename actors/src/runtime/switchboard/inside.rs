@@ -8,10 +8,10 @@ use model::meta::{MetaRequest, MetaToken};
 
 use super::Switchboard;
 use crate::disk::ScrubNews;
+use crate::heal::Input as HealInput;
 use crate::runtime::clock::boottime;
 use crate::runtime::disk::Closing;
-use crate::runtime::heal::ToHealer;
-use crate::runtime::segment::ToSegment;
+use crate::runtime::segment::End;
 use crate::runtime::volume::Abandon;
 use crate::volume::StopReason;
 
@@ -118,7 +118,7 @@ impl Handler<Broke> for Switchboard {
 impl Switchboard {
     fn end_volume(&mut self, volume: VolumeId, ctx: &mut Context<Self>) {
         if let Some(running) = self.volumes.remove(&volume) {
-            running.segments.do_send(ToSegment::End);
+            running.segments.do_send(End);
             running.volume.do_send(Abandon);
         }
         self.host.ended(boottime(), volume);
@@ -166,9 +166,7 @@ impl Handler<ScrubTold> for Switchboard {
     type Result = ();
 
     fn handle(&mut self, ScrubTold { at, news }: ScrubTold, _ctx: &mut Self::Context) {
-        if let Some(healer) = &self.healer {
-            healer.do_send(ToHealer::Scrub { at, news });
-        }
+        self.tell_healer(HealInput::Scrub { at, news });
     }
 }
 

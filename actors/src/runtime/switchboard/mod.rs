@@ -19,18 +19,19 @@ use model::wire;
 use tokio::sync::oneshot;
 use transport::class::Class;
 
-use super::client::{ClientActor, ToClient};
+use super::client::ClientActor;
 use super::clock::boottime;
-use super::disk::{Breaks, DiskActor, DiskStores, ToDisk};
-use super::heal::{HealActor, ToHealer};
-use super::segment::{SegmentActor, ToSegment};
+use super::disk::{Breaks, DiskActor, DiskStores};
+use super::heal::HealActor;
+use super::segment::{Answers, SegmentActor};
 use super::volume::VolumeActor;
-use crate::client;
-use crate::disk::Disk;
-use crate::heal::Healer;
+use crate::client::Input as ClientInput;
+use crate::delivery::Delivery;
+use crate::disk::{Disk, DiskInput};
+use crate::heal::{Healer, Input as HealInput};
 use crate::host::{Host, Route};
-use crate::messages::{DiskRequest, Envelope, Message as Wire, Urgency, VolumeReply};
-use crate::segment::Segments;
+use crate::messages::{DiskRequest, Envelope, Message as Wire, Urgency};
+use crate::segment::{Input as SegmentInput, Segments};
 use crate::volume::{Input as VolumeInput, Volume};
 
 mod clients;
@@ -196,7 +197,7 @@ impl Switchboard {
         let segments = SegmentActor::new(id, node, segments, ctx.address()).start();
         let machine = Volume::new(id, node, self.config.volume, view, first);
         let volume = VolumeActor::new(id, node, machine, ctx.address(), segments.clone()).start();
-        segments.do_send(ToSegment::Volume(volume.clone()));
+        segments.do_send(Answers(volume.clone()));
         self.volumes.insert(id, Running { volume, segments });
     }
 
@@ -206,7 +207,7 @@ impl Switchboard {
         let healer = Healer::new(node, self.config.heal, first);
         let healed = Arc::clone(&self.config.healed);
         let healer = HealActor::new(node, healer, ctx.address(), healed).start();
-        healer.do_send(ToHealer::View(Arc::clone(self.host.current_view())));
+        healer.do_send(HealInput::View(Arc::clone(self.host.current_view())));
         self.healer = Some(healer);
     }
 
@@ -248,105 +249,57 @@ impl Switchboard {
     }
 
     fn deliver(&mut self, envelope: Envelope, payload: Bytes, ctx: &mut Context<Self>) {
-        let Envelope {
-            from,
-            to,
-            id,
-            message,
-        } = envelope;
-        match (message, to.actor) {
-            (Wire::DiskRequest(request), ActorId::Disk(disk)) => {
+        let delivery = match Delivery::of(envelope, payload) {
+            Ok(delivery) => delivery,
+            Err(envelope) => {
+                tracing::debug!(?envelope, "a message for nobody here");
+                return;
+            }
+        };
+        match delivery {
+            Delivery::Disk(disk, input) => {
                 if let Some(disk) = self.disks.get(&disk) {
-                    disk.do_send(ToDisk::Request {
-                        from,
-                        id,
-                        request,
-                        payload,
-                    });
+                    disk.do_send(input);
                 }
             }
-            (Wire::DiskReply(reply), ActorId::Volume(volume)) => {
-                let ActorId::Disk(disk) = from.actor else {
-                    return;
-                };
+            Delivery::Volume(volume, input) => self.tell_volume(volume, input),
+            Delivery::Segment(volume, input) => {
                 if let Some(running) = self.volumes.get(&volume) {
-                    running.volume.do_send(VolumeInput::Disk {
-                        disk,
-                        id,
-                        reply,
-                        payload,
-                    });
+                    running.segments.do_send(input);
                 }
             }
-            (Wire::DiskReply(reply), ActorId::Segment(volume)) => {
-                let ActorId::Disk(disk) = from.actor else {
-                    return;
-                };
-                if let Some(running) = self.volumes.get(&volume) {
-                    running.segments.do_send(ToSegment::Disk {
-                        disk,
-                        id,
-                        reply,
-                        payload,
-                    });
-                }
-            }
-            (Wire::DiskReply(reply), ActorId::Healer) => {
-                let ActorId::Disk(disk) = from.actor else {
-                    return;
-                };
-                if let Some(healer) = &self.healer {
-                    healer.do_send(ToHealer::Disk {
-                        disk,
-                        id,
-                        reply,
-                        payload,
-                    });
-                }
-            }
-            (Wire::VolumeReply(reply), ActorId::Client(client)) => {
+            Delivery::Healer(input) => self.tell_healer(input),
+            Delivery::Client(client, input) => {
                 if let Some(client) = self.clients.get(&client) {
-                    client.do_send(ToClient::Reply { id, reply, payload });
+                    client.do_send(input);
                 }
             }
-            (Wire::VolumeRequest(request), ActorId::Volume(volume)) => {
-                match self.host.request(boottime(), volume) {
+            Delivery::Request(volume, asked, payload) => {
+                match self.host.route(boottime(), volume, &asked) {
                     Route::Running => {}
                     Route::Start => self.start_volume(volume, ctx),
-                    Route::Elsewhere(epoch) => {
-                        let message = Wire::VolumeReply(VolumeReply::NotOwner { epoch });
-                        let payload = Payload::empty();
-                        let reply = Envelope::new(to, from, id, message);
-                        self.post(reply, payload, ctx);
-                        return;
-                    }
+                    Route::Elsewhere(answer) => return self.post(*answer, Payload::empty(), ctx),
                 }
-                if let Some(running) = self.volumes.get(&volume) {
-                    running.volume.do_send(VolumeInput::Request {
-                        from,
-                        id,
-                        request,
-                        payload,
-                    });
-                }
+                self.tell_volume(volume, asked.into_input(payload));
             }
-            (Wire::ClientsRequest(request), ActorId::Clients) => {
-                let me = (self.config.node, self.config.boot);
+            Delivery::Clients(asked) => {
                 let lives = |client| self.clients.contains_key(&client);
-                if let Some(reply) = client::answer(me, lives, request) {
-                    let reply = Envelope::new(to, from, id, Wire::ClientsReply(reply));
-                    self.post(reply, Payload::empty(), ctx);
+                if let Some(answer) = asked.answer(self.config.boot, lives) {
+                    self.post(answer, Payload::empty(), ctx);
                 }
             }
-            (Wire::ClientsReply(reply), ActorId::Volume(volume)) => {
-                if let Some(running) = self.volumes.get(&volume) {
-                    let node = from.node;
-                    running.volume.do_send(VolumeInput::Clients { node, reply });
-                }
-            }
-            (message, actor) => {
-                tracing::debug!(?actor, ?message, "a message for nobody here");
-            }
+        }
+    }
+
+    fn tell_volume(&self, volume: VolumeId, input: VolumeInput) {
+        if let Some(running) = self.volumes.get(&volume) {
+            running.volume.do_send(input);
+        }
+    }
+
+    fn tell_healer(&self, input: HealInput) {
+        if let Some(healer) = &self.healer {
+            healer.do_send(input);
         }
     }
 
@@ -427,14 +380,10 @@ impl Handler<MetaAnswer> for Switchboard {
         };
         let reply = answer.reply;
         match actor {
-            ActorId::Volume(volume) => {
-                if let Some(running) = self.volumes.get(&volume) {
-                    running.volume.do_send(VolumeInput::Meta { token, reply });
-                }
-            }
+            ActorId::Volume(volume) => self.tell_volume(volume, VolumeInput::Meta { token, reply }),
             ActorId::Disk(disk) => {
                 if let Some(disk) = self.disks.get(&disk) {
-                    disk.do_send(ToDisk::Meta { token, reply });
+                    disk.do_send(DiskInput::Volume { token, reply });
                 }
             }
             ActorId::Segment(_) | ActorId::Client(_) | ActorId::Clients | ActorId::Healer => {}
@@ -448,17 +397,17 @@ impl Handler<ViewChanged> for Switchboard {
     fn handle(&mut self, ViewChanged(view): ViewChanged, ctx: &mut Self::Context) {
         for running in self.volumes.values() {
             running.volume.do_send(VolumeInput::View(Arc::clone(&view)));
-            running.segments.do_send(ToSegment::View(Arc::clone(&view)));
+            running
+                .segments
+                .do_send(SegmentInput::View(Arc::clone(&view)));
         }
         for disk in self.disks.values() {
-            disk.do_send(ToDisk::View(Arc::clone(&view)));
+            disk.do_send(DiskInput::View(Arc::clone(&view)));
         }
         for client in self.clients.values() {
-            client.do_send(ToClient::View(Arc::clone(&view)));
+            client.do_send(ClientInput::View(Arc::clone(&view)));
         }
-        if let Some(healer) = &self.healer {
-            healer.do_send(ToHealer::View(Arc::clone(&view)));
-        }
+        self.tell_healer(HealInput::View(Arc::clone(&view)));
         let mut start = Vec::new();
         self.host.view(boottime(), view, &mut start);
         self.start_all(start, ctx);
@@ -484,7 +433,7 @@ impl Handler<AttachDisk> for Switchboard {
                 .knowing(moves)
                 .scrubbed_to(scrubbed);
         let disk = DiskActor::new(at.disk, node, machine, stores, ctx.address()).start();
-        disk.do_send(ToDisk::View(Arc::clone(self.host.current_view())));
+        disk.do_send(DiskInput::View(Arc::clone(self.host.current_view())));
         self.disks.insert(at.disk, disk);
     }
 }

@@ -6,7 +6,8 @@ use actix::{Handler, Message, ResponseFuture};
 use model::ids::{DiskId, VolumeId};
 
 use super::Switchboard;
-use crate::runtime::disk::{DiskFigures, GetFigures, GetReplica, ReplicaSeen, ToDisk};
+use crate::disk::DiskInput;
+use crate::runtime::disk::{DiskFigures, GetFigures, GetReplica, ReplicaSeen};
 use crate::runtime::heal::{GetHealing, Healing};
 use crate::runtime::volume::Stats;
 use crate::volume::{Input as VolumeInput, VolumeStats};
@@ -37,7 +38,7 @@ impl Handler<StartScrub> for Switchboard {
     fn handle(&mut self, StartScrub(of): StartScrub, _ctx: &mut Self::Context) -> usize {
         let meant = |id: &DiskId| of.is_none_or(|of| of == *id);
         let disks = self.disks.iter().filter(|(id, _)| meant(id));
-        let asked = disks.map(|(_, disk)| disk.do_send(ToDisk::ScrubNow));
+        let asked = disks.map(|(_, disk)| disk.do_send(DiskInput::ScrubNow));
         asked.count()
     }
 }
