@@ -77,9 +77,10 @@ pub enum JournalOp {
 }
 
 /// What a journal has to go on with.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum JournalRoom {
     /// A file is prepared for when the current one is full, or need not be yet.
+    #[default]
     Ample,
     /// There is no space for another file. So many bytes of the current one are left to entries: for
     /// what frees files (R18).

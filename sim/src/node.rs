@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use actors::client::{Client, ClientConfig};
-use actors::disk::{Disk, DiskConfig};
+use actors::disk::{Disk, DiskConfig, Found};
 use actors::heal::{HealConfig, Healer};
 use actors::host::Host;
 use actors::segment::{SegmentConfig, Segments};
@@ -313,20 +313,15 @@ pub fn open_disk(disk: &mut SimDisk, node: NodeId, terms: &MachineTerms, clock: 
     let Ok((fragments, _)) = Fragments::open(&layer, catalog, fragments) else {
         return;
     };
-    let machine = Disk::recover_from(
-        terms.disk,
-        disk.at,
-        node,
-        clock,
+    let found = Found {
         scan,
-        journal.damage_before(),
-    );
-    let machine = machine
-        .with_journal_room(journal.room())
-        .knowing(fragments.adopted().clone())
-        .scrubbed_to(fragments.scrubbed());
+        damage_before: journal.damage_before(),
+        room: journal.room(),
+        moves: fragments.adopted().clone(),
+        scrubbed: fragments.scrubbed(),
+    };
     disk.open = Some(OpenDisk {
-        machine,
+        machine: Disk::open(terms.disk, disk.at, node, clock, found),
         journal,
         fragments,
         journal_queue: VecDeque::new(),

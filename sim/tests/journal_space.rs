@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use actors::disk::{Disk, DiskConfig, DiskEffect, DiskInput};
+use actors::disk::{Disk, DiskConfig, DiskEffect, DiskInput, Found};
 use actors::messages::{DiskReply, DiskRequest};
 use bytes::Bytes;
 use disk_store::file::sim::SimFiles;
@@ -41,9 +41,14 @@ impl Bench {
         let config = JournalConfig::new(AT.incarnation.0);
         let journal = Journal::create(layer, config).expect("a new device takes a journal");
         drop(journal);
-        let (journal, scan, verdict) = Journal::open(layer, config).expect("it opens");
-        let config = DiskConfig::default();
-        let machine = Disk::recover(config, AT, NodeId(1), Time(1), scan, verdict);
+        let (journal, scan, _) = Journal::open(layer, config).expect("it opens");
+        let found = Found {
+            scan,
+            damage_before: journal.damage_before(),
+            room: journal.room(),
+            ..Found::default()
+        };
+        let machine = Disk::open(DiskConfig::default(), AT, NodeId(1), Time(1), found);
         let mut bench = Self {
             machine,
             journal,

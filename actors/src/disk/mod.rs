@@ -8,7 +8,7 @@
 //! Files: `journal.rs` appends and resets, `seal.rs` seals, joins and leases, `reads.rs` what
 //! needs the journal read, `progress.rs` what a finished operation means, `replica.rs`, `lease.rs` and `log.rs`
 //! one volume's state, `entry.rs` the on-disk
-//! headers, `recovery.rs` their replay, `batch.rs` group commit, `files.rs` and `mover.rs` the
+//! headers, `opening.rs` a disk's begin, `recovery.rs` its journal's replay, `batch.rs` group commit, `files.rs` and `mover.rs` the
 //! recycling of files, `fragments.rs` the fragments, `gone.rs` what the placement takes away, `moves.rs` what it
 //! knows of rows' moves, `scrub.rs` the reading of all that it holds, `lacking.rs` what
 //! opening it may have missed, `room.rs` and `shortage.rs` what a lack of space means.
@@ -29,6 +29,7 @@ mod lease;
 mod log;
 mod mover;
 mod moves;
+mod opening;
 mod progress;
 mod reads;
 mod recovery;
@@ -43,21 +44,19 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use model::geometry::Pool;
 use model::ids::{
-    Actor, DiskRef, Endpoint, Epoch, Incarnation, NodeId, Position, RequestId, Row, Seq, VolumeId,
+    Actor, DiskRef, Endpoint, Epoch, Incarnation, NodeId, Position, RequestId, Seq, VolumeId,
 };
 use model::machine::Machine;
 use model::meta::MetaToken;
 use model::payload::Payload;
-use model::spread::RowStamp;
-use model::store::{DeviceError, FileNo, JournalRoom, OpId, ScanVerdict, ScannedEntry, ScrubMark};
+use model::store::{DeviceError, OpId};
 use model::time::Time;
 
 use crate::messages::{DiskReply, DiskRequest, PutFragment};
 use crate::planted::{Bug, planted};
-use batch::{Batcher, Subject};
-use entry::{DISK_MARK, Entry, Health};
+use batch::Batcher;
+use entry::Health;
 use files::Files;
 use fragments::Fragments;
 use gone::Gone;
@@ -76,6 +75,7 @@ pub use config::{
     APPEND_BYTES_MAX, DiskConfig, FETCH_BYTES_MAX, KEYS_MAX, RANGES_MAX, RECORDS_MAX, ScrubConfig,
     TABLE_BYTES_MAX,
 };
+pub use opening::Found;
 
 /// Which bound a request counts against.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -197,162 +197,6 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// A disk's machine from what opening its journal found. Call [`Machine::tick`] soon:
-    /// [`Machine::next_deadline`] says so if there is something to write at once.
-    ///
-    /// A verdict alone takes all damage for new: every replica must then be refilled, again
-    /// after each start as long as the verdict stands. Where the store says where the damage
-    /// lies, use [`Disk::recover_from`].
-    #[must_use]
-    pub fn recover(
-        config: DiskConfig,
-        at: DiskRef,
-        node: NodeId,
-        now: Time,
-        scan: Vec<ScannedEntry>,
-        verdict: ScanVerdict,
-    ) -> Self {
-        let damage_before = (verdict == ScanVerdict::Damaged).then_some(scan.len());
-        Self::recover_from(config, at, node, now, scan, damage_before)
-    }
-
-    /// As [`Disk::recover`]; `damage_before` says how many of the entries come before the last
-    /// place where something is missing that may have been synced, if there is one. Damage
-    /// that an earlier life of this machine already wrote down is not taken for new.
-    #[must_use]
-    pub fn recover_from(
-        config: DiskConfig,
-        at: DiskRef,
-        node: NodeId,
-        now: Time,
-        scan: Vec<ScannedEntry>,
-        damage_before: Option<usize>,
-    ) -> Self {
-        let oldest = scan.iter().map(|e| e.at.file).min();
-        let newest = scan.iter().map(|e| e.at.file).max();
-        let recovered = recovery::replay(scan);
-        let noted = recovered.noted;
-        let is_new_damage = damage_before.is_some_and(|k| noted.is_none_or(|index| index < k));
-        let credit = config.move_credit_bytes_max;
-        let mut batcher = Batcher::new(config.batch_bytes_max, config.batch_entries_max);
-        let mut files = Files::new(oldest.unwrap_or(FileNo(0)), newest, credit);
-        // R7: it forgot what leases it granted; each has run out after one term from now.
-        let wait_until = if planted(Bug::ForgottenLease) {
-            now
-        } else {
-            now + config.lease_term + config.lease_margin
-        };
-        let mut replicas = BTreeMap::new();
-        for (volume, found) in recovered.replicas {
-            let replica = Replica::found(volume, found, wait_until, &mut batcher);
-            for at in replica.places() {
-                files.need(at, volume);
-            }
-            replicas.insert(volume, replica);
-        }
-        let mut disk = Self {
-            config,
-            at,
-            node,
-            started: now,
-            replicas,
-            batcher,
-            files,
-            reads: BTreeMap::new(),
-            joins: BTreeMap::new(),
-            timers: BTreeMap::new(),
-            restate: BTreeSet::new(),
-            look_for_moves: true,
-            moved_bytes: 0,
-            fragments: Fragments::new(config.fragments_max, config.fragment_bytes_max),
-            gone: Gone::default(),
-            moves: Moves::default(),
-            scrub: Scrub::new(config.scrub, now),
-            lacking: Lacking::default(),
-            room: Room::default(),
-            told_room: true,
-            shortage: Shortage::default(),
-            told_short: false,
-            appends: 0,
-            controls: 0,
-            damaged: recovered.damaged_mark.is_some(),
-            damaged_mark: Slot::default(),
-            last_op: 0,
-            last_token: 0,
-            last_timer: 0,
-            retired: false,
-        };
-        if let Some(mark) = recovered.damaged_mark {
-            disk.files.need(mark, DISK_MARK);
-            disk.damaged_mark.at = Some(mark);
-        }
-        if is_new_damage {
-            // What a replica lost before its last reset, it was refilled with since: damage
-            // that was found while the disk ran, and healed, is not new after a restart.
-            let resets = &recovered.reset_at;
-            let is_healed = |id: &VolumeId| resets.get(id).copied() >= damage_before;
-            let is_hit = |(id, replica): &(&VolumeId, &Replica)| {
-                // An older mark may be all that says so, and the new one takes its place.
-                replica.health() == Health::Damaged || !is_healed(id)
-            };
-            let hit: Vec<VolumeId> = disk.replicas.iter().filter(is_hit).map(|r| *r.0).collect();
-            disk.note_new_damage(&hit);
-        }
-        disk.note_broken(&recovered.broken);
-        disk
-    }
-
-    /// What its journal has to go on with, now that it was opened.
-    #[must_use]
-    pub fn with_journal_room(mut self, room: JournalRoom) -> Self {
-        self.shortage.told(self.started, room);
-        self
-    }
-
-    /// What the disk knew of rows' moves when it was opened (R20).
-    #[must_use]
-    pub fn knowing(mut self, moves: BTreeMap<(Pool, Row), RowStamp>) -> Self {
-        self.moves = Moves::knowing(moves);
-        self
-    }
-
-    /// How far the disk's scrub had come when that was last kept.
-    #[must_use]
-    pub fn scrubbed_to(mut self, mark: ScrubMark) -> Self {
-        self.scrub = Scrub::resumed(self.config.scrub, self.started, mark);
-        self
-    }
-
-    /// R8: makes damage durable first of all, whatever a later scan makes of the same files.
-    fn note_new_damage(&mut self, hit: &[VolumeId]) {
-        self.damaged = true;
-        if hit.len() == self.replicas.len() {
-            for replica in self.replicas.values_mut() {
-                replica.mark_damaged();
-            }
-            self.mark_damaged_disk(Entry::DiskDamaged);
-            return;
-        }
-        // Each says it for itself; the mark comes last, so that it never stands alone.
-        self.note_broken(hit);
-        self.mark_damaged_disk(Entry::DiskWasDamaged);
-    }
-
-    fn note_broken(&mut self, broken: &[VolumeId]) {
-        for volume in broken {
-            let replica = self.replicas.get_mut(volume).expect("found at replay");
-            replica.queue_damage(&mut self.batcher);
-        }
-    }
-
-    fn mark_damaged_disk(&mut self, entry: Entry) {
-        let header = entry.into_header();
-        let (serial, _) = self
-            .batcher
-            .push(DISK_MARK, Subject::DiskMark, header, Payload::empty());
-        self.damaged_mark.pending = Some(serial);
-    }
-
     /// Where its requests go.
     #[must_use]
     pub fn endpoint(&self) -> Endpoint {

@@ -9,12 +9,12 @@ use model::store::{EntryAt, ScannedEntry};
 
 use super::entry::{DISK_MARK, Entry, Health, StateEntry};
 use super::log::{Held, Log, Slot};
-use super::replica::{Found, Known};
+use super::replica::{Known, Replayed};
 
 /// What the scan amounts to.
 pub(super) struct Recovered {
     /// The replicas; those in `broken` are damaged and no entry says so yet.
-    pub(super) replicas: BTreeMap<VolumeId, Found>,
+    pub(super) replicas: BTreeMap<VolumeId, Replayed>,
     pub(super) broken: Vec<VolumeId>,
     /// The index of each replica's last `Reset`: nothing before it is a part of the replica.
     pub(super) reset_at: BTreeMap<VolumeId, usize>,
@@ -75,8 +75,8 @@ pub(super) fn replay(scan: Vec<ScannedEntry>) -> Recovered {
         noted,
     };
     for (volume, replay) in volumes {
-        let (found, broken) = replay.finish();
-        recovered.replicas.insert(volume, found);
+        let (replayed, broken) = replay.finish();
+        recovered.replicas.insert(volume, replayed);
         if broken {
             recovered.broken.push(volume);
         }
@@ -136,7 +136,7 @@ impl Replay {
     }
 
     /// The replica, and whether it is damaged in a way that no entry tells of.
-    fn finish(self) -> (Found, bool) {
+    fn finish(self) -> (Replayed, bool) {
         let mut broken = self.unreadable || self.state.is_none();
         let base = self.state.as_ref().map_or(Position::ZERO, |(s, _)| s.base);
         let mut log = Log::new(base);
@@ -171,7 +171,7 @@ impl Replay {
                 table: Some(*at),
             })
         });
-        let found = Found {
+        let replayed = Replayed {
             promised: self.promised,
             health,
             log,
@@ -179,7 +179,7 @@ impl Replay {
             state: self.state.map(|(_, at)| at),
             promise: self.promise,
         };
-        let told = found.state.is_some() && stated == Health::Damaged;
-        (found, broken && !told)
+        let told = replayed.state.is_some() && stated == Health::Damaged;
+        (replayed, broken && !told)
     }
 }

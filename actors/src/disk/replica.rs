@@ -61,8 +61,8 @@ pub(super) struct Replica {
     appended: Option<Time>,
 }
 
-/// What recovery found of a replica.
-pub(super) struct Found {
+/// What a journal's replay makes of a replica.
+pub(super) struct Replayed {
     pub(super) promised: Epoch,
     pub(super) health: Health,
     pub(super) log: Log,
@@ -79,7 +79,7 @@ impl Replica {
         health: Health,
         batcher: &mut Batcher,
     ) -> Self {
-        let found = Found {
+        let replayed = Replayed {
             promised: epoch,
             health,
             log: Log::default(),
@@ -87,7 +87,7 @@ impl Replica {
             state: None,
             promise: None,
         };
-        let mut replica = Self::found(volume, found, Time::ZERO, batcher);
+        let mut replica = Self::found(volume, replayed, Time::ZERO, batcher);
         replica.queue_state(Position::ZERO, health, None, Payload::empty(), batcher);
         replica.promised_by = replica.ticket;
         replica
@@ -96,32 +96,32 @@ impl Replica {
     /// A replica as recovery found it. Until `wait_until` a lease may run that it forgot (R7).
     pub(super) fn found(
         volume: VolumeId,
-        found: Found,
+        replayed: Replayed,
         wait_until: Time,
         batcher: &mut Batcher,
     ) -> Self {
         let mut replica = Self {
             volume,
-            promised: found.promised,
-            health: found.health,
-            log: found.log,
-            known: found.known,
+            promised: replayed.promised,
+            health: replayed.health,
+            log: replayed.log,
+            known: replayed.known,
             trim_asked: Position::ZERO,
             refilled: false,
             state: Slot {
-                at: found.state,
+                at: replayed.state,
                 pending: None,
             },
             carried: None,
             promise: Slot {
-                at: found.promise,
+                at: replayed.promise,
                 pending: None,
             },
             lineage: batcher.serial(),
             ticket: BatchNo::default(),
             promised_by: BatchNo::default(),
             told: None,
-            leases: Leases::recovered(found.promised, wait_until),
+            leases: Leases::recovered(replayed.promised, wait_until),
             appended: None,
         };
         replica.advance_checkpoint();

@@ -81,10 +81,6 @@ pub(super) struct Scrub {
 }
 
 impl Scrub {
-    pub(super) fn new(config: ScrubConfig, now: Time) -> Self {
-        Self::resumed(config, now, ScrubMark::default())
-    }
-
     /// Goes on where an earlier life of the machine said that it was.
     pub(super) fn resumed(config: ScrubConfig, now: Time, mark: ScrubMark) -> Self {
         let phase = match mark.cursor {

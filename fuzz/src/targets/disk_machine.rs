@@ -1,7 +1,7 @@
 //! A Disk machine that starts on entries which its journal's scan found, and is then asked by
 //! peers; its stores are the real ones, in memory.
 
-use actors::disk::{Disk, DiskConfig, DiskEffect, DiskInput};
+use actors::disk::{Disk, DiskConfig, DiskEffect, DiskInput, Found};
 use actors::messages::DiskRequest;
 use actors::volume::sessions::Sessions;
 use bytes::Bytes;
@@ -134,11 +134,16 @@ pub(super) fn run(data: &[u8]) -> Verdict {
         incarnation: INCARNATION,
     };
     let damage_before = (damage & 1 == 1).then_some(usize::from(damage >> 1).min(scan.len()));
+    let found = Found {
+        scan,
+        damage_before,
+        ..Found::default()
+    };
     let config = DiskConfig::default();
     let now = Time(0);
     let opened = Fragments::open(&files, MemCatalog::new(), FRAGMENTS);
     let mut driven = Driven {
-        disk: Disk::recover_from(config, at, NodeId(1), now, scan, damage_before),
+        disk: Disk::open(config, at, NodeId(1), now, found),
         now,
         journal,
         fragments: opened.expect("an empty store").0,

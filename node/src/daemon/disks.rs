@@ -4,18 +4,17 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use actors::disk::ScrubStats;
+use actors::disk::{Found, ScrubStats};
 use actors::runtime::{AttachDisk, DiskFigures, DiskStores, FragmentStore, JournalStore};
 use anyhow::{Context, Result, bail};
 use disk_store::catalog::RocksCatalog;
 use disk_store::file::real::RealFiles;
-use disk_store::fragments::{Adopted, Fragments, FragmentsConfig};
+use disk_store::fragments::{Fragments, FragmentsConfig};
 use disk_store::journal::{Journal, JournalConfig};
 use disk_store::superblock::{self, FabricId, Superblock, SuperblockError};
 use model::ids::{DiskRef, Incarnation, NodeId};
 use model::store::{
     DeviceError, FileNo, FragmentDone, FragmentOp, JournalDone, JournalOp, JournalRoom,
-    ScannedEntry, ScrubMark,
 };
 use raft_meta::node::{AdminCommand, AdminReply};
 
@@ -30,14 +29,8 @@ pub struct OpenedDisk {
     pub capacity_bytes: u64,
     /// Its stores.
     pub stores: DiskStores,
-    /// What its journal holds.
-    pub scan: Vec<ScannedEntry>,
-    /// How many of those come before the last damaged place, if there is one (R8).
-    pub damage_before: Option<usize>,
-    /// What it knows of rows' moves (R20).
-    pub moves: Adopted,
-    /// How far its scrub had come.
-    pub scrubbed: ScrubMark,
+    /// What opening them found.
+    pub found: Found,
 }
 
 impl From<OpenedDisk> for AttachDisk {
@@ -46,19 +39,9 @@ impl From<OpenedDisk> for AttachDisk {
             at,
             capacity_bytes: _,
             stores,
-            scan,
-            damage_before,
-            moves,
-            scrubbed,
+            found,
         } = disk;
-        Self {
-            at,
-            stores,
-            scan,
-            damage_before,
-            moves,
-            scrubbed,
-        }
+        Self { at, stores, found }
     }
 }
 
@@ -176,12 +159,17 @@ pub fn open(
     }
     let id = identity.incarnation.0;
     let (journal, scan, verdict) = Journal::open(&layer, JournalConfig::new(id))?;
-    let damage_before = journal.damage_before();
     let catalog = RocksCatalog::open(&path.join("catalog"));
     let fragments = FragmentsConfig::new(id, identity.capacity_bytes);
     let (fragments, recovery) = Fragments::open(&layer, catalog, fragments)?;
     tracing::info!(disk = %config.name, entries = scan.len(), ?verdict, ?recovery, "disk opened");
-    let (moves, scrubbed) = (fragments.adopted().clone(), fragments.scrubbed());
+    let found = Found {
+        scan,
+        damage_before: journal.damage_before(),
+        room: journal.room(),
+        moves: fragments.adopted().clone(),
+        scrubbed: fragments.scrubbed(),
+    };
     let stores = DiskStores {
         journal: Box::new(RealJournal {
             journal,
@@ -197,10 +185,7 @@ pub fn open(
         at,
         capacity_bytes: identity.capacity_bytes,
         stores,
-        scan,
-        damage_before,
-        moves,
-        scrubbed,
+        found,
     })
 }
 

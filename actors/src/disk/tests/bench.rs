@@ -22,7 +22,7 @@ use model::store::{
 };
 use model::time::Time;
 
-use crate::disk::{Disk, DiskConfig, DiskEffect, DiskInput, ScrubNews};
+use crate::disk::{Disk, DiskConfig, DiskEffect, DiskInput, Found, ScrubNews};
 use crate::messages::{DiskReply, DiskRequest};
 
 pub(super) const INCARNATION: Incarnation = Incarnation(77);
@@ -183,7 +183,7 @@ impl Bench {
             ..Store::default()
         };
         Self {
-            disk: Disk::recover(config, AT, NodeId(1), now, Vec::new(), ScanVerdict::Whole),
+            disk: Disk::open(config, AT, NodeId(1), now, Found::default()),
             config,
             store,
             now,
@@ -330,10 +330,16 @@ impl Bench {
     }
 
     /// Power loss: of the append in flight the first `keep` entries reached the disk.
+    /// Of damage nobody knows where it lies.
     pub(super) fn crash(&mut self, keep: usize, verdict: ScanVerdict) {
         self.lose_power(keep);
         let scan = self.store.scan();
-        self.disk = Disk::recover(self.config, AT, NodeId(1), self.now, scan, verdict);
+        let damage_before = (verdict == ScanVerdict::Damaged).then_some(scan.len());
+        self.disk = self.opened(Found {
+            scan,
+            damage_before,
+            ..Found::default()
+        });
     }
 
     /// Opens the store again, which says truly what it lost.
@@ -356,9 +362,17 @@ impl Bench {
 
     /// The machine that a crash now would leave, with nothing of what is in flight.
     pub(super) fn recovered(&self) -> Disk {
-        let (scan, damage) = (self.store.scan(), self.store.damage_before());
-        Disk::recover_from(self.config, AT, NodeId(1), self.now, scan, damage)
-            .with_journal_room(self.store.room())
+        self.opened(Found {
+            scan: self.store.scan(),
+            damage_before: self.store.damage_before(),
+            room: self.store.room(),
+            ..Found::default()
+        })
+    }
+
+    /// The disk's next life.
+    pub(super) fn opened(&self, found: Found) -> Disk {
+        Disk::open(self.config, AT, NodeId(1), self.now, found)
     }
 
     /// Answers all record reads: the volume is at `epoch` and its journal is on `disks`.

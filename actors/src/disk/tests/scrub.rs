@@ -12,7 +12,7 @@ use model::spread::{RowStamp, SpreadTable};
 use model::store::{Claim, FragmentDone, FragmentMeta, FragmentOp, ScrubMark, SegmentKind};
 
 use super::bench::{AT, Bench, INCARNATION, VOLUME};
-use crate::disk::{DiskConfig, DiskInput, ScrubConfig, ScrubNews, ScrubStats};
+use crate::disk::{DiskConfig, DiskInput, Found, ScrubConfig, ScrubNews, ScrubStats};
 use crate::messages::{DiskReply, DiskRequest, FragmentAt, PutFragment};
 
 const META: FragmentMeta = FragmentMeta {
@@ -262,15 +262,10 @@ fn a_pass_goes_on_where_an_earlier_life_was() {
         pass_bytes: 6 << 20,
         ..ScrubMark::default()
     };
-    b.disk = crate::disk::Disk::recover(
-        b.config,
-        super::bench::AT,
-        model::ids::NodeId(1),
-        b.now,
-        Vec::new(),
-        model::store::ScanVerdict::Whole,
-    )
-    .scrubbed_to(mark);
+    b.disk = b.opened(Found {
+        scrubbed: mark,
+        ..Found::default()
+    });
     until_asked(&mut b);
     assert!(matches!(asked(&b), FragmentOp::Scan { after, .. } if *after == mark.cursor));
     b.fragment_done(FragmentDone::Scanned {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use actix::{Actor, AsyncContext, Context, System};
 use model::ids::{DiskId, DiskRef, Incarnation, NodeId};
 use model::store::{
-    DeviceError, FragmentDone, FragmentOp, JournalDone, JournalOp, JournalRoom, OpId, ScanVerdict,
+    DeviceError, FragmentDone, FragmentOp, JournalDone, JournalOp, JournalRoom, OpId,
 };
 use tokio::sync::oneshot;
 
@@ -19,7 +19,7 @@ use super::{
     Completed, DiskActor, DiskFigures, DiskStores, FragmentStore, GetFigures, JournalStore,
     JournalWork, run_journal,
 };
-use crate::disk::{Disk, DiskConfig};
+use crate::disk::{Disk, DiskConfig, Found};
 
 /// A journal whose directory somebody may remove.
 struct Removable(Arc<AtomicBool>);
@@ -112,9 +112,8 @@ fn a_disk_that_breaks_lets_go_of_its_stores() {
             disk: DiskId(1),
             incarnation: Incarnation(1),
         };
-        let (scan, verdict) = (Vec::new(), ScanVerdict::Whole);
-        let config = DiskConfig::default();
-        let machine = Disk::recover(config, at, NodeId(1), boottime(), scan, verdict);
+        let (config, found) = (DiskConfig::default(), Found::default());
+        let machine = Disk::open(config, at, NodeId(1), boottime(), found);
         let stores = DiskStores {
             journal: Box::new(Fake(dropped.clone(), "journal")),
             fragments: Box::new(Fake(dropped, "fragments")),

@@ -6,15 +6,12 @@ use std::sync::Arc;
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, ResponseFuture, SpawnHandle};
 use bytes::Bytes;
-use model::geometry::Pool;
 use model::ids::{
-    Actor as ActorId, ClientId, DiskId, DiskRef, Endpoint, NodeId, RequestId, Row, VolumeId,
+    Actor as ActorId, ClientId, DiskId, DiskRef, Endpoint, NodeId, RequestId, VolumeId,
 };
 use model::meta::{MetaReply, MetaToken};
 use model::payload::Payload;
 use model::placement::View;
-use model::spread::RowStamp;
-use model::store::{ScannedEntry, ScrubMark};
 use model::wire;
 use tokio::sync::oneshot;
 use transport::class::Class;
@@ -27,7 +24,7 @@ use super::segment::{Answers, SegmentActor};
 use super::volume::VolumeActor;
 use crate::client::Input as ClientInput;
 use crate::delivery::Delivery;
-use crate::disk::{Disk, DiskInput};
+use crate::disk::{Disk, DiskInput, Found};
 use crate::heal::{Healer, Input as HealInput};
 use crate::host::{Host, Route};
 use crate::messages::{DiskRequest, Envelope, Message as Wire, Urgency};
@@ -140,14 +137,8 @@ pub struct AttachDisk {
     pub at: DiskRef,
     /// Its stores.
     pub stores: DiskStores,
-    /// What opening its journal found.
-    pub scan: Vec<ScannedEntry>,
-    /// How many entries come before the last damaged place, if there is one (R8).
-    pub damage_before: Option<usize>,
-    /// What the disk knows of rows' moves (R20).
-    pub moves: BTreeMap<(Pool, Row), RowStamp>,
-    /// How far its scrub had come.
-    pub scrubbed: ScrubMark,
+    /// What opening them found.
+    pub found: Found,
 }
 
 /// End every Volume machine cleanly; answered when all have ended.
@@ -418,20 +409,9 @@ impl Handler<AttachDisk> for Switchboard {
     type Result = ();
 
     fn handle(&mut self, attach: AttachDisk, ctx: &mut Self::Context) {
-        let AttachDisk {
-            at,
-            stores,
-            scan,
-            damage_before,
-            moves,
-            scrubbed,
-        } = attach;
+        let AttachDisk { at, stores, found } = attach;
         let node = self.config.node;
-        let machine =
-            Disk::recover_from(self.config.disk, at, node, boottime(), scan, damage_before)
-                .with_journal_room(stores.journal.room())
-                .knowing(moves)
-                .scrubbed_to(scrubbed);
+        let machine = Disk::open(self.config.disk, at, node, boottime(), found);
         let disk = DiskActor::new(at.disk, node, machine, stores, ctx.address()).start();
         disk.do_send(DiskInput::View(Arc::clone(self.host.current_view())));
         self.disks.insert(at.disk, disk);
