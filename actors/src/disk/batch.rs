@@ -10,7 +10,7 @@ use model::ids::{Seq, VolumeId};
 use model::payload::Payload;
 use model::store::{EntryAt, JournalEntry, OpId};
 
-use super::After;
+use super::after::After;
 
 /// Numbers batches; 0 is before the first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]

@@ -9,9 +9,10 @@ use model::ids::{Actor, FragmentKey, Slot};
 use model::payload::Payload;
 use model::store::{FragmentDone, FragmentMeta, FragmentOp, OpId};
 
+use super::admission::Asker;
 use super::config::{KEYS_MAX, RANGES_MAX};
 use super::moves::Note;
-use super::{Asker, Disk, DiskEffect};
+use super::{Disk, DiskEffect};
 use crate::messages::{DiskReply, DiskRequest, FragmentAt, PutFragment};
 
 /// A request that the store works on.

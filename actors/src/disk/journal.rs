@@ -5,10 +5,11 @@ use model::ids::{Epoch, Position, VolumeId};
 use model::journal::{Checkpoint, RECORD_BYTES, RecordBody, RecordHead};
 use model::time::Time;
 
+use super::admission::{Asker, Refuse};
 use super::config::{APPEND_BYTES_MAX, RECORDS_MAX, TABLE_BYTES_MAX};
 use super::entry::Health;
 use super::log::Refused;
-use super::{Asker, Disk, DiskEffect, Refuse};
+use super::{Disk, DiskEffect};
 use crate::messages::{DiskReply, DiskRequest};
 use crate::planted::{Bug, planted};
 

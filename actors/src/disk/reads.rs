@@ -8,11 +8,13 @@ use model::payload::Payload;
 use model::store::{EntryAt, FileNo, JournalOp};
 use model::time::Time;
 
+use super::admission::Asker;
+use super::after::{After, Report};
 use super::batch::Serial;
 use super::config::{FETCH_BYTES_MAX, RECORDS_MAX};
 use super::entry::Health;
 use super::mover::Move;
-use super::{After, Asker, Disk, DiskEffect, Report};
+use super::{Disk, DiskEffect};
 use crate::messages::DiskReply;
 
 /// A running read.

@@ -6,10 +6,12 @@ use model::meta::{MetaReply, MetaToken};
 use model::placement::VolumeRecord;
 use model::time::Time;
 
+use super::admission::Asker;
+use super::after::{After, Report, Timer};
 use super::entry::{DISK_MARK, Health};
 use super::journal::Reset;
 use super::replica::Replica;
-use super::{After, Asker, Disk, DiskEffect, Report, Timer};
+use super::{Disk, DiskEffect};
 use crate::messages::{DiskReply, DiskRequest};
 use crate::planted::{Bug, planted};
 
