@@ -51,6 +51,17 @@ id!(/// Correlates a reply with its request; unique within the requesting machin
 id!(/// One front end's client of one volume, unique within the node's life.
     ClientId(u64), "client-");
 
+impl RequestId {
+    /// The ids of one life of a machine come after this one, so that no answer to an earlier life
+    /// is taken for one to this: neither to one of the same process, whose lives are counted, nor
+    /// to one of another process of the node, which drew another `boot`. There is room for 2^32
+    /// requests a life.
+    #[must_use]
+    pub fn first_of_life(boot: Boot, life: u64) -> Self {
+        Self((boot.0 & 0xffff) << 48 | (life & 0xffff) << 32)
+    }
+}
+
 /// The bits of an epoch below its generation.
 const COUNTER_BITS: u32 = 48;
 
@@ -215,4 +226,21 @@ pub struct Endpoint {
     pub node: NodeId,
     /// The machine on it.
     pub actor: Actor,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_lives_share_a_request() {
+        let lives = [(7, 1), (7, 2), (7, 0xffff), (8, 1), (0xffff, 1)];
+        let mut firsts = lives.map(|(boot, life)| RequestId::first_of_life(Boot(boot), life));
+        assert_eq!(firsts[1], RequestId(7 << 48 | 2 << 32));
+        firsts.sort_unstable();
+        assert!(firsts.windows(2).all(|w| w[1].0 - w[0].0 >= 1 << 32));
+        // A boot is drawn at random, of 64 bits.
+        let drawn = RequestId::first_of_life(Boot(u64::MAX), 1);
+        assert_eq!(drawn, RequestId::first_of_life(Boot(0xffff), 1));
+    }
 }

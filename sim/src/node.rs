@@ -243,7 +243,7 @@ impl SimNode {
     /// Begins a process around a metadata machine.
     pub fn boot(&mut self, meta: MetaNode, heal: HealConfig) {
         let host = Host::new(self.id, Arc::new(View::default()));
-        let first = RequestId((self.identity.boot.0 & 0xffff) << 48);
+        let first = RequestId::first_of_life(self.identity.boot, 0);
         let healer = Healer::new(self.id, heal, first);
         self.process = Some(Process {
             meta,
@@ -336,9 +336,9 @@ impl Process {
     pub fn start_volume(&mut self, node: NodeId, boot: Boot, id: VolumeId, terms: &MachineTerms) {
         self.lives += 1;
         self.life_of.insert(id, self.lives);
-        let first = (boot.0 & 0xffff) << 48 | (self.lives & 0xffff) << 32;
+        let first = RequestId::first_of_life(boot, self.lives);
         let view = Arc::clone(self.host.current_view());
-        let segments = Segments::new(node, terms.segment, Arc::clone(&view), RequestId(first));
+        let segments = Segments::new(node, terms.segment, Arc::clone(&view), first);
         self.segments.insert(id, segments);
         self.volumes
             .insert(id, Volume::new(id, node, terms.volume, view, first));

@@ -123,23 +123,23 @@ pub struct VolumeStats {
 }
 
 impl Volume {
-    /// A new life of `id`'s owner on `node`. `first_request` must be beyond every request id
-    /// that an earlier life on this node used, and `first_token` likewise.
+    /// A new life of `id`'s owner on `node`. `first` must be beyond every id that an earlier life
+    /// on this node used for a request to a disk or the metadata ([`RequestId::first_of_life`]).
     #[must_use]
     pub fn new(
         id: VolumeId,
         node: NodeId,
         config: VolumeConfig,
         view: Arc<View>,
-        first_request: u64,
+        first: RequestId,
     ) -> Self {
         Self {
             id,
             node,
             config,
             view,
-            ids: RequestIds::after(first_request),
-            tokens: first_request,
+            ids: RequestIds::after(first),
+            tokens: first.0,
             phase: Phase::Claiming { asked: None },
             claimed_epoch: None,
             waiting: waiting::Queue::default(),

@@ -168,23 +168,17 @@ impl Switchboard {
         }
     }
 
-    /// Request ids of one life of a machine start here, so that no answer to an earlier life,
-    /// of this process or another, is taken for one to this.
-    fn first_request(&mut self) -> u64 {
+    /// Where the request ids of one more life of a machine begin.
+    fn first_request(&mut self) -> RequestId {
         self.lives += 1;
-        (self.config.boot.0 & 0xffff) << 48 | (self.lives & 0xffff) << 32
+        RequestId::first_of_life(self.config.boot, self.lives)
     }
 
     fn start_volume(&mut self, id: VolumeId, ctx: &mut Context<Self>) {
         let node = self.config.node;
         let view = Arc::clone(self.host.current_view());
         let first = self.first_request();
-        let segments = Segments::new(
-            node,
-            self.config.segment,
-            Arc::clone(&view),
-            RequestId(first),
-        );
+        let segments = Segments::new(node, self.config.segment, Arc::clone(&view), first);
         let segments = SegmentActor::new(id, node, segments, ctx.address()).start();
         let machine = Volume::new(id, node, self.config.volume, view, first);
         let volume = VolumeActor::new(id, node, machine, ctx.address(), segments.clone()).start();
@@ -194,7 +188,7 @@ impl Switchboard {
 
     fn start_healer(&mut self, ctx: &mut Context<Self>) {
         let node = self.config.node;
-        let first = RequestId(self.first_request());
+        let first = self.first_request();
         let healer = Healer::new(node, self.config.heal, first);
         let healed = Arc::clone(&self.config.healed);
         let healer = HealActor::new(node, healer, ctx.address(), healed).start();

@@ -46,8 +46,8 @@ pub struct RequestIds(u64);
 impl RequestIds {
     /// Starts after `last`: a new machine of the same node must not repeat its predecessor's.
     #[must_use]
-    pub fn after(last: u64) -> Self {
-        Self(last)
+    pub fn after(last: RequestId) -> Self {
+        Self(last.0)
     }
 
     /// A new id.

@@ -200,7 +200,7 @@ impl Serving {
             fullness: Fullness::default(),
             stopping: false,
             ended: None,
-            segment_ids: RequestIds::after(0),
+            segment_ids: RequestIds::default(),
             segment_counter: SegmentCounter::new(record.epoch, checkpoint.next_counter),
             to_segment: Vec::new(),
             asking: Asking::new(config.segment_room),

@@ -170,7 +170,7 @@ impl Bench {
 
     /// An owner that has not begun.
     pub(crate) fn starting(config: VolumeConfig, view: View) -> Self {
-        let volume = Volume::new(VOLUME, OWNER, config, Arc::new(view.clone()), 0);
+        let volume = Volume::new(VOLUME, OWNER, config, Arc::new(view.clone()), RequestId(0));
         Self {
             now: Time(1_000_000_000),
             volume,

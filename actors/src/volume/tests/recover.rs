@@ -271,7 +271,7 @@ fn a_salvage_begins_at_the_published_checkpoint() {
             pending: true,
         });
         let mut recovery = Recovery::new(&r, Vec::new(), Duration::from_millis(100));
-        let (mut ids, mut out) = (RequestIds::after(0), Vec::new());
+        let (mut ids, mut out) = (RequestIds::default(), Vec::new());
         recovery.pump(Time::ZERO, &mut ids, &mut out);
         assert_eq!(out.len(), 1, "the others are not sealed");
         let checkpoint = Checkpoint {
