@@ -5,6 +5,7 @@ use bincode::{Decode, Encode};
 
 use crate::geometry::Pool;
 use crate::ids::{DiskRef, Row, SegmentId, Slot, Version};
+use crate::mix;
 
 /// Where a slot of a row lies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
@@ -75,13 +76,9 @@ impl SpreadTable {
 /// The row of a segment in a table of so many rows.
 #[must_use]
 pub fn row_of(segment: SegmentId, rows: u16) -> Row {
-    let mut h = (u64::from(segment.volume.0) << 32 | u64::from(segment.counter))
+    let h = (u64::from(segment.volume.0) << 32 | u64::from(segment.counter))
         ^ segment.epoch.0.rotate_left(40);
-    // splitmix64's finalizer: every input bit reaches every row bit.
-    h = (h ^ (h >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    h = (h ^ (h >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    h ^= h >> 31;
-    Row(u16::try_from(h % u64::from(rows.max(1))).expect("below a u16"))
+    Row(u16::try_from(mix(h) % u64::from(rows.max(1))).expect("below a u16"))
 }
 
 /// What somebody knows of a row's moves: the version of each slot, in slot order. Zeros at the

@@ -1,5 +1,7 @@
 //! The one source of chance in this crate: a generator that is built with a seed.
 
+pub(crate) use model::mix;
+
 /// SplitMix64.
 #[derive(Clone, Debug)]
 pub(crate) struct Jitter(u64);
@@ -20,11 +22,4 @@ impl Jitter {
         assert!(bound > 0);
         self.draw() % bound
     }
-}
-
-/// SplitMix64's finalizer: every input bit reaches every output bit.
-pub(crate) fn mix(mut h: u64) -> u64 {
-    h = (h ^ (h >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    h = (h ^ (h >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    h ^ (h >> 31)
 }

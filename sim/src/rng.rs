@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use model::mix;
+
 /// A stream of random numbers.
 #[derive(Clone, Debug)]
 pub struct Rng(u64);
@@ -11,11 +13,9 @@ impl Rng {
     /// The stream `purpose` of a seed.
     #[must_use]
     pub fn new(seed: u64, purpose: u64) -> Self {
-        let mut z =
+        let z =
             seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ purpose.wrapping_mul(0xd1b5_4a32_d192_ed03);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        Self((z ^ (z >> 31)) | 1)
+        Self(mix(z) | 1)
     }
 
     /// The next 64 bits.

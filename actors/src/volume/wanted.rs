@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use model::ids::{DiskId, DiskRef, SiteId, VolumeId};
+use model::mix;
 use model::placement::{Disk, Duty, Presence, View};
 
 use crate::planted::{Bug, planted};
@@ -123,11 +124,7 @@ fn choose(view: &View, volume: VolumeId, site: SiteId) -> Option<DiskRef> {
 }
 
 fn weight(volume: VolumeId, of: u64) -> u64 {
-    let mut h = (u64::from(volume.0) << 32) ^ of;
-    // splitmix64's finalizer: every input bit reaches every bit of the weight.
-    h = (h ^ (h >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    h = (h ^ (h >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    h ^ (h >> 31)
+    mix((u64::from(volume.0) << 32) ^ of)
 }
 
 #[cfg(test)]
