@@ -111,8 +111,8 @@ impl Job {
     }
 
     /// The row's disks are others now. What was looked at in this pass was listed by those that
-    /// served then; the rest is listed by those that serve now.
-    /// Whether the window under way begins anew: no answer to it is awaited any more.
+    /// served then; the rest is listed by those that serve now. Says whether the window under way
+    /// begins anew: no answer to it is awaited any more.
     pub(super) fn row_changed(&mut self, row: Row) -> bool {
         self.row = row;
         self.passes = 0;

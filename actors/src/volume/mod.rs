@@ -49,6 +49,7 @@ use journal::{Recovery, RequestIds, ToDisk};
 pub use read::STATUS_BYTES_MAX;
 pub use rewrite::{Cause, RewriteTerms, Rewriting};
 use serve::Serving;
+pub use serve::write_sums;
 use waiting::Waiting;
 
 #[derive(Debug)]
@@ -518,9 +519,7 @@ impl Machine for Volume {
     }
 }
 
-/// Answers by the requests that are still out.
-pub use serve::write_sums;
-
+/// What is awaited, by the request that is still out.
 type Pending<T> = BTreeMap<RequestId, T>;
 
 #[cfg(test)]

@@ -241,7 +241,6 @@ impl Reader {
     pub(super) fn begin_copy(
         &mut self,
         slots: Vec<Slot>,
-        layers: &mut Layers,
         ids: &mut RequestIds,
         out: &mut Vec<SegmentRequest>,
     ) -> JobId {
@@ -257,7 +256,7 @@ impl Reader {
         };
         self.jobs.insert(id, job);
         self.fetch(id, ids, out);
-        self.finish_if_ready(id, layers);
+        self.finish_if_ready(id);
         id
     }
 
@@ -287,7 +286,7 @@ impl Reader {
                 if !matches!(job.target, Target::Status { .. }) {
                     self.fetch(id, ids, out);
                 }
-                self.finish_if_ready(id, layers);
+                self.finish_if_ready(id);
             }
             // The index is damaged for good; the owner ends, and says so.
             Err(missing) if missing.pages.is_empty() => self.fail(id),
@@ -397,7 +396,7 @@ impl Reader {
             job.slots[*i].source = Source::Bytes(bytes);
         }
         job.outstanding -= 1;
-        self.finish_if_ready(fill.job, layers);
+        self.finish_if_ready(fill.job);
     }
 
     fn fail(&mut self, id: JobId) {
@@ -423,7 +422,7 @@ impl Reader {
         });
     }
 
-    fn finish_if_ready(&mut self, id: JobId, _layers: &Layers) {
+    fn finish_if_ready(&mut self, id: JobId) {
         let number = id;
         let job = &self.jobs[&id];
         if job.outstanding > 0 || job.looking {

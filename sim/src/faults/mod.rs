@@ -165,7 +165,8 @@ impl Kind {
     }
 }
 
-/// All kinds, the likelier ones more than once.
+/// The kinds that the swarm draws, the likelier ones more than once. The others come as parts of
+/// compound ones, or from draws of their own. The order is part of what a seed means.
 const KINDS: [Kind; 59] = [
     Kind::Kill,
     Kind::Kill,

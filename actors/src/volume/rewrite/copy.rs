@@ -179,10 +179,9 @@ impl Serving {
         }
         let pieces = std::mem::take(&mut pass.found);
         let slots = self.layers.slots_of(&pieces);
-        let (layers, ids) = (&mut self.layers, &mut self.segment_ids);
         let job = self
             .reader
-            .begin_copy(slots, layers, ids, &mut self.to_segment);
+            .begin_copy(slots, &mut self.segment_ids, &mut self.to_segment);
         let until = now + self.config.base_wait * self.rewriter.patience;
         self.rewriter.wake = Some(until);
         (Step::Reading(pass, pieces, job, until), false)

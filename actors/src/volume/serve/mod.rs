@@ -246,8 +246,9 @@ impl Serving {
 
     pub(super) fn stats(&self) -> VolumeStats {
         let index = self.layers.index.stats();
-        // Payload that the published checkpoint does not cover: what is in the log, and what
-        // a checkpoint covers that is not published yet.
+        // Payload that the published checkpoint does not cover is in the log. What a committed
+        // checkpoint covers that is not published yet was trimmed, and nobody counts its bytes: one
+        // more, so that nothing is left only when it is zero.
         let log = self.journal.log();
         let unpublished = self.published.covers < self.journal.checkpoint().checkpoint.covers;
         VolumeStats {
