@@ -385,8 +385,8 @@ pub enum Fault {
     Deserted,
     /// The volume was given to that node.
     Moved(NodeId),
-    /// The volume was made smaller.
-    Resized,
+    /// The volume was made smaller: it got these sizes, in blocks, one after the other.
+    Resized(Vec<u64>),
     /// All these disks, a site's, have no room.
     FullSite(Vec<(NodeId, DiskId)>),
     /// This node gets one more disk, that large.

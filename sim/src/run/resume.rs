@@ -171,7 +171,7 @@ impl Run {
             | Fault::Stopped(_)
             | Fault::Deserted
             | Fault::Moved(_)
-            | Fault::Resized
+            | Fault::Resized(_)
             | Fault::FullSite(_)
             | Fault::Drained { .. }
             | Fault::DiskAdded(..)
@@ -204,7 +204,7 @@ fn is_gone(fault: &Fault, node: NodeId) -> bool {
         | Fault::Stopped(_)
         | Fault::Deserted
         | Fault::Moved(_)
-        | Fault::Resized
+        | Fault::Resized(_)
         | Fault::FullSite(_)
         | Fault::Drained { .. }
         | Fault::DiskAdded(..)

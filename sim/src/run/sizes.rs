@@ -12,7 +12,7 @@ use model::time::Time;
 
 use super::{Failure, Own, Run};
 use crate::allocation::TouchId;
-use crate::faults::Plan;
+use crate::faults::{Fault, Plan};
 use crate::oracle::{SECTOR, Value, WriteId};
 use crate::world::RUN_TOKENS;
 
@@ -69,23 +69,20 @@ impl Run {
         known.then(|| (record.size_bytes / BLOCK_BYTES as u64, record.resized))
     }
 
-    /// The operator wants it smaller, perhaps in two steps; whether it can be.
-    pub(super) fn shrink(&mut self, plan: &Plan) -> bool {
-        if self.whole() < 2 {
-            return false;
-        }
+    /// How small the operator wants it, perhaps in two steps, if it can be smaller.
+    pub(super) fn shrunk(&self, plan: &Plan) -> Fault {
         let last = self.sizes.wanted.back().copied();
-        let Some(is) = last.or_else(|| Some(self.size()?.0)) else {
-            return false;
+        let is = last.or_else(|| Some(self.size()?.0));
+        let Some(is) = is.filter(|_| self.whole() >= 2) else {
+            return Fault::Spared;
         };
         // Some fraction of what there is, not always the same one.
         let of = |size: u64| (size * plan.other.clamp(1, 4) / 5).max(1);
         let once = of(is);
-        match plan.both {
-            true => self.want_sizes(&[once, of(once)]),
-            false => self.want_sizes(&[once]),
-        }
-        true
+        Fault::Resized(match plan.both {
+            true => vec![once, of(once)],
+            false => vec![once],
+        })
     }
 
     /// The operator wants it as it was, perhaps in two steps.
@@ -111,7 +108,8 @@ impl Run {
         })
     }
 
-    fn want_sizes(&mut self, sizes: &[u64]) {
+    /// The operator wants it to have these sizes, one after the other.
+    pub(super) fn want_sizes(&mut self, sizes: &[u64]) {
         if self.sizes.wanted.is_empty() {
             let now = self.world.now();
             self.world.plan(now, Own::Resize.number());

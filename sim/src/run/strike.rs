@@ -162,7 +162,8 @@ impl Run {
                 disks,
                 returns,
             } => self.lose_quorum((*owner, *parting), disks, *returns),
-            Fault::Resized | Fault::Spared => {}
+            Fault::Resized(sizes) => self.want_sizes(sizes),
+            Fault::Spared => {}
         }
         self.world.plan(until, Own::Mend(i).number());
         // While others take over, and when the old state is back.
@@ -199,7 +200,7 @@ impl Run {
         replica.unwrap_or(sites[&site][0])
     }
 
-    /// What a plan comes to now.
+    /// What a plan comes to now. Nothing happens yet.
     fn resolve(&mut self, plan: &Plan) -> Fault {
         let owner = self.world.owner(self.volume).unwrap_or(NodeId(1));
         let sites = self.world.sites();
@@ -292,8 +293,7 @@ impl Run {
             Kind::ShutDown if self.may_shut_down(node) => Fault::ShutDown(node),
             Kind::ShutDown => Fault::Spared,
             Kind::Desert => Fault::Deserted,
-            Kind::Resize if self.shrink(plan) => Fault::Resized,
-            Kind::Resize => Fault::Spared,
+            Kind::Resize => self.shrunk(plan),
             Kind::FullSite => self.disks_of(site),
             Kind::AddDisk | Kind::AddNode => self.added(plan, node),
             Kind::Move | Kind::Usurp => match self.elsewhere(owner) {
@@ -381,7 +381,7 @@ impl Run {
             Fault::Disk { node, disk, ill } => self.cure(node, disk, ill),
             Fault::ShutDown(node) => self.begin_anew(node),
             Fault::Deserted => self.come_back(),
-            Fault::Resized => {
+            Fault::Resized(_) => {
                 let plan = self.faults[i].0.clone();
                 self.grow_back(&plan);
             }
@@ -454,7 +454,7 @@ impl Run {
             Fault::Stopped(node) => format!("{} is asked to stop", self.name(*node)),
             Fault::ShutDown(node) => format!("the process of {} is to end", self.name(*node)),
             Fault::Deserted => "all clients leave".to_owned(),
-            Fault::Resized => "the volume is made smaller".to_owned(),
+            Fault::Resized(_) => "the volume is made smaller".to_owned(),
             Fault::FullSite(disks) => {
                 let (node, _) = disks[0];
                 let letter = self.letter(self.world.nodes[&node].site);
