@@ -3,8 +3,8 @@
 //! [`planted`] is a constant `false`, and nothing of a bug is in the product.
 //!
 //! Each bug is one condition in one machine (a few break the same rule at two places, where
-//! either alone would still uphold it). It breaks the rule that its row names: `R..` is a rule
-//! of the design's section 10, `S..` another section.
+//! either alone would still uphold it). It breaks what its row names: `R..` is a rule of
+//! `docs/rules.md`, a word is what stands there beyond the rules.
 
 macro_rules! bugs {
     ($($(#[$doc:meta])* $bug:ident = $rule:literal $name:literal,)*) => {
@@ -114,9 +114,9 @@ bugs! {
     /// A trim is answered and never journaled.
     UnjournaledTrim = "R12" "unjournaled-trim",
     /// An owner ends a cut without journaling the hole.
-    KeptTail = "S4" "kept-tail",
+    KeptTail = "size" "kept-tail",
     /// An owner refuses what is beyond the end that it knows, without a look at the record.
-    StaleEnd = "S4" "stale-end",
+    StaleEnd = "size" "stale-end",
     /// An index that is opened takes its pending changes in the wrong order.
     DeltaOrder = "R13" "delta-order",
     /// A leaf that takes pending changes in loses what it held before.
@@ -172,7 +172,7 @@ bugs! {
     /// A site whose disks took nothing once is left alone for good.
     LeftForGood = "R27" "left-for-good",
     /// Two fragments of a segment lie on one node though others have none.
-    CrowdedNode = "S5" "crowded-node",
+    CrowdedNode = "spread" "crowded-node",
     /// A slot's move is reported done before anything was copied. Shows as fragments that are
     /// nowhere once everything healed.
     FinishEarly = "R20" "finish-early",
@@ -183,28 +183,28 @@ bugs! {
     /// A fragment is rebuilt from others as if it were another slot's.
     WrongSlot = "R24" "wrong-slot",
     /// A disk that is to be emptied is given slots as any other.
-    DrainedTakes = "S9" "drained-takes",
+    DrainedTakes = "drain" "drained-takes",
     /// A slot of a disk that is to be emptied is another one's at once: nobody looks for what
     /// is not copied yet.
     DropDrained = "R20" "drop-drained",
     /// Moves within a site that is away are asked for as any others, though nobody may know them.
     AwayCounts = "R20" "away-counts",
     /// A disk is removed while slots are on it.
-    RemoveFull = "S9" "remove-full",
+    RemoveFull = "drain" "remove-full",
     /// Slots stay where they are, whatever disks are added.
-    NeverSpread = "S5" "never-spread",
+    NeverSpread = "spread" "never-spread",
     /// Slots are moved between disks that are equally full.
-    SwingingSpread = "S5" "swinging-spread",
+    SwingingSpread = "spread" "swinging-spread",
     /// A slot is moved to an emptier disk, whether or not its node holds another one of the row.
-    CrowdedMove = "S5" "crowded-move",
+    CrowdedMove = "spread" "crowded-move",
     /// A site holds more fragments of a segment than may be lost.
-    CrowdedSite = "S5" "crowded-site",
+    CrowdedSite = "spread" "crowded-site",
     /// `base:allocation` calls data that a checkpoint holds a hole.
-    WrongStatus = "S4" "wrong-status",
+    WrongStatus = "block" "wrong-status",
     /// `base:allocation` is answered for the first extent alone.
-    ShortStatus = "S4" "short-status",
+    ShortStatus = "block" "short-status",
     /// A read's last chunk is missing in its answer.
-    ShortRead = "S4" "short-read",
+    ShortRead = "block" "short-read",
 }
 
 #[cfg(feature = "planted")]

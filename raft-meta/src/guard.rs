@@ -1,5 +1,5 @@
 //! What a peer's Raft message must be before raft-rs sees it: raft-rs panics on nonsense, and
-//! a peer's bytes must never panic us (section 7).
+//! a peer's bytes must never panic us.
 
 use model::ids::{Boot, NodeId};
 use raft::{RawNode, StateRole};

@@ -1,5 +1,5 @@
 //! What metadata says on the wire and in its logs: structs of ours in bincode. raft-rs's
-//! protobuf never parses a byte from the network (section 9).
+//! protobuf never parses a byte from the network.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -302,7 +302,7 @@ pub struct RaftMessage {
 pub const CONTEXT_BYTES_MAX: usize = 64;
 
 /// A proposer's session: the index of its committed `Open`. Commands carry it, so that they
-/// are applied exactly once (section 9).
+/// are applied exactly once.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Decode)]
 pub struct ProposerId(pub LogIndex);
 

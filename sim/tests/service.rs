@@ -1,5 +1,5 @@
 //! Service goes on through one outage: writes are acknowledged again, at every site that the
-//! outage leaves alone, within the design's bounds; and nothing that was acknowledged is lost.
+//! outage leaves alone, within bounds; and nothing that was acknowledged is lost.
 //! Optimized builds only: `cargo xtask test` runs it so.
 
 use sim::plan::Outage;

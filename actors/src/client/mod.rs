@@ -460,7 +460,7 @@ impl Client {
         let Some(record) = self.view.volumes.get(&self.volume) else {
             return;
         };
-        // A session never outlives writes that it saw acknowledged and that are gone (section 4).
+        // A session never outlives writes that it saw acknowledged and that are gone (R10).
         // A flush is answered here, so that nobody else would say so.
         let is_lost = |session: SessionId| {
             let recovered = record.recovered.as_ref();

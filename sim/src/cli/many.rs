@@ -130,7 +130,7 @@ pub(super) fn mutants(args: &ManyArgs, as_json: bool) -> Result<bool, CliError> 
                 "ESCAPED"
             };
             eprintln!(
-                "{rule:>4} {name:<16} {verdict} in {} seeds: {}",
+                "{rule:>6} {name:<16} {verdict} in {} seeds: {}",
                 caught.seeds,
                 how.clone().unwrap_or_default()
             );

@@ -1,4 +1,4 @@
-//! Acknowledged implies held by a majority, durably (section 4, R5): when an owner answers a
+//! Acknowledged implies held by a majority, durably (R5): when an owner answers a
 //! write, and when a change of the replicas is adopted, a quorum of each set that counts holds
 //! all that the owner committed.
 

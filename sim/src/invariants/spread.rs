@@ -1,5 +1,5 @@
 //! Spread constraints: a site holds at most so many fragments of a segment as may be lost, the
-//! tables of the founding put them on distinct nodes (section 5); never two replicas of one
+//! tables of the founding put them on distinct nodes; never two replicas of one
 //! volume's journal in one site (R6).
 
 use std::collections::{BTreeMap, BTreeSet};

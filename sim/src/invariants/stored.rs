@@ -1,5 +1,5 @@
 //! No journal trim before its segments survive the policy's losses (R3), and no site's loss
-//! takes more (section 5, R25): when an owner has a checkpoint recorded, every new segment that
+//! takes more (R24, R25): when an owner has a checkpoint recorded, every new segment that
 //! it reaches can be decoded from what disks hold, whichever one site is lost; and so can every
 //! segment that a record refers to, as soon as there is the record (R14).
 

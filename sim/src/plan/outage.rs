@@ -1,6 +1,7 @@
 //! Service goes on: one thing goes wrong, nothing is mended, and every site that it leaves
-//! alone must acknowledge new writes within a bound (design section 1). While a link is cut, no
-//! site may wait for longer than that at any time, however much is written (R27).
+//! alone must acknowledge new writes within a bound, as in the drills of `docs/resilience.md`.
+//! While a link is cut, no site may wait for longer than that at any time, however much is written
+//! (R27).
 
 use std::time::Duration;
 

@@ -297,7 +297,7 @@ impl Run {
         recovered.is_some_and(|r| WallTime::default().at(opened).0 <= r.at.0)
     }
 
-    /// Nobody goes on who may have seen acknowledged what is gone (section 4).
+    /// Nobody goes on who may have seen acknowledged what is gone (R10).
     pub(super) fn check_session(&self, client: ClientId, pending: &Pending) -> Result<(), Failure> {
         let Some(since) = self.recovery.since.filter(|since| pending.called > *since) else {
             return Ok(());

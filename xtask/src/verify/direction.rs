@@ -19,8 +19,8 @@ struct Rule {
 
 const PREFIX: &str = "atoll-";
 
-/// Section 3 of docs/architecture.md. disk-store implements the Raft log, a trait of
-/// raft-meta.
+/// Dependencies have one direction (docs/architecture.md). disk-store implements the Raft log, a
+/// trait of raft-meta.
 const RULES: [Rule; 11] = [
     Rule {
         krate: "model",
@@ -117,7 +117,7 @@ pub(crate) fn check() -> anyhow::Result<()> {
         return Ok(());
     }
     bail!(
-        "imports against the direction of section 3:\n  {}",
+        "imports against the direction of dependencies:\n  {}",
         faults.join("\n  ")
     );
 }

@@ -1,4 +1,4 @@
-//! An owner's start: seal a majority, adopt the most up-to-date log (design section 4).
+//! An owner's start: seal a majority, adopt the most up-to-date log.
 //!
 //! **Invariant (R4):** of the log that is adopted, another replica has what its own log has up to
 //! where that ends, if both end in one epoch: an owner appends only behind what is its own. What a
