@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use model::units::ByteSize;
 use rustix::process::Signal;
-use sim::faults::{self, Kind, Victim};
+use sim::faults::{FaultPlan, Kind, Victim};
 use sim::plan::Plan;
 use sim::report::{between, listed};
 use sim::service::left_alone;
@@ -106,7 +106,7 @@ pub(super) enum Fault {
 
 impl Fault {
     /// Whom a scenario's fault hits now. Without an owner, it is the first node.
-    pub(super) fn resolve(plan: &faults::Plan, owner: Option<&str>, field: &Field) -> Self {
+    pub(super) fn resolve(plan: &FaultPlan, owner: Option<&str>, field: &Field) -> Self {
         let first = &field.layout.sites[0].nodes[0].name;
         let node = match plan.victim {
             Victim::Node(name) => name.to_string(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use model::time::Time;
 
-use super::{Kind, Plan, Victim};
+use super::{FaultPlan, Kind, Victim};
 use crate::plan::topology::NodeName;
 use crate::rng::Rng;
 
@@ -13,7 +13,13 @@ use crate::rng::Rng;
 const RUNS: u64 = 2;
 
 /// Draws them from a stream of their own, so that they shift nothing else of a seed's run.
-pub fn add(rng: &mut Rng, start: Time, span: Duration, nodes: &[NodeName], out: &mut Vec<Plan>) {
+pub fn add(
+    rng: &mut Rng,
+    start: Time,
+    span: Duration,
+    nodes: &[NodeName],
+    out: &mut Vec<FaultPlan>,
+) {
     if !rng.one_in(RUNS) || out.iter().any(|p| p.kind.is_for_good()) {
         return;
     }
@@ -21,7 +27,7 @@ pub fn add(rng: &mut Rng, start: Time, span: Duration, nodes: &[NodeName], out: 
     // what it can do without.
     let node = *rng.pick(nodes);
     for _ in 0..rng.within(2, 6) {
-        out.push(Plan {
+        out.push(FaultPlan {
             armed: start + rng.duration(span / 2, span),
             moment: None,
             lasts: Duration::from_millis(1),

@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use model::time::Time;
 
-use super::{Kind, Plan, Victim};
+use super::{FaultPlan, Kind, Victim};
 use crate::rng::Rng;
 use crate::world::Moment;
 
 /// A cut, and at about its end the loss of the owner's site (or of the owner's links).
-pub(super) fn laggard(rng: &mut Rng, lone: Plan, out: &mut Vec<Plan>) {
+pub(super) fn laggard(rng: &mut Rng, lone: FaultPlan, out: &mut Vec<FaultPlan>) {
     let lag = rng.duration(Duration::from_millis(100), Duration::from_millis(1200));
     let second = *rng.pick(&[Kind::KillSite, Kind::KillSite, Kind::Isolate, Kind::Kill]);
     let early = rng.duration(Duration::ZERO, Duration::from_millis(100));
-    let end = Plan {
+    let end = FaultPlan {
         armed: Time(
             (lone.armed + lag)
                 .0
@@ -25,7 +25,7 @@ pub(super) fn laggard(rng: &mut Rng, lone: Plan, out: &mut Vec<Plan>) {
         victim: Victim::Owner,
         ..lone.clone()
     };
-    out.push(Plan {
+    out.push(FaultPlan {
         kind: Kind::Cut,
         victim: Victim::Owner,
         lasts: lag,
@@ -36,8 +36,8 @@ pub(super) fn laggard(rng: &mut Rng, lone: Plan, out: &mut Vec<Plan>) {
 }
 
 /// Several windows are written meanwhile, and what else goes wrong does so beyond the cut.
-pub(super) fn long_cut(rng: &mut Rng, lone: Plan) -> Plan {
-    Plan {
+pub(super) fn long_cut(rng: &mut Rng, lone: FaultPlan) -> FaultPlan {
+    FaultPlan {
         kind: *rng.pick(&[Kind::Cut, Kind::CutBack]),
         lasts: rng.duration(Duration::from_secs(8), Duration::from_secs(25)),
         ..lone
@@ -45,11 +45,11 @@ pub(super) fn long_cut(rng: &mut Rng, lone: Plan) -> Plan {
 }
 
 /// The owner dies; its successors die too, soon after they began to serve.
-pub(super) fn succession(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
+pub(super) fn succession(rng: &mut Rng, lone: &FaultPlan, out: &mut Vec<FaultPlan>) {
     let mut armed = lone.armed;
     for i in 0..rng.within(2, 4) {
         let served = Some((Moment::Serving, 1));
-        out.push(Plan {
+        out.push(FaultPlan {
             armed,
             moment: if i == 0 || rng.one_in(2) {
                 lone.moment
@@ -67,10 +67,10 @@ pub(super) fn succession(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
 }
 
 /// The owner dies between a checkpoint's first index segment and its record.
-pub(super) fn mid_drain(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
+pub(super) fn mid_drain(rng: &mut Rng, lone: &FaultPlan, out: &mut Vec<FaultPlan>) {
     let mut armed = lone.armed;
     for _ in 0..rng.within(1, 3) {
-        out.push(Plan {
+        out.push(FaultPlan {
             armed,
             moment: Some((Moment::IndexSent, rng.within(1, 6))),
             lasts: rng.duration(Duration::from_millis(50), Duration::from_secs(2)),
@@ -88,16 +88,16 @@ pub(super) fn mid_drain(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
 }
 
 /// A change of the journal's replicas at its worst moment.
-pub(super) fn reform(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
+pub(super) fn reform(rng: &mut Rng, lone: &FaultPlan, out: &mut Vec<FaultPlan>) {
     let third = 3 - lone.other;
-    out.push(Plan {
+    out.push(FaultPlan {
         kind: Kind::SlowSite,
         victim: Victim::Replica,
         moment: None,
         lasts: rng.duration(Duration::from_secs(6), Duration::from_secs(14)),
         ..lone.clone()
     });
-    out.push(Plan {
+    out.push(FaultPlan {
         kind: Kind::Kill,
         victim: Victim::Replica,
         moment: None,
@@ -105,7 +105,7 @@ pub(super) fn reform(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
         ..lone.clone()
     });
     let armed = lone.armed + Duration::from_secs(1);
-    out.push(Plan {
+    out.push(FaultPlan {
         armed,
         kind: Kind::Cut,
         victim: Victim::Owner,
@@ -115,7 +115,7 @@ pub(super) fn reform(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
         lasts: rng.duration(Duration::from_millis(200), Duration::from_secs(2)),
         ..lone.clone()
     });
-    out.push(Plan {
+    out.push(FaultPlan {
         armed,
         kind: if rng.one_in(3) {
             Kind::Kill
@@ -131,9 +131,9 @@ pub(super) fn reform(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
 
 /// The owner is cut off from all; its successor dies when it serves; then the owner's old
 /// replica, with records of its own that nobody committed, meets the third one.
-pub(super) fn relapse(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
+pub(super) fn relapse(rng: &mut Rng, lone: &FaultPlan, out: &mut Vec<FaultPlan>) {
     let cut = rng.duration(Duration::from_millis(3200), Duration::from_secs(6));
-    out.push(Plan {
+    out.push(FaultPlan {
         kind: Kind::Isolate,
         victim: Victim::Owner,
         lasts: cut,
@@ -147,7 +147,7 @@ pub(super) fn relapse(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
             (Moment::WriteAcked, rng.within(1, 2)),
         ),
     };
-    out.push(Plan {
+    out.push(FaultPlan {
         armed: lone.armed + after,
         kind: Kind::KillSite,
         victim: Victim::Owner,
@@ -160,13 +160,13 @@ pub(super) fn relapse(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
 /// The owner's node is cut off and the volume given away. Before that, the nodes of the other
 /// replicas may have restarted; or the owner may have stood still, so that it heard late of the
 /// leases that it got.
-pub(super) fn usurp(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
+pub(super) fn usurp(rng: &mut Rng, lone: &FaultPlan, out: &mut Vec<FaultPlan>) {
     let stood = rng.one_in(3);
     let restarts = !stood && rng.one_in(2);
     let pause = rng.duration(Duration::from_millis(150), Duration::from_millis(900));
     let lasts = rng.duration(Duration::from_millis(800), Duration::from_secs(4));
     if stood {
-        out.push(Plan {
+        out.push(FaultPlan {
             kind: Kind::Pause,
             victim: Victim::Owner,
             moment: None,
@@ -176,7 +176,7 @@ pub(super) fn usurp(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
     }
     for other in [1, 2] {
         if restarts {
-            out.push(Plan {
+            out.push(FaultPlan {
                 kind: Kind::Kill,
                 victim: Victim::Replica,
                 other,
@@ -190,7 +190,7 @@ pub(super) fn usurp(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
     let heard = Duration::from_millis(1);
     let lead = if stood { pause + heard } else { Duration::ZERO };
     let cut = lone.armed + lead;
-    out.push(Plan {
+    out.push(FaultPlan {
         armed: cut,
         kind: if rng.one_in(2) {
             Kind::Isolate
@@ -202,7 +202,7 @@ pub(super) fn usurp(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
         lasts,
         ..lone.clone()
     });
-    out.push(Plan {
+    out.push(FaultPlan {
         armed: cut + rng.duration(Duration::from_millis(6), Duration::from_millis(60)),
         kind: Kind::Move,
         victim: Victim::Owner,
@@ -212,9 +212,9 @@ pub(super) fn usurp(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
 }
 
 /// Two sites are killed; the one that was killed last is back first, or last.
-pub(super) fn two_sites(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
+pub(super) fn two_sites(rng: &mut Rng, lone: &FaultPlan, out: &mut Vec<FaultPlan>) {
     for other in [1, 2] {
-        out.push(Plan {
+        out.push(FaultPlan {
             armed: lone.armed + rng.duration(Duration::ZERO, Duration::from_secs(3)),
             kind: Kind::KillSite,
             victim: Victim::Replica,
@@ -227,7 +227,7 @@ pub(super) fn two_sites(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
 }
 
 /// The journal rots at one replica, at the next once that is healed, and at the third.
-pub(super) fn rot_rounds(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
+pub(super) fn rot_rounds(rng: &mut Rng, lone: &FaultPlan, out: &mut Vec<FaultPlan>) {
     let mut armed = lone.armed;
     let victims = [
         (Victim::OwnReplica, 1),
@@ -237,7 +237,7 @@ pub(super) fn rot_rounds(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
     let first = rng.below(3) as usize;
     for i in 0..rng.within(2, 4) as usize {
         let (victim, other) = victims[(first + i) % victims.len()];
-        out.push(Plan {
+        out.push(FaultPlan {
             armed,
             kind: Kind::RotJournal,
             victim,
@@ -252,10 +252,10 @@ pub(super) fn rot_rounds(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
 
 /// One replica lags, the owner's own loses what it acknowledged, the third one is away, and the
 /// owner dies: whoever begins now must wait for the third.
-pub(super) fn ruin(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
+pub(super) fn ruin(rng: &mut Rng, lone: &FaultPlan, out: &mut Vec<FaultPlan>) {
     let lag = rng.duration(Duration::from_millis(400), Duration::from_millis(1500));
     let third = 3 - lone.other;
-    out.push(Plan {
+    out.push(FaultPlan {
         kind: Kind::Cut,
         victim: Victim::Owner,
         other: third,
@@ -266,7 +266,7 @@ pub(super) fn ruin(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
     });
     let armed = lone.armed + lag - Duration::from_millis(40);
     let lost = rng.one_in(3);
-    out.push(Plan {
+    out.push(FaultPlan {
         armed,
         kind: if lost {
             Kind::LoseJournal
@@ -278,7 +278,7 @@ pub(super) fn ruin(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
         lasts: Duration::from_millis(5),
         ..lone.clone()
     });
-    out.push(Plan {
+    out.push(FaultPlan {
         armed,
         kind: Kind::Kill,
         victim: Victim::Owner,
@@ -286,7 +286,7 @@ pub(super) fn ruin(rng: &mut Rng, lone: &Plan, out: &mut Vec<Plan>) {
         lasts: rng.duration(Duration::from_millis(10), Duration::from_secs(2)),
         ..lone.clone()
     });
-    out.push(Plan {
+    out.push(FaultPlan {
         armed,
         kind: Kind::KillSite,
         victim: Victim::Replica,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use model::time::Time;
 
-use super::{Kind, Plan, Victim};
+use super::{FaultPlan, Kind, Victim};
 use crate::plan::topology::NodeName;
 use crate::rng::Rng;
 use crate::world::Moment;
@@ -21,7 +21,13 @@ const KINDS: [Kind; 4] = [
 ];
 
 /// Draws them from a stream of their own, so that they shift nothing else of a seed's run.
-pub fn add(rng: &mut Rng, start: Time, span: Duration, nodes: &[NodeName], out: &mut Vec<Plan>) {
+pub fn add(
+    rng: &mut Rng,
+    start: Time,
+    span: Duration,
+    nodes: &[NodeName],
+    out: &mut Vec<FaultPlan>,
+) {
     if !rng.one_in(RUNS) {
         return;
     }
@@ -37,7 +43,7 @@ pub fn add(rng: &mut Rng, start: Time, span: Duration, nodes: &[NodeName], out: 
             2 => Victim::OwnReplica,
             _ => Victim::Node(*rng.pick(nodes)),
         };
-        out.push(Plan {
+        out.push(FaultPlan {
             armed: start + rng.duration(Duration::ZERO, span),
             moment,
             lasts: rng.duration(Duration::from_millis(100), Duration::from_secs(12)),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use model::time::Time;
 
-use super::{Kind, Plan, Victim};
+use super::{FaultPlan, Kind, Victim};
 use crate::plan::topology::NodeName;
 use crate::rng::Rng;
 
@@ -14,7 +14,7 @@ use crate::rng::Rng;
 const RUNS: u64 = 2;
 
 /// Whether all sites stay in the world, and all disks.
-fn is_mild(plan: &Plan) -> bool {
+fn is_mild(plan: &FaultPlan) -> bool {
     matches!(
         plan.kind,
         Kind::Kill
@@ -34,7 +34,13 @@ fn is_mild(plan: &Plan) -> bool {
 }
 
 /// Draws it from a stream of its own, so that it shifts nothing else of a seed's run.
-pub fn add(rng: &mut Rng, start: Time, span: Duration, nodes: &[NodeName], out: &mut Vec<Plan>) {
+pub fn add(
+    rng: &mut Rng,
+    start: Time,
+    span: Duration,
+    nodes: &[NodeName],
+    out: &mut Vec<FaultPlan>,
+) {
     if !rng.one_in(RUNS) || !out.iter().all(is_mild) {
         return;
     }
@@ -42,7 +48,7 @@ pub fn add(rng: &mut Rng, start: Time, span: Duration, nodes: &[NodeName], out: 
         0 => Victim::Owner,
         _ => Victim::Node(*rng.pick(nodes)),
     };
-    out.push(Plan {
+    out.push(FaultPlan {
         armed: start + rng.duration(Duration::ZERO, span / 2),
         moment: None,
         // Longer than it is waited for before a full fabric is called one.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use model::time::Time;
 
-use super::{Kind, Plan, Victim};
+use super::{FaultPlan, Kind, Victim};
 use crate::plan::topology::NodeName;
 use crate::rng::Rng;
 
@@ -13,12 +13,18 @@ use crate::rng::Rng;
 const RUNS: u64 = 4;
 
 /// Draws them from a stream of their own, so that they shift nothing else of a seed's run.
-pub fn add(rng: &mut Rng, start: Time, span: Duration, nodes: &[NodeName], out: &mut Vec<Plan>) {
+pub fn add(
+    rng: &mut Rng,
+    start: Time,
+    span: Duration,
+    nodes: &[NodeName],
+    out: &mut Vec<FaultPlan>,
+) {
     if !rng.one_in(RUNS) {
         return;
     }
     for _ in 0..rng.within(1, 2) {
-        out.push(Plan {
+        out.push(FaultPlan {
             armed: start + rng.duration(Duration::ZERO, span),
             moment: None,
             lasts: Duration::from_millis(1),

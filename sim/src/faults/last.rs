@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use model::time::Time;
 
-use super::{Kind, Plan, Victim};
+use super::{FaultPlan, Kind, Victim};
 use crate::plan::topology::NodeName;
 use crate::rng::Rng;
 
@@ -13,9 +13,15 @@ use crate::rng::Rng;
 const RUNS: u64 = 3;
 
 /// Draws it from a stream of its own, so that it shifts nothing else of a seed's run.
-pub fn add(rng: &mut Rng, start: Time, span: Duration, nodes: &[NodeName], out: &mut Vec<Plan>) {
-    let full = |p: &Plan| matches!(p.kind, Kind::Full | Kind::FullSite);
-    let spent = |p: &Plan| p.kind.is_for_good() || full(p);
+pub fn add(
+    rng: &mut Rng,
+    start: Time,
+    span: Duration,
+    nodes: &[NodeName],
+    out: &mut Vec<FaultPlan>,
+) {
+    let full = |p: &FaultPlan| matches!(p.kind, Kind::Full | Kind::FullSite);
+    let spent = |p: &FaultPlan| p.kind.is_for_good() || full(p);
     if !rng.one_in(RUNS) || out.iter().any(spent) {
         return;
     }
@@ -23,7 +29,7 @@ pub fn add(rng: &mut Rng, start: Time, span: Duration, nodes: &[NodeName], out: 
         0 => Victim::Owner,
         _ => Victim::Node(*rng.pick(nodes)),
     };
-    out.push(Plan {
+    out.push(FaultPlan {
         armed: start + rng.duration(span / 4 * 3, span),
         moment: None,
         lasts: Duration::from_millis(1),

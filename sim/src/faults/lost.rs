@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use model::time::Time;
 
-use super::{Kind, Plan, Victim};
+use super::{FaultPlan, Kind, Victim};
 use crate::plan::topology::NodeName;
 use crate::rng::Rng;
 use crate::world::Moment;
@@ -19,7 +19,7 @@ pub(super) fn add(
     start: Time,
     span: Duration,
     nodes: &[NodeName],
-    out: &mut Vec<Plan>,
+    out: &mut Vec<FaultPlan>,
 ) {
     let loses_site = out.iter().any(|p| p.kind == Kind::LoseSite);
     if !rng.one_in(RUNS) || loses_site {
@@ -36,7 +36,7 @@ pub(super) fn add(
         1 => Victim::Replica,
         _ => Victim::Node(*rng.pick(nodes)),
     };
-    out.push(Plan {
+    out.push(FaultPlan {
         armed: start + rng.duration(Duration::ZERO, span),
         moment,
         lasts: Duration::from_millis(1),

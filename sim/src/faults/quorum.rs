@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use model::time::Time;
 
-use super::{Kind, Plan, Victim};
+use super::{FaultPlan, Kind, Victim};
 use crate::plan::topology::NodeName;
 use crate::rng::Rng;
 use crate::world::Moment;
@@ -14,7 +14,7 @@ use crate::world::Moment;
 const RUNS: u64 = 6;
 
 /// Draws them from a stream of their own, so that they shift nothing else of a seed's run.
-pub fn add(rng: &mut Rng, start: Time, span: Duration, _: &[NodeName], out: &mut Vec<Plan>) {
+pub fn add(rng: &mut Rng, start: Time, span: Duration, _: &[NodeName], out: &mut Vec<FaultPlan>) {
     // What was cut off a volume may come back with what is lost; a lost site takes the journal's
     // third replica; and beside clocks that run wrong nothing is certain of reads.
     let spoils = [Kind::Resize, Kind::LoseSite, Kind::DriftFar];
@@ -28,7 +28,7 @@ pub fn add(rng: &mut Rng, start: Time, span: Duration, _: &[NodeName], out: &mut
             2 => Some((Moment::Serving, 1)),
             _ => Some((Moment::WriteAcked, rng.within(1, 20))),
         };
-        out.push(Plan {
+        out.push(FaultPlan {
             armed: start + rng.duration(Duration::ZERO, span),
             moment,
             lasts: rng.duration(Duration::from_secs(1), Duration::from_secs(8)),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use model::time::Time;
 
-use super::{Kind, Plan, Victim};
+use super::{FaultPlan, Kind, Victim};
 use crate::plan::topology::NodeName;
 use crate::rng::Rng;
 use crate::world::Moment;
@@ -17,7 +17,7 @@ const RUNS: u64 = 3;
 const SOON: Duration = Duration::from_millis(100);
 
 /// Draws them from a stream of their own, so that they shift nothing else of a seed's run.
-pub fn add(rng: &mut Rng, start: Time, span: Duration, _: &[NodeName], out: &mut Vec<Plan>) {
+pub fn add(rng: &mut Rng, start: Time, span: Duration, _: &[NodeName], out: &mut Vec<FaultPlan>) {
     if !rng.one_in(RUNS) {
         return;
     }
@@ -33,7 +33,7 @@ pub fn add(rng: &mut Rng, start: Time, span: Duration, _: &[NodeName], out: &mut
             true => SOON,
             false => Duration::from_secs(4),
         };
-        out.push(Plan {
+        out.push(FaultPlan {
             armed: start + rng.duration(Duration::ZERO, span),
             moment,
             lasts: rng.duration(Duration::from_millis(1), longest),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use model::time::Time;
 
-use super::{Kind, Plan, Victim};
+use super::{FaultPlan, Kind, Victim};
 use crate::plan::topology::NodeName;
 use crate::rng::Rng;
 use crate::world::Moment;
@@ -14,7 +14,13 @@ use crate::world::Moment;
 const RUNS: u64 = 4;
 
 /// Draws them from a stream of their own, so that they shift nothing else of a seed's run.
-pub fn add(rng: &mut Rng, start: Time, span: Duration, nodes: &[NodeName], out: &mut Vec<Plan>) {
+pub fn add(
+    rng: &mut Rng,
+    start: Time,
+    span: Duration,
+    nodes: &[NodeName],
+    out: &mut Vec<FaultPlan>,
+) {
     if !rng.one_in(RUNS) {
         return;
     }
@@ -29,7 +35,7 @@ pub fn add(rng: &mut Rng, start: Time, span: Duration, nodes: &[NodeName], out: 
             0 => Victim::Node(*rng.pick(nodes)),
             _ => Victim::Owner,
         };
-        out.push(Plan {
+        out.push(FaultPlan {
             armed: start + rng.duration(Duration::ZERO, span),
             moment,
             lasts: rng.duration(Duration::from_millis(500), Duration::from_secs(12)),

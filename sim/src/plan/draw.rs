@@ -9,7 +9,7 @@ use model::time::Time;
 use super::load::{ClientPlan, Load, Place};
 use super::topology::{CodeName, Machines, NodeName, Topology};
 use super::{Ending, Plan};
-use crate::faults;
+use crate::faults::{self, FaultPlan};
 use crate::network::NetworkTerms;
 use crate::rng::Rng;
 use crate::workload::{Layout, Mix};
@@ -24,7 +24,7 @@ const WAN_BYTES_PER_S: [u64; 6] = [0, 0, 0, 256 << 10, 1 << 20, 4 << 20];
 const CALM: Duration = Duration::from_secs(1);
 
 /// Adds faults to those that were drawn before.
-type Add = fn(&mut Rng, Time, Duration, &[NodeName], &mut Vec<faults::Plan>);
+type Add = fn(&mut Rng, Time, Duration, &[NodeName], &mut Vec<FaultPlan>);
 
 /// What is added, each from the stream of that number, in this order: some look at what is there.
 const LATER: [(u64, Add); 8] = [
@@ -55,7 +55,7 @@ impl Plan {
             ..network(&mut rng)
         };
         let workload = load(&mut rng);
-        let mut faults = faults::plan(
+        let mut faults = faults::draw(
             &mut rng,
             Time::ZERO + CALM,
             workload.span,
@@ -131,7 +131,7 @@ fn fabric(rng: &mut Rng) -> Topology {
 
 /// In some runs the table has hardly more room than there are clients: sessions of nodes that are
 /// down keep others waiting. A node that is lost for good would for ever.
-fn sessions(rng: &mut Rng, workload: &Load, faults: &[faults::Plan]) -> usize {
+fn sessions(rng: &mut Rng, workload: &Load, faults: &[FaultPlan]) -> usize {
     let few = workload.clients.len() + rng.below(2) as usize;
     let lost = faults.iter().any(|plan| plan.kind.is_for_good());
     match rng.one_in(4) && !lost {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::faults;
+use crate::faults::FaultPlan;
 use crate::network::NetworkTerms;
 use load::Load;
 pub use outage::Outage;
@@ -42,7 +42,7 @@ pub struct Plan {
     /// What clients do.
     pub workload: Load,
     /// What goes wrong, and when.
-    pub faults: Vec<faults::Plan>,
+    pub faults: Vec<FaultPlan>,
     /// What is done after everything was mended.
     pub ending: Ending,
     /// What must come out.

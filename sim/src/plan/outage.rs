@@ -10,7 +10,7 @@ use model::time::Time;
 use super::load::{ClientPlan, Place};
 use super::topology::{Machines, NodeName};
 use super::{Expect, Plan};
-use crate::faults::{self, Kind, Victim};
+use crate::faults::{FaultPlan, Kind, Victim};
 use crate::workload::Mix;
 
 /// How long a fabric works undisturbed before, and how long the outage lasts.
@@ -99,8 +99,8 @@ impl Outage {
         }
     }
 
-    fn fault(self) -> faults::Plan {
-        faults::Plan {
+    fn fault(self) -> FaultPlan {
+        FaultPlan {
             armed: Time::ZERO + CALM,
             moment: None,
             lasts: LASTS,

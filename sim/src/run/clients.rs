@@ -66,7 +66,7 @@ impl Run {
                 node: NodeId(1),
                 lanes: lanes.collect(),
             });
-            self.world.plan(now, Own::Open(slot).number());
+            self.world.schedule(now, Own::Open(slot).number());
         }
     }
 
@@ -117,13 +117,13 @@ impl Run {
         }
         let again = self.world.now() + Duration::from_millis(200);
         let Some(node) = self.place(slot) else {
-            self.world.plan(again, Own::Open(slot).number());
+            self.world.schedule(again, Own::Open(slot).number());
             return;
         };
         self.next_client += 1;
         let client = ClientId(self.next_client);
         if !self.world.open_client(node, self.volume, client) {
-            self.world.plan(again, Own::Open(slot).number());
+            self.world.schedule(again, Own::Open(slot).number());
             return;
         }
         self.slots[slot].client = Some(client);
@@ -158,7 +158,7 @@ impl Run {
         let due = now + self.thinking.duration(Duration::ZERO, longest);
         self.slots[slot].lanes[lane].due = due;
         self.world
-            .plan(due, Own::Lane(slot * LANES_MAX + lane).number());
+            .schedule(due, Own::Lane(slot * LANES_MAX + lane).number());
     }
 
     pub(super) fn lane_due(&mut self, number: usize) {
@@ -171,7 +171,7 @@ impl Run {
         if let Some(until) = self.world.paused_until(of.node) {
             // Who runs there stands still too.
             of.lanes[lane].due = until;
-            self.world.plan(until, Own::Lane(number).number());
+            self.world.schedule(until, Own::Lane(number).number());
             return;
         }
         of.lanes[lane].busy = true;
@@ -386,7 +386,7 @@ impl Run {
                     lane.busy = false;
                 }
                 if !self.leaving {
-                    self.world.plan(again, Own::Open(i).number());
+                    self.world.schedule(again, Own::Open(i).number());
                 }
             }
         }
@@ -404,7 +404,7 @@ impl Run {
                 .rng
                 .duration(Duration::ZERO, Duration::from_millis(250));
             let at = self.world.now() + after;
-            self.world.plan(at, Own::Open(slot).number());
+            self.world.schedule(at, Own::Open(slot).number());
         }
     }
 
@@ -415,7 +415,7 @@ impl Run {
             if client.place == Place::NearOwner {
                 let after = self.placing.duration(FOLLOW_MIN, FOLLOW_MAX);
                 let at = self.world.now() + after;
-                self.world.plan(at, Own::Follow(slot).number());
+                self.world.schedule(at, Own::Follow(slot).number());
             }
         }
     }

@@ -29,7 +29,7 @@ impl Run {
     pub(super) fn want(&mut self, node: NodeId, disk: Option<DiskId>, wish: Wish) {
         if self.wishes.is_empty() {
             let at = self.world.now() + LOOK_EVERY;
-            self.world.plan(at, Own::Operate.number());
+            self.world.schedule(at, Own::Operate.number());
         }
         self.wishes.insert((node, disk), wish);
         self.say(node, disk, wish);
@@ -51,7 +51,7 @@ impl Run {
     /// The operator looks, and says again what nobody knows yet.
     pub(super) fn operate(&mut self) {
         let at = self.world.now() + LOOK_EVERY;
-        self.world.plan(at, Own::Operate.number());
+        self.world.schedule(at, Own::Operate.number());
         for ((node, disk), wish) in self.wishes.clone() {
             self.say(node, disk, wish);
             let Some(disk) = disk.filter(|_| wish == Wish::Removal) else {

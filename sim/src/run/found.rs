@@ -107,7 +107,7 @@ impl Run {
             match answer {
                 Some(AdminReply::Unavailable | AdminReply::Refused(_)) | None if attempt < 49 => {
                     let later = self.world.now() + Duration::from_millis(200);
-                    self.world.plan(later, Own::Tick.number());
+                    self.world.schedule(later, Own::Tick.number());
                     while self.world.now() < later && self.world.step() {}
                     self.world.take_happenings();
                 }

@@ -9,7 +9,7 @@ use raft_meta::node::{AdminCommand, AdminReply, AdminToken};
 
 use super::drains::newest;
 use super::{Own, Run};
-use crate::faults::{Fault, Kind, Plan};
+use crate::faults::{Fault, FaultPlan, Kind};
 use crate::plan::topology::NodeName;
 
 /// A command that was not carried out is given again after this time.
@@ -26,7 +26,7 @@ pub(super) enum Adding {
 
 impl Run {
     /// What a plan adds now; nothing where all is lost.
-    pub(super) fn added(&self, plan: &Plan, node: NodeId) -> Fault {
+    pub(super) fn added(&self, plan: &FaultPlan, node: NodeId) -> Fault {
         let site = self.world.nodes[&node].site;
         let sites = self.world.sites();
         let of_site = &sites[&site];
@@ -135,7 +135,7 @@ impl Run {
             Adding::Node(i) => Own::Join(i),
         };
         let at = self.world.now() + AGAIN;
-        self.world.plan(at, own.number());
+        self.world.schedule(at, own.number());
     }
 
     pub(super) fn admin_replied(&mut self, token: AdminToken, reply: &AdminReply) {

@@ -25,7 +25,7 @@ use model::time::Time;
 use raft_meta::node::AdminToken;
 
 use crate::allocation::AllocationModel;
-use crate::faults::{self, Atlas, Struck};
+use crate::faults::{Atlas, FaultPlan, Struck};
 use crate::invariants::Guard;
 use crate::oracle::Oracle;
 use crate::plan::Plan;
@@ -165,7 +165,7 @@ struct Run {
     /// What was asked, for a script.
     asked: Vec<Scripted>,
     answered: u64,
-    faults: Vec<(faults::Plan, Stage)>,
+    faults: Vec<(FaultPlan, Stage)>,
     struck: Vec<Struck>,
     resumed: Resumed,
     timeline: Vec<Entry>,
@@ -299,7 +299,7 @@ impl Run {
     /// Lets so much time pass.
     fn pass(&mut self, span: Duration) -> Result<(), Failure> {
         let end = self.world.now() + span;
-        self.world.plan(end, Own::Tick.number());
+        self.world.schedule(end, Own::Tick.number());
         self.until("time", span * 2, |run| run.world.now() >= end)
     }
 
@@ -352,13 +352,13 @@ impl Run {
         let script = std::mem::take(&mut self.plan.workload.operations);
         for (i, op) in script.iter().enumerate() {
             self.world
-                .plan(self.begun + op.at, Own::Scripted(i).number());
+                .schedule(self.begun + op.at, Own::Scripted(i).number());
         }
         self.plan.workload.operations = script;
         self.plan_faults();
         self.open_slots();
         let quiet = self.begun + self.plan.workload.span;
-        self.world.plan(quiet, Own::Tick.number());
+        self.world.schedule(quiet, Own::Tick.number());
         let bound = self.plan.workload.span + self.last_fault_by();
         self.until("the faults' end", bound, |run| {
             run.world.now() >= quiet && run.faults_are_over()

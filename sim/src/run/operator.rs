@@ -8,7 +8,7 @@ use model::meta::{MetaRequest, MetaToken};
 use raft_meta::GroupId;
 
 use super::Run;
-use crate::faults::{Fault, Ill, Kind, Plan};
+use crate::faults::{Fault, FaultPlan, Ill, Kind};
 use crate::world::RUN_TOKENS;
 
 /// Places looked at for one with something written.
@@ -20,7 +20,7 @@ const JOURNAL: &str = "journal/file-";
 
 impl Run {
     /// Which disk of a node an illness befalls, and which illness that is; within the budget.
-    pub(super) fn diagnose(&mut self, plan: &Plan, node: NodeId) -> Option<(DiskId, Ill)> {
+    pub(super) fn diagnose(&mut self, plan: &FaultPlan, node: NodeId) -> Option<(DiskId, Ill)> {
         let disks: Vec<DiskId> = self.world.nodes[&node].disks.keys().copied().collect();
         let record = self.world.record(self.volume);
         let replicas = record

@@ -11,7 +11,7 @@ use model::placement::{Presence, RecoveredFrom, View, VolumeRecord};
 use model::time::{Time, WallTime};
 
 use super::{Failure, Own, Pending, Run};
-use crate::faults::{Fault, Kind, Parting, Plan};
+use crate::faults::{Fault, FaultPlan, Kind, Parting};
 use crate::world::RUN_TOKENS;
 
 /// How often the operator looks.
@@ -38,7 +38,7 @@ pub(super) struct Recovery {
 
 impl Run {
     /// The owner and replicas of the journal go: two that are not the last one's, or all.
-    pub(super) fn quorum_lost(&mut self, plan: &Plan, owner: NodeId) -> Fault {
+    pub(super) fn quorum_lost(&mut self, plan: &FaultPlan, owner: NodeId) -> Fault {
         let Some(record) = self.world.record(self.volume).cloned() else {
             return Fault::Spared;
         };
@@ -110,7 +110,7 @@ impl Run {
                 Parting::Disowned => AT_ONCE,
             };
             let at = self.world.now() + soon;
-            self.world.plan(at, Own::Recover.number());
+            self.world.schedule(at, Own::Recover.number());
         }
     }
 
@@ -140,7 +140,7 @@ impl Run {
     /// else is left. He asks one node after the other until one makes him an offer.
     pub(super) fn recover(&mut self) {
         let again = self.world.now() + LOOK_EVERY;
-        self.world.plan(again, Own::Recover.number());
+        self.world.schedule(again, Own::Recover.number());
         let Some(record) = self.world.record(self.volume).cloned() else {
             return;
         };

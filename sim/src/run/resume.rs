@@ -81,7 +81,7 @@ impl Run {
         };
         let latest = self.struck.iter().map(|s| s.at + bar).max();
         let Some(latest) = latest else { return Ok(()) };
-        self.world.plan(latest, Own::Tick.number());
+        self.world.schedule(latest, Own::Tick.number());
         self.until("service goes on", bar * 2, |run| {
             run.world.now() >= latest || run.all_resumed()
         })?;

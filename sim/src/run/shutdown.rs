@@ -30,7 +30,8 @@ impl Run {
             self.world.close_client(node, client);
         }
         self.world.stop_host(node);
-        self.world.plan(now + LOOK_EVERY, Own::End(node).number());
+        self.world
+            .schedule(now + LOOK_EVERY, Own::End(node).number());
     }
 
     /// The process is gone once its volumes are, or once it has waited for long enough.
@@ -42,7 +43,8 @@ impl Run {
         let is_same = self.world.nodes[&node].life == life;
         let serves = is_same && self.world.runs_any(node);
         if serves && now < until {
-            self.world.plan(now + LOOK_EVERY, Own::End(node).number());
+            self.world
+                .schedule(now + LOOK_EVERY, Own::End(node).number());
             return;
         }
         self.ending.remove(&node);

@@ -12,7 +12,7 @@ use model::time::Time;
 
 use super::{Failure, Own, Run};
 use crate::allocation::TouchId;
-use crate::faults::{Fault, Plan};
+use crate::faults::{Fault, FaultPlan};
 use crate::oracle::{SECTOR, Value, WriteId};
 use crate::world::RUN_TOKENS;
 
@@ -70,7 +70,7 @@ impl Run {
     }
 
     /// How small the operator wants it, perhaps in two steps, if it can be smaller.
-    pub(super) fn shrunk(&self, plan: &Plan) -> Fault {
+    pub(super) fn shrunk(&self, plan: &FaultPlan) -> Fault {
         let last = self.sizes.wanted.back().copied();
         let is = last.or_else(|| Some(self.size()?.0));
         let Some(is) = is.filter(|_| self.whole() >= 2) else {
@@ -86,7 +86,7 @@ impl Run {
     }
 
     /// The operator wants it as it was, perhaps in two steps.
-    pub(super) fn grow_back(&mut self, plan: &Plan) {
+    pub(super) fn grow_back(&mut self, plan: &FaultPlan) {
         let whole = self.whole();
         let wanted = match plan.other {
             3 => vec![(whole / 2).max(1), whole],
@@ -112,7 +112,7 @@ impl Run {
     pub(super) fn want_sizes(&mut self, sizes: &[u64]) {
         if self.sizes.wanted.is_empty() {
             let now = self.world.now();
-            self.world.plan(now, Own::Resize.number());
+            self.world.schedule(now, Own::Resize.number());
         }
         self.sizes.wanted.extend(sizes);
     }
@@ -123,7 +123,7 @@ impl Run {
         let Some(wanted) = self.sizes.wanted.front().copied() else {
             return;
         };
-        self.world.plan(now + LOOK_EVERY, Own::Resize.number());
+        self.world.schedule(now + LOOK_EVERY, Own::Resize.number());
         let Some((is, resized)) = self.size() else {
             return;
         };

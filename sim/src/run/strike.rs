@@ -9,7 +9,7 @@ use raft_meta::GroupId;
 
 use super::drains::Wish;
 use super::{Own, Run};
-use crate::faults::{Fault, Kind, Parting, Plan, Struck, Victim};
+use crate::faults::{Fault, FaultPlan, Kind, Parting, Struck, Victim};
 use crate::plan::text;
 use crate::report::{between, listed};
 
@@ -47,7 +47,7 @@ impl Run {
         self.atlas.loses_site = plans.iter().any(|p| p.kind == Kind::LoseSite);
         for (i, mut plan) in plans.into_iter().enumerate() {
             plan.armed = self.begun + plan.armed.since(Time::ZERO);
-            self.world.plan(plan.armed, Own::Arm(i).number());
+            self.world.schedule(plan.armed, Own::Arm(i).number());
             self.flurries.push((plan.armed, plan.armed + FLURRY));
             self.faults.push((plan, Stage::Planned));
         }
@@ -55,7 +55,7 @@ impl Run {
 
     /// When the last fault is over, counted from the work's begin, and more.
     pub(super) fn last_fault_by(&self) -> Duration {
-        let over = |p: &Plan| p.armed.since(Time::ZERO) + p.patience() + p.lasts;
+        let over = |p: &FaultPlan| p.armed.since(Time::ZERO) + p.patience() + p.lasts;
         let last = self.plan.faults.iter().map(over).max();
         last.unwrap_or_default() + Duration::from_secs(60)
     }
@@ -77,7 +77,7 @@ impl Run {
             Some((moment, count)) => {
                 let at = self.world.now() + patience;
                 self.world.watch(moment, count, Own::Strike(i).number());
-                self.world.plan(at, Own::Strike(i).number());
+                self.world.schedule(at, Own::Strike(i).number());
             }
         }
     }
@@ -92,7 +92,8 @@ impl Run {
         let at = self.world.now();
         if fault == Fault::Spared && at < plan.armed + plan.patience() + SPARED_MAX {
             // It may be within the budget later.
-            self.world.plan(at + SPARED_AGAIN, Own::Strike(i).number());
+            self.world
+                .schedule(at + SPARED_AGAIN, Own::Strike(i).number());
             return;
         }
         let until = at + plan.lasts;
@@ -165,7 +166,7 @@ impl Run {
             Fault::Resized(sizes) => self.want_sizes(sizes),
             Fault::Spared => {}
         }
-        self.world.plan(until, Own::Mend(i).number());
+        self.world.schedule(until, Own::Mend(i).number());
         // While others take over, and when the old state is back.
         self.flurries.push((at, at + FLURRY));
         self.flurries.push((until, until + FLURRY));
@@ -183,7 +184,7 @@ impl Run {
     }
 
     /// Whom a plan means now.
-    fn victim(&self, plan: &Plan, owner: NodeId) -> NodeId {
+    fn victim(&self, plan: &FaultPlan, owner: NodeId) -> NodeId {
         let sites = self.world.sites();
         let step = match plan.victim {
             Victim::Owner => return owner,
@@ -201,7 +202,7 @@ impl Run {
     }
 
     /// What a plan comes to now. Nothing happens yet.
-    fn resolve(&mut self, plan: &Plan) -> Fault {
+    fn resolve(&mut self, plan: &FaultPlan) -> Fault {
         let owner = self.world.owner(self.volume).unwrap_or(NodeId(1));
         let sites = self.world.sites();
         let node = self.victim(plan, owner);
@@ -321,7 +322,7 @@ impl Run {
     }
 
     /// What the operator has emptied by a plan.
-    fn drained(&self, plan: &Plan, node: NodeId) -> Fault {
+    fn drained(&self, plan: &FaultPlan, node: NodeId) -> Fault {
         let mut disks = self.world.nodes[&node].disks.keys().copied();
         let nth = usize::try_from(plan.other.saturating_sub(1)).unwrap_or(usize::MAX);
         let disk = match plan.kind {

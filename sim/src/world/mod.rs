@@ -273,8 +273,8 @@ impl World {
         self.queue.now()
     }
 
-    /// Plans an event of the run.
-    pub fn plan(&mut self, at: Time, number: u64) {
+    /// An event of the run is to happen then.
+    pub fn schedule(&mut self, at: Time, number: u64) {
         self.queue.plan(at, Event::Run(number));
     }
 
