@@ -131,7 +131,7 @@ impl Owner {
         (record.epoch, record.founded, record.clean) = (EPOCH, Epoch(2), false);
         let replicas = record.journal.replicas.clone();
         let recovery = Recovery::new(&record, vec![replicas[0]], Duration::from_secs(1));
-        let (ids, now) = (RequestIds::after(1), Time(1_000_000_000));
+        let (ids, now) = (RequestIds::after(RequestId(1)), Time(1_000_000_000));
         let mut owner = Self {
             recovery,
             replicas,
