@@ -94,3 +94,30 @@ fn a_fabric_that_is_interrupted_while_it_is_made_is_finished() {
     assert_eq!(client.read(0, 4096).expect("read"), [7; 4096]);
     fabric.stop();
 }
+
+/// Leaves a node's directory as an `init` of another fabric does that is killed before its last file.
+fn half_make(directory: &Path) {
+    fs::create_dir_all(directory).expect("made");
+    let made = Command::new(PROGRAM)
+        .arg("--dir")
+        .arg(directory)
+        .args(["init", "--node", "x1", "--site", "x", "--disk", "d1"])
+        .args(["--quic", "127.0.0.1:1", "--nbd", "127.0.0.1:1"])
+        .output()
+        .expect("it runs");
+    assert!(made.status.success(), "{made:?}");
+    fs::remove_file(directory.join("node.json")).expect("it was made");
+}
+
+#[test]
+fn what_an_interrupted_making_left_is_in_nobodys_way() {
+    let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let directory = scratch.path().join("fabric");
+    for node in ["a1", "b1", "c1"] {
+        half_make(&directory.join(node));
+    }
+    let fabric = DevFabric::start(&directory, &SHAPE);
+    fabric.wait_for("status", "/disks", &json!({ "up": 3, "of": 3 }));
+    fabric.wait_for_degraded(&[]);
+    fabric.stop();
+}
