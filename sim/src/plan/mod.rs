@@ -3,8 +3,8 @@
 //! randomness of a run that is not in it comes from its [`Plan::seed`].
 
 mod crowd;
-mod disowned;
 mod draw;
+mod kept;
 pub mod load;
 mod outage;
 pub mod text;

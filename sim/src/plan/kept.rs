@@ -1,0 +1,35 @@
+//! Plans that ship as files and show what no drawn run does, or one in thousands.
+
+use super::Plan;
+
+const LEASE_OUTLIVES_QUORUM: &str = include_str!("../../scenarios/lease_outlives_quorum.toml");
+
+const LEFT_UNREAD: &str =
+    include_str!("../../tests/regressions/what-could-not-be-read-is-looked-for-again.toml");
+
+impl Plan {
+    /// The scenario `lease_outlives_quorum` on another seed: an owner that is cut off and taken for
+    /// gone while its lease runs. No drawn run has an operator who comes so soon.
+    ///
+    /// # Panics
+    /// If the file that ships with the source is none.
+    #[must_use]
+    pub fn disowned(seed: u64) -> Self {
+        Self::of_file(LEASE_OUTLIVES_QUORUM, seed)
+    }
+
+    /// On another seed: a site is back, and what was written without it is to be written anew just
+    /// when it can't be read.
+    ///
+    /// # Panics
+    /// If the file that ships with the source is none.
+    #[must_use]
+    pub fn left_unread(seed: u64) -> Self {
+        Self::of_file(LEFT_UNREAD, seed)
+    }
+
+    fn of_file(text: &str, seed: u64) -> Self {
+        let plan = Self::parse(text).expect("it ships with the source");
+        Self { seed, ..plan }
+    }
+}
