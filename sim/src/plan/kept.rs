@@ -7,6 +7,9 @@ const LEASE_OUTLIVES_QUORUM: &str = include_str!("../../scenarios/lease_outlives
 const LEFT_UNREAD: &str =
     include_str!("../../tests/regressions/what-could-not-be-read-is-looked-for-again.toml");
 
+const FOREIGN_PREFIX: &str =
+    include_str!("../../tests/regressions/a-near-log-of-another-epoch-is-no-prefix.toml");
+
 impl Plan {
     /// The scenario `lease_outlives_quorum` on another seed: an owner that is cut off and taken for
     /// gone while its lease runs. No drawn run has an operator who comes so soon.
@@ -26,6 +29,16 @@ impl Plan {
     #[must_use]
     pub fn left_unread(seed: u64) -> Self {
         Self::of_file(LEFT_UNREAD, seed)
+    }
+
+    /// On another seed: the replica in a new owner's site ends in an older epoch than the log that
+    /// is adopted.
+    ///
+    /// # Panics
+    /// If the file that ships with the source is none.
+    #[must_use]
+    pub fn foreign_prefix(seed: u64) -> Self {
+        Self::of_file(FOREIGN_PREFIX, seed)
     }
 
     fn of_file(text: &str, seed: u64) -> Self {
