@@ -141,10 +141,14 @@ impl FileLayer for RealFiles {
     }
 
     fn is_current(&self, path: &str, file: &RealFile) -> bool {
-        let (Ok(named), Ok(open)) = (fs::metadata(self.path(path)), file.file.metadata()) else {
-            return false;
-        };
-        is_one_file(&named, &open)
+        match (fs::metadata(self.path(path)), file.file.metadata()) {
+            (Ok(named), Ok(open)) => is_one_file(&named, &open),
+            // A device that does not answer says nothing of what is there.
+            (Err(error), _) => {
+                !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+            }
+            (Ok(_), Err(_)) => true,
+        }
     }
 }
 

@@ -32,7 +32,11 @@ impl<L: FileLayer> Journal<L> {
         // In one file, it is one fdatasync.
         let fits = all.total() <= self.entry_space(self.tail_space());
         let begins = !fits && all.total() <= self.entry_space(self.config.file_bytes);
-        if !self.make_free(self.files_for(entries, begins))? {
+        let files = self.files_for(entries, begins);
+        if files > 0 {
+            self.forget_deleted();
+        }
+        if !self.make_free(files)? {
             return Ok(None);
         }
         let mut places = Vec::with_capacity(entries.len());
@@ -161,6 +165,7 @@ impl<L: FileLayer> Journal<L> {
     /// A batch without entries; false if there is no space for it.
     pub(super) fn control(&mut self, flags: u32) -> Result<bool, DeviceError> {
         if self.tail_space() < BLOCK {
+            self.forget_deleted();
             if self.free.is_empty() && !self.add_free()? {
                 return Ok(false);
             }

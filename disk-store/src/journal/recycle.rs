@@ -35,9 +35,6 @@ impl<L: FileLayer> Journal<L> {
         if files > 0 && (self.live.len() + files) as u64 > u64::from(self.config.files_max) {
             return Ok(false);
         }
-        if files > 0 {
-            self.forget_deleted();
-        }
         while self.free.len() < files {
             if !self.add_free()? {
                 return Ok(false);
@@ -47,8 +44,8 @@ impl<L: FileLayer> Journal<L> {
     }
 
     /// R2: a free file that somebody deleted under it is still open, and what is written to it would
-    /// end with the process.
-    fn forget_deleted(&mut self) {
+    /// end with the process. Looked at before one is begun.
+    pub(super) fn forget_deleted(&mut self) {
         let (layer, slots) = (&self.layer, &mut self.slots);
         self.free.retain(|slot| {
             let is_current = slots[*slot]

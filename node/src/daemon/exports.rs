@@ -25,15 +25,15 @@ pub struct VolumeExports {
     pub removal: Removal,
 }
 
-/// So long a client waits for what others were told of a volume a moment ago, through another node:
-/// of its new size, and, no longer than a person notices, of its creation.
+/// So long a client waits for what others were told of volumes a moment ago, through another node: of a
+/// new size, or a list, and, no longer than a person notices, of a creation.
 const SIZE_MAX: Duration = Duration::from_millis(250);
 const CREATION_MAX: Duration = Duration::from_secs(1);
 
 /// A volume's export.
 async fn look_up(meta: MetaHandle, name: String) -> DescribeResult {
     let known = || meta.view().volume_named(&name).map(|v| v.size_bytes);
-    if !name.is_empty() && meta.hears_quorum() {
+    if !name.is_empty() {
         let within = known().map_or(CREATION_MAX, |_| SIZE_MAX);
         // Nobody answers only where the process is about to end.
         let _missed = meta.catch_up(Scope::Global, within).await;
@@ -57,17 +57,18 @@ fn info(name: &str, size: u64) -> ExportInfo {
 
 impl Exports for VolumeExports {
     fn list(&self, _client: &Client) -> LocalBoxFuture<'static, ListResult> {
-        let view = self.meta.view();
-        let listed = view
-            .volumes
-            .values()
-            .filter(|v| !v.deleted)
-            .map(|v| ListedExport {
+        let meta = self.meta.clone();
+        let listed = async move {
+            let _missed = meta.catch_up(Scope::Global, SIZE_MAX).await;
+            let view = meta.view();
+            let live = view.volumes.values().filter(|v| !v.deleted);
+            let listed = live.map(|v| ListedExport {
                 name: v.name.clone(),
                 description: String::new(),
-            })
-            .collect();
-        async move { Ok(listed) }.boxed_local()
+            });
+            Ok(listed.collect())
+        };
+        listed.boxed_local()
     }
 
     fn describe(&self, _client: &Client, name: &str) -> LocalBoxFuture<'static, DescribeResult> {

@@ -19,6 +19,9 @@ pub const EXIT_GONE: i32 = 72;
 /// How often it is looked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// It is gone if so many looks in a row say so: whoever edits a file may put another one in its place.
+const LOOKS: u32 = 3;
+
 /// A directory that is open: as long as it is, no other one gets its number.
 struct Held {
     path: PathBuf,
@@ -84,9 +87,12 @@ impl Footing {
 pub(super) fn look_after(directory: &Path) -> io::Result<()> {
     let footing = Footing::of(directory)?;
     let look = move || {
+        let mut missed = 0;
         loop {
             thread::sleep(LOOK_EVERY);
-            if let Some(path) = footing.gone() {
+            let gone = footing.gone();
+            missed = gone.map_or(0, |_| missed + 1);
+            if let Some(path) = gone.filter(|_| missed >= LOOKS) {
                 tracing::error!(
                     path = %path.display(),
                     "this node's directory was deleted, moved or replaced under it: what it promises would be lost, so it stops"

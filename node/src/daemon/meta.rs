@@ -13,7 +13,7 @@ use model::ids::NodeId;
 use model::machine::Machine;
 use model::meta::{MetaReply, MetaRequest, MetaToken};
 use model::payload::Payload;
-use model::placement::View;
+use model::placement::{Presence, View};
 use model::spread::SlotMove;
 use model::time::Time;
 use model::wire;
@@ -246,6 +246,8 @@ struct Shell<L: RaftLog> {
     commanded: BTreeMap<AdminToken, oneshot::Sender<AdminReply>>,
     /// [`FIRST`] is this thread's own.
     catching_up: BTreeMap<CatchUpToken, oneshot::Sender<BTreeSet<GroupId>>>,
+    /// When it is tried again, unless it is under way or done.
+    first_due: Option<Time>,
     next: u64,
     /// Whom the global group's leader was known to be last.
     leader: Option<NodeId>,
@@ -255,8 +257,9 @@ struct Shell<L: RaftLog> {
 /// Of the catching up after the start.
 const FIRST: CatchUpToken = CatchUpToken(0);
 
-/// So often it is tried again.
+/// So long it takes at most, and so long after that it is tried again.
 const FIRST_WITHIN: Duration = Duration::from_secs(1);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// What was decided of sites and nodes, in words.
 fn note_presence(before: &View, now: &View) {
@@ -301,6 +304,7 @@ pub fn start<L: RaftLog + Send + 'static>(
         asked: BTreeMap::new(),
         commanded: BTreeMap::new(),
         catching_up: BTreeMap::new(),
+        first_due: Some(Time::ZERO),
         next: 0,
         leader: None,
         known,
@@ -314,7 +318,6 @@ pub fn start<L: RaftLog + Send + 'static>(
 fn run<L: RaftLog>(mut shell: Shell<L>, inbox: &Receiver<Command>) {
     let mut effects = Vec::new();
     shell.machine.tick(boottime(), &mut effects);
-    shell.catch_up_first(&mut effects);
     loop {
         if let Err(error) = shell.carry_out(&mut effects) {
             // R8: after a failed write nothing is known of the log. The process ends; its
@@ -340,6 +343,7 @@ fn run<L: RaftLog>(mut shell: Shell<L>, inbox: &Receiver<Command>) {
         if shell.machine.next_deadline().is_some_and(|due| due <= now) {
             shell.machine.tick(now, &mut effects);
         }
+        shell.catch_up_first(now, &mut effects);
         shell.note_leader(now);
     }
 }
@@ -397,32 +401,40 @@ impl<L: RaftLog> Shell<L> {
         self.machine.handle(boottime(), input, effects);
     }
 
-    fn catch_up_first(&mut self, effects: &mut Vec<Effect>) {
+    fn catch_up_first(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        if self.first_due.is_none_or(|due| now < due) {
+            return;
+        }
+        self.first_due = None;
         let input = Input::CatchUp {
             token: FIRST,
             scope: Scope::All,
             within: FIRST_WITHIN,
         };
-        self.machine.handle(boottime(), input, effects);
+        self.machine.handle(now, input, effects);
     }
 
-    fn caught_up(
-        &mut self,
-        token: CatchUpToken,
-        missed: BTreeSet<GroupId>,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn caught_up(&mut self, token: CatchUpToken, missed: BTreeSet<GroupId>) {
         if token == FIRST {
-            let own = GroupId::Site(self.machine.identity().site);
-            if missed.contains(&GroupId::Global) || missed.contains(&own) {
-                self.catch_up_first(effects);
-            } else {
+            if self.knows_of_itself(&missed) {
                 self.known.is_told.store(true, Ordering::Relaxed);
+            } else {
+                self.first_due = Some(boottime() + FIRST_PAUSE);
             }
         } else if let Some(answer) = self.catching_up.remove(&token) {
             // Whoever asked may have given up.
             let _ = answer.send(missed);
         }
+    }
+
+    /// Whether both groups that decide about this node were reached. A site that is away was not
+    /// asked.
+    fn knows_of_itself(&self, missed: &BTreeSet<GroupId>) -> bool {
+        let own = self.machine.identity().site;
+        let site = self.machine.global().and_then(|g| g.sites.get(&own));
+        site.is_some_and(|s| s.presence == Presence::Up)
+            && !missed.contains(&GroupId::Global)
+            && !missed.contains(&GroupId::Site(own))
     }
 
     fn members(&self) -> BTreeMap<GroupId, Members> {
@@ -461,7 +473,6 @@ impl<L: RaftLog> Shell<L> {
     fn carry_out(&mut self, effects: &mut Vec<Effect>) -> Result<(), L::Error> {
         let mut batch: Vec<(GroupId, LogWrite)> = Vec::new();
         let mut tickets: Vec<(GroupId, Ticket)> = Vec::new();
-        let mut caught_up: Vec<(CatchUpToken, BTreeSet<GroupId>)> = Vec::new();
         while !effects.is_empty() {
             for effect in effects.drain(..) {
                 match effect {
@@ -497,9 +508,7 @@ impl<L: RaftLog> Shell<L> {
                             let _ = answer.send(reply);
                         }
                     }
-                    Effect::CaughtUp { token, missed } => {
-                        caught_up.push((token, missed));
-                    }
+                    Effect::CaughtUp { token, missed } => self.caught_up(token, missed),
                     Effect::View(view) => {
                         self.transport.know_sites(view.sites_of_nodes());
                         let mut shared = self.view.write().unwrap_or_else(PoisonError::into_inner);
@@ -515,9 +524,6 @@ impl<L: RaftLog> Shell<L> {
                         }
                     }
                 }
-            }
-            for (token, missed) in caught_up.drain(..) {
-                self.caught_up(token, missed, effects);
             }
             if !batch.is_empty() {
                 self.log.write(&batch)?;

@@ -71,6 +71,9 @@ fn aim_rot(field: &Field, disk: Option<&str>) -> Result<Rot, DrillError> {
     }
 }
 
+/// So long after the last refusal there is room again.
+const UNREFUSED: Duration = Duration::from_secs(2);
+
 /// What a step came to: nothing if the next one may begin.
 pub(super) type Stepped = Result<Option<Course>, DrillError>;
 
@@ -366,6 +369,10 @@ impl Engine<'_> {
                 Some(Fault::Rotten(rot)) => self.is_repaired(rot),
                 _ => true,
             },
+            Wait::Unrefused => {
+                let last = self.history.refusals().1;
+                last.is_none_or(|last| self.history.now() >= last + UNREFUSED)
+            }
             Wait::Served(i) => self.struck.get(i).is_some_and(|struck| {
                 let on = |site: &String| self.history.resumed(struck.number, site).is_some();
                 struck.asked.iter().all(|(site, _)| on(site))

@@ -48,6 +48,9 @@ pub(super) enum Wait {
     Repaired(usize),
     /// Every site that this strike must leave alone has had a write acknowledged.
     Served(usize),
+    /// No write was refused for lack of space for a while: what waits in the journal finds room at
+    /// one of the next drains.
+    Unrefused,
 }
 
 impl Wait {
@@ -62,6 +65,7 @@ impl Wait {
             Self::Stored => "the data to stand in fragments".to_owned(),
             Self::Repaired(_) => "what rotted to be repaired".to_owned(),
             Self::Served(_) => "writes to go on at every site".to_owned(),
+            Self::Unrefused => "writes to be refused no more".to_owned(),
         }
     }
 }

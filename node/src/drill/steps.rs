@@ -265,6 +265,7 @@ pub(super) fn full_disk(ballast: &Ballast, span: Duration) -> Vec<Step> {
     ];
     steps.extend(heal("back to full protection"));
     steps.extend([
+        Step::Await(Wait::Unrefused),
         phase(Kind::Healing, "no write is refused any more"),
         Step::NoSpaceNoMore,
         Step::Work(span / 2),

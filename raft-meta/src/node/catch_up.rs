@@ -20,6 +20,9 @@ use crate::message::GroupId;
 use crate::replica::Mark;
 use crate::seat::SeatOut;
 
+/// So many are under way at most: their questions leave room to those of volumes and disks.
+const CATCH_UPS_MAX: usize = 256;
+
 /// One that is under way.
 #[derive(Debug)]
 pub(super) struct CatchUp {
@@ -46,7 +49,8 @@ impl MetaNode {
             missed: BTreeSet::new(),
         };
         let origin = Origin::CatchUp(token, GroupId::Global);
-        if self.global.mark(now, within, origin) {
+        let has_room = self.catching_up.len() < CATCH_UPS_MAX;
+        if has_room && self.global.mark(now, within, origin) {
             begun.waits.insert(GroupId::Global, None);
             let hints = self.global_hints();
             self.global.poll(now, &hints, out);

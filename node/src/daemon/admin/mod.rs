@@ -40,8 +40,9 @@ const MOVE_MAX: Duration = Duration::from_secs(10);
 const DISKS_MAX: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(50);
 
-/// What can't be said of now by then is told as it is known.
+/// What can't be said of now by then is told as it is known: sooner while no leader is heard.
 const CATCH_UP_MAX: Duration = Duration::from_secs(1);
+const LEADERLESS_MAX: Duration = Duration::from_millis(250);
 
 const BLOCK_BYTES: u64 = model::BLOCK_BYTES as u64;
 
@@ -271,20 +272,27 @@ impl Admin {
         Ok(Reply::Token(Token { token }))
     }
 
-    /// Lets this node know what others answered before it was asked, while there is a quorum.
+    /// Lets this node know what others answered before it was asked, if there is a quorum.
     fn catch_up(&self) {
-        if self.meta.hears_quorum() {
-            // Nobody answers only where the process is about to end.
-            let _missed = self.meta.catch_up(Scope::All, CATCH_UP_MAX).blocking_recv();
-        }
+        let within = match self.meta.hears_quorum() {
+            true => CATCH_UP_MAX,
+            false => LEADERLESS_MAX,
+        };
+        // Nobody answers only where the process is about to end.
+        let _missed = self.meta.catch_up(Scope::All, within).blocking_recv();
     }
 
-    /// A volume by its name.
+    /// A volume by its name. One that is unknown is so only by a quorum's word, if there is one soon.
     fn named(&self, name: &str) -> Result<VolumeRecord, Failure> {
-        let view = self.meta.view();
-        view.volume_named(name)
-            .cloned()
-            .ok_or_else(|| no_volume(name))
+        let known = || self.meta.view().volume_named(name).cloned();
+        let asked = || {
+            let _missed = self
+                .meta
+                .catch_up(Scope::Global, CATCH_UP_MAX)
+                .blocking_recv();
+            known()
+        };
+        known().or_else(asked).ok_or_else(|| no_volume(name))
     }
 
     fn ask(
