@@ -19,7 +19,9 @@ use std::time::{Duration, Instant};
 use model::ids::{DiskId, NodeId, SiteId};
 use model::meta::{MetaRequest, Refusal};
 use model::placement::{Duty, Node, Presence, Site, View, VolumeRecord};
+use raft_meta::GroupId;
 use raft_meta::node::Scope;
+use tokio::sync::oneshot;
 
 use self::show::{Heard, disk_name, site_name};
 use super::join::{Admitter, make_token};
@@ -165,8 +167,7 @@ impl Admin {
             }
             Request::ScrubStatus => self.scrub_status(),
             Request::Status => {
-                let view = self.meta.view();
-                let heard = self.hear(&view, show::members(&view), Question::All)?;
+                let (view, heard) = self.hear_all()?;
                 let status = status::status(&view, &heard, &self.name);
                 Ok(Reply::Status(status))
             }
@@ -193,9 +194,21 @@ impl Admin {
         }
     }
 
+    /// What all members tell, and the placement as of now: both are waited for at once, as silent
+    /// nodes let wait for both.
     fn hear_all(&self) -> Result<(Arc<View>, Heard), Failure> {
+        let catching_up = self.begin_catch_up();
+        let known = self.meta.view();
+        let asked = show::members(&known);
+        let heard = self.hear(&known, asked.clone(), Question::All)?;
+        // Nobody answers only where the process is about to end.
+        let _missed = catching_up.blocking_recv();
         let view = self.meta.view();
-        let heard = self.hear(&view, show::members(&view), Question::All)?;
+        let members = show::members(&view);
+        let heard = match members.is_subset(&asked) {
+            true => heard,
+            false => self.hear(&view, members, Question::All)?,
+        };
         Ok((view, heard))
     }
 
@@ -274,12 +287,15 @@ impl Admin {
 
     /// Lets this node know what others answered before it was asked, if there is a quorum.
     fn catch_up(&self) {
+        let _missed = self.begin_catch_up().blocking_recv();
+    }
+
+    fn begin_catch_up(&self) -> oneshot::Receiver<BTreeSet<GroupId>> {
         let within = match self.meta.hears_quorum() {
             true => CATCH_UP_MAX,
             false => LEADERLESS_MAX,
         };
-        // Nobody answers only where the process is about to end.
-        let _missed = self.meta.catch_up(Scope::All, within).blocking_recv();
+        self.meta.catch_up(Scope::All, within)
     }
 
     /// A volume by its name. One that is unknown is so only by a quorum's word, if there is one soon.
@@ -390,7 +406,7 @@ impl Admin {
     }
 }
 
-/// Whether its answer is about more than the node that is asked.
+/// Whether its answer is about more than the node that is asked; lists of all see to it themselves.
 fn tells_of_the_fabric(request: &Request) -> bool {
     !matches!(
         request,
@@ -399,6 +415,10 @@ fn tells_of_the_fabric(request: &Request) -> bool {
             | Request::NbdCertificate { .. }
             | Request::DebugSyncs
             | Request::DebugJournal
+            | Request::Status
+            | Request::SiteList
+            | Request::NodeList
+            | Request::DiskList
     )
 }
 
