@@ -13,7 +13,7 @@ use model::ids::NodeId;
 use model::machine::Machine;
 use model::meta::{MetaReply, MetaRequest, MetaToken};
 use model::payload::Payload;
-use model::placement::{Presence, View};
+use model::placement::View;
 use model::spread::SlotMove;
 use model::time::Time;
 use model::wire;
@@ -217,8 +217,8 @@ impl MetaHandle {
         self.known.hears_quorum.load(Ordering::Relaxed)
     }
 
-    /// Whether it caught up with its site's group and the global one since it was started: what
-    /// was decided of it before says nothing of it now.
+    /// Whether it caught up with the global group, and with its site's if that has a quorum, since it was
+    /// started: what was decided of it before says nothing of it now.
     #[must_use]
     pub fn is_told(&self) -> bool {
         self.known.is_told.load(Ordering::Relaxed)
@@ -416,25 +416,16 @@ impl<L: RaftLog> Shell<L> {
 
     fn caught_up(&mut self, token: CatchUpToken, missed: BTreeSet<GroupId>) {
         if token == FIRST {
-            if self.knows_of_itself(&missed) {
-                self.known.is_told.store(true, Ordering::Relaxed);
-            } else {
+            // A site's group that has no quorum decides nothing of this node either.
+            if missed.contains(&GroupId::Global) {
                 self.first_due = Some(boottime() + FIRST_PAUSE);
+            } else {
+                self.known.is_told.store(true, Ordering::Relaxed);
             }
         } else if let Some(answer) = self.catching_up.remove(&token) {
             // Whoever asked may have given up.
             let _ = answer.send(missed);
         }
-    }
-
-    /// Whether both groups that decide about this node were reached. A site that is away was not
-    /// asked.
-    fn knows_of_itself(&self, missed: &BTreeSet<GroupId>) -> bool {
-        let own = self.machine.identity().site;
-        let site = self.machine.global().and_then(|g| g.sites.get(&own));
-        site.is_some_and(|s| s.presence == Presence::Up)
-            && !missed.contains(&GroupId::Global)
-            && !missed.contains(&GroupId::Site(own))
     }
 
     fn members(&self) -> BTreeMap<GroupId, Members> {
