@@ -248,6 +248,8 @@ struct Shell<L: RaftLog> {
     catching_up: BTreeMap<CatchUpToken, oneshot::Sender<BTreeSet<GroupId>>>,
     /// When it is tried again, unless it is under way or done.
     first_due: Option<Time>,
+    /// How often its site's group did not answer.
+    first_rounds: u32,
     next: u64,
     /// Whom the global group's leader was known to be last.
     leader: Option<NodeId>,
@@ -260,6 +262,7 @@ const FIRST: CatchUpToken = CatchUpToken(0);
 /// So long it takes at most, and so long after that it is tried again.
 const FIRST_WITHIN: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const FIRST_ROUNDS: u32 = 3;
 
 /// What was decided of sites and nodes, in words.
 fn note_presence(before: &View, now: &View) {
@@ -305,6 +308,7 @@ pub fn start<L: RaftLog + Send + 'static>(
         commanded: BTreeMap::new(),
         catching_up: BTreeMap::new(),
         first_due: Some(Time::ZERO),
+        first_rounds: 0,
         next: 0,
         leader: None,
         known,
@@ -416,8 +420,11 @@ impl<L: RaftLog> Shell<L> {
 
     fn caught_up(&mut self, token: CatchUpToken, missed: BTreeSet<GroupId>) {
         if token == FIRST {
-            // A site's group that has no quorum decides nothing of this node either.
-            if missed.contains(&GroupId::Global) {
+            // A site's group that has no quorum for so long decides nothing of this node either.
+            let own = GroupId::Site(self.machine.identity().site);
+            self.first_rounds += u32::from(missed.contains(&own));
+            let waits = missed.contains(&own) && self.first_rounds < FIRST_ROUNDS;
+            if missed.contains(&GroupId::Global) || waits {
                 self.first_due = Some(boottime() + FIRST_PAUSE);
             } else {
                 self.known.is_told.store(true, Ordering::Relaxed);
