@@ -178,6 +178,8 @@ bugs! {
     FinishEarly = "R20" "finish-early",
     /// The scrub calls fragments verified that it did not read.
     BlindScrub = "R24" "blind-scrub",
+    /// What is to be mended on a disk that serves no more is worked on all the same, and nothing else.
+    LingeringMend = "R24" "lingering-mend",
     /// Once a scrub's pass ends, nobody looks whether the disk has all that it should.
     UnmissedFragment = "R24" "unmissed-fragment",
     /// A fragment is rebuilt from others as if it were another slot's.

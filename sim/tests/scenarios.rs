@@ -58,6 +58,7 @@ macro_rules! scenarios {
 
 scenarios! {
     advanced_dtl: "advanced_dtl",
+    lost_under_a_look: "lost_under_a_look",
     automated_ha: "automated_ha",
     back_to_life: "back_to_life",
     disk_failures: "disk_failures",

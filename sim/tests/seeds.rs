@@ -256,5 +256,6 @@ mutants! {
     short_read_is_caught: ShortRead,
     blind_scrub_is_caught: BlindScrub,
     unmissed_fragment_is_caught: UnmissedFragment,
+    lingering_mend_is_caught: LingeringMend,
     wrong_slot_is_caught: WrongSlot,
 }

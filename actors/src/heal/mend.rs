@@ -50,6 +50,20 @@ impl Job {
         self.mend.as_ref().is_some_and(|mend| !known(mend))
     }
 
+    /// Whether it may be worked on now. A disk that does not serve answers nothing: what is to be
+    /// mended there must not keep others from their turn. What is moved to one goes elsewhere soon.
+    pub(super) fn may_run(&self) -> bool {
+        self.mend.is_none() || self.row.target_serves || planted(Bug::LingeringMend)
+    }
+
+    /// It is worked on later, from the beginning: nothing that it found is lost.
+    pub(super) fn put_off(&mut self, now: Time) {
+        let mend = self.mend.as_mut().expect("what is moved is not put off");
+        mend.rotten.append(&mut mend.trying);
+        mend.look = true;
+        self.state = State::Waiting(now);
+    }
+
     /// What is being tried in this pass.
     pub(super) fn rotten(&self) -> Option<&BTreeMap<SegmentId, FragmentMeta>> {
         self.mend.as_ref().map(|mend| &mend.trying)

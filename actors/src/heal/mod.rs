@@ -227,7 +227,7 @@ impl Healer {
         for key in mends {
             let healing = self.jobs[&key].healing;
             match Row::of(&self.view, &healing) {
-                Some(row) => self.row_seen(key, row),
+                Some(row) => self.row_seen(now, key, row),
                 // It is moved, or it was.
                 None => self.drop_job(&key),
             }
@@ -248,16 +248,24 @@ impl Healer {
             return;
         };
         match self.jobs.get(&key) {
-            Some(_) => self.row_seen(key, row),
+            Some(_) => self.row_seen(now, key, row),
             None => {
                 self.jobs.insert(key, Job::new(healing, row, now));
             }
         }
     }
 
-    fn row_seen(&mut self, key: Key, row: Row) {
+    fn row_seen(&mut self, now: Time, key: Key, row: Row) {
         let job = self.jobs.get_mut(&key).expect("it is there");
-        if job.row != row && job.row_changed(row) {
+        if job.row == row {
+            return;
+        }
+        let mut stale = job.row_changed(row);
+        if job.is_active() && !job.may_run() {
+            job.put_off(now);
+            stale = true;
+        }
+        if stale {
             self.asked.retain(|_, asked| asked.key != key);
         }
     }
@@ -301,7 +309,8 @@ impl Healer {
         if room == 0 {
             return active;
         }
-        let is_ready = |job: &Job| matches!(job.state, State::Waiting(until) if until <= now);
+        let is_ready =
+            |job: &Job| job.may_run() && matches!(job.state, State::Waiting(until) if until <= now);
         let rank = |(key, job): (&Key, &Job)| {
             let weakness = job.row.weakness(key.0.code.slots());
             (job.only_looks(), std::cmp::Reverse(weakness), *key)
@@ -575,7 +584,8 @@ impl Machine for Healer {
         for job in self.jobs.values() {
             active += usize::from(job.is_active());
             match &job.state {
-                State::Waiting(until) => sooner(&mut begins, *until),
+                State::Waiting(until) if job.may_run() => sooner(&mut begins, *until),
+                State::Waiting(_) => {}
                 State::Listing(listing) => {
                     let out = listing.pages.values().filter_map(|page| page.out);
                     out.for_each(|out| sooner(&mut due, out.due));

@@ -23,6 +23,8 @@ pub(super) struct Row {
     pub(super) stamp: RowStamp,
     /// Disks that serve, the move's own target among them.
     pub(super) disks: BTreeMap<DiskRef, Source>,
+    /// Whether the target does: it is among them whatever is said of it.
+    pub(super) target_serves: bool,
     /// Other slots of which every fragment that was ever stored for good is on disks that
     /// serve.
     pub(super) complete: SlotSet,
@@ -79,6 +81,7 @@ impl Row {
             rows: table.rows,
             stamp: table.stamp(healing.row),
             disks: BTreeMap::new(),
+            target_serves: serves(view, healing.to),
             complete: SlotSet::EMPTY,
             unsure: SlotSet::EMPTY,
         };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use model::ids::{Epoch, SiteId, Version, VolumeId};
 use model::journal::Checkpoint;
-use model::placement::{JournalConfig, Presence, VolumeRecord};
+use model::placement::{Disk, JournalConfig, Presence, VolumeRecord};
 use model::spread::SpreadTable;
 use model::store::{FragmentMeta, SegmentKind};
 
@@ -134,7 +134,11 @@ impl World {
                 continue;
             };
             let node = self.view.disks[&disk].node;
-            if self.view.nodes[&node].presence != Presence::Up {
+            let presences = [
+                self.view.disks[&disk].presence,
+                self.view.nodes[&node].presence,
+            ];
+            if presences != [Presence::Up; 2] {
                 continue;
             }
             let (reply, payload) = self.answer(disk, request, payload);
@@ -314,6 +318,45 @@ fn a_mending_ends_when_its_slot_is_moved() {
         table.places[0].version = Version(1);
     });
     assert!(world.is_idle());
+}
+
+/// A disk is compared with others, and answers no more: what waits for it leaves room to the moves of
+/// what it had, and goes on when it serves again.
+#[test]
+fn the_mendings_of_a_lost_disk_leave_room_to_moves() {
+    let mut world = World::holding(0);
+    let spare = at(5);
+    world.see(|view| {
+        let other = view.disks[&DiskId(1)].clone();
+        view.disks.insert(spare.disk, Disk { at: spare, ..other });
+        let table = view.pools.get_mut(&POOL).expect("there");
+        table.rows = 3;
+        table.places = [1, 2, 3].map(place).repeat(3);
+    });
+    let is_done = |world: &World| {
+        let moved = world.healer.jobs.get(&(POOL, model::ids::Row(2), Slot(0)));
+        moved.is_some_and(|job| matches!(job.state, State::Done))
+    };
+    // Nobody was told yet.
+    let silent = |world: &mut World, presence| {
+        let disk = world.view.disks.get_mut(&DiskId(1));
+        disk.expect("there").presence = presence;
+    };
+    silent(&mut world, Presence::Down);
+    world.news(ScrubNews::Walked);
+    world.pass(PAUSE);
+    world.see(|view| {
+        let table = view.pools.get_mut(&POOL).expect("there");
+        table.places[6].to = Some(spare);
+        table.places[6].version = Version(1);
+    });
+    world.pass(PAUSE);
+    assert!(is_done(&world));
+    assert_eq!(world.healer.jobs.len(), 3, "two wait for it");
+    silent(&mut world, Presence::Up);
+    world.see(|_| ());
+    world.pass(PAUSE);
+    assert_eq!(world.healer.jobs.len(), 1);
 }
 
 /// A peer's listing says how long a fragment is: what no segment has is not believed.

@@ -10,6 +10,8 @@ const LEFT_UNREAD: &str =
 const FOREIGN_PREFIX: &str =
     include_str!("../../tests/regressions/a-near-log-of-another-epoch-is-no-prefix.toml");
 
+const LOST_UNDER_A_LOOK: &str = include_str!("../../scenarios/lost_under_a_look.toml");
+
 impl Plan {
     /// The scenario `lease_outlives_quorum` on another seed: an owner that is cut off and taken for
     /// gone while its lease runs. No drawn run has an operator who comes so soon.
@@ -39,6 +41,15 @@ impl Plan {
     #[must_use]
     pub fn foreign_prefix(seed: u64) -> Self {
         Self::of_file(FOREIGN_PREFIX, seed)
+    }
+
+    /// The scenario `lost_under_a_look` on another seed.
+    ///
+    /// # Panics
+    /// If the file that ships with the source is none.
+    #[must_use]
+    pub fn lost_under_a_look(seed: u64) -> Self {
+        Self::of_file(LOST_UNDER_A_LOOK, seed)
     }
 
     fn of_file(text: &str, seed: u64) -> Self {

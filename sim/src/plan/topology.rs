@@ -248,6 +248,8 @@ pub struct Machines {
     /// A pass of a disk's scrub begins so often.
     #[serde(with = "as_duration")]
     pub scrub_every: Duration,
+    /// Rows of each code's table.
+    pub pool_rows: u16,
 }
 
 impl Default for Machines {
@@ -275,6 +277,7 @@ impl Default for Machines {
             heal_moves: 2,
             heal_page: 64,
             scrub_every: Duration::from_secs(3),
+            pool_rows: 8,
         }
     }
 }
@@ -378,7 +381,7 @@ impl Machines {
                 ..HealConfig::default()
             },
             meta: MetaConfig {
-                pool_rows: 8,
+                pool_rows: self.pool_rows,
                 heal_after: self.heal_after,
                 ..MetaConfig::default()
             },
