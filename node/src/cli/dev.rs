@@ -101,6 +101,12 @@ impl Show<'_> {
                 let mark = self.style.paint(Tone::Bad, "✘");
                 self.say(&format!("{mark} node {node} does not serve: {error}"));
             }
+            Event::Degraded(degraded) => {
+                let mark = self.style.paint(Tone::Bad, "!");
+                for one in *degraded {
+                    self.say(&format!("{mark} {}: {}; {}", one.what, one.why, one.doing));
+                }
+            }
             Event::Ready(ready) => self.ready(ready),
             Event::Died(exit) => {
                 let mark = self.style.paint(Tone::Bad, "✘");

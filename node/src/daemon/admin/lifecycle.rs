@@ -214,11 +214,7 @@ impl Admin {
         let (node, known) = node_named(&view, name)?;
         let heard = self.hear(&view, show::members(&view), Question::All)?;
         let reasons = match known.presence {
-            Presence::Up => {
-                let groups = self.meta.members();
-                let groups = groups.blocking_recv().map_err(|_| unknown_outcome())?;
-                safety::reasons(&view, &heard, &groups, node)
-            }
+            Presence::Up => safety::reasons(&view, &heard, &self.groups()?, node),
             // It serves nothing that its stop would take away.
             Presence::Down | Presence::Gone => Vec::new(),
         };

@@ -10,8 +10,9 @@ mod scrub;
 mod shared;
 mod show;
 mod status;
+mod votes;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ use model::ids::{DiskId, NodeId, SiteId};
 use model::meta::{MetaRequest, Refusal};
 use model::placement::{Duty, Node, Presence, Site, View, VolumeRecord};
 use raft_meta::GroupId;
+use raft_meta::message::Members;
 use raft_meta::node::Scope;
 use tokio::sync::oneshot;
 
@@ -168,7 +170,8 @@ impl Admin {
             Request::ScrubStatus => self.scrub_status(),
             Request::Status => {
                 let (view, heard) = self.hear_all()?;
-                let status = status::status(&view, &heard, &self.name);
+                let groups = self.groups()?;
+                let status = status::status(&view, &heard, &groups, &self.name);
                 Ok(Reply::Status(status))
             }
             Request::CacheDrop => self.drop_caches(),
@@ -283,6 +286,12 @@ impl Admin {
         let token = make_token(&admitter.authority, self.quic, (node, site), &self.meta)
             .map_err(|e| fail(FailureKind::NotNow, e.to_string()))?;
         Ok(Reply::Token(Token { token }))
+    }
+
+    /// Who votes in which group.
+    fn groups(&self) -> Result<BTreeMap<GroupId, Members>, Failure> {
+        let groups = self.meta.members().blocking_recv();
+        groups.map_err(|_| unknown_outcome())
     }
 
     /// Lets this node know what others answered before it was asked, if there is a quorum.

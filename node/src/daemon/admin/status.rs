@@ -5,17 +5,26 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use model::ids::{DiskId, DiskRef, NodeId, SiteId};
 use model::placement::{Presence, View, VolumeRecord};
+use raft_meta::GroupId;
+use raft_meta::message::Members;
 
 use super::repairs;
 use super::shared;
 use super::show::{Heard, disk_name, node_name, recovered, recovering};
+use super::votes;
 use crate::admin::protocol::{Degraded, Status, UpOf};
 use crate::admin::recovery::in_a_line;
 
 /// The fabric as `view` has it, and as its members answered.
-pub(super) fn status(view: &View, heard: &Heard, seen_by: &str) -> Status {
+pub(super) fn status(
+    view: &View,
+    heard: &Heard,
+    groups: &BTreeMap<GroupId, Members>,
+    seen_by: &str,
+) -> Status {
     let mut degraded = Vec::new();
     fabric(view, heard, &mut degraded);
+    votes::degraded(view, groups, &mut degraded);
     sites(view, heard, &mut degraded);
     nodes(view, heard, &mut degraded);
     let replaced = disks(view, &mut degraded);

@@ -26,6 +26,7 @@ use super::ready::Ready;
 use super::wan::{Wan, WanError};
 use crate::admin::client::ClientError;
 use crate::admin::ping::WaitingFor;
+use crate::admin::protocol::Degraded;
 use crate::line_server::{self, Incoming};
 
 /// Held while a supervisor runs on a directory.
@@ -108,6 +109,8 @@ pub enum Event<'a> {
         /// Why.
         error: &'a DevError,
     },
+    /// All nodes of a new fabric serve, and still something is degraded.
+    Degraded(&'a [Degraded]),
     /// All nodes serve, but for those that [`Event::Failed`] named.
     Ready(&'a Ready),
     /// A node's process ended and nobody had asked for it.
@@ -230,7 +233,9 @@ impl<S: FnMut(Event<'_>)> Supervisor<S> {
         let silent = tokio::select! {
             started = async {
                 if is_new {
-                    self.start(all, Patience::Firm).await.map(|_| BTreeSet::new())
+                    self.start(all, Patience::Firm).await?;
+                    self.settle().await;
+                    Ok(BTreeSet::new())
                 } else {
                     self.start_found(all).await
                 }

@@ -30,6 +30,10 @@ const ALONE_TIMEOUT: Duration = Duration::from_secs(3);
 /// A node whose directory is gone ends by itself by then.
 const GONE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A new fabric is healthy by then, or `status` says for longer why not.
+const HEALTHY_TIMEOUT: Duration = Duration::from_secs(20);
+const HEALTHY_POLL: Duration = Duration::from_millis(50);
+
 /// A node that died is found down by then.
 const DOWN_TIMEOUT: Duration = Duration::from_secs(15);
 const DOWN_POLL: Duration = Duration::from_millis(200);
@@ -88,6 +92,25 @@ impl<S: FnMut(Event<'_>)> Supervisor<S> {
             self.start_anew(name).await?;
         }
         Ok(waiting)
+    }
+
+    /// Waits until a new fabric, all of whose nodes serve, is healthy: its groups' votes are spread, and
+    /// any site may be lost. What is degraded for longer is told and waited for no more.
+    pub(super) async fn settle(&self) {
+        let deadline = Instant::now() + HEALTHY_TIMEOUT;
+        loop {
+            // A node that can't tell now will soon, or nobody can for longer.
+            let told = self.ask(protocol::Request::Status).await;
+            let is_late = Instant::now() > deadline;
+            match told {
+                Ok(Reply::Status(status)) if status.healthy => return,
+                Ok(Reply::Status(status)) if is_late => {
+                    return self.show(Event::Degraded(&status.degraded));
+                }
+                _ if is_late => return,
+                _ => sleep(HEALTHY_POLL).await,
+            }
+        }
     }
 
     /// A node whose directory was deleted under it serves nobody's promise any more: it finds that out

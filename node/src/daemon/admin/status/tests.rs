@@ -6,6 +6,8 @@ use model::placement::{
     Disk, Duty, JournalConfig, Node, Owner, Presence, Site, SlotPlace, SpreadTable, View,
     VolumeRecord,
 };
+use raft_meta::GroupId;
+use raft_meta::message::{MemberId, Members};
 
 use super::status;
 use crate::admin::protocol::{RepairKind, Status, UpOf};
@@ -125,9 +127,33 @@ fn set(view: &mut View, node: u16, presence: Presence) {
 #[test]
 fn nothing_is_degraded_when_all_is_well() {
     let view = view();
-    let status = status(&view, &heard(&view, &[]), "a1");
+    let status = status(&view, &heard(&view, &[]), &BTreeMap::new(), "a1");
     assert!(status.healthy && status.degraded.is_empty());
     assert_eq!(status.nodes, UpOf { up: 6, of: 6 });
+}
+
+#[test]
+fn a_group_that_hangs_on_one_site_or_node_is_told() {
+    let view = view();
+    let of = |nodes: &[u16]| {
+        let member = |node: &u16| MemberId::new(NodeId(*node), Incarnation(1));
+        Members::of_voters(nodes.iter().map(member).collect())
+    };
+    let told = |global: &[u16], site: &[u16]| {
+        let groups = [
+            (GroupId::Global, of(global)),
+            (GroupId::Site(SiteId(1)), of(site)),
+        ];
+        let status = status(&view, &heard(&view, &[]), &BTreeMap::from(groups), "a1");
+        whats(&status).join(", ")
+    };
+    assert_eq!(
+        told(&[11, 21, 31], &[11]),
+        "",
+        "two nodes a site: one votes"
+    );
+    assert_eq!(told(&[11], &[11]), "global placement group");
+    assert_eq!(told(&[11, 12, 21], &[11]), "global placement group");
 }
 
 /// It is as it was made, and still it is said: a site with one node, and another one whose row is
@@ -135,12 +161,15 @@ fn nothing_is_degraded_when_all_is_well() {
 #[test]
 fn fragments_that_share_a_node_or_a_disk_are_noted() {
     let mut view = view();
-    assert_eq!(status(&view, &heard(&view, &[]), "a1").notes, [""; 0]);
+    assert_eq!(
+        status(&view, &heard(&view, &[]), &BTreeMap::new(), "a1").notes,
+        [""; 0]
+    );
     view.disks.get_mut(&DiskId(12)).expect("a disk").node = NodeId(11);
     let pool = *view.pools.keys().next().expect("a pool");
     let table = view.pools.get_mut(&pool).expect("it is there");
     table.places[5] = table.places[4];
-    let status = status(&view, &heard(&view, &[]), "a1");
+    let status = status(&view, &heard(&view, &[]), &BTreeMap::new(), "a1");
     assert!(status.healthy);
     let [a, c] = &status.notes[..] else {
         panic!("of two sites: {:?}", status.notes)
@@ -159,7 +188,7 @@ fn fragments_that_share_a_node_or_a_disk_are_noted() {
 fn a_node_that_is_down_says_what_counts_on_it() {
     let mut view = view();
     set(&mut view, 21, Presence::Down);
-    let status = status(&view, &heard(&view, &[21]), "a1");
+    let status = status(&view, &heard(&view, &[21]), &BTreeMap::new(), "a1");
     assert_eq!(whats(&status), ["node b1"]);
     let doing = &status.degraded[0].doing;
     assert!(
@@ -177,21 +206,26 @@ fn a_site_that_is_down_is_one_entry() {
         set(&mut view, node, Presence::Down);
     }
     view.sites.get_mut(&SiteId(3)).expect("c").presence = Presence::Down;
-    let status = status(&view, &heard(&view, &[31, 32]), "a1");
+    let status = status(&view, &heard(&view, &[31, 32]), &BTreeMap::new(), "a1");
     assert_eq!(whats(&status), ["site c"]);
 }
 
 #[test]
 fn who_is_silent_is_named_before_anything_is_decided() {
     let view = view();
-    let one = status(&view, &heard(&view, &[21]), "a1");
+    let one = status(&view, &heard(&view, &[21]), &BTreeMap::new(), "a1");
     assert_eq!(whats(&one), ["node b1"]);
     assert!(one.degraded[0].why.contains("nothing is decided yet"));
     assert!(!one.healthy);
-    let site = status(&view, &heard(&view, &[21, 22]), "a1");
+    let site = status(&view, &heard(&view, &[21, 22]), &BTreeMap::new(), "a1");
     assert_eq!(whats(&site), ["site b"]);
     // The node that answers is cut off: its view says that all are up.
-    let cut = status(&view, &heard(&view, &[21, 22, 31, 32]), "a1");
+    let cut = status(
+        &view,
+        &heard(&view, &[21, 22, 31, 32]),
+        &BTreeMap::new(),
+        "a1",
+    );
     assert_eq!(whats(&cut), ["fabric", "site b", "site c"]);
     assert_eq!(cut.sites, UpOf { up: 1, of: 3 });
 }
@@ -203,7 +237,7 @@ fn a_volume_says_what_its_journal_lacks() {
         let mut told = heard(&view, silent);
         let of_owner = told.figures.get_mut(&NodeId(11)).expect("it answers");
         of_owner.volumes.insert(VolumeId(1), figures);
-        status(&view, &told, "a1")
+        status(&view, &told, &BTreeMap::new(), "a1")
     };
     let serving = VolumeFigures {
         serving: true,
@@ -232,7 +266,7 @@ fn a_lost_disk_stays_until_nothing_counts_on_it_and_another_took_its_place() {
     let mut view = view();
     let lost = DiskId(32);
     view.disks.get_mut(&lost).expect("a disk").presence = Presence::Down;
-    let why = |view: &View| status(view, &heard(view, &[]), "a1");
+    let why = |view: &View| status(view, &heard(view, &[]), &BTreeMap::new(), "a1");
     let alone = why(&view);
     assert_eq!(whats(&alone), ["disk c2/32"]);
     assert!(alone.degraded[0].doing.contains("empty directory"));
@@ -281,7 +315,7 @@ fn what_is_moved_off_a_disk_that_serves_says_why() {
     add_disk(&mut view, 13, 11);
     let new = view.disks[&DiskId(13)].at;
     let told = |view: &View| {
-        let status = status(view, &heard(view, &[]), "a1");
+        let status = status(view, &heard(view, &[]), &BTreeMap::new(), "a1");
         assert!(status.healthy && status.at_risk_bytes == Some(0));
         let repairs = status.repairs.into_iter();
         repairs.map(|r| (r.kind, r.what)).collect::<Vec<_>>()
