@@ -84,19 +84,22 @@ impl Layer {
             "fail",
         ];
         let [product, simulator] = verify::HALVES;
+        let packages = if self == Self::Sim {
+            simulator
+        } else {
+            product
+        };
         Step::cargo(&name)
             .args(args)
-            .args(if self == Self::Sim {
-                simulator
-            } else {
-                product
-            })
+            .args(packages)
             .args(["--filterset", filter])
             .args(if self == Self::Long { &LONG[..] } else { &[] })
             .run()?;
-        if self == Self::Unit {
-            let doc = ["test", "--release", "--workspace", "--doc", "--quiet"];
-            Step::cargo("tests: examples in docs").args(doc).run()?;
+        if matches!(self, Self::Unit | Self::Sim) {
+            Step::cargo(&format!("{name}, examples in docs"))
+                .args(["test", "--release", "--quiet", "--doc"])
+                .args(packages)
+                .run()?;
         }
         if self == Self::Real {
             soak::run(&soak::Args::rounds(SOAK_ROUNDS))?;
