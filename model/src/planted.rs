@@ -18,6 +18,14 @@ macro_rules! bugs {
             /// All of them, with the rule that each breaks and the name that reports use.
             pub const ALL: [(Self, &'static str, &'static str); [$($name),*].len()] =
                 [$((Self::$bug, $rule, $name),)*];
+
+            /// The name that reports and command lines use.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$bug => $name,)*
+                }
+            }
         }
     };
 }

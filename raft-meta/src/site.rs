@@ -298,6 +298,20 @@ impl SiteState {
     }
 }
 
+impl SiteState {
+    /// A node that is known keeps its presence, and one that is gone stays so.
+    fn register_node(&mut self, node: NodeId, mut new: SiteNode) -> bool {
+        match self.nodes.get(&node) {
+            Some(known) if known.presence == Presence::Gone => return false,
+            Some(known) => new.presence = known.presence,
+            None if self.nodes.len() >= NODES_MAX => return false,
+            None => {}
+        }
+        self.nodes.insert(node, new);
+        true
+    }
+}
+
 impl StateMachine for SiteState {
     type Command = SiteCommand;
     type Query = ();
@@ -313,36 +327,15 @@ impl StateMachine for SiteState {
                 address,
                 nbd,
             } => {
-                let room = self.nodes.len() < NODES_MAX;
-                match self.nodes.get_mut(&node) {
-                    Some(known) if known.presence == Presence::Gone => false,
-                    Some(known) => {
-                        let presence = known.presence;
-                        *known = SiteNode {
-                            name,
-                            address,
-                            nbd,
-                            presence,
-                            boot,
-                            member,
-                        };
-                        true
-                    }
-                    None if !room => false,
-                    None => {
-                        let presence = Presence::Up;
-                        let new = SiteNode {
-                            name,
-                            address,
-                            nbd,
-                            presence,
-                            boot,
-                            member,
-                        };
-                        self.nodes.insert(node, new);
-                        true
-                    }
-                }
+                let new = SiteNode {
+                    name,
+                    address,
+                    nbd,
+                    presence: Presence::Up,
+                    boot,
+                    member,
+                };
+                self.register_node(node, new)
             }
             SiteCommand::SetNodePresence {
                 node,

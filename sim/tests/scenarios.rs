@@ -58,7 +58,6 @@ macro_rules! scenarios {
 
 scenarios! {
     advanced_dtl: "advanced_dtl",
-    lost_under_a_look: "lost_under_a_look",
     automated_ha: "automated_ha",
     back_to_life: "back_to_life",
     disk_failures: "disk_failures",
@@ -68,6 +67,7 @@ scenarios! {
     full_site: "full-site",
     journals_lost: "journals_lost",
     lease_outlives_quorum: "lease_outlives_quorum",
+    lost_under_a_look: "lost_under_a_look",
     migration_monkey_business: "migration_monkey_business",
     partial_download_bad_fragment: "partial_download_bad_fragment",
     quorum_lost: "quorum_lost",

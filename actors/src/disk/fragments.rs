@@ -35,6 +35,22 @@ struct Running {
     is_unnoted: bool,
 }
 
+impl Running {
+    fn of(asker: Asker) -> Self {
+        Self {
+            asker,
+            bytes: 0,
+            lengths: Vec::new(),
+            keys_max: 0,
+            get: None,
+            put: None,
+            put_bytes: 0,
+            note: None,
+            is_unnoted: false,
+        }
+    }
+}
+
 /// The fragment requests under way.
 #[derive(Debug)]
 pub(super) struct Fragments {
@@ -119,62 +135,49 @@ impl Disk {
         payload: Bytes,
         out: &mut Vec<DiskEffect>,
     ) {
-        let mut running = Running {
-            asker,
-            bytes: 0,
-            lengths: Vec::new(),
-            keys_max: 0,
-            get: None,
-            put: None,
-            put_bytes: 0,
-            note: None,
-            is_unnoted: false,
+        let mut running = Running::of(asker);
+        let request = match self.fragment_op(request, payload, &mut running, out) {
+            Ok(op) => op,
+            Err(reply) => return self.answer(asker, reply, out),
         };
-        let request = match request {
-            // R16: nothing of a deleted volume comes back.
-            DiskRequest::Put(put) if self.gone.is_deleted(put.key.segment.volume) => {
-                return self.answer(asker, DiskReply::Busy, out);
-            }
-            DiskRequest::Put(put) if self.fragments.buried.keys.contains(&put.key) => {
-                return self.answer(asker, DiskReply::Conflict, out);
-            }
-            DiskRequest::Put(put) if is_put_well_formed(&put, &payload) => {
-                let placed = (put.meta.pool, put.row);
-                if let Err(known) =
-                    self.take_note(placed, put.stamp, Note::Placed(put.key.slot), out)
-                {
-                    return self.answer(asker, DiskReply::NotMine { stamp: known }, out);
-                }
-                running.note = self.moves.noting(placed);
-                running.bytes = payload.len();
-                running.put = Some((put.meta.pool, put.key));
-                running.put_bytes = put.meta.fragment_bytes;
-                FragmentOp::Put {
-                    key: put.key,
-                    meta: put.meta,
-                    claim: put.claim,
-                    sums: put.sums,
-                    data: payload.into(),
-                }
-            }
+        let bytes = self.fragments.bytes + running.bytes;
+        if self.fragments.bytes > 0 && bytes > self.fragments.bytes_max {
+            return self.answer(asker, DiskReply::Busy, out);
+        }
+        self.fragments.bytes = bytes;
+        let op = self.op();
+        self.fragments.running.insert(op, running);
+        out.push(DiskEffect::Fragments { op, request });
+    }
+
+    /// What the store is asked to do, or why nothing is.
+    fn fragment_op(
+        &mut self,
+        request: DiskRequest,
+        payload: Bytes,
+        running: &mut Running,
+        out: &mut Vec<DiskEffect>,
+    ) -> Result<FragmentOp, DiskReply> {
+        match request {
+            DiskRequest::Put(put) => self.put(put, payload, running, out),
             DiskRequest::Get {
                 key, pool, ranges, ..
             } if are_ranges_well_formed(&ranges) => {
                 running.get = Some((pool, key));
                 running.lengths = ranges.iter().map(|(_, len)| *len).collect();
                 running.bytes = running.lengths.iter().map(|len| *len as usize).sum();
-                FragmentOp::Get { key, ranges }
+                Ok(FragmentOp::Get { key, ranges })
             }
             DiskRequest::Delete { keys, rows, .. }
                 if keys.len() <= KEYS_MAX && rows.len() <= KEYS_MAX =>
             {
                 if let Some(stamp) = self.outdated(&rows) {
-                    return self.answer(asker, DiskReply::NotMine { stamp }, out);
+                    return Err(DiskReply::NotMine { stamp });
                 }
                 for key in &keys {
                     self.fragments.buried.bury(*key);
                 }
-                FragmentOp::Delete { keys }
+                Ok(FragmentOp::Delete { keys })
             }
             DiskRequest::List {
                 volume,
@@ -185,11 +188,11 @@ impl Disk {
                 let keys_max = u32::try_from(KEYS_MAX).expect("small");
                 let limit = limit.min(keys_max);
                 running.keys_max = limit as usize;
-                FragmentOp::List {
+                Ok(FragmentOp::List {
                     volume,
                     after,
                     limit,
-                }
+                })
             }
             DiskRequest::ListRow {
                 pool,
@@ -204,26 +207,52 @@ impl Disk {
                     .take_note((pool, row), stamp, Note::Listed, out)
                     .is_err()
                 {
-                    return self.answer(asker, DiskReply::Busy, out);
+                    return Err(DiskReply::Busy);
                 }
                 running.note = self.moves.noting((pool, row));
                 running.keys_max = KEYS_MAX;
                 let limit =
                     limit.min(u32::try_from(KEYS_MAX).expect("small") - u32::from(SLOTS_MAX));
                 let of = Some((pool, rows, row));
-                FragmentOp::Scan { of, after, limit }
+                Ok(FragmentOp::Scan { of, after, limit })
             }
             // Malformed: nothing was done.
-            _ => return self.answer(asker, DiskReply::Busy, out),
-        };
-        let bytes = self.fragments.bytes + running.bytes;
-        if self.fragments.bytes > 0 && bytes > self.fragments.bytes_max {
-            return self.answer(asker, DiskReply::Busy, out);
+            _ => Err(DiskReply::Busy),
         }
-        self.fragments.bytes = bytes;
-        let op = self.op();
-        self.fragments.running.insert(op, running);
-        out.push(DiskEffect::Fragments { op, request });
+    }
+
+    fn put(
+        &mut self,
+        put: PutFragment,
+        payload: Bytes,
+        running: &mut Running,
+        out: &mut Vec<DiskEffect>,
+    ) -> Result<FragmentOp, DiskReply> {
+        // R16: nothing of a deleted volume comes back.
+        if self.gone.is_deleted(put.key.segment.volume) {
+            return Err(DiskReply::Busy);
+        }
+        if self.fragments.buried.keys.contains(&put.key) {
+            return Err(DiskReply::Conflict);
+        }
+        if !is_put_well_formed(&put, &payload) {
+            return Err(DiskReply::Busy);
+        }
+        let placed = (put.meta.pool, put.row);
+        if let Err(stamp) = self.take_note(placed, put.stamp, Note::Placed(put.key.slot), out) {
+            return Err(DiskReply::NotMine { stamp });
+        }
+        running.note = self.moves.noting(placed);
+        running.bytes = payload.len();
+        running.put = Some((put.meta.pool, put.key));
+        running.put_bytes = put.meta.fragment_bytes;
+        Ok(FragmentOp::Put {
+            key: put.key,
+            meta: put.meta,
+            claim: put.claim,
+            sums: put.sums,
+            data: payload.into(),
+        })
     }
 
     pub(super) fn fragment_done(

@@ -193,6 +193,20 @@ impl Turn<'_> {
     fn reply(&mut self, reply: SegmentReply) {
         self.out.push(Effect::Reply(reply));
     }
+
+    /// Takes a newer view; whether segments lie elsewhere by it.
+    fn see(&mut self, view: Arc<View>) -> bool {
+        let old = &self.core.view;
+        if view.version < old.version {
+            return false;
+        }
+        let moved = view.pools != old.pools
+            || view.disks != old.disks
+            || view.nodes != old.nodes
+            || view.sites != old.sites;
+        self.core.view = view;
+        moved
+    }
 }
 
 impl Machine for Segments {
@@ -201,15 +215,13 @@ impl Machine for Segments {
 
     fn handle(&mut self, now: Time, input: Input, out: &mut Vec<Effect>) {
         let (write_room, read_room) = (self.write_room(), self.read_room());
-        let (
-            mut turn,
-            Halves {
-                writes,
-                reads,
-                deletes,
-            },
-        ) = self.with(now, out);
+        let (mut turn, halves) = self.with(now, out);
         let turn = &mut turn;
+        let Halves {
+            writes,
+            reads,
+            deletes,
+        } = halves;
         match input {
             Input::Request(SegmentRequest::Write {
                 id,
@@ -278,16 +290,7 @@ impl Machine for Segments {
                 }
             }
             Input::View(view) => {
-                let old = &turn.core.view;
-                if view.version < old.version {
-                    return;
-                }
-                let moved = view.pools != old.pools
-                    || view.disks != old.disks
-                    || view.nodes != old.nodes
-                    || view.sites != old.sites;
-                turn.core.view = view;
-                if moved {
+                if turn.see(view) {
                     deletes.placement_changed(turn);
                     writes.placement_changed(turn, deletes);
                     reads.placement_changed(turn);

@@ -24,6 +24,7 @@ use model::time::WallTime;
 use model::wire;
 use nbd_frontend::server::{self as nbd, Address, Listener as NbdListener};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use transport::class::Class;
 use transport::net::ca::{Authority, Identity};
@@ -116,18 +117,10 @@ async fn serve(
 ) -> Result<()> {
     let node = NodeId(identity.node);
     let boot = Boot(random()?);
-    let certificate = Identity::load(&directory)?;
     let nbd_tls = nbd_tls::load(&directory, &config).context("NBD's certificate")?;
     let view: SharedView = Arc::new(RwLock::new(Arc::new(View::default())));
-    let routes = Routes::load(&directory)?;
-    let resolve = membership::resolver(Arc::clone(&view), identity.contacts.clone(), routes);
-    let mut net = NetConfig::new(config.quic, resolve);
-    net.admit = membership::admit(Arc::clone(&view));
     let removal = Removal::default();
-    net.refused = removal.listener();
-    let transport = Transport::bind(net, &certificate);
-    // The error carries its cause in its own words.
-    let transport = transport.map_err(|e| anyhow!("{e}: does this node run already?"))?;
+    let transport = bind(&directory, &config, &identity, &view, &removal)?;
 
     let (machine, log) = voter::start(&directory, &mut identity, &config, boot)?;
     footing::look_after(&directory).context("the node's directory")?;
@@ -199,22 +192,21 @@ async fn serve(
         identity,
         Arc::clone(&view),
     ));
-    let listener = NbdListener::bind(&Address::Tcp(config.nbd))
-        .await
-        .with_context(|| format!("can't serve NBD on {}: is the port in use?", config.nbd))?;
-    let exports = Rc::new(VolumeExports {
+    let exports = VolumeExports {
         meta: handle,
         switchboard: switchboard.clone(),
         removal,
-    });
-    tracing::info!(node = %config.name, nbd = %config.nbd, tls = ?config.nbd_tls, "serving");
-    let usual = nbd::Config::default();
-    let nbd_config = nbd::Config {
-        tls: nbd_tls,
-        connections_max: open_files::connections(files_max, &config.disks, usual.connections_max),
-        ..usual
     };
-    let front_end = actix::spawn(nbd::serve(listener, exports, nbd_config, stop.clone()));
+    let limits = nbd::Config {
+        tls: nbd_tls,
+        connections_max: open_files::connections(
+            files_max,
+            &config.disks,
+            nbd::Config::default().connections_max,
+        ),
+        ..nbd::Config::default()
+    };
+    let front_end = serve_nbd(&config, exports, limits, stop.clone()).await?;
     let added = actix::spawn(Arc::clone(&opener).attach_each(new, switchboard.clone()));
     // A node without any disk yet says that it serves once it has some.
     if is_first {
@@ -233,6 +225,41 @@ async fn serve(
     let _ = timeout(GRACE, switchboard.send(ShutDown)).await;
     let _ = timeout(GRACE, transport.shutdown()).await;
     Ok(())
+}
+
+fn bind(
+    directory: &Path,
+    config: &NodeConfig,
+    identity: &NodeIdentity,
+    view: &SharedView,
+    removal: &Removal,
+) -> Result<Transport> {
+    let routes = Routes::load(directory)?;
+    let resolve = membership::resolver(Arc::clone(view), identity.contacts.clone(), routes);
+    let mut net = NetConfig::new(config.quic, resolve);
+    net.admit = membership::admit(Arc::clone(view));
+    net.refused = removal.listener();
+    let transport = Transport::bind(net, &Identity::load(directory)?);
+    // The error carries its cause in its own words.
+    transport.map_err(|e| anyhow!("{e}: does this node run already?"))
+}
+
+async fn serve_nbd(
+    config: &NodeConfig,
+    exports: VolumeExports,
+    limits: nbd::Config,
+    stop: watch::Receiver<bool>,
+) -> Result<JoinHandle<()>> {
+    let listener = NbdListener::bind(&Address::Tcp(config.nbd))
+        .await
+        .with_context(|| format!("can't serve NBD on {}: is the port in use?", config.nbd))?;
+    tracing::info!(node = %config.name, nbd = %config.nbd, tls = ?config.nbd_tls, "serving");
+    Ok(actix::spawn(nbd::serve(
+        listener,
+        Rc::new(exports),
+        limits,
+        stop,
+    )))
 }
 
 fn admitter(

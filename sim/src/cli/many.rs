@@ -33,11 +33,14 @@ pub(super) fn seeds(args: &ManyArgs, as_json: bool) -> bool {
     let summary = campaign.go(|seed, all| {
         if let Some(fault) = all.failed.get(&seed) {
             let swarm = campaign.swarm;
+            let bug = campaign
+                .bug
+                .map_or_else(String::new, |bug| format!(" --bug {}", bug.name()));
             let mut line = format!(
-                "seed {seed} FAILED: {fault}\n  replay: cargo xtask sim --seed {seed}{swarm}"
+                "seed {seed} FAILED: {fault}\n  replay: cargo xtask sim --seed {seed}{swarm}{bug}"
             );
             if swarm == Swarm::Drawn {
-                line += &format!("\n  minimize: cargo xtask sim minimize --seed {seed}");
+                line += &format!("\n  minimize: cargo xtask sim minimize --seed {seed}{bug}");
             }
             bar.suspend(|| eprintln!("{line}"));
         }

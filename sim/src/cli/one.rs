@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::{CliError, ManyArgs, MinimizeArgs, quiet_panics};
+use crate::campaign::Swarm;
 use crate::minimize::{self, Budget};
 use crate::plan::Plan;
 use crate::run::{Options, Outcome, differs, run};
@@ -117,7 +118,7 @@ pub(super) fn minimize(args: &MinimizeArgs, as_json: bool) -> Result<bool, CliEr
     }
     let plan = match (&args.file, args.seed) {
         (Some(file), _) => read(file)?,
-        (None, seed) => Plan::draw(seed.unwrap_or_default()),
+        (None, seed) => Swarm::Drawn.plan(seed.unwrap_or_default(), args.bug),
     };
     quiet_panics();
     let bar = ProgressBar::new_spinner();

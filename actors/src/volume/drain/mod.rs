@@ -195,16 +195,14 @@ impl Serving {
                     written,
                     writes,
                 } => {
-                    let code = self.code;
-                    if view.pool_for(code).is_none() {
+                    if view.pool_for(self.code).is_none() {
                         return;
                     }
-                    let (unwritten, written, writes) = (
-                        std::mem::take(unwritten),
-                        std::mem::take(written),
-                        std::mem::take(writes),
-                    );
-                    self.drain = Drain::Writing { writes, written };
+                    let unwritten = std::mem::take(unwritten);
+                    self.drain = Drain::Writing {
+                        writes: std::mem::take(writes),
+                        written: std::mem::take(written),
+                    };
                     for packed in unwritten {
                         self.write_packed(packed, view);
                     }
@@ -228,18 +226,7 @@ impl Serving {
                     writes,
                     failed: true,
                     ..
-                } if writes.is_empty() => {
-                    let Drain::Paging { plan, .. } =
-                        std::mem::replace(&mut self.drain, Drain::Idle)
-                    else {
-                        unreachable!("just matched")
-                    };
-                    let segments = self.layers.index.abort(plan);
-                    self.to_segment.push(SegmentRequest::Delete { segments });
-                    self.drain = Drain::Indexing {
-                        deltas: VecDeque::new(),
-                    };
-                }
+                } if writes.is_empty() => self.abort_plan(),
                 Drain::Paging { writes, .. } if writes.is_empty() => self.record_checkpoint(),
                 Drain::Merging { .. }
                 | Drain::Writing { .. }
@@ -247,6 +234,19 @@ impl Serving {
                 | Drain::Recording { .. } => return,
             }
         }
+    }
+
+    /// A page's segment could not be written: the pages are made anew, and what was written of them is
+    /// deleted (R16).
+    fn abort_plan(&mut self) {
+        let Drain::Paging { plan, .. } = std::mem::replace(&mut self.drain, Drain::Idle) else {
+            unreachable!("pages were being written")
+        };
+        let segments = self.layers.index.abort(plan);
+        self.to_segment.push(SegmentRequest::Delete { segments });
+        self.drain = Drain::Indexing {
+            deltas: VecDeque::new(),
+        };
     }
 
     /// Cuts: what was committed until now is drained, what comes after is not (R13).

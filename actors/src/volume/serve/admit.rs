@@ -280,12 +280,7 @@ impl Serving {
             }
         }
         if self.must_wait(&waiting) {
-            // What reads as zeros needs no room, and a trim makes some.
-            let overflow = match waiting.request {
-                VolumeRequest::Write { .. } => self.judge_overflow(now, offset, length),
-                _ => Overflow::Waits,
-            };
-            match overflow {
+            match self.overflow(now, &waiting, (offset, length)) {
                 Overflow::Taken => reached(Sometimes::OverwriteTaken),
                 Overflow::Refused => {
                     self.refuse_for_good(now, &waiting, BlockError::NoSpace, out);
@@ -331,6 +326,15 @@ impl Serving {
         self.bypass.journaled(position.seq, bytes);
         self.acknowledge_at(position.seq, (from, id));
         None
+    }
+
+    /// What becomes of a part for which the window has no room: what reads as zeros needs none, and a
+    /// trim makes some.
+    fn overflow(&mut self, now: Time, waiting: &Waiting, (offset, length): (u64, u64)) -> Overflow {
+        match waiting.request {
+            VolumeRequest::Write { .. } => self.judge_overflow(now, offset, length),
+            _ => Overflow::Waits,
+        }
     }
 
     /// Takes a large write in that goes past the journal.
