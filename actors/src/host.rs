@@ -82,8 +82,8 @@ impl Host {
     /// Whether a volume that ended cleanly, and of which nothing was acknowledged since, has to be
     /// looked after, though nobody asks for it (it may have been given to a node meanwhile): a
     /// site is away, and what it has may be at risk (R26); its journal's
-    /// place is on a disk that is to be emptied; or a recovery founded none yet, and nobody
-    /// knows whether its new place takes one.
+    /// place is on a disk that is to be emptied; what was cut off is to be freed; or a recovery
+    /// founded none yet, and nobody knows whether its new place takes one.
     fn is_to_wake(&self, record: &VolumeRecord) -> bool {
         let view = &self.view;
         if !record.clean || record.deleted {
@@ -95,7 +95,8 @@ impl Host {
             disk.is_some_and(|d| d.duty == Duty::Drain && d.presence == Presence::Up)
         });
         let exposed = view.away().is_some() && record.checkpoint.root.is_some();
-        drained || exposed || record.to_recover().is_some()
+        let cut = record.cut.is_some() && record.checkpoint.root.is_some();
+        drained || exposed || cut || record.to_recover().is_some()
     }
 
     /// Who wakes a volume: whoever it was given to, else a node of its home site, if any is there. Views may differ, and then

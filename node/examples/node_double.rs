@@ -6,11 +6,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::{fs, thread};
 
 use clap::Parser;
 use node::admin::ping::{Pong, WaitingFor};
-use node::admin::protocol::{Answer, Failure, FailureKind, Reply, Request, Token};
+use node::admin::protocol::{
+    Answer, Degraded, Failure, FailureKind, Reply, Request, Status, Token, UpOf,
+};
 use node::admin::server::{self, Handler};
 use node::cli::args::{Cli, Command, MakeArgs};
 use node::daemon::config::{DiskConfig, NodeConfig};
@@ -69,6 +72,8 @@ fn make(directory: &Path, args: &MakeArgs) -> ExitCode {
 struct Double {
     config: NodeConfig,
     directory: PathBuf,
+    /// Whether somebody asked how the fabric is.
+    asked: AtomicBool,
 }
 
 impl Handler for Double {
@@ -86,6 +91,7 @@ impl Handler for Double {
             Request::Token { node, site } => Answer::Ok(Reply::Token(Token {
                 token: format!("for {node} in {site}"),
             })),
+            Request::Status => Answer::Ok(Reply::Status(self.status())),
             // No fabric knows it.
             Request::NodeRemove { name } => Answer::Error(Failure {
                 kind: FailureKind::NotFound,
@@ -98,6 +104,35 @@ impl Handler for Double {
                     message,
                 })
             }
+        }
+    }
+}
+
+impl Double {
+    /// Of a fabric that is degraded when it is asked first.
+    fn status(&self) -> Status {
+        let degraded = Degraded {
+            what: "double".to_owned(),
+            why: "nobody asked yet".to_owned(),
+            doing: "waiting".to_owned(),
+        };
+        let asked_before = self.asked.swap(true, Ordering::Relaxed);
+        let nothing = UpOf { up: 0, of: 0 };
+        Status {
+            healthy: asked_before,
+            degraded: if asked_before {
+                Vec::new()
+            } else {
+                vec![degraded]
+            },
+            at_risk_bytes: None,
+            repairs: Vec::new(),
+            notes: Vec::new(),
+            seen_by: self.config.name.clone(),
+            sites: nothing,
+            nodes: nothing,
+            disks: nothing,
+            volumes: nothing,
         }
     }
 }
@@ -118,6 +153,7 @@ fn run(directory: &Path, supervised: bool) -> ExitCode {
     let double = Double {
         config,
         directory: directory.to_owned(),
+        asked: AtomicBool::default(),
     };
     if !fs::exists(directory.join(MUTE)).expect("a directory") {
         server::serve(directory, Arc::new(double)).expect("the admin socket");

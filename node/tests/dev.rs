@@ -212,6 +212,79 @@ fn a_killed_node_stays_dead_until_it_is_started() {
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("nodes are a1, a2, b1"));
 }
 
+/// Who was killed a moment ago may not be dead yet: what is started then is not the one that dies.
+#[test]
+fn a_node_that_is_dying_is_started_again() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let dev = Dev::start(directory.path(), &["--nodes", "2", "--sites", "1"]);
+    let mut pids = dev.pids();
+    for _ in 0..10 {
+        for pid in pids.values() {
+            kill(*pid, Signal::KILL);
+        }
+        let started = json(&atoll(directory.path(), "site start a --json"));
+        let new: BTreeMap<String, i32> = started["nodes"]
+            .as_array()
+            .expect("nodes")
+            .iter()
+            .map(|n| {
+                let pid = i32::try_from(n["pid"].as_i64().expect("a pid")).expect("a pid");
+                (n["name"].as_str().expect("a name").to_owned(), pid)
+            })
+            .collect();
+        assert!(
+            new.iter()
+                .all(|(name, pid)| pids[name] != *pid && is_alive(*pid))
+        );
+        pids = new;
+    }
+    // One that stands still is alive, and answers nobody.
+    kill(pids["a1"], Signal::STOP);
+    let asked = Instant::now();
+    json(&atoll(directory.path(), "node start a1 --json"));
+    assert!(asked.elapsed() < Duration::from_secs(30));
+    kill(pids["a1"], Signal::CONT);
+}
+
+#[test]
+fn the_fabric_outlives_a_terminal_where_that_is_wanted() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let shell = r#"trap '' HUP; exec "$0" dev --json --dir "$1" --nodes 1 --sites 1"#;
+    let mut process = Command::new("sh")
+        .args(["-c", shell])
+        .arg(program())
+        .arg(directory.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the supervisor starts");
+    let mut line = String::new();
+    let stdout = process.stdout.take().expect("a pipe");
+    BufReader::new(stdout).read_line(&mut line).expect("a line");
+    let ready = serde_json::from_str(&line).expect("json");
+    let dev = Dev { process, ready };
+    dev.signal(Signal::HUP);
+    std::thread::sleep(Duration::from_millis(300));
+    json(&atoll(directory.path(), "node start a1 --json"));
+    assert!(is_alive(dev.pids()["a1"]));
+}
+
+#[test]
+fn one_that_does_not_start_keeps_no_other_from_being_made() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let _dev = Dev::start(directory.path(), &["--nodes", "2", "--sites", "2"]);
+    json(&atoll(directory.path(), "site stop a --json"));
+    fs::write(directory.path().join("a1/broken"), "").expect("write");
+    fs::remove_dir_all(directory.path().join("a2")).expect("removed");
+    let failed = atoll(directory.path(), "site start a");
+    let said = String::from_utf8_lossy(&failed.stderr);
+    assert!(
+        !failed.status.success() && said.contains("this node is broken"),
+        "{said}"
+    );
+    assert!(directory.path().join("a2/node.json").exists());
+}
+
 #[test]
 fn a_node_that_lacks_others_is_not_waited_for() {
     let directory = tempfile::tempdir().expect("a temporary directory");

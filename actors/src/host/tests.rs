@@ -1,3 +1,4 @@
+use model::cut::Cut;
 use model::geometry::{Code, Pool};
 use model::ids::{
     Actor, Boot, ClientId, DiskId, DiskRef, Endpoint, Incarnation, Position, RequestId, SegmentId,
@@ -196,6 +197,22 @@ fn a_recovery_without_an_owner_is_founded_by_itself() {
         at: WallTime(0),
         pending: true,
     });
+    let all: Vec<VolumeId> = started(&view).into_values().flatten().collect();
+    assert_eq!(all, [VolumeId(3)]);
+}
+
+#[test]
+fn what_was_cut_off_is_freed_though_nobody_attaches() {
+    let mut view = view(5);
+    let cut = Cut {
+        from: 4096,
+        to: 8192,
+    };
+    for volume in [2, 3].map(VolumeId) {
+        view.volumes.get_mut(&volume).expect("it is there").cut = Some(cut);
+    }
+    // Nothing is in it.
+    view.volumes.get_mut(&VolumeId(2)).expect("it").checkpoint = Checkpoint::EMPTY;
     let all: Vec<VolumeId> = started(&view).into_values().flatten().collect();
     assert_eq!(all, [VolumeId(3)]);
 }

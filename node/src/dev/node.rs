@@ -270,6 +270,17 @@ impl Life {
     pub fn ended(&self) -> Option<ExitStatus> {
         *self.exit.borrow()
     }
+
+    /// Whether it was stopped by a signal: until it is continued, it answers nobody.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid));
+        // proc_pid_stat(5): the state is the word after the program's name in parentheses.
+        let state = stat
+            .ok()
+            .and_then(|s| Some(s.rsplit_once(") ")?.1.starts_with(['T', 't'])));
+        state == Some(true)
+    }
 }
 
 /// A node's process, and the way to end it.

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use model::ids::{DiskRef, NodeId};
 use model::placement::{Disk, Duty, Presence, View};
+use raft_meta::GroupId;
 use raft_meta::node::{AdminCommand, AdminReply};
 
 use super::safety;
@@ -194,12 +195,24 @@ impl Admin {
 
     /// The operator's word that a node is gone for good. Of one that serves it is not taken.
     pub(super) fn remove_node(&self, name: &str) -> Result<Reply, Failure> {
-        let (node, known) = node_named(&self.meta.view(), name)?;
+        let view = self.meta.view();
+        let (node, known) = node_named(&view, name)?;
         if known.presence == Presence::Up {
-            let why = format!(
-                "node '{name}' is up: `atoll node drain {name}` empties it, then stop it; a node that \
-                 died is down after some seconds (`atoll node list`)"
-            );
+            let heard = self.hear(&view, show::members(&view), Question::All)?;
+            let of_site = self.groups()?.remove(&GroupId::Site(known.site));
+            let is_stuck = of_site.is_some_and(|m| !safety::has_majority(&view, &heard, &m));
+            let site = show::site_name(&view, Some(known.site));
+            let why = match is_stuck && heard.is_silent(node) {
+                true => format!(
+                    "the group of site {site} has no majority without node '{name}', and can't find it down: \
+                     start it. If its directory is lost, stop the other nodes of the site and delete theirs too: \
+                     `atoll site start {site}` then makes the site anew out of what the others have"
+                ),
+                false => format!(
+                    "node '{name}' is up: `atoll node drain {name}` empties it, then stop it; a node that \
+                     died is down after some seconds (`atoll node list`)"
+                ),
+            };
             return Err(fail(FailureKind::Refused, why));
         }
         self.command(AdminCommand::RemoveNode { node })?;

@@ -469,7 +469,9 @@ fn refused(reason: Refusal, name: &str, size_bytes: u64) -> Failure {
             "the journal needs a disk in the home site and in up to two others that are up: `atoll status` says what is not".to_owned()
         }
         Refusal::BadCode => {
-            "the code does not fit the fabric's sites: rs:4+2 and geo:2+1 fit three sites of three nodes".to_owned()
+            "the code does not fit the fabric's sites: of rs:K+M no site may hold more than M fragments, geo:K+M \
+             needs two sites or more; rs:4+2 fits one site and three, rs:2+2 two, geo:2+1 two and three"
+                .to_owned()
         }
         Refusal::NotYours => "that node is unknown, or down: `atoll node list` shows which are up".to_owned(),
         Refusal::StaleEpoch | Refusal::StaleVersion | Refusal::BelowRecord => {

@@ -41,6 +41,18 @@ pub(super) fn reasons(
     reasons
 }
 
+/// Whether so many voters answer that a group can decide.
+pub(super) fn has_majority(view: &View, heard: &Heard, members: &Members) -> bool {
+    let answers = |node| {
+        let known = view.nodes.get(&node);
+        known.is_some_and(|n| n.presence == Presence::Up) && !heard.is_silent(node)
+    };
+    [&members.voters, &members.outgoing].into_iter().all(|set| {
+        let there = set.iter().filter(|m| answers(m.node())).count();
+        there * 2 > set.len() || set.is_empty()
+    })
+}
+
 impl Without<'_> {
     fn answers(&self, node: NodeId) -> bool {
         let known = self.view.nodes.get(&node);

@@ -28,6 +28,7 @@ pub(super) fn status(
     sites(view, heard, &mut degraded);
     nodes(view, heard, &mut degraded);
     let replaced = disks(view, &mut degraded);
+    gone_disks(view, &mut degraded);
     moves(view, &mut degraded);
     super::scrub::degraded(view, heard, &mut degraded);
     volumes(view, heard, &mut degraded);
@@ -205,6 +206,39 @@ fn nodes(view: &View, heard: &Heard, degraded: &mut Vec<Degraded>) {
                 "if its site finds it silent too, its volumes are given to others",
             );
         }
+    }
+}
+
+/// Disks that are gone for good, and on which something counts that was not given to others yet.
+fn gone_disks(view: &View, degraded: &mut Vec<Degraded>) {
+    // What a site that is away lost is told with it.
+    let site_up = |disk: DiskId| {
+        let site = view.site_of(disk).and_then(|site| view.sites.get(&site));
+        site.is_none_or(|site| is_up(site.presence))
+    };
+    let is_gone = |disk: &DiskId| {
+        let known = view.disks.get(disk);
+        known.is_none_or(|d| d.presence == Presence::Gone) && site_up(*disk)
+    };
+    let mut left: BTreeMap<DiskId, (usize, usize)> = BTreeMap::new();
+    let settled = view.pools.values().flat_map(|table| &table.places);
+    let settled = settled.filter(|place| place.to.is_none());
+    for at in settled.filter_map(|place| place.disk) {
+        left.entry(at.disk).or_default().0 += 1;
+    }
+    // One that ended cleanly has no journal: its next owner founds one.
+    for volume in view.volumes.values().filter(|v| !v.deleted && !v.clean) {
+        for at in &volume.journal.replicas {
+            left.entry(at.disk).or_default().1 += 1;
+        }
+    }
+    for (disk, (slots, journals)) in left.into_iter().filter(|(disk, _)| is_gone(disk)) {
+        add(
+            degraded,
+            format!("disk {}", disk_name(view, disk)),
+            "it was removed, or is lost for good",
+            format!("{}: others take that over", counting(slots, journals)),
+        );
     }
 }
 

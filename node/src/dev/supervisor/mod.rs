@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use self::start::Patience;
 use super::control::{Answer, Process, Request, SOCKET};
 use super::layout::{Layout, LayoutError};
-use super::node::{Exit, NodeError, Program, Running};
+use super::node::{Exit, Life, NodeError, Program, Running};
 use super::ready::Ready;
 use super::wan::{Wan, WanError};
 use crate::admin::client::ClientError;
@@ -175,28 +175,33 @@ pub fn run(
 }
 
 /// Signals that end the supervisor.
-struct Stop([Signal; 3]);
+struct Stop(Vec<Signal>);
 
 impl Stop {
     fn new() -> Result<Self, DevError> {
         let catch = |kind| signal(kind).map_err(io_error("can't catch signals"));
-        let kinds = [
-            SignalKind::interrupt(),
-            SignalKind::terminate(),
-            SignalKind::hangup(),
-        ];
-        let [a, b, c] = kinds.map(catch);
-        Ok(Self([a?, b?, c?]))
+        let mut kinds = vec![SignalKind::interrupt(), SignalKind::terminate()];
+        // Whoever has it ignored (`nohup`) wants the fabric to outlive the terminal.
+        if !ignores_hangups() {
+            kinds.push(SignalKind::hangup());
+        }
+        let caught: Result<Vec<_>, _> = kinds.into_iter().map(catch).collect();
+        Ok(Self(caught?))
     }
 
     async fn wait(&mut self) {
-        let [a, b, c] = &mut self.0;
-        tokio::select! {
-            _ = a.recv() => {}
-            _ = b.recv() => {}
-            _ = c.recv() => {}
-        }
+        let mut any: FuturesUnordered<_> = self.0.iter_mut().map(Signal::recv).collect();
+        any.next().await;
     }
+}
+
+/// Whether this process was started with SIGHUP ignored.
+fn ignores_hangups() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    // proc_pid_status(5): a mask in hexadecimal, of which the lowest bit is signal 1.
+    let mask = status.lines().find_map(|l| l.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & 1 == 1)
 }
 
 type Asked = (Request, oneshot::Sender<Answer>);
@@ -265,10 +270,14 @@ impl<S: FnMut(Event<'_>)> Supervisor<S> {
     }
 
     /// A node's process, if it runs.
-    fn pid(&self, name: &str) -> Option<u32> {
+    fn life(&self, name: &str) -> Option<Life> {
         let running = self.running.borrow();
         let alive = running.get(name).filter(|r| r.life().ended().is_none());
-        alive.map(|r| r.life().pid())
+        alive.map(|r| r.life().clone())
+    }
+
+    fn pid(&self, name: &str) -> Option<u32> {
+        self.life(name).map(|life| life.pid())
     }
 
     /// Serves the control socket: what is asked comes out.

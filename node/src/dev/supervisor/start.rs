@@ -72,26 +72,65 @@ impl<S: FnMut(Event<'_>)> Supervisor<S> {
         self.end_lost(&names).await;
         let (mut lives, mut missing) = (Vec::new(), Vec::new());
         let changing = self.changing.lock().await;
-        for name in names.into_iter().filter(|name| self.pid(name).is_none()) {
-            if self.is_made(&name) {
-                lives.push((self.spawn(&name)?, name));
-            } else {
-                missing.push(name);
+        for name in names {
+            match self.life(&name) {
+                Some(life) if life.is_paused() => {}
+                // It may serve, or be about to; or it was killed a moment ago, and is not dead yet.
+                Some(life) => lives.push((life, name, true)),
+                None if self.is_made(&name) => lives.push((self.spawn(&name)?, name, false)),
+                None => missing.push(name),
             }
         }
         drop(changing);
         let deadline = Instant::now() + READY_TIMEOUT;
         let mut waiting = BTreeMap::new();
-        for (life, name) in &lives {
-            let lacks = self
-                .wait_until_ready(name, life, patience, deadline)
-                .await?;
-            waiting.extend(lacks.map(|lacks| (name.clone(), lacks)));
+        let mut failed = None;
+        for (life, name, ran) in lives {
+            let mut waited = self
+                .wait_until_ready(&name, &life, patience, deadline)
+                .await;
+            if ran && matches!(waited, Err(DevError::Node(NodeError::Died { .. }))) {
+                match self.spawn_again(&name).await {
+                    Ok(Some(life)) => {
+                        waited = self
+                            .wait_until_ready(&name, &life, patience, deadline)
+                            .await;
+                    }
+                    Ok(None) => {
+                        missing.push(name);
+                        continue;
+                    }
+                    Err(error) => waited = Err(error),
+                }
+            }
+            match waited {
+                Ok(lacks) => waiting.extend(lacks.map(|lacks| (name, lacks))),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        // One that can't start keeps no other from being made, where the fabric serves without it.
+        if let Some(error) = failed.take_if(|_| patience == Patience::Firm) {
+            return Err(error);
         }
         for name in &missing {
-            self.start_anew(name).await?;
+            match self.start_anew(name).await {
+                Err(error) if patience == Patience::Firm => return Err(error),
+                Err(error) => failed = failed.or(Some(error)),
+                Ok(()) => {}
+            }
         }
-        Ok(waiting)
+        failed.map_or(Ok(waiting), Err)
+    }
+
+    /// Of a node that ran and died: its process, another request's or a new one; none if it is to be
+    /// made anew.
+    async fn spawn_again(&self, name: &str) -> Result<Option<Life>, DevError> {
+        let _changing = self.changing.lock().await;
+        match self.life(name) {
+            Some(life) => Ok(Some(life)),
+            None if self.is_made(name) => self.spawn(name).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Waits until a new fabric, all of whose nodes serve, is healthy: its groups' votes are spread, and

@@ -199,6 +199,39 @@ fn a_node_that_is_down_says_what_counts_on_it() {
     assert_eq!(status.disks, UpOf { up: 5, of: 6 });
 }
 
+/// Until others have its slots and journals, they are short of one.
+#[test]
+fn a_disk_that_is_gone_is_told_while_something_counts_on_it() {
+    let mut view = view();
+    view.disks.get_mut(&DiskId(21)).expect("there").presence = Presence::Gone;
+    let told = |view: &View| status(view, &heard(view, &[]), &BTreeMap::new(), "a1");
+    let now = told(&view);
+    assert_eq!(whats(&now), ["disk b1/21"]);
+    assert!(
+        now.degraded[0]
+            .doing
+            .contains("1 slot of spreads and 1 journal"),
+        "{:?}",
+        now.degraded
+    );
+    for table in view.pools.values_mut() {
+        let other = table
+            .places
+            .iter()
+            .find_map(|p| p.disk.filter(|at| at.disk == DiskId(22)));
+        for place in &mut table.places {
+            if place.disk.is_some_and(|at| at.disk == DiskId(21)) {
+                place.disk = other;
+            }
+        }
+    }
+    assert_eq!(whats(&told(&view)), ["disk b1/21"]);
+    for volume in view.volumes.values_mut() {
+        volume.journal.replicas.retain(|at| at.disk != DiskId(21));
+    }
+    assert_eq!(whats(&told(&view)), [""; 0]);
+}
+
 #[test]
 fn a_site_that_is_down_is_one_entry() {
     let mut view = view();
