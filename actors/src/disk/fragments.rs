@@ -138,7 +138,7 @@ impl Disk {
         let mut running = Running::of(asker);
         let request = match self.fragment_op(request, payload, &mut running, out) {
             Ok(op) => op,
-            Err(reply) => return self.answer(asker, reply, out),
+            Err(reply) => return self.answer(asker, *reply, out),
         };
         let bytes = self.fragments.bytes + running.bytes;
         if self.fragments.bytes > 0 && bytes > self.fragments.bytes_max {
@@ -157,7 +157,7 @@ impl Disk {
         payload: Bytes,
         running: &mut Running,
         out: &mut Vec<DiskEffect>,
-    ) -> Result<FragmentOp, DiskReply> {
+    ) -> Result<FragmentOp, Box<DiskReply>> {
         match request {
             DiskRequest::Put(put) => self.put(put, payload, running, out),
             DiskRequest::Get {
@@ -172,7 +172,7 @@ impl Disk {
                 if keys.len() <= KEYS_MAX && rows.len() <= KEYS_MAX =>
             {
                 if let Some(stamp) = self.outdated(&rows) {
-                    return Err(DiskReply::NotMine { stamp });
+                    return Err(DiskReply::NotMine { stamp }.into());
                 }
                 for key in &keys {
                     self.fragments.buried.bury(*key);
@@ -207,7 +207,7 @@ impl Disk {
                     .take_note((pool, row), stamp, Note::Listed, out)
                     .is_err()
                 {
-                    return Err(DiskReply::Busy);
+                    return Err(DiskReply::Busy.into());
                 }
                 running.note = self.moves.noting((pool, row));
                 running.keys_max = KEYS_MAX;
@@ -217,7 +217,7 @@ impl Disk {
                 Ok(FragmentOp::Scan { of, after, limit })
             }
             // Malformed: nothing was done.
-            _ => Err(DiskReply::Busy),
+            _ => Err(DiskReply::Busy.into()),
         }
     }
 
@@ -227,20 +227,20 @@ impl Disk {
         payload: Bytes,
         running: &mut Running,
         out: &mut Vec<DiskEffect>,
-    ) -> Result<FragmentOp, DiskReply> {
+    ) -> Result<FragmentOp, Box<DiskReply>> {
         // R16: nothing of a deleted volume comes back.
         if self.gone.is_deleted(put.key.segment.volume) {
-            return Err(DiskReply::Busy);
+            return Err(DiskReply::Busy.into());
         }
         if self.fragments.buried.keys.contains(&put.key) {
-            return Err(DiskReply::Conflict);
+            return Err(DiskReply::Conflict.into());
         }
         if !is_put_well_formed(&put, &payload) {
-            return Err(DiskReply::Busy);
+            return Err(DiskReply::Busy.into());
         }
         let placed = (put.meta.pool, put.row);
         if let Err(stamp) = self.take_note(placed, put.stamp, Note::Placed(put.key.slot), out) {
-            return Err(DiskReply::NotMine { stamp });
+            return Err(DiskReply::NotMine { stamp }.into());
         }
         running.note = self.moves.noting(placed);
         running.bytes = payload.len();

@@ -456,7 +456,7 @@ fn refused(reason: Refusal, name: &str, size_bytes: u64) -> Failure {
     let message = match reason {
         Refusal::NoVolume => return no_volume(name),
         Refusal::BadName => format!(
-            "a volume can't be called '{name}': 1 to 255 bytes without '@' and '/', and not another volume's name"
+            "a volume can't be called '{name}': 1 to 255 bytes without '@', '/' and control characters, and not another volume's name"
         ),
         Refusal::BadSize if size_bytes > 0 && !size_bytes.is_multiple_of(BLOCK_BYTES) => {
             let down = size_bytes / BLOCK_BYTES * BLOCK_BYTES;
