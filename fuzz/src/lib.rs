@@ -1,4 +1,4 @@
-//! Fuzz targets: one for every decoder of bytes that a peer, a client, a disk or a file hands us.
+//! Fuzz targets for the decoders of clients', peers' and disks' bytes (`docs/limits.md` says which have none).
 //!
 //! A target is a plain function of bytes, in one [`Target`]. A test feeds it ([`feed`]) with what its
 //! encoders make ([`Target::seeds`]), with the inputs that are kept in `corpus/<target>/`, and
