@@ -308,17 +308,20 @@ fn nothing_waits_for_a_node_that_starts() {
     let _dev = Dev::start(directory.path(), &["--nodes", "1", "--wan"]);
     json(&atoll(directory.path(), "node stop a1 --json"));
     fs::write(directory.path().join("a1/mute"), "").expect("write");
-    let start = Command::new(program())
-        .arg("--dir")
-        .arg(directory.path())
-        .args(["node", "start", "a1"])
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("it runs");
+    let start = || {
+        Command::new(program())
+            .arg("--dir")
+            .arg(directory.path())
+            .args(["node", "start", "a1"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it runs")
+    };
     let log = directory.path().join("a1/log");
-    wait_until("a1 runs", || {
-        fs::read_to_string(&log).is_ok_and(|said| said.lines().count() == 2)
-    });
+    let lives = || fs::read_to_string(&log).map_or(0, |said| said.lines().count());
+    let first = start();
+    wait_until("a1 runs", || lives() == 2);
+    let second = start();
     let asked = Instant::now();
     json(&atoll(directory.path(), "link cut a b --json"));
     json(&atoll(directory.path(), "link heal --json"));
@@ -328,12 +331,15 @@ fn nothing_waits_for_a_node_that_starts() {
     // Who ends it ends the wait.
     let stopped = json(&atoll(directory.path(), "node stop a1 --json"));
     assert!(stopped["nodes"][0]["pid"].is_null());
-    let failed = start.wait_with_output().expect("it ends");
-    let said = String::from_utf8_lossy(&failed.stderr);
-    assert!(
-        !failed.status.success() && said.contains("node a1 ended"),
-        "{said}"
-    );
+    for start in [first, second] {
+        let failed = start.wait_with_output().expect("it ends");
+        let said = String::from_utf8_lossy(&failed.stderr);
+        assert!(
+            !failed.status.success() && said.contains("node a1 ended"),
+            "{said}"
+        );
+    }
+    assert_eq!(lives(), 2, "nobody revives what was stopped");
 }
 
 #[test]

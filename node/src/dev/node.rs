@@ -5,6 +5,8 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -242,7 +244,11 @@ impl Program {
                 }
             });
             Ok(Running {
-                life: Life { pid, exit },
+                life: Life {
+                    pid,
+                    exit,
+                    asked_to_end: Arc::default(),
+                },
                 handle,
                 _stdin: stdin,
             })
@@ -256,6 +262,7 @@ impl Program {
 pub struct Life {
     pid: u32,
     exit: watch::Receiver<Option<ExitStatus>>,
+    asked_to_end: Arc<AtomicBool>,
 }
 
 impl Life {
@@ -269,6 +276,12 @@ impl Life {
     #[must_use]
     pub fn ended(&self) -> Option<ExitStatus> {
         *self.exit.borrow()
+    }
+
+    /// Whether the supervisor ended it, or is about to.
+    #[must_use]
+    pub fn was_asked_to_end(&self) -> bool {
+        self.asked_to_end.load(Ordering::Relaxed)
     }
 
     /// Whether it was stopped by a signal: until it is continued, it answers nobody.
@@ -302,6 +315,7 @@ impl Running {
     /// Asks it to stop, waits, and kills it when it does not listen. A process that was
     /// stopped by SIGSTOP is woken for it.
     pub async fn stop(mut self) {
+        self.life.asked_to_end.store(true, Ordering::Relaxed);
         // A process that is gone already needs no signal.
         let _ = pidfd_send_signal(&self.handle, Signal::TERM);
         let _ = pidfd_send_signal(&self.handle, Signal::CONT);

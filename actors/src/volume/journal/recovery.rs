@@ -209,10 +209,9 @@ impl Recovery {
             return;
         }
         self.sent = Some(now);
-        for (at, answer) in &self.answers {
-            if matches!(answer, Answer::Sealed(_)) {
-                continue;
-            }
+        // Those that sealed too: who was to be fetched from may have failed and stay away, and each
+        // answer is a chance to adopt what the others have.
+        for (at, _) in &self.answers {
             let request = DiskRequest::Seal {
                 incarnation: at.incarnation,
                 volume: self.volume,

@@ -116,7 +116,7 @@ fn a_replica_that_holds_what_nobody_wrote_yet_counts_for_nothing() {
     assert!(!is_below(&report(low, low, known(low, own)), EPOCH));
 }
 
-/// Epoch 5's owner, and who it is asked of: three replicas, of which the first one is in its site.
+/// Epoch 5's owner, and who is asked: three replicas, of which the first one is in its site.
 struct Owner {
     recovery: Recovery,
     replicas: Vec<DiskRef>,
@@ -127,10 +127,15 @@ struct Owner {
 
 impl Owner {
     fn new() -> Self {
+        Self::near(1)
+    }
+
+    /// So many replicas, the first ones, are in its site.
+    fn near(count: usize) -> Self {
         let mut record = bench::view().volumes[&VOLUME].clone();
         (record.epoch, record.founded, record.clean) = (EPOCH, Epoch(2), false);
         let replicas = record.journal.replicas.clone();
-        let recovery = Recovery::new(&record, vec![replicas[0]], Duration::from_secs(1));
+        let recovery = Recovery::new(&record, replicas[..count].to_vec(), Duration::from_secs(1));
         let (ids, now) = (RequestIds::after(RequestId(1)), Time(1_000_000_000));
         let mut owner = Self {
             recovery,
@@ -139,8 +144,12 @@ impl Owner {
             out: Vec::new(),
             now,
         };
-        owner.recovery.pump(now, &mut owner.ids, &mut owner.out);
+        owner.pump();
         owner
+    }
+
+    fn pump(&mut self) {
+        self.recovery.pump(self.now, &mut self.ids, &mut self.out);
     }
 
     /// Who was asked last, and for what.
@@ -215,4 +224,33 @@ fn a_near_replica_that_lost_its_log_is_known_to() {
     let step = owner.reply((near, id), DiskReply::Damaged);
     assert!(matches!(step, RecoveryStep::Waiting));
     assert_eq!(owner.recovery.heard(), (3, 1, 1));
+}
+
+/// All sealed, and who was fetched from says no more: the others have what was acknowledged.
+#[test]
+fn a_source_that_fails_and_stays_away_is_done_without() {
+    for last_word in [DiskReply::Busy, DiskReply::Damaged] {
+        let mut owner = Owner::near(0);
+        owner.seal(0, at(4, 20));
+        owner.seal(1, at(4, 30));
+        owner.seal(2, at(4, 20));
+        let (far, id, _) = owner.asked();
+        assert_eq!(far, owner.replicas[1]);
+        let step = owner.reply((far, id), last_word);
+        assert!(matches!(step, RecoveryStep::Waiting));
+        owner.now = owner.now + Duration::from_secs(2);
+        owner.out.clear();
+        owner.pump();
+        owner.seal(0, at(4, 20));
+        owner.seal(2, at(4, 20));
+        let (next, id, request) = owner.asked();
+        assert!(
+            next != far && matches!(request, DiskRequest::Fetch { .. }),
+            "{request:?}"
+        );
+        match owner.reply((next, id), records(1..=20)) {
+            RecoveryStep::Adopted(adopted) => assert_eq!(adopted.log.last(), at(4, 20)),
+            RecoveryStep::Waiting => panic!("all is there"),
+        }
+    }
 }

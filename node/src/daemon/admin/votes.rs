@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::ids::{NodeId, SiteId};
-use model::placement::{Presence, View};
+use model::placement::{Duty, Presence, View};
 use raft_meta::GroupId;
 use raft_meta::message::{MemberId, Members};
 
@@ -23,7 +23,8 @@ pub(super) fn degraded(
 ) {
     let up = || {
         let nodes = view.nodes.iter();
-        nodes.filter(|(_, node)| node.presence == Presence::Up)
+        // One that is to be emptied is given no vote.
+        nodes.filter(|(_, node)| node.presence == Presence::Up && node.duty == Duty::Serve)
     };
     for (group, members) in groups {
         let hangs_on = match group {

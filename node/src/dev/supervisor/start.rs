@@ -89,7 +89,8 @@ impl<S: FnMut(Event<'_>)> Supervisor<S> {
             let mut waited = self
                 .wait_until_ready(&name, &life, patience, deadline)
                 .await;
-            if ran && matches!(waited, Err(DevError::Node(NodeError::Died { .. }))) {
+            let died = matches!(waited, Err(DevError::Node(NodeError::Died { .. })));
+            if died && ran && !life.was_asked_to_end() {
                 match self.spawn_again(&name).await {
                     Ok(Some(life)) => {
                         waited = self

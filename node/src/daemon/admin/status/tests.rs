@@ -134,26 +134,31 @@ fn nothing_is_degraded_when_all_is_well() {
 
 #[test]
 fn a_group_that_hangs_on_one_site_or_node_is_told() {
-    let view = view();
+    let mut view = view();
     let of = |nodes: &[u16]| {
         let member = |node: &u16| MemberId::new(NodeId(*node), Incarnation(1));
         Members::of_voters(nodes.iter().map(member).collect())
     };
-    let told = |global: &[u16], site: &[u16]| {
+    let told = |view: &View, global: &[u16], site: &[u16]| {
         let groups = [
             (GroupId::Global, of(global)),
             (GroupId::Site(SiteId(1)), of(site)),
         ];
-        let status = status(&view, &heard(&view, &[]), &BTreeMap::from(groups), "a1");
+        let status = status(view, &heard(view, &[]), &BTreeMap::from(groups), "a1");
         whats(&status).join(", ")
     };
     assert_eq!(
-        told(&[11, 21, 31], &[11]),
+        told(&view, &[11, 21, 31], &[11]),
         "",
         "two nodes a site: one votes"
     );
-    assert_eq!(told(&[11], &[11]), "global placement group");
-    assert_eq!(told(&[11, 12, 21], &[11]), "global placement group");
+    assert_eq!(told(&view, &[11], &[11]), "global placement group");
+    assert_eq!(told(&view, &[11, 12, 21], &[11]), "global placement group");
+    // No votes are given where there is nobody to take them.
+    for node in [21, 22] {
+        view.nodes.get_mut(&NodeId(node)).expect("there").duty = Duty::Drain;
+    }
+    assert_eq!(told(&view, &[11], &[11]), "");
 }
 
 /// It is as it was made, and still it is said: a site with one node, and another one whose row is
