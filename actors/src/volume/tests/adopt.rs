@@ -238,7 +238,7 @@ fn a_source_that_fails_and_stays_away_is_done_without() {
         assert_eq!(far, owner.replicas[1]);
         let step = owner.reply((far, id), last_word);
         assert!(matches!(step, RecoveryStep::Waiting));
-        owner.now = owner.now + Duration::from_secs(2);
+        owner.now += Duration::from_secs(2);
         owner.out.clear();
         owner.pump();
         owner.seal(0, at(4, 20));
