@@ -451,10 +451,12 @@ async fn write_frame(
         Bytes::from(header),
         Bytes::from(payload),
     ];
-    stream
-        .write_all_chunks(&mut chunks)
-        .await
-        .map_err(|_| JoinError::Protocol)?;
+    match stream.write_all_chunks(&mut chunks).await {
+        Ok(()) => {}
+        // A contact that takes nobody now closes while it is being asked.
+        Err(quinn::WriteError::ConnectionLost(error)) => return Err(error.into()),
+        Err(_) => return Err(JoinError::Protocol),
+    }
     stream.finish().map_err(|_| JoinError::Protocol)
 }
 
