@@ -46,7 +46,7 @@ enum Task {
     Verify,
     /// Format, and apply what clippy can fix by itself.
     Fix,
-    /// Kill sites for many rounds, and count what was lost.
+    /// Kill sites for many rounds, and count what was lost; then run the simulator on seeds that are new.
     Soak(soak::Args),
     /// Run the simulator; arguments go to it, such as --seed 7.
     Sim {
@@ -68,7 +68,7 @@ fn main() -> ExitCode {
         Task::Test(args) => layers::run(&args),
         Task::Verify => setup::is_complete().and_then(|()| verify::run()),
         Task::Fix => fix::run(),
-        Task::Soak(args) => layers::new_seeds().and_then(|()| soak::run(&args)),
+        Task::Soak(args) => soak::run(&args).and_then(|()| layers::new_seeds()),
         Task::Sim { arguments } => simulate(arguments),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Bench(args) => bench::run(&args),
