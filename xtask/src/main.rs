@@ -46,8 +46,10 @@ enum Task {
     Verify,
     /// Format, and apply what clippy can fix by itself.
     Fix,
-    /// Kill sites for many rounds, and count what was lost; then run the simulator on seeds that are new.
+    /// Kill sites for many rounds, and count what was lost.
     Soak(soak::Args),
+    /// Run the simulator for two minutes on seeds that are new with every commit.
+    NewSeeds,
     /// Run the simulator; arguments go to it, such as --seed 7.
     Sim {
         /// For the simulator.
@@ -68,7 +70,8 @@ fn main() -> ExitCode {
         Task::Test(args) => layers::run(&args),
         Task::Verify => setup::is_complete().and_then(|()| verify::run()),
         Task::Fix => fix::run(),
-        Task::Soak(args) => soak::run(&args).and_then(|()| layers::new_seeds()),
+        Task::Soak(args) => soak::run(&args),
+        Task::NewSeeds => layers::new_seeds(),
         Task::Sim { arguments } => simulate(arguments),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Bench(args) => bench::run(&args),
