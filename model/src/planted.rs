@@ -147,6 +147,8 @@ bugs! {
     EarlyDelete = "R15" "early-delete",
     /// The audit condemns what is not in the index, of its own epoch too.
     CondemnOwn = "R16" "condemn-own",
+    /// The audit spares what its own epoch gave up.
+    SpareOwn = "R16" "spare-own",
     /// A segment that was given up is written again under its old id.
     ReusedId = "R18" "reused-id",
     /// A drain that finds no room waits for some, whatever is trimmed meanwhile.

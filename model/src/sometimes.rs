@@ -41,6 +41,10 @@ states! {
     RecoveredFromReplica = "recovery: from a minority, with loss",
     /// A volume goes on from its checkpoint, by the operator's word.
     RecoveredFromCheckpoint = "recovery: from the checkpoint, with loss",
+    /// A disk could not be opened, for want of room or by its device's error.
+    DiskNotOpened = "disk: it could not be opened, and is tried again",
+    /// An owner of before a recovery answered after it.
+    AnsweredAfterRecovery = "recovery: an owner of before it answered late",
     /// Writes wait for the journal's window.
     WindowFull = "volume: writes wait for the journal's window",
     /// A large write went past the journal.

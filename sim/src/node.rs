@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use actors::client::{Client, ClientConfig};
-use actors::disk::{Disk, DiskConfig, Found};
+use actors::disk::{Disk, DiskConfig, Found, Reopening};
 use actors::heal::{HealConfig, Healer};
 use actors::host::Host;
 use actors::segment::{SegmentConfig, Segments};
@@ -16,6 +16,7 @@ use disk_store::fragments::{Fragments, FragmentsConfig};
 use disk_store::journal::{Journal, JournalConfig};
 use model::ids::{Boot, ClientId, DiskId, DiskRef, NodeId, RequestId, SiteId, VolumeId};
 use model::placement::View;
+use model::sometimes::{Sometimes, reached};
 use model::store::{DeviceError, FragmentDone, FragmentOp, JournalDone, JournalOp, OpId};
 use model::time::Time;
 use raft_meta::log::{LogWrite, MemoryLog, RaftLog};
@@ -44,6 +45,10 @@ pub struct SimDisk {
     pub slowed: u32,
     /// It was taken out.
     pub pulled: bool,
+    /// When it is opened again, as it could not be.
+    pub reopening: Reopening,
+    /// When that is, by the node's clock.
+    pub reopen_at: Option<Time>,
 }
 
 /// What a store's thread is doing.
@@ -274,6 +279,7 @@ impl SimNode {
         self.identity.boot = Boot(self.identity.boot.0 + 1);
         for disk in self.disks.values_mut() {
             disk.open = None;
+            (disk.reopening, disk.reopen_at) = (Reopening::default(), None);
             disk.files.kill();
             if power {
                 disk.files.crash(seed ^ u64::from(disk.at.disk.0));
@@ -283,15 +289,29 @@ impl SimNode {
     }
 }
 
-/// Opens a disk as a process does at its start; a new one is formatted first. One that fails, or
-/// that is not there, is not opened.
+/// Opens a disk as a process does at its start; a new one is formatted first. One that can't be
+/// opened is tried again later, one that is not there is not.
 ///
 /// # Panics
 /// If a new simulated disk can't be formatted.
 pub fn open_disk(disk: &mut SimDisk, node: NodeId, terms: &MachineTerms, clock: Time) {
+    disk.reopen_at = None;
     if disk.pulled {
         return;
     }
+    disk.open = try_open(disk, node, terms, clock);
+    if disk.open.is_none() {
+        reached(Sometimes::DiskNotOpened);
+        disk.reopen_at = Some(clock + disk.reopening.pause(clock));
+    }
+}
+
+fn try_open(
+    disk: &mut SimDisk,
+    node: NodeId,
+    terms: &MachineTerms,
+    clock: Time,
+) -> Option<OpenDisk> {
     let config = JournalConfig {
         id: disk.at.incarnation.0,
         file_bytes: terms.journal_file_bytes,
@@ -302,17 +322,13 @@ pub fn open_disk(disk: &mut SimDisk, node: NodeId, terms: &MachineTerms, clock: 
     if !std::mem::replace(&mut disk.formatted, true) {
         Journal::create(&layer, config).expect("a new simulated disk takes a journal");
     }
-    let Ok((journal, scan, _)) = Journal::open(&layer, config) else {
-        return;
-    };
+    let (journal, scan, _) = Journal::open(&layer, config).ok()?;
     let fragments = FragmentsConfig {
         extent_bytes: 16 << 20,
         ..FragmentsConfig::new(disk.at.incarnation.0, disk.bytes)
     };
     let catalog = disk.catalog.clone();
-    let Ok((fragments, _)) = Fragments::open(&layer, catalog, fragments) else {
-        return;
-    };
+    let (fragments, _) = Fragments::open(&layer, catalog, fragments).ok()?;
     let found = Found {
         scan,
         damage_before: journal.damage_before(),
@@ -320,7 +336,7 @@ pub fn open_disk(disk: &mut SimDisk, node: NodeId, terms: &MachineTerms, clock: 
         moves: fragments.adopted().clone(),
         scrubbed: fragments.scrubbed(),
     };
-    disk.open = Some(OpenDisk {
+    Some(OpenDisk {
         machine: Disk::open(terms.disk, disk.at, node, clock, found),
         journal,
         fragments,
@@ -328,7 +344,7 @@ pub fn open_disk(disk: &mut SimDisk, node: NodeId, terms: &MachineTerms, clock: 
         fragment_queue: VecDeque::new(),
         journal_pace: Pace::default(),
         fragment_pace: Pace::default(),
-    });
+    })
 }
 
 impl Process {

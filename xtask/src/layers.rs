@@ -101,6 +101,10 @@ impl Layer {
                 .args(packages)
                 .run()?;
         }
+        if self == Self::Sim {
+            let seeds = NEW_SEEDS;
+            new_seeds(&NewSeeds { seeds })?;
+        }
         if self == Self::Real {
             soak::run(&soak::Args::rounds(SOAK_ROUNDS))?;
         }
@@ -113,34 +117,45 @@ impl Layer {
     }
 }
 
-/// Seeds that no earlier commit ran, on every processor, for as long as a change may wait for
-/// them: the first one is the commit's own.
-pub(crate) fn new_seeds() -> anyhow::Result<()> {
-    let commit = Step::new("the commit", "git").args(["rev-parse", "HEAD"]);
-    // A tree without history has the seeds of no commit.
-    let from = first_seed(commit.output().unwrap_or_default().trim());
-    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-    crate::simulate(
-        [
-            "--from",
-            &from.to_string(),
-            "--hours",
-            NEW_SEEDS_HOURS,
-            "--jobs",
-            &jobs.to_string(),
-        ]
-        .map(Into::into)
-        .to_vec(),
-    )
-    .with_context(|| format!("new seeds, from {from} on"))
+/// What [`new_seeds`] is asked.
+#[derive(Debug, clap::Args)]
+pub(crate) struct NewSeeds {
+    /// How many; so many as the tests run.
+    #[arg(long, value_name = "N", default_value_t = NEW_SEEDS)]
+    seeds: u32,
 }
 
-/// New seeds of a change are run for two minutes.
-const NEW_SEEDS_HOURS: &str = "0.0333";
+/// So many new seeds are run with the tests: less than a minute.
+const NEW_SEEDS: u32 = 256;
 
-/// A commit's first seed: far from the small ones that tests name, and from those of others.
-fn first_seed(commit: &str) -> u64 {
-    let digits = commit.get(..12).unwrap_or(commit);
+/// Seeds that no other state of the source ran: the first one is the tree's own, so that who
+/// tries it again, or after a rebase, meets the same.
+///
+/// # Errors
+/// If one of them fails.
+pub(crate) fn new_seeds(args: &NewSeeds) -> anyhow::Result<()> {
+    let tree = Step::new("the tree", "git").args(["rev-parse", "HEAD^{tree}"]);
+    // Without history it is as if it were the first.
+    let from = first_seed(tree.output().unwrap_or_default().trim()).to_string();
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    Step::cargo("new seeds")
+        .args([
+            "run",
+            "--release",
+            "--quiet",
+            "--package",
+            "atoll-sim",
+            "--",
+        ])
+        .args(["--from", &from, "--seeds", &args.seeds.to_string()])
+        .args(["--jobs", &jobs.to_string()])
+        .run()
+        .with_context(|| format!("{} new seeds, from {from} on", args.seeds))
+}
+
+/// A tree's first seed: far from the small ones that tests name, and from those of others.
+fn first_seed(tree: &str) -> u64 {
+    let digits = tree.get(..12).unwrap_or(tree);
     (u64::from_str_radix(digits, 16).unwrap_or(0) + 1) << 12
 }
 

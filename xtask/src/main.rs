@@ -48,8 +48,8 @@ enum Task {
     Fix,
     /// Kill sites for many rounds, and count what was lost.
     Soak(soak::Args),
-    /// Run the simulator for two minutes on seeds that are new with every commit.
-    NewSeeds,
+    /// Run the simulator on seeds that are new with every state of the source.
+    NewSeeds(layers::NewSeeds),
     /// Run the simulator; arguments go to it, such as --seed 7.
     Sim {
         /// For the simulator.
@@ -71,7 +71,7 @@ fn main() -> ExitCode {
         Task::Verify => setup::is_complete().and_then(|()| verify::run()),
         Task::Fix => fix::run(),
         Task::Soak(args) => soak::run(&args),
-        Task::NewSeeds => layers::new_seeds(),
+        Task::NewSeeds(args) => layers::new_seeds(&args),
         Task::Sim { arguments } => simulate(arguments),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Bench(args) => bench::run(&args),

@@ -13,7 +13,7 @@
 //! `recovery.rs` the journal's replay, `batch.rs` group commit, `files.rs` and `mover.rs` the
 //! recycling of files, `fragments.rs` the fragments, `gone.rs` what the placement takes away,
 //! `moves.rs` what it knows of rows' moves, `scrub.rs` the reading of all that it holds,
-//! `lacking.rs` what opening it may have missed, `room.rs` and `shortage.rs` what a lack of space
+//! `lacking.rs` what opening it may have missed, `reopening.rs` when it is opened again, `room.rs` and `shortage.rs` what a lack of space
 //! means, `look.rs` what others see of it.
 //!
 //! **Invariant:** a request is answered once at most, and nothing is answered `Appended`,
@@ -39,6 +39,7 @@ mod opening;
 mod progress;
 mod reads;
 mod recovery;
+mod reopening;
 mod replica;
 mod room;
 mod scrub;
@@ -76,6 +77,7 @@ pub use config::{
     TABLE_BYTES_MAX,
 };
 pub use opening::Found;
+pub use reopening::Reopening;
 
 /// The Disk machine.
 #[derive(Debug)]

@@ -26,7 +26,6 @@ use crate::disk::{
 };
 use crate::messages::Message as Wire;
 
-pub(super) use broken::Breaks;
 pub use broken::Closing;
 
 /// Fragment operations that share syncs at most.

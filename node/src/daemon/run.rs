@@ -173,8 +173,8 @@ async fn serve(
         .iter()
         .cloned()
         .partition(|disk| disks::is_new(&directory, disk));
-    let opened = tokio::select! {
-        opened = opener.open_all(known) => opened,
+    let (opened, unopened) = tokio::select! {
+        tried = opener.open_all(known) => tried,
         _ = stop.wait_for(|stop| *stop) => {
             tracing::info!("stopping before all disks were opened");
             let _ = timeout(GRACE, transport.shutdown()).await;
@@ -184,6 +184,7 @@ async fn serve(
     let is_first = opened.is_empty();
     let switchboard = start_actors(node, boot, &transport, &opener, config.scrub());
     opener.attach(opened, &switchboard);
+    opener.keep_trying(unopened, &switchboard);
     switchboard_ready.set(switchboard.clone());
     handle.listen(Box::new(ToActors(switchboard.clone())));
 

@@ -1,5 +1,5 @@
 //! The disks that this node serves: opened, handed to its actors, and told to the groups with each
-//! change; one whose machine broke is opened again.
+//! change; one that could not be opened is tried again, and so is one whose machine broke.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use actix::Addr;
-use actors::runtime::{AttachDisk, Closing, Switchboard};
-use anyhow::{Result, ensure};
+use actors::disk::Reopening;
+use actors::runtime::{AttachDisk, Closing, Switchboard, boottime};
+use anyhow::{Error, Result, ensure};
 use model::ids::{DiskId, NodeId};
 use raft_meta::message::LocalDisk;
 use tokio::sync::mpsc;
@@ -88,42 +89,123 @@ pub struct Opener {
     pub configs: Mutex<BTreeMap<DiskId, DiskConfig>>,
 }
 
+/// A disk that could not be opened, by its configuration.
+#[derive(Debug)]
+pub struct Unopened {
+    config: DiskConfig,
+    error: Error,
+    /// Whether it was there: then an empty directory in its place is none to be formatted.
+    was_known: bool,
+}
+
 impl Opener {
-    /// Opens disks, and returns those that could be.
-    pub async fn open_all(self: &Arc<Self>, disks: Vec<DiskConfig>) -> Vec<Opened> {
-        let (mut opening, mut opened) = (self.open_each(disks), Vec::new());
-        while let Some(disk) = opening.recv().await {
-            opened.push(disk);
+    /// Opens disks, and returns those that could be, and those that could not.
+    pub async fn open_all(
+        self: &Arc<Self>,
+        disks: Vec<DiskConfig>,
+    ) -> (Vec<Opened>, Vec<Unopened>) {
+        let (mut opening, mut opened, mut failed) = (self.open_each(disks), Vec::new(), Vec::new());
+        while let Some(tried) = opening.recv().await {
+            match tried {
+                Ok(disk) => opened.push(disk),
+                Err(disk) => failed.push(disk),
+            }
         }
-        opened
+        (opened, failed)
     }
 
-    /// Opens disks, and has each served once it is open.
+    /// Opens disks, and has each served once it is open. Returns when each was tried once.
     pub async fn attach_each(self: Arc<Self>, disks: Vec<DiskConfig>, to: Addr<Switchboard>) {
         let mut opening = self.open_each(disks);
-        while let Some(disk) = opening.recv().await {
-            self.attach(vec![disk], &to);
+        while let Some(tried) = opening.recv().await {
+            match tried {
+                Ok(disk) => self.attach(vec![disk], &to),
+                Err(disk) => self.keep_trying(vec![disk], &to),
+            }
         }
     }
 
     /// Opens disks side by side, each on a thread of its own: recovery reads its journal, and one that
     /// is new waits until the fabric takes it. Nobody waits for such a thread when the process ends.
-    fn open_each(self: &Arc<Self>, disks: Vec<DiskConfig>) -> mpsc::Receiver<Opened> {
-        let (tell, opened) = mpsc::channel(disks.len().max(1));
+    fn open_each(
+        self: &Arc<Self>,
+        disks: Vec<DiskConfig>,
+    ) -> mpsc::Receiver<Result<Opened, Unopened>> {
+        let (tell, tried) = mpsc::channel(disks.len().max(1));
         for config in disks {
             let (opener, tell, name) = (Arc::clone(self), tell.clone(), config.name.clone());
-            let opening = move || match opener.open(&config) {
+            let opening = move || {
+                let was_known = !disks::is_new(&opener.directory, &config);
+                let tried = match opener.open(&config) {
+                    Ok(disk) => Ok((config, disk)),
+                    Err(error) => Err(Unopened {
+                        config,
+                        error,
+                        was_known,
+                    }),
+                };
                 // The node may stop meanwhile.
-                Ok(disk) => drop(tell.blocking_send((config, disk))),
-                // One bad disk does not keep the node's others from serving.
-                Err(error) => tracing::error!("{error:#}: this disk is not served"),
+                drop(tell.blocking_send(tried));
             };
             let named = thread::Builder::new().name(format!("open-{name}"));
             if let Err(error) = named.spawn(opening) {
                 tracing::error!(disk = %name, %error, "no thread to open the disk: it is not served");
             }
         }
-        opened
+        tried
+    }
+
+    /// Tries disks again that could not be opened, each on a thread of its own: one bad disk does
+    /// not keep the node's others from serving.
+    pub fn keep_trying(self: &Arc<Self>, disks: Vec<Unopened>, switchboard: &Addr<Switchboard>) {
+        for Unopened {
+            config,
+            error,
+            was_known,
+        } in disks
+        {
+            let (opener, to, name) = (Arc::clone(self), switchboard.clone(), config.name.clone());
+            let again = thread::Builder::new().name(format!("reopen-{name}"));
+            let trying = again.spawn(move || {
+                let open = |opener: &Self| {
+                    let opened = match was_known {
+                        true => opener.open_known(&config),
+                        false => opener.open(&config),
+                    };
+                    Ok((config.clone(), opened?))
+                };
+                opener.try_until_open(&config.name, error, open, &to);
+            });
+            if let Err(error) = trying {
+                tracing::error!(disk = %name, %error, "no thread to open the disk again: it is not served");
+            }
+        }
+    }
+
+    /// Opens a disk again and again, with growing pauses, until it can be served.
+    fn try_until_open(
+        &self,
+        name: &str,
+        mut failed: Error,
+        open: impl Fn(&Self) -> Result<Opened>,
+        switchboard: &Addr<Switchboard>,
+    ) {
+        let mut reopening = Reopening::default();
+        loop {
+            let pause = reopening.pause(boottime());
+            tracing::error!(
+                "{failed:#}: disk {name} is not served, and tried again in {} s",
+                pause.as_secs()
+            );
+            thread::sleep(pause);
+            match open(self) {
+                Ok(opened) => {
+                    tracing::info!(disk = %name, "the disk is served again");
+                    return self.attach(vec![opened], switchboard);
+                }
+                Err(error) => failed = error,
+            }
+        }
     }
 
     /// Has disks served.
@@ -141,7 +223,6 @@ impl Opener {
     }
 
     /// Opens a disk whose machine broke, on a thread of its own, once its old threads have ended.
-    /// One that can't be opened stays away until the process starts again, as at its start.
     pub fn reopen(self: Arc<Self>, disk: DiskId, closing: Closing, switchboard: Addr<Switchboard>) {
         let again = thread::Builder::new().name(format!("reopen-{}", disk.0));
         let opening = again.spawn(move || {
@@ -151,7 +232,10 @@ impl Opener {
                     tracing::info!(%disk, "the disk is served again");
                     self.attach(vec![opened], &switchboard);
                 }
-                Err(error) => tracing::error!(%disk, "{error:#}: the disk is not served again"),
+                Err(error) => {
+                    let name = disk.to_string();
+                    self.try_until_open(&name, error, |me| me.open_again(disk), &switchboard);
+                }
             }
         });
         if let Err(error) = opening {
@@ -163,9 +247,19 @@ impl Opener {
         disks::open(&self.directory, config, self.fabric, self.node, &self.meta)
     }
 
+    /// Opens a disk that was there when the node started.
+    fn open_known(&self, config: &DiskConfig) -> Result<OpenedDisk> {
+        ensure!(
+            !disks::is_new(&self.directory, config),
+            "no disk is at {} any more: is its file system mounted?",
+            self.directory.join(&config.path).display()
+        );
+        self.open(config)
+    }
+
     fn open_again(&self, disk: DiskId) -> Result<Opened> {
         let config = locked(&self.configs)[&disk].clone();
-        let opened = self.open(&config)?;
+        let opened = self.open_known(&config)?;
         ensure!(
             opened.at.disk == disk,
             "there is another disk in its directory"

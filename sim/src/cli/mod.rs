@@ -39,6 +39,9 @@ pub enum SimCommand {
         /// Run it twice, and compare every event.
         #[arg(long)]
         twice: bool,
+        /// Show the last so many events.
+        #[arg(long, value_name = "LINES")]
+        trace: Option<usize>,
     },
     /// Make a failing plan as small as it gets, and write it as a scenario file.
     Minimize(MinimizeArgs),
@@ -178,7 +181,12 @@ fn outage_named(name: &str) -> Result<Outage, String> {
 /// What can't be done.
 pub fn go(args: &SimArgs, as_json: bool) -> Result<bool, CliError> {
     match &args.command {
-        Some(SimCommand::Run { file, seed, twice }) => one::scenario(file, *seed, *twice, as_json),
+        Some(SimCommand::Run {
+            file,
+            seed,
+            twice,
+            trace,
+        }) => one::scenario(file, (*seed, *twice, *trace), as_json),
         Some(SimCommand::Minimize(minimize)) => one::minimize(minimize, as_json),
         Some(SimCommand::Show { seed }) => one::show(*seed),
         None if args.many.mutants => many::mutants(&args.many, as_json),

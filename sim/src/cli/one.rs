@@ -31,13 +31,13 @@ pub(super) fn seed(seed: u64, args: &ManyArgs, as_json: bool) -> bool {
 
 pub(super) fn scenario(
     file: &Path,
-    seed: Option<u64>,
-    twice: bool,
+    (seed, twice, trace): (Option<u64>, bool, Option<usize>),
     as_json: bool,
 ) -> Result<bool, CliError> {
     let mut plan = read(file)?;
     plan.seed = seed.unwrap_or(plan.seed);
     let options = Options {
+        keep: trace.unwrap_or(0),
         count_wan: true,
         ..Options::default()
     };

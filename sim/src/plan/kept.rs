@@ -10,6 +10,9 @@ const LEFT_UNREAD: &str =
 const FOREIGN_PREFIX: &str =
     include_str!("../../tests/regressions/a-near-log-of-another-epoch-is-no-prefix.toml");
 
+const GIVEN_UP: &str =
+    include_str!("../../tests/regressions/a-slot-returns-to-a-disk-with-what-was-given-up.toml");
+
 const LOST_UNDER_A_LOOK: &str = include_str!("../../scenarios/lost_under_a_look.toml");
 
 impl Plan {
@@ -41,6 +44,16 @@ impl Plan {
     #[must_use]
     pub fn foreign_prefix(seed: u64) -> Self {
         Self::of_file(FOREIGN_PREFIX, seed)
+    }
+
+    /// On another seed: a slot moves from a disk that fails and comes back to it, and meanwhile a
+    /// segment is given up.
+    ///
+    /// # Panics
+    /// If the file that ships with the source is none.
+    #[must_use]
+    pub fn given_up(seed: u64) -> Self {
+        Self::of_file(GIVEN_UP, seed)
     }
 
     /// The scenario `lost_under_a_look` on another seed.

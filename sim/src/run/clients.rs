@@ -7,6 +7,7 @@ use actors::client::Tag;
 use model::BLOCK_BYTES;
 use model::block::{Allocation, BlockError, Chunk, Extent, Reply};
 use model::ids::{ClientId, NodeId};
+use model::sometimes::{Sometimes, reached};
 use model::time::Time;
 
 use super::{Failure, Own, Run, answers};
@@ -239,7 +240,12 @@ impl Run {
         match reply {
             Reply::Done => {
                 self.answered += 1;
-                if let Some((write, touch)) = pending.write {
+                if let Some((write, _)) = pending.write
+                    && self.is_answer_of_before(client)
+                {
+                    reached(Sometimes::AnsweredAfterRecovery);
+                    self.oracle.optional_answered(now, write);
+                } else if let Some((write, touch)) = pending.write {
                     self.oracle.write_answered(now, write);
                     self.allocation.answered(now, touch);
                     let node = self.slots[pending.lane.0].node;

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use actors::disk::Reopening;
 use actors::planted::Bug;
 use disk_store::catalog::MemCatalog;
 use disk_store::file::sim::{Fault as SimFault, SimFiles};
 use model::ids::{Boot, DiskRef, Incarnation, NodeId, SiteId, VolumeId};
-use model::meta::{MetaReply, MetaRequest, MetaToken};
+use model::meta::{MetaReply, MetaRequest, MetaToken, Refusal};
 use model::time::Time;
 use raft_meta::log::{MemoryLog, RaftLog};
 use raft_meta::node::{AdminCommand, AdminReply, AdminToken, Identity, MetaNode};
@@ -229,6 +230,8 @@ impl Run {
             formatted: false,
             slowed: 0,
             pulled: false,
+            reopening: Reopening::default(),
+            reopen_at: None,
         };
         let n = self.world.nodes.get_mut(&node).expect("the node exists");
         n.disks.insert(at.disk, disk);
@@ -269,25 +272,43 @@ impl Run {
             home,
             journal,
         };
-        let token = MetaToken(RUN_TOKENS);
-        self.world.ask_meta(NodeId(1), token, request);
-        let mut made = None;
+        self.create(&request)
+    }
+
+    /// Has the volume made; asks again as long as a site's group is still on its way into the
+    /// global one, as an operator does.
+    fn create(&mut self, request: &MetaRequest) -> Result<(), Failure> {
         let end = self.world.now() + Duration::from_secs(30);
-        while made.is_none() && self.world.now() < end && self.world.step() {
-            for happening in self.world.take_happenings() {
-                if let Happening::Meta { reply, .. } = happening {
-                    made = Some(*reply);
+        loop {
+            let token = MetaToken(RUN_TOKENS);
+            self.world.ask_meta(NodeId(1), token, request.clone());
+            let mut made = None;
+            while made.is_none() && self.world.now() < end && self.world.step() {
+                for happening in self.world.take_happenings() {
+                    if let Happening::Meta { reply, .. } = happening {
+                        made = Some(*reply);
+                    }
                 }
             }
-        }
-        match made {
-            Some(MetaReply::Volume(Some(record))) => {
-                self.volume = record.id;
-                Ok(())
+            match made {
+                Some(MetaReply::Volume(Some(record))) => {
+                    self.volume = record.id;
+                    return Ok(());
+                }
+                Some(MetaReply::Refused {
+                    reason: Refusal::BadCode | Refusal::BadReplicas,
+                    ..
+                }) if self.world.now() < end => {
+                    let later = self.world.now() + Duration::from_millis(200);
+                    self.world.schedule(later, Own::Tick.number());
+                    while self.world.now() < later && self.world.step() {}
+                }
+                other => {
+                    return Err(Failure::Stuck(format!(
+                        "the volume was not made: {other:?}"
+                    )));
+                }
             }
-            other => Err(Failure::Stuck(format!(
-                "the volume was not made: {other:?}"
-            ))),
         }
     }
 }

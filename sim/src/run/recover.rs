@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use actors::volume::recover::{Heard, Offer, Situation, Verdict, judge};
-use model::ids::{ClientId, DiskId, DiskRef, Epoch, NodeId};
+use model::ids::{ClientId, DiskId, DiskRef, Epoch, NodeId, SessionId};
 use model::meta::{MetaRequest, MetaToken};
 use model::placement::{Presence, RecoveredFrom, View, VolumeRecord};
 use model::time::{Time, WallTime};
@@ -302,16 +302,25 @@ impl Run {
         let Some(since) = self.recovery.since.filter(|since| pending.called > *since) else {
             return Ok(());
         };
-        let mut clients = self.world.nodes.values().filter_map(|n| n.process.as_ref());
-        let machine = clients.find_map(|p| p.clients.get(&client));
-        let session = machine.and_then(actors::client::Client::session);
-        match session {
-            Some(session) if session.0.epoch.generation() < self.recovery.generation => {
-                Err(Failure::Unexpected(format!(
-                    "no session of before the recovery at {since} to go on: {client} does, with {session:?}"
-                )))
-            }
-            _ => Ok(()),
+        match self.session_of_before(client) {
+            Some(session) => Err(Failure::Unexpected(format!(
+                "no session of before the recovery at {since} to go on: {client} does, with {session:?}"
+            ))),
+            None => Ok(()),
         }
+    }
+
+    /// Whether an answer is that of an owner of before the recovery, which stood still, or whose
+    /// word took long: it is of what it wrote before, and that is covered or lost as all of that is.
+    pub(super) fn is_answer_of_before(&self, client: ClientId) -> bool {
+        self.recovery.since.is_some() && self.session_of_before(client).is_some()
+    }
+
+    /// A client's session, if the last recovery ended it.
+    fn session_of_before(&self, client: ClientId) -> Option<SessionId> {
+        let mut clients = self.world.nodes.values().filter_map(|n| n.process.as_ref());
+        let machine = clients.find_map(|p| p.clients.get(&client))?;
+        let session = machine.session()?;
+        (session.0.epoch.generation() < self.recovery.generation).then_some(session)
     }
 }

@@ -60,6 +60,12 @@ impl World {
         self.tick(node, Who::Disk(disk));
     }
 
+    /// A disk that could not be opened is tried again.
+    pub(super) fn reopen_disk(&mut self, node: NodeId, disk: DiskId) {
+        self.open_disk(node, disk);
+        self.announce_disks(node);
+    }
+
     pub(super) fn drive_disk(&mut self, node: NodeId, id: DiskId, input: DiskInput) {
         let clock = self.nodes[&node].clock(self.now());
         let n = self.nodes.get_mut(&node).expect("the node exists");
@@ -122,7 +128,8 @@ impl World {
             .get(&id)
             .and_then(|d| d.open.as_ref());
         let due = disk.and_then(|o| o.machine.next_deadline());
-        self.arm(node, Who::Disk(id), due);
+        let reopens = self.nodes[&node].disks.get(&id).and_then(|d| d.reopen_at);
+        self.arm(node, Who::Disk(id), due.or(reopens));
         let at = self.nodes[&node].disks.get(&id).map(|d| d.at);
         for (news, at) in found.into_iter().zip(at.into_iter().cycle()) {
             self.drive_healer(node, heal::Input::Scrub { at, news });

@@ -529,6 +529,11 @@ impl World {
             Who::Disk(id) => {
                 let mut out = std::mem::take(&mut self.disk_out);
                 let disk = self.nodes.get_mut(&node).and_then(|n| n.disks.get_mut(&id));
+                let reopens = disk.as_ref().and_then(|d| d.reopen_at);
+                if reopens.is_some_and(|at| at <= clock) {
+                    self.disk_out = out;
+                    return self.reopen_disk(node, id);
+                }
                 if let Some(open) = disk.and_then(|d| d.open.as_mut()) {
                     open.machine.tick(clock, &mut out);
                 }

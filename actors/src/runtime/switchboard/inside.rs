@@ -134,7 +134,7 @@ impl Handler<DiskBroke> for Switchboard {
         // Nobody is to count on it meanwhile.
         self.disks.remove(&disk);
         (self.config.retired)(disk);
-        let pause = self.breaks.entry(disk).or_default().pause(boottime());
+        let pause = self.reopening.entry(disk).or_default().pause(boottime());
         tracing::error!(
             %disk,
             ?pause,

@@ -18,13 +18,13 @@ use transport::class::Class;
 
 use super::client::ClientActor;
 use super::clock::boottime;
-use super::disk::{Breaks, DiskActor, DiskStores};
+use super::disk::{DiskActor, DiskStores};
 use super::heal::HealActor;
 use super::segment::{Answers, SegmentActor};
 use super::volume::VolumeActor;
 use crate::client::Input as ClientInput;
 use crate::delivery::Delivery;
-use crate::disk::{Disk, DiskInput, Found};
+use crate::disk::{Disk, DiskInput, Found, Reopening};
 use crate::heal::{Healer, Input as HealInput};
 use crate::host::{Host, Route};
 use crate::messages::{DiskRequest, Envelope, Message as Wire, Urgency};
@@ -56,7 +56,7 @@ pub struct Switchboard {
     host: Host,
     volumes: BTreeMap<VolumeId, Running>,
     disks: BTreeMap<DiskId, Addr<DiskActor>>,
-    breaks: BTreeMap<DiskId, Breaks>,
+    reopening: BTreeMap<DiskId, Reopening>,
     healer: Option<Addr<HealActor>>,
     clients: BTreeMap<ClientId, Addr<ClientActor>>,
     asked: BTreeMap<MetaToken, (ActorId, MetaToken)>,
@@ -156,7 +156,7 @@ impl Switchboard {
             host,
             volumes: BTreeMap::new(),
             disks: BTreeMap::new(),
-            breaks: BTreeMap::new(),
+            reopening: BTreeMap::new(),
             healer: None,
             clients: BTreeMap::new(),
             asked: BTreeMap::new(),

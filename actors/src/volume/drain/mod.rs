@@ -215,6 +215,8 @@ impl Serving {
                     let mut deltas = VecDeque::from([self.delta(written)]);
                     // After what was written: of that, nothing lies where it was copied from.
                     deltas.extend(self.rewriter.take_moved());
+                    let brought = deltas.iter().flat_map(Delta::segments);
+                    brought.for_each(|segment| self.segment_counter.indexed(segment));
                     self.drain = Drain::Indexing { deltas };
                 }
                 Drain::Indexing { .. } => {
@@ -421,7 +423,10 @@ impl Serving {
         };
         let checkpoint: Checkpoint = plan.checkpoint();
         self.layers.frozen = None;
+        let pages = plan.segments().iter();
+        pages.for_each(|(segment, _)| self.segment_counter.settle(segment.id));
         let dropped = self.layers.index.commit(plan);
+        self.segment_counter.checkpointed();
         let is_untidy = self.layers.index.is_untidy();
         self.tidy_from = is_untidy.then_some(now + self.config.drain_idle);
         self.journal.checkpoint_committed(CommittedCheckpoint {

@@ -101,6 +101,15 @@ impl Delta {
         self.brought.push(segment);
     }
 
+    /// The segments that it brings, each once or more.
+    pub fn segments(&self) -> impl Iterator<Item = SegmentId> + '_ {
+        let mapped = self.changes.iter().filter_map(|change| match &change.to {
+            NewMapping::Data { segment, .. } => Some(segment.id),
+            NewMapping::Hole | NewMapping::Zero => None,
+        });
+        mapped.chain(self.brought.iter().map(|segment| segment.id))
+    }
+
     /// Whether it changes nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -29,6 +29,7 @@
 
 mod apply;
 mod cache;
+mod counter;
 mod decode;
 mod encode;
 mod load;
@@ -48,11 +49,12 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use model::geometry::Pool;
-use model::ids::{Epoch, SegmentId, VolumeId};
+use model::ids::VolumeId;
 use model::journal::{Checkpoint, PagePtr};
 use thiserror::Error;
 
 pub use apply::{Delta, NewMapping};
+pub use counter::SegmentCounter;
 pub use lookup::{MappedRun, Mapping, SegmentRows};
 pub use plan::Plan;
 pub use sweep::Pace;
@@ -134,44 +136,6 @@ enum Stop {
 impl From<Corrupt> for Stop {
     fn from(corrupt: Corrupt) -> Self {
         Self::Damaged(corrupt)
-    }
-}
-
-/// Names the segments of one owner: its epoch, and a counter that continues over epochs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SegmentCounter {
-    epoch: Epoch,
-    next: u32,
-}
-
-impl SegmentCounter {
-    /// The owner of `epoch`; `next` is the checkpoint's `next_counter`.
-    #[must_use]
-    pub const fn new(epoch: Epoch, next: u32) -> Self {
-        Self { epoch, next }
-    }
-
-    /// A segment id that was never used.
-    ///
-    /// # Panics
-    /// After 2^32 segments of one volume.
-    pub fn take(&mut self, volume: VolumeId) -> SegmentId {
-        let id = SegmentId {
-            volume,
-            epoch: self.epoch,
-            counter: self.next,
-        };
-        self.next = self
-            .next
-            .checked_add(1)
-            .expect("a volume has fewer than 2^32 segments");
-        id
-    }
-
-    /// The counter of the next segment.
-    #[must_use]
-    pub const fn next(&self) -> u32 {
-        self.next
     }
 }
 

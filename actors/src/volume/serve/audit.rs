@@ -1,10 +1,11 @@
-//! The owner's audit (R16): fragments of older epochs that no checkpoint reaches are freed.
-//! They were left by an owner that died between writing a segment and committing the
-//! checkpoint that names it, or between committing one that drops it and deleting.
+//! The owner's audit (R16): fragments that no checkpoint reaches are freed. They were left by an
+//! owner that died between writing a segment and committing the checkpoint that names it, or
+//! between committing one that drops it and deleting; or by this one, where a disk was lost, its
+//! slots moved, and they came back to it with what it had.
 //!
-//! **Invariant:** only the current owner condemns, and only what is older than its epoch: such
-//! a segment never enters the index any more, so that absence from the committed index, seen
-//! once, is final. It is looked at only while the index is as the committed checkpoint says,
+//! **Invariant:** only the current owner condemns, and only what is older than its epoch, or what
+//! it is done with itself: such a segment never enters the index any more, so that absence from
+//! the committed index, seen once, is final. It is looked at only while the index is as the committed checkpoint says,
 //! and once no older root is in the global record. What a disk does *not* list is never
 //! evidence of anything.
 
@@ -142,7 +143,9 @@ impl Serving {
         for FragmentAt { key, .. } in page {
             let segment = key.segment;
             let foreign = segment.volume != self.id;
-            let too_young = segment.epoch >= self.epoch && !planted(Bug::CondemnOwn);
+            let names = &self.segment_counter;
+            let spared = segment.epoch == self.epoch && planted(Bug::SpareOwn);
+            let too_young = !names.is_settled(segment) && !planted(Bug::CondemnOwn) || spared;
             if foreign || too_young || self.dropped.contains(segment) {
                 continue;
             }

@@ -369,6 +369,10 @@ impl Serving {
     /// Hands over what the Segment machine is asked, as far as it has room.
     pub(super) fn send_to_segment(&mut self, out: &mut Vec<Effect>) {
         for request in self.to_segment.drain(..) {
+            if let SegmentRequest::Delete { segments } = &request {
+                let settled = segments.iter().map(|segment| segment.id);
+                settled.for_each(|segment| self.segment_counter.settle(segment));
+            }
             let by = self.reader.reading(&request);
             out.extend(self.asking.ask(request, by).map(Effect::ToSegment));
         }
@@ -479,7 +483,10 @@ impl Serving {
         }
         match reply {
             SegmentReply::Written { id, segment } => self.segment_written(now, id, segment),
-            SegmentReply::Unwritable { id, full, .. } => self.segment_unwritable(now, id, full),
+            SegmentReply::Unwritable { id, segment, full } => {
+                self.segment_counter.settle(segment);
+                self.segment_unwritable(now, id, full);
+            }
             SegmentReply::Read { id, runs } => self.segment_read(id, Some(runs)),
             SegmentReply::Unreadable { id } => self.segment_read(id, None),
         }
