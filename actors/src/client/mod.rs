@@ -141,6 +141,8 @@ pub struct Client {
     /// The owner refused up to this epoch.
     refused: Epoch,
     refused_until: Time,
+    /// When it goes on, if it is refused now: with nothing under way no answer would wake it.
+    goes_on: Option<Time>,
     flights: BTreeMap<RequestId, Flight>,
     /// Unanswered mutating parts, by number.
     unanswered: BTreeMap<u64, RequestId>,
@@ -171,6 +173,7 @@ impl Client {
             session_due: Time::ZERO,
             refused: Epoch(0),
             refused_until: Time::ZERO,
+            goes_on: None,
             flights: BTreeMap::new(),
             unanswered: BTreeMap::new(),
             queue: VecDeque::new(),
@@ -200,7 +203,7 @@ impl Client {
     /// takes none: another one of its site does, or of any.
     fn target(&self, now: Time) -> Option<NodeId> {
         let record = self.view.volumes.get(&self.volume)?;
-        if record.epoch <= self.refused && now < self.refused_until {
+        if self.is_refused(now) {
             return None;
         }
         Some(
@@ -208,6 +211,12 @@ impl Client {
                 .owner
                 .map_or_else(|| self.taker(), |owner| owner.node),
         )
+    }
+
+    /// Whether the owner that it knows of said that it is none, just now.
+    fn is_refused(&self, now: Time) -> bool {
+        let known = self.view.volumes.get(&self.volume);
+        known.is_some_and(|record| record.epoch <= self.refused) && now < self.refused_until
     }
 
     /// The node that is to serve a volume that nobody serves.
@@ -243,6 +252,7 @@ impl Client {
 
     /// Sends what may be sent: the session's own message first, then the queue.
     fn pump(&mut self, now: Time, out: &mut Vec<Effect>) {
+        self.goes_on = self.is_refused(now).then_some(self.refused_until);
         let Some(node) = self.target(now) else { return };
         match self.session {
             Session::Opening(asked) => {
@@ -540,13 +550,8 @@ impl Machine for Client {
             Session::Open(_) => self.flights.values().map(|f| f.due).min(),
             Session::Ended => None,
         };
-        due.map(|due| {
-            if due < self.refused_until {
-                self.refused_until
-            } else {
-                due
-            }
-        })
+        let due = due.map(|due| due.max(self.refused_until));
+        due.into_iter().chain(self.goes_on).min()
     }
 
     fn tick(&mut self, now: Time, out: &mut Vec<Effect>) {

@@ -73,3 +73,38 @@ fn a_session_is_asked_for_under_one_id() {
         assert!(sent(effects).iter().all(|(id, _)| *id == open));
     }
 }
+
+/// Who is told that another one owns the volume, and is answered by the right one before it asks
+/// again, goes on by itself (simulator seed 7001039).
+#[test]
+fn who_was_refused_goes_on_without_another_input() {
+    let now = Time(1_000_000_000);
+    let (mut client, open) = opening(now);
+    let epoch = view().volumes[&VOLUME].epoch;
+    let request = Request::Read {
+        offset: 0,
+        length: 4096,
+    };
+    send(
+        &mut client,
+        now,
+        Input::Submit {
+            tag: Tag(1),
+            request,
+        },
+    );
+    answer_to(&mut client, now, open, VolumeReply::NotOwner { epoch });
+    let opened = VolumeReply::Opened {
+        session: SessionId(Position::ZERO),
+        size_bytes: 1 << 20,
+        resized: model::ids::Version(0),
+    };
+    answer_to(&mut client, now, open, opened);
+    let due = client.next_deadline().expect("it goes on");
+    let mut effects = Vec::new();
+    client.tick(due, &mut effects);
+    assert!(matches!(
+        sent(effects)[..],
+        [(_, VolumeRequest::Read { .. })]
+    ));
+}
