@@ -53,8 +53,8 @@ impl Atlas {
     pub fn allows_loss(&self, view: &View, disks: &[DiskId]) -> bool {
         // Of a slot that is being moved, each of both places may hold what the other one lacks.
         let hurt = |(at, former): &Place| {
-            let here = disks.contains(&at.disk) || self.is_hurt(at.disk);
-            here || former.is_some_and(|at| disks.contains(&at.disk))
+            let gone = |at: &DiskRef| disks.contains(&at.disk) || self.is_hurt(at.disk);
+            gone(at) || former.as_ref().is_some_and(gone)
         };
         let decodable = |(pool, table): (&Pool, &SpreadTable)| {
             let Ok(codec) = Codec::new(pool.code) else {
@@ -135,10 +135,9 @@ impl Atlas {
 
     /// Disks that have all that they should count no more.
     pub fn forget_repaired(&mut self, world: &mut World, volume: VolumeId) {
-        let Some(process) = world.running().next() else {
+        let Some(view) = world.whole_view().cloned() else {
             return;
         };
-        let view = std::sync::Arc::clone(process.host.current_view());
         self.rotten
             .retain(|disk| !is_sound(world, &view, volume, *disk));
     }

@@ -47,7 +47,7 @@ impl Run {
         };
         self.atlas.forget_repaired(&mut self.world, self.volume);
         let world = &self.world;
-        let view = world.running().next()?.host.current_view();
+        let view = world.whole_view()?;
         let costs_journal = ill.costs_journal() && holds(&disk);
         let allowed = (ill != Ill::Full || self.atlas.allows_full(view, disk))
             && (!ill.costs_fragments() || self.atlas.allows_fragments(view, disk))
@@ -75,10 +75,9 @@ impl Run {
         }
         self.atlas.forget_repaired(&mut self.world, self.volume);
         let world = &self.world;
-        let Some(running) = world.running().next() else {
+        let Some(view) = world.whole_view() else {
             return false;
         };
-        let view = running.host.current_view();
         let holds = |disk: &DiskId| {
             let record = world.record(self.volume);
             record.is_some_and(|r| r.journal.replicas.iter().any(|at| at.disk == *disk))

@@ -47,7 +47,12 @@ impl Run {
         let settled = record.journal.next.is_none() && record.recovered.is_none_or(|r| !r.pending);
         let whole = replicas.len() == 3 && replicas.iter().all(open);
         let runs = self.world.runs(owner, self.volume) && !self.dead.contains(&owner);
-        if !settled || !whole || !runs || record.clean {
+        // With a site away, and another one full, there is no room (R24).
+        let mut beside = self.world.nodes.values();
+        let site = self.world.nodes[&owner].site;
+        let takes_site = !beside.any(|n| n.id != owner && n.site == site && n.process.is_some());
+        let crowded = takes_site && self.atlas.any_full();
+        if !settled || !whole || !runs || record.clean || crowded {
             return Fault::Spared;
         }
         let first = replicas[0].disk;

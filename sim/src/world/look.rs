@@ -1,10 +1,11 @@
 //! Looking at the world: what a run, the faults and the invariants ask of it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use actors::volume::Volume;
 use model::ids::{ClientRef, DiskRef, NodeId, SiteId, VolumeId};
-use model::placement::VolumeRecord;
+use model::placement::{View, VolumeRecord};
 use raft_meta::message::GroupId;
 
 use super::World;
@@ -24,6 +25,22 @@ impl World {
     /// The processes that run.
     pub fn running(&self) -> impl Iterator<Item = &Process> {
         self.nodes.values().filter_map(|n| n.process.as_ref())
+    }
+
+    /// The newest view of a running node that has every table that its own state of the global
+    /// group names: one that has just started knows few, and by those alone nothing would be at
+    /// stake.
+    #[must_use]
+    pub fn whole_view(&self) -> Option<&Arc<View>> {
+        let is_whole = |p: &&Process| {
+            let view = p.host.current_view();
+            let named = p.meta.global().map(|global| global.pools.keys());
+            named.is_some_and(|mut pools| pools.all(|pool| view.pools.contains_key(pool)))
+        };
+        let views = self.running().filter(is_whole);
+        let views = views.map(|p| p.host.current_view());
+        let known = views.filter(|view| !view.pools.is_empty());
+        known.max_by_key(|view| view.version)
     }
 
     /// Who owns a volume, by the latest word that any running node has.
