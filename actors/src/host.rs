@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::ids::{Epoch, NodeId, VolumeId};
-use model::placement::{Duty, Presence, View, VolumeRecord};
+use model::placement::{Presence, View, VolumeRecord};
 use model::sometimes::{Sometimes, reached};
 use model::time::Time;
 
@@ -92,7 +92,7 @@ impl Host {
         let mut replicas = record.journal.replicas.iter();
         let drained = replicas.any(|at| {
             let disk = view.disks.get(&at.disk);
-            disk.is_some_and(|d| d.duty == Duty::Drain && d.presence == Presence::Up)
+            disk.is_some_and(|d| d.duty.is_to_rest() && d.presence == Presence::Up)
         });
         let exposed = view.away().is_some() && record.checkpoint.root.is_some();
         let cut = record.cut.is_some() && record.checkpoint.root.is_some();

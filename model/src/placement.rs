@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bincode::{Decode, Encode};
 
@@ -171,6 +172,35 @@ pub enum Duty {
     /// It is being emptied: it serves what it has, is given nothing new where there is another
     /// one, and what it has moves away.
     Drain,
+    /// A node that may stop and come back, with its disks: its volumes, journals and votes go to
+    /// others, the fragments stay, and if it stops they are waited for longer than usual.
+    Maintenance {
+        /// By so many seconds.
+        wait_s: u32,
+    },
+}
+
+impl Duty {
+    /// Whether something is to leave for good what it is about.
+    #[must_use]
+    pub fn is_drain(self) -> bool {
+        self == Self::Drain
+    }
+
+    /// Whether volumes, journals and votes are to be elsewhere, where there is an elsewhere.
+    #[must_use]
+    pub fn is_to_rest(self) -> bool {
+        self != Self::Serve
+    }
+
+    /// For how much longer than usual it is waited for.
+    #[must_use]
+    pub fn patience(self) -> Duration {
+        match self {
+            Self::Serve | Self::Drain => Duration::ZERO,
+            Self::Maintenance { wait_s } => Duration::from_secs(wait_s.into()),
+        }
+    }
 }
 
 /// A site.

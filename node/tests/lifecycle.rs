@@ -121,3 +121,52 @@ fn a_disk_and_a_node_are_emptied_under_load_and_go() {
     });
     until("a whole fabric", || is_whole(&fabric));
 }
+
+/// In maintenance a node may stop for longer than a lost disk is waited for: what it holds is not
+/// made anew elsewhere, and what must not wait has left it before.
+#[test]
+fn a_node_in_maintenance_is_waited_for() {
+    let scratch = tempfile::tempdir().expect("a temporary directory");
+    let fabric = DevFabric::start(
+        &scratch.path().join("fabric"),
+        &["--disk-size", "512MiB", "--heal-after", "2"],
+    );
+    fabric.json("volume create vol --size 64MiB --home a");
+    until("a whole fabric", || is_whole(&fabric));
+    let checking = check(&fabric, "b2", "0.4");
+    let shown = || fabric.json("volume show vol");
+    until("something stored", || {
+        shown()["stored_bytes"].as_u64() > Some(1 << 20)
+    });
+    let owner = shown()["owner"].as_str().expect("it is served").to_owned();
+
+    let told = fabric.json(&format!("node maintenance {owner} --for 1h"));
+    assert_eq!(
+        (&told["safe"], &told["wait_s"], &told["volumes_owned"]),
+        (&json!(true), &json!(3600), &json!([])),
+        "{told}"
+    );
+    assert_ne!(shown()["owner"], json!(owner));
+    let node = fabric.json(&format!("node show {owner}"));
+    assert_eq!(node["maintenance_s"], json!(3600), "{node}");
+    let why = fabric.json("status")["notes"].to_string();
+    assert!(
+        why.contains(&format!("node {owner} is in maintenance")),
+        "{why}"
+    );
+    fabric.json(&format!("node stop {owner}"));
+    until("its death", || {
+        fabric.json(&format!("node show {owner}"))["condition"] != json!("up")
+    });
+    // Three times as long as any other would be waited for, and no slot moved.
+    let end = Instant::now() + Duration::from_secs(6);
+    while Instant::now() < end {
+        assert_eq!(fabric.json("status")["repairs"], json!([]));
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    passed(checking);
+    fabric.json(&format!("node start {owner}"));
+    let told = fabric.json(&format!("node maintenance {owner} --end"));
+    assert_eq!(told["wait_s"], json!(null), "{told}");
+    until("a whole fabric", || is_whole(&fabric));
+}

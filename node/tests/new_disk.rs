@@ -71,3 +71,29 @@ fn a_disk_that_waits_for_a_quorum_keeps_no_other_away() {
     fabric.wait_for("status", "/disks/up", &json!(6));
     fabric.stop();
 }
+
+/// What keeps a disk from being opened may pass: it is tried again, and its node need not be.
+#[test]
+fn a_disk_that_could_not_be_opened_is_tried_again() {
+    let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let fabric = DevFabric::start(
+        &scratch.path().join("fabric"),
+        &["--nodes", "1", "--disks", "2", "--disk-size", "1GiB"],
+    );
+    fabric.json("node stop b1");
+    let journal = fabric.directory("b1").join("disks/d1/journal");
+    let aside = fabric.directory("b1").join("disks/d1/aside");
+    fs::rename(&journal, &aside).expect("it is put aside");
+    fabric.json("node start b1");
+    let tries = || said(&fabric, "b1", "is not served, and tried again in");
+    let began = Instant::now();
+    while tries() == 0 {
+        assert!(began.elapsed() < PATIENCE, "it can't be opened");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let up = fabric.json("status")["disks"].clone();
+    assert_eq!(up, json!({ "up": 5, "of": 6 }));
+    fs::rename(&aside, &journal).expect("it is put back");
+    fabric.wait_for("status", "/healthy", &json!(true));
+    assert_eq!(said(&fabric, "b1", "the disk is served again"), 1);
+}

@@ -68,6 +68,7 @@ scenarios! {
     journals_lost: "journals_lost",
     lease_outlives_quorum: "lease_outlives_quorum",
     lost_under_a_look: "lost_under_a_look",
+    maintenance: "maintenance",
     migration_monkey_business: "migration_monkey_business",
     partial_download_bad_fragment: "partial_download_bad_fragment",
     quorum_lost: "quorum_lost",

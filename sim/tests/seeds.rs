@@ -228,6 +228,7 @@ mutants! {
     lost_reference_is_caught: LostReference,
     left_segment_is_caught: LeftSegment,
     condemn_own_is_caught: CondemnOwn,
+    healed_in_maintenance_is_caught: HealedInMaintenance,
     spare_own_is_caught: SpareOwn,
     away_counts_is_caught: AwayCounts,
     reused_id_is_caught: ReusedId,

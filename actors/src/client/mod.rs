@@ -17,7 +17,7 @@ use model::ids::{Boot, Epoch, NodeId, RequestId, SessionId, VolumeId};
 use model::journal::{PARTS_IN_FLIGHT_MAX, Part};
 use model::machine::Machine;
 use model::payload::Payload;
-use model::placement::{Duty, View};
+use model::placement::View;
 use model::time::Time;
 
 use crate::messages::{VolumeReply, VolumeRequest};
@@ -222,7 +222,7 @@ impl Client {
     /// The node that is to serve a volume that nobody serves.
     fn taker(&self) -> NodeId {
         let own = self.view.nodes.get(&self.node);
-        let Some(own) = own.filter(|n| n.duty == Duty::Drain) else {
+        let Some(own) = own.filter(|n| n.duty.is_to_rest()) else {
             return self.node;
         };
         let takes = |n: &&NodeId| self.view.takes_volumes(**n);

@@ -5,7 +5,7 @@ use model::ids::{
     SiteId, Version,
 };
 use model::journal::{Checkpoint, PagePtr};
-use model::placement::{Disk, JournalConfig, Node, Owner, Recovered, RecoveredFrom, Site};
+use model::placement::{Disk, Duty, JournalConfig, Node, Owner, Recovered, RecoveredFrom, Site};
 use model::time::WallTime;
 
 use super::*;

@@ -85,10 +85,11 @@ fn serves(view: &View, at: DiskRef) -> bool {
         .is_some_and(|d| d.at == at && d.presence == Presence::Up)
 }
 
-/// Whether the operator has a disk emptied, and its site has another one for what it holds.
+/// Whether the operator has a disk emptied, or its node may stop soon, and its site has another one
+/// for the replica.
 fn leaves(view: &View, at: DiskRef, site: SiteId) -> bool {
-    let drains = |d: &Disk| d.duty == Duty::Drain;
-    view.disks.get(&at.disk).is_some_and(drains) && takers(view, site).any(|d| !drains(d))
+    let rests = |d: &Disk| d.duty.is_to_rest();
+    view.disks.get(&at.disk).is_some_and(rests) && takers(view, site).any(|d| !rests(d))
 }
 
 /// The disks of a site that serve.

@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use self::debug::{CacheDropped, DiskSyncs, Journal, JournalFile, NodeCache, Syncs};
-pub use self::lifecycle::{DiskRemoved, Emptying, Left, NbdCertificate, Removed, Safety, Token};
+pub use self::lifecycle::{
+    DiskRemoved, Emptying, Left, Maintenance, NbdCertificate, Removed, Safety, Token,
+};
 pub use self::member::{Condition, Disk, Disks, Node, Nodes, Site, Sites};
 pub use self::status::{Degraded, Repair, RepairKind, Status, UpOf};
 pub use self::volume::{Deleted, Volume, VolumeState, VolumeStats, Volumes};
@@ -93,6 +95,15 @@ pub enum Request {
         name: String,
         /// Whether it serves again.
         undo: bool,
+    },
+    /// Prepare a node for a stop from which it comes back: volumes, journals and votes go to
+    /// others, and what it holds is waited for; or end that. Answered with
+    /// [`Reply::Maintenance`].
+    NodeMaintenance {
+        /// Which.
+        name: String,
+        /// For how much longer than usual it is waited for, in seconds; none ends it.
+        wait_s: Option<u32>,
     },
     /// Whether a node may stop now. Answered with [`Reply::Safety`].
     NodeSafeToStop {
@@ -246,6 +257,8 @@ pub enum Reply {
     DiskRemoved(DiskRemoved),
     /// To [`Request::DiskDrain`] and [`Request::NodeDrain`].
     Emptying(Emptying),
+    /// To [`Request::NodeMaintenance`].
+    Maintenance(Maintenance),
     /// To [`Request::NodeSafeToStop`].
     Safety(Safety),
     /// To [`Request::SiteList`].

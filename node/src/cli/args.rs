@@ -348,6 +348,19 @@ pub enum NodeCommand {
         /// Which.
         name: String,
     },
+    /// Prepare a node for a stop from which it comes back: its volumes, journals and votes go to
+    /// others, and while it is down what it holds is waited for. Exit status 0 once it may stop.
+    Maintenance {
+        /// Which.
+        name: String,
+        /// For how much longer than usual its disks are waited for before what they hold is
+        /// rebuilt elsewhere.
+        #[arg(long = "for", value_name = "TIME", default_value = "4h", value_parser = parse_duration)]
+        wait: Duration,
+        /// It serves as any other again.
+        #[arg(long, conflicts_with = "wait")]
+        end: bool,
+    },
     /// Whether a node may stop now; if not, why, and the exit status is 1.
     SafeToStop {
         /// Which.

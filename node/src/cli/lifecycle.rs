@@ -1,7 +1,7 @@
 //! What a person reads of drains, removals and repairs.
 
 use super::{Style, Tone, size};
-use crate::admin::protocol::{Emptying, Left, Repair, Safety};
+use crate::admin::protocol::{Emptying, Left, Maintenance, Repair, Safety};
 
 fn left_in_words(left: &Left) -> String {
     let s = |n: usize| if n == 1 { "" } else { "s" };
@@ -35,6 +35,41 @@ pub(super) fn emptying(emptying: &Emptying) -> String {
         "" => format!("{what} is empty"),
         left => format!("{what} is being drained: {left} to move (`atoll status` says how far)"),
     }
+}
+
+pub(super) fn maintenance(told: &Maintenance, style: Style) -> String {
+    let node = &told.node;
+    let Some(wait_s) = told.wait_s else {
+        return format!("node {node} serves as any other");
+    };
+    let wait = span(wait_s.into());
+    let then = format!(
+        "While it is down, what it holds is waited for {wait} longer than usual. When it is back: \
+         `atoll node maintenance {node} --end`."
+    );
+    if told.safe {
+        let head = style.paint(Tone::Good, format!("node {node} may stop"));
+        return format!("{head}\n{then}");
+    }
+    let head = style.paint(
+        Tone::Bad,
+        format!("node {node} is in maintenance, and may not stop now:"),
+    );
+    let left = maintenance_left(told).map(|left| format!("\n  on it still: {left}"));
+    let reasons = told.reasons.iter().map(|why| format!("\n  {why}"));
+    let all: String = left.into_iter().chain(reasons).collect();
+    format!("{head}{all}\n{then}")
+}
+
+/// What has not left a node in maintenance.
+pub(in crate::cli) fn maintenance_left(told: &Maintenance) -> Option<String> {
+    let left = Left {
+        journals: told.journals.clone(),
+        volumes_owned: told.volumes_owned.clone(),
+        fragment_bytes: Some(0),
+        ..Left::default()
+    };
+    Some(left_in_words(&left)).filter(|words| !words.is_empty())
 }
 
 pub(super) fn safety(safety: &Safety, style: Style) -> String {

@@ -7,6 +7,7 @@ pub mod style;
 mod dev;
 #[cfg(feature = "sim")]
 pub mod drill;
+mod maintenance;
 mod nbd;
 mod node;
 mod recovery;
@@ -97,6 +98,11 @@ fn talk(cli: &Cli, command: &Command) -> anyhow::Result<bool> {
         Command::Join(join) => node::join(&directory(cli)?, join, cli.json),
         Command::Run(run) => node::run(&directory(cli)?, run),
         Command::Nbd(command) => nbd::run(&directory(cli)?, command, cli.json),
+        Command::Node(NodeCommand::Maintenance { name, wait, end }) => {
+            let wait = (!end).then_some(*wait);
+            is_yes = maintenance::run(&directory(cli)?, name, wait, cli.json)?;
+            Ok(())
+        }
         command => {
             let directory = directory(cli)?;
             let text = match plan(command) {
@@ -217,7 +223,8 @@ pub(crate) fn plan(command: &Command) -> Option<Plan> {
         | Command::Join(_)
         | Command::Run(_)
         | Command::Dev(_)
-        | Command::Nbd(_) => return None,
+        | Command::Nbd(_)
+        | Command::Node(NodeCommand::Maintenance { .. }) => return None,
         #[cfg(feature = "sim")]
         Command::Sim(_) | Command::Check(_) | Command::Drill(_) => return None,
         Command::Token(token) => all(Request::Token {

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 #[path = "lifecycle.rs"]
 mod lifecycle;
+pub(super) use lifecycle::maintenance_left;
 
 use super::style::{Style, Tone};
 use crate::admin::client::Told;
@@ -69,6 +70,7 @@ pub fn human(told: &Told, style: Style) -> String {
         ),
         Reply::DiskRemoved(disk) => format!("disk {} is gone for good", disk.removed_disk),
         Reply::Emptying(emptying) => lifecycle::emptying(emptying),
+        Reply::Maintenance(told) => lifecycle::maintenance(told, style),
         Reply::Safety(safety) => lifecycle::safety(safety, style),
         Reply::Sites(sites) => many_sites(sites, style),
         Reply::Nodes(nodes) => many_nodes(nodes, style),
@@ -283,7 +285,10 @@ fn many_sites(sites: &Sites, style: Style) -> String {
 
 fn many_nodes(nodes: &Nodes, style: Style) -> String {
     let rows = nodes.nodes.iter().map(|n| {
-        let is = condition_of(n.condition, n.draining, style);
+        let mut is = condition_of(n.condition, n.draining, style);
+        if n.maintenance_s.is_some() {
+            is += &style.paint(Tone::Warning, ", in maintenance");
+        }
         [
             n.name.clone(),
             n.site.clone(),

@@ -447,6 +447,7 @@ fn show_picks_by_name() {
         site: "a".into(),
         condition: Condition::Up,
         draining: false,
+        maintenance_s: None,
         quic: "127.0.0.1:1".into(),
         nbd: "127.0.0.1:1".into(),
         volumes_owned: 0,

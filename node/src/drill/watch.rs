@@ -192,6 +192,7 @@ mod tests {
             site: "a".to_owned(),
             condition: Condition::Up,
             draining: false,
+            maintenance_s: None,
             quic: String::new(),
             nbd: String::new(),
             volumes_owned: 0,

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::ids::{Boot, NodeId, SiteId};
-use model::placement::{Duty, Presence};
+use model::placement::Presence;
 use model::time::Time;
 
 use crate::detector::{Detector, Liveness};
@@ -90,17 +90,16 @@ impl Facts<'_> {
         let nodes = self.state.nodes.iter().filter(|(_, e)| !e.gone);
         let fit: Vec<_> = nodes.filter(|(n, e)| fit(n, e.site)).collect();
         // If all are to be emptied, any is better than none.
-        let takes = |duty: Duty| duty == Duty::Serve;
-        let any = fit.iter().any(|(_, e)| takes(e.duty));
-        let chosen = fit.iter().filter(|(_, e)| takes(e.duty) || !any);
+        let any = fit.iter().any(|(_, e)| !e.duty.is_to_rest());
+        let chosen = fit.iter().filter(|(_, e)| !e.duty.is_to_rest() || !any);
         chosen.map(|(n, _)| **n).collect()
     }
 
-    /// The volumes of nodes that are to be emptied, and that serve, go to others.
+    /// The volumes of nodes that are to be emptied, or will stop, and that serve, go to others.
     fn drained_owners(&self, candidates: &[NodeId], out: &mut Vec<GlobalCommand>) {
         let drained = |n: &NodeId| {
             let entry = self.state.nodes.get(n);
-            entry.is_some_and(|e| e.duty == Duty::Drain && !e.gone)
+            entry.is_some_and(|e| e.duty.is_to_rest() && !e.gone)
         };
         let owners = self.state.volumes.values().filter(|v| !v.deleted);
         let owners: BTreeSet<NodeId> = owners

@@ -115,7 +115,11 @@ fn lost(
             return true;
         }
         let silent = detector.disk_silence(now, disk.node, *at);
-        presences.contains(&Presence::Down) && silent.is_some_and(|s| s >= heal_after)
+        let patience = match planted(Bug::HealedInMaintenance) {
+            true => Duration::ZERO,
+            false => disk.duty.patience(),
+        };
+        presences.contains(&Presence::Down) && silent.is_some_and(|s| s >= heal_after + patience)
     };
     named.into_iter().filter(is_lost).collect()
 }

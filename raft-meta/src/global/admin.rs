@@ -222,6 +222,8 @@ impl GlobalState {
         entry.word = match duty {
             Duty::Serve => DiskWord::Serve,
             Duty::Drain => DiskWord::Drain,
+            // It is a node's.
+            Duty::Maintenance { .. } => return Err(AdminRefusal::BadDuty),
         };
         Ok(())
     }

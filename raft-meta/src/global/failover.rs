@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use model::geometry::{Code, Pool};
 use model::ids::{Boot, NodeId, SiteId};
-use model::placement::{Duty, Owner, Presence, VolumeRecord};
+use model::placement::{Owner, Presence, VolumeRecord};
 use model::sometimes::{Sometimes, reached};
 
 use super::GlobalState;
@@ -20,14 +20,14 @@ impl GlobalState {
         self.reassign(&candidates, ended)
     }
 
-    /// The volumes of a node that is drained go to others.
+    /// The volumes of a node that is drained, or will stop, go to others.
     pub(super) fn evacuate(&mut self, node: NodeId, candidates: &[NodeId]) -> bool {
-        let drains = self
+        let leaves = self
             .nodes
             .get(&node)
-            .is_some_and(|n| n.duty == Duty::Drain && !n.gone);
+            .is_some_and(|n| n.duty.is_to_rest() && !n.gone);
         let candidates = self.known(candidates, |n, _| n != node);
-        drains && self.reassign(&candidates, |owner| owner.node == node)
+        leaves && self.reassign(&candidates, |owner| owner.node == node)
     }
 
     pub(super) fn fail_site(&mut self, site: SiteId, candidates: &[NodeId]) -> bool {

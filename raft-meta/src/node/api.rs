@@ -336,6 +336,9 @@ pub enum AdminRefusal {
     /// The disk was not drained.
     #[error("the disk was not drained")]
     NotDrained,
+    /// Maintenance is of nodes.
+    #[error("a disk alone has no maintenance: its node has")]
+    BadDuty,
     /// A volume's journal has a replica on the disk.
     #[error("a volume's journal has a replica on the disk")]
     HoldsJournals,

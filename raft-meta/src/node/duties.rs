@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::ids::{NodeId, SiteId};
-use model::placement::{Duty, Presence};
+use model::placement::Presence;
 use model::time::Time;
 
 use super::{Founding, MetaNode};
@@ -174,7 +174,7 @@ impl MetaNode {
         let eligible: Vec<_> = not_gone
             .map(|(node, n)| {
                 let alive = self.detector.liveness(now, *node);
-                let stays = !drains(global, *node);
+                let stays = !leaves(global, *node);
                 eligible(n.member, self.identity.site, alive, n.presence, stays)
             })
             .collect();
@@ -223,7 +223,7 @@ impl MetaNode {
             let removed = |n: &NodeId| state.nodes.get(n).is_none_or(|e| e.gone);
             for (node, n) in known.state.nodes.iter().filter(|(n, _)| !removed(n)) {
                 let heard = self.detector.liveness(now, *node);
-                let stays = !drains(state, *node);
+                let stays = !leaves(state, *node);
                 nodes.push(eligible(n.member, *site, heard, n.presence, stays));
             }
         }
@@ -239,7 +239,7 @@ impl MetaNode {
             let known = facts.sites.get(&site);
             if known.is_none_or(|k| !k.state.nodes.contains_key(&node)) {
                 let heard = self.detector.liveness(now, node);
-                let stays = !drains(state, node);
+                let stays = !leaves(state, node);
                 nodes.push(eligible(*member, site, heard, Presence::Down, stays));
             }
         }
@@ -253,10 +253,10 @@ impl MetaNode {
     }
 }
 
-/// Whether the operator has a node emptied.
-fn drains(global: &GlobalState, node: NodeId) -> bool {
+/// Whether the operator has a node emptied, or will stop it.
+fn leaves(global: &GlobalState, node: NodeId) -> bool {
     let entry = global.nodes.get(&node);
-    entry.is_some_and(|n| n.duty == Duty::Drain)
+    entry.is_some_and(|n| n.duty.is_to_rest())
 }
 
 /// One that is to be emptied is replaced as a dead one is: it votes on where nobody else can.

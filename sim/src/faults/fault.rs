@@ -52,6 +52,8 @@ pub enum Fault {
     },
     /// This node's process was asked to end.
     ShutDown(NodeId),
+    /// This node is in maintenance, and its process was asked to end.
+    Maintained(NodeId),
     /// This node was asked to stop serving the volume.
     Stopped(NodeId),
     /// All clients left.

@@ -17,6 +17,7 @@ mod ill;
 mod kind;
 pub mod last;
 mod lost;
+pub mod maintenance;
 mod plan;
 pub mod quorum;
 pub mod resizes;

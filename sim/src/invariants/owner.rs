@@ -65,6 +65,12 @@ impl Owners {
         let Some(machine) = machine else {
             return Ok(());
         };
+        // Who begins with what a later recovery with loss gave up, and did not hear of that, has
+        // promises of disks that are gone: nobody is left to take anything from it.
+        let recovered = world.record(volume).and_then(|r| r.recovered);
+        if recovered.is_some_and(|r| epoch < r.epoch) {
+            return Ok(());
+        }
         let holds = |at: &DiskRef| {
             let committed = machine.committed().map(|(_, position)| position);
             let open = world.open_of(*at).map(|open| &open.machine);

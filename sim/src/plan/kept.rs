@@ -13,6 +13,8 @@ const FOREIGN_PREFIX: &str =
 const GIVEN_UP: &str =
     include_str!("../../tests/regressions/a-slot-returns-to-a-disk-with-what-was-given-up.toml");
 
+const MAINTENANCE: &str = include_str!("../../scenarios/maintenance.toml");
+
 const LOST_UNDER_A_LOOK: &str = include_str!("../../scenarios/lost_under_a_look.toml");
 
 impl Plan {
@@ -54,6 +56,15 @@ impl Plan {
     #[must_use]
     pub fn given_up(seed: u64) -> Self {
         Self::of_file(GIVEN_UP, seed)
+    }
+
+    /// The scenario `maintenance` on another seed.
+    ///
+    /// # Panics
+    /// If the file that ships with the source is none.
+    #[must_use]
+    pub fn maintenance(seed: u64) -> Self {
+        Self::of_file(MAINTENANCE, seed)
     }
 
     /// The scenario `lost_under_a_look` on another seed.

@@ -80,6 +80,7 @@ impl Run {
             stale_until: Time::ZERO,
             dead: BTreeSet::new(),
             ending: BTreeMap::new(),
+            resting: BTreeMap::new(),
             lost: BTreeSet::new(),
             deaf: options.bug == Some(Bug::LostFsync),
             plan,

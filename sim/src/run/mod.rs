@@ -7,6 +7,7 @@ mod drains;
 mod ending;
 mod found;
 mod growth;
+mod maintenance;
 mod operator;
 mod outcome;
 mod recover;
@@ -14,6 +15,7 @@ mod resume;
 mod shutdown;
 mod sizes;
 mod strike;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -194,6 +196,8 @@ struct Run {
     dead: BTreeSet<NodeId>,
     /// Nodes whose processes were asked to end: in which life, and until when they may take.
     ending: BTreeMap<NodeId, (u64, Time)>,
+    /// Nodes in maintenance, and how many slots lay on their disks before.
+    resting: BTreeMap<NodeId, usize>,
     lost: BTreeSet<NodeId>,
     deaf: bool,
 }
@@ -318,7 +322,7 @@ impl Run {
                 Own::Tick => {}
                 Own::Arm(i) => self.arm(i),
                 Own::Strike(i) => self.strike(i),
-                Own::Mend(i) => self.mend(i),
+                Own::Mend(i) => self.mend(i)?,
                 Own::Open(slot) => self.open(slot),
                 Own::Lane(lane) => self.lane_due(lane),
                 Own::Scripted(i) => self.scripted(i),

@@ -156,7 +156,7 @@ impl Run {
     fn left_alone(&self, fault: &Fault) -> BTreeSet<SiteId> {
         let (gone, cut): (&[NodeId], &[(SiteId, SiteId)]) = match fault {
             Fault::Killed { nodes, .. } => (nodes, &[]),
-            Fault::ShutDown(node) => (std::slice::from_ref(node), &[]),
+            Fault::ShutDown(node) | Fault::Maintained(node) => (std::slice::from_ref(node), &[]),
             Fault::Cut(links) => (&[], links),
             // It waits as long as one that is cut, and then arrives.
             Fault::Clogged(links) => (&[], links),
@@ -192,7 +192,9 @@ impl Run {
 fn is_gone(fault: &Fault, node: NodeId) -> bool {
     match fault {
         Fault::Killed { nodes, .. } => nodes.contains(&node),
-        Fault::CutNode(n) | Fault::Paused(n) | Fault::ShutDown(n) => *n == node,
+        Fault::CutNode(n) | Fault::Paused(n) | Fault::ShutDown(n) | Fault::Maintained(n) => {
+            *n == node
+        }
         Fault::QuorumLost { owner, .. } => *owner == node,
         Fault::Cut(_)
         | Fault::LostDisk(..)

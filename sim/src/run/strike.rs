@@ -8,10 +8,8 @@ use model::time::Time;
 use raft_meta::GroupId;
 
 use super::drains::Wish;
-use super::{Own, Run};
-use crate::faults::{Fault, FaultPlan, Kind, Parting, Struck, Victim};
-use crate::plan::text;
-use crate::report::{between, listed};
+use super::{Failure, Own, Run};
+use crate::faults::{Fault, FaultPlan, Kind, Struck, Victim};
 
 /// Lanes are busy for so long before and after a fault's moment.
 const FLURRY: Duration = Duration::from_millis(60);
@@ -142,6 +140,7 @@ impl Run {
             Fault::Disk { node, disk, ill } => self.befall(*node, *disk, *ill),
             Fault::Stopped(node) => self.world.stop_volume(*node, self.volume),
             Fault::ShutDown(node) => self.shut_down(*node),
+            Fault::Maintained(node) => self.begin_maintenance(*node),
             Fault::Deserted => self.leave(),
             Fault::Moved(to) => self.move_volume(*to),
             Fault::Drained {
@@ -292,7 +291,8 @@ impl Run {
             }
             Kind::Stop => Fault::Stopped(owner),
             Kind::ShutDown if self.may_shut_down(node) => Fault::ShutDown(node),
-            Kind::ShutDown => Fault::Spared,
+            Kind::Maintenance if self.may_maintain(node) => Fault::Maintained(node),
+            Kind::ShutDown | Kind::Maintenance => Fault::Spared,
             Kind::Desert => Fault::Deserted,
             Kind::Resize => self.shrunk(plan),
             Kind::FullSite => self.disks_of(site),
@@ -348,9 +348,9 @@ impl Run {
         }
     }
 
-    pub(super) fn mend(&mut self, i: usize) {
+    pub(super) fn mend(&mut self, i: usize) -> Result<(), Failure> {
         let Stage::Struck(entry) = self.faults[i].1 else {
-            return;
+            return Ok(());
         };
         if !matches!(
             self.struck[entry].fault,
@@ -359,7 +359,7 @@ impl Run {
             self.tell(format!("fault {} is over", entry + 1));
         }
         match self.struck[entry].fault.clone() {
-            Fault::Killed { for_good: true, .. } | Fault::LostDisk(..) => return,
+            Fault::Killed { for_good: true, .. } | Fault::LostDisk(..) => return Ok(()),
             Fault::Killed { nodes, .. } => {
                 for node in nodes {
                     if self.dead.remove(&node) {
@@ -381,6 +381,7 @@ impl Run {
             Fault::Drifted { node, .. } => self.world.drift(node, 0),
             Fault::Disk { node, disk, ill } => self.cure(node, disk, ill),
             Fault::ShutDown(node) => self.begin_anew(node),
+            Fault::Maintained(node) => self.end_maintenance(node)?,
             Fault::Deserted => self.come_back(),
             Fault::Resized(_) => {
                 let plan = self.faults[i].0.clone();
@@ -408,96 +409,12 @@ impl Run {
             | Fault::Spared => {}
         }
         self.faults[i].1 = Stage::Mended;
+        Ok(())
     }
 
     pub(super) fn kill(&mut self, node: NodeId, power: bool) {
         if !self.lost.contains(&node) && self.dead.insert(node) {
             self.world.kill(node, power);
-        }
-    }
-
-    /// A fault in words.
-    fn describe(&self, fault: &Fault) -> String {
-        let nodes = |nodes: &[NodeId]| listed(nodes.iter().map(|n| self.name(*n)));
-        let links = |links: &[(SiteId, SiteId)]| {
-            between(
-                links
-                    .iter()
-                    .map(|(a, b)| (self.letter(*a), self.letter(*b))),
-            )
-        };
-        match fault {
-            Fault::Killed {
-                nodes: of,
-                power,
-                for_good,
-            } => {
-                let power = if *power { ", and lose power" } else { "" };
-                let for_good = if *for_good { ", for good" } else { "" };
-                format!("{} are killed{power}{for_good}", nodes(of))
-            }
-            Fault::Cut(of) => format!("nothing gets through {}", links(of)),
-            Fault::Slow(of) => format!("it is slow {}", links(of)),
-            Fault::CutNode(node) => format!("{} is cut from all others", self.name(*node)),
-            Fault::Paused(node) => format!("{} stands still", self.name(*node)),
-            Fault::SlowDisks(of) => format!("disks of {} are slow", nodes(of)),
-            Fault::LostDisk(node, disk) => {
-                format!("{disk} of {} is lost for good", self.name(*node))
-            }
-            Fault::Clogged(of) => format!("what is sent {} is held up", links(of)),
-            Fault::Drifted { node, ppm, .. } => {
-                let name = self.name(*node);
-                format!("the clock of {name} runs {ppm} millionths too fast")
-            }
-            Fault::Disk { node, disk, ill } => {
-                format!("{disk} of {} {ill}", self.name(*node))
-            }
-            Fault::Stopped(node) => format!("{} is asked to stop", self.name(*node)),
-            Fault::ShutDown(node) => format!("the process of {} is to end", self.name(*node)),
-            Fault::Deserted => "all clients leave".to_owned(),
-            Fault::Resized(_) => "the volume is made smaller".to_owned(),
-            Fault::FullSite(disks) => {
-                let (node, _) = disks[0];
-                let letter = self.letter(self.world.nodes[&node].site);
-                format!("all {} disks of site {letter} are full", disks.len())
-            }
-            Fault::DiskAdded(node, bytes) => {
-                format!(
-                    "{} gets one more disk, of {}",
-                    self.name(*node),
-                    text::size(*bytes)
-                )
-            }
-            Fault::NodeAdded(place, bytes) => {
-                format!("{place} joins, with disks of {}", text::size(*bytes))
-            }
-            Fault::QuorumLost {
-                owner,
-                parting,
-                disks,
-                returns,
-            } => {
-                let how = match parting {
-                    Parting::Killed => "is killed",
-                    Parting::Cut => "is cut off",
-                    Parting::Disowned => "is cut off and taken for gone",
-                };
-                let disks = listed(disks.iter().map(|(_, disk)| disk.to_string()));
-                let then = if *returns { ", until later" } else { "" };
-                format!(
-                    "{} {how}, and the journal's replicas on {disks} are lost{then}",
-                    self.name(*owner)
-                )
-            }
-            Fault::Moved(node) => format!("the volume is given to {}", self.name(*node)),
-            Fault::Drained {
-                node, disk, remove, ..
-            } => {
-                let what = disk.map_or_else(String::new, |d| format!("{d} of "));
-                let then = if *remove { ", to be taken out" } else { "" };
-                format!("{what}{} is to be emptied{then}", self.name(*node))
-            }
-            Fault::Spared => "spared: it would be more than may be lost".to_owned(),
         }
     }
 }

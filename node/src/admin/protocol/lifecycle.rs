@@ -47,6 +47,24 @@ pub struct Left {
     pub fragment_bytes: Option<u64>,
 }
 
+/// A node is in maintenance, or serves again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Maintenance {
+    /// The node.
+    pub node: String,
+    /// For how much longer than usual its disks are waited for; none if it serves as any other.
+    pub wait_s: Option<u32>,
+    /// Volumes with a replica of their journal on its disks.
+    pub journals: Vec<String>,
+    /// Volumes that it owns.
+    pub volumes_owned: Vec<String>,
+    /// Whether it may stop now: nothing that could leave it is left, and nothing falls below what
+    /// it needs.
+    pub safe: bool,
+    /// What falls below what it needs.
+    pub reasons: Vec<String>,
+}
+
 /// Whether a node may stop.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Safety {

@@ -55,6 +55,9 @@ pub struct Node {
     pub condition: Condition,
     /// Whether the operator has it emptied.
     pub draining: bool,
+    /// For how much longer than usual it is waited for if it stops, in maintenance.
+    #[serde(default)]
+    pub maintenance_s: Option<u32>,
     /// Where other nodes reach it (UDP).
     pub quic: String,
     /// Where clients reach it.

@@ -7,7 +7,7 @@ use std::time::Instant;
 use model::geometry::Code;
 use model::ids::{DiskId, DiskRef, SiteId};
 use model::meta::MetaRequest;
-use model::placement::{Disk, Duty, Presence, View};
+use model::placement::{Disk, Presence, View};
 
 use super::show::site_name;
 use super::{Admin, DISKS_MAX, POLL, fail, not_now, present_sites, refused, site_named, taken};
@@ -82,7 +82,7 @@ fn journal_disks(view: &View, home: SiteId) -> Result<Vec<DiskRef>, Failure> {
             disk.presence == Presence::Up && view.site_of(**id) == Some(*site)
         });
         // One that is to be emptied is better than none.
-        let leaves = |disk: &Disk| disk.duty == Duty::Drain;
+        let leaves = |disk: &Disk| disk.duty.is_to_rest();
         let load = |id: &DiskId| load.get(id).copied().unwrap_or(0);
         match disks.min_by_key(|(id, disk)| (leaves(disk), load(id), id.0)) {
             Some((id, disk)) => found.push((*site != home, load(id), *site, disk.at)),

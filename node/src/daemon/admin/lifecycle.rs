@@ -13,7 +13,7 @@ use super::safety;
 use super::show::{self, Heard, disk_name, node_name};
 use super::{Admin, DISKS_MAX, POLL, fail, node_named, unknown, unknown_outcome};
 use crate::admin::protocol::{
-    DiskRemoved, Emptying, Failure, FailureKind, Left, Removed, Reply, Safety,
+    DiskRemoved, Emptying, Failure, FailureKind, Left, Maintenance, Removed, Reply, Safety,
 };
 use crate::daemon::peers::Question;
 
@@ -128,6 +128,42 @@ impl Admin {
             what: format!("node {name}"),
             draining: duty == Duty::Drain,
             left: left(&view, &heard, &disks.map(|d| d.at).collect(), Some(node)),
+        }))
+    }
+
+    /// Prepares a node for a stop, or ends that.
+    pub(super) fn maintenance(&self, name: &str, wait_s: Option<u32>) -> Result<Reply, Failure> {
+        let (node, known) = node_named(&self.meta.view(), name)?;
+        if known.duty.is_drain() {
+            let why = format!(
+                "node {name} is drained, and leaves with all that it holds: `atoll node undrain {name}` first"
+            );
+            return Err(fail(FailureKind::Refused, why));
+        }
+        let duty = wait_s.map_or(Duty::Serve, |wait_s| Duty::Maintenance { wait_s });
+        if known.duty != duty {
+            self.command(AdminCommand::SetNodeDuty { node, duty })?;
+        }
+        let is_known = |view: &View| view.nodes.get(&node).is_some_and(|n| n.duty == duty);
+        let view = self.await_view(is_known);
+        let heard = self.hear(&view, show::members(&view), Question::All)?;
+        let disks = view.disks.values().filter(|d| d.node == node);
+        let left = left(&view, &heard, &disks.map(|d| d.at).collect(), Some(node));
+        let reasons = match known.presence {
+            Presence::Up => safety::reasons(&view, &heard, &self.groups()?, node),
+            Presence::Down | Presence::Gone => Vec::new(),
+        };
+        let is_bare = left.journals.is_empty() && left.volumes_owned.is_empty();
+        Ok(Reply::Maintenance(Maintenance {
+            node: node_name(&view, node),
+            wait_s: view
+                .nodes
+                .get(&node)
+                .and_then(|n| show::maintenance_s(n.duty)),
+            safe: is_bare && reasons.is_empty(),
+            journals: left.journals,
+            volumes_owned: left.volumes_owned,
+            reasons,
         }))
     }
 

@@ -157,6 +157,7 @@ impl Admin {
             }
             Request::NodeRemove { name } => self.remove_node(&name),
             Request::NodeDrain { name, undo } => self.node_duty(&name, duty(undo)),
+            Request::NodeMaintenance { name, wait_s } => self.maintenance(&name, wait_s),
             Request::NodeSafeToStop { name } => self.safe_to_stop(&name),
             Request::DiskDrain { name, undo } => self.disk_duty(&name, duty(undo)),
             Request::DiskRemove { name, lost } => self.remove_disk(&name, lost),

@@ -271,7 +271,8 @@ pub(super) fn nodes(view: &View, heard: &Heard) -> Nodes {
         name: node.name.clone(),
         site: site_name(view, Some(node.site)),
         condition: condition(node.presence, heard.is_silent(*id)),
-        draining: node.duty == Duty::Drain,
+        draining: node.duty.is_drain(),
+        maintenance_s: maintenance_s(node.duty),
         quic: node.address.to_string(),
         nbd: node.nbd.to_string(),
         volumes_owned: owned.get(id).copied().unwrap_or(0),
@@ -285,6 +286,14 @@ pub(super) fn nodes(view: &View, heard: &Heard) -> Nodes {
     Nodes {
         nodes,
         unreachable: heard.unreachable(view),
+    }
+}
+
+/// For how much longer than usual what is in maintenance is waited for.
+pub(super) fn maintenance_s(duty: Duty) -> Option<u32> {
+    match duty {
+        Duty::Maintenance { wait_s } => Some(wait_s),
+        Duty::Serve | Duty::Drain => None,
     }
 }
 

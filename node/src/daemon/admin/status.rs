@@ -10,7 +10,7 @@ use raft_meta::message::Members;
 
 use super::repairs;
 use super::shared;
-use super::show::{Heard, disk_name, node_name, recovered, recovering};
+use super::show::{Heard, disk_name, maintenance_s, node_name, recovered, recovering};
 use super::votes;
 use crate::admin::protocol::{Degraded, Status, UpOf};
 use crate::admin::recovery::in_a_line;
@@ -72,7 +72,20 @@ fn notes(view: &View) -> Vec<String> {
     recovered
         .map(|(v, r)| format!("volume {} {}", v.name, in_a_line(&r)))
         .chain(shared::notes(view))
+        .chain(resting(view))
         .collect()
+}
+
+/// The nodes in maintenance.
+fn resting(view: &View) -> impl Iterator<Item = String> + '_ {
+    view.nodes.values().filter_map(|node| {
+        let wait_s = maintenance_s(node.duty)?;
+        Some(format!(
+            "node {0} is in maintenance: while it is down, what it holds is waited for {wait_s} s longer than \
+             usual (`atoll node maintenance {0} --end`)",
+            node.name
+        ))
+    })
 }
 
 fn is_up(presence: Presence) -> bool {
