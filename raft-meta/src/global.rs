@@ -62,7 +62,7 @@ pub struct NodeEntry {
     pub nbd: SocketAddr,
     /// Whether the operator removed it.
     pub gone: bool,
-    /// Whether the operator has it drained, with all its disks.
+    /// What the operator wants of it, with all its disks.
     pub duty: Duty,
 }
 

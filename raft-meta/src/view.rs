@@ -83,10 +83,12 @@ fn add_nodes(view: &mut View, global: &GlobalState, sites: &BTreeMap<SiteId, &Si
 
 fn add_disks(view: &mut View, global: &GlobalState, sites: &BTreeMap<SiteId, &SiteState>) {
     for (id, disk) in sites.values().flat_map(|s| &s.disks) {
+        // A state of the global group that is older than the site's may not know the node yet: then
+        // it is not removed (seed 8000112).
         let of_node = view
             .nodes
             .get(&disk.node)
-            .map_or(Presence::Gone, |n| n.presence);
+            .map_or(Presence::Down, |n| n.presence);
         let presence = weaker(disk.presence, of_node);
         let capacity_bytes = disk.capacity_bytes;
         view.disks.insert(
@@ -157,4 +159,46 @@ fn table(
         places,
         slots: entry.slots,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use model::ids::{Boot, DiskId, DiskRef, Incarnation, NodeId};
+    use model::placement::Duty;
+
+    use super::*;
+    use crate::global::NodeEntry;
+    use crate::site::SiteDisk;
+
+    /// A node that starts may know a site's state that is newer than its global one.
+    #[test]
+    fn a_disk_of_a_node_that_is_not_known_yet_is_not_gone() {
+        let site = SiteId(1);
+        let mut state = SiteState::new(site, 0);
+        let at = DiskRef {
+            disk: DiskId(7),
+            incarnation: Incarnation(1),
+        };
+        let disk = SiteDisk {
+            at,
+            node: NodeId(9),
+            capacity_bytes: 1 << 30,
+            presence: Presence::Up,
+            duty: Duty::Serve,
+        };
+        state.disks.insert(at.disk, disk);
+        let address = "127.0.0.1:1".parse().expect("an address");
+        let founder = NodeEntry {
+            name: "a1".to_owned(),
+            site,
+            address,
+            nbd: address,
+            duty: Duty::Serve,
+            gone: false,
+        };
+        let first = (NodeId(1), Boot(1));
+        let global = GlobalState::new(64, "a".to_owned(), first, founder);
+        let view = build(Version(1), &global, &BTreeMap::from([(site, &state)]));
+        assert_eq!(view.disks[&at.disk].presence, Presence::Down);
+    }
 }
