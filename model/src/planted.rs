@@ -145,6 +145,8 @@ bugs! {
     LeftSegment = "R16" "left-segment",
     /// What a checkpoint drops is deleted when it is planned.
     EarlyDelete = "R15" "early-delete",
+    /// A device that answers nothing is waited for.
+    EndlessPatience = "hung" "endless-patience",
     /// What a node in maintenance holds is made anew elsewhere as soon as any other's.
     HealedInMaintenance = "maintenance" "healed-in-maintenance",
     /// The audit condemns what is not in the index, of its own epoch too.

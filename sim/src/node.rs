@@ -45,6 +45,12 @@ pub struct SimDisk {
     pub slowed: u32,
     /// It was taken out.
     pub pulled: bool,
+    /// It answers nothing for now.
+    pub hung: bool,
+    /// What its stores would have answered since.
+    pub held: Vec<Store>,
+    /// It was given up for that, and is opened again once it lets go.
+    pub is_let_go: bool,
     /// When it is opened again, as it could not be.
     pub reopening: Reopening,
     /// When that is, by the node's clock.
@@ -280,6 +286,7 @@ impl SimNode {
         for disk in self.disks.values_mut() {
             disk.open = None;
             (disk.reopening, disk.reopen_at) = (Reopening::default(), None);
+            (disk.is_let_go, disk.held) = (false, Vec::new());
             disk.files.kill();
             if power {
                 disk.files.crash(seed ^ u64::from(disk.at.disk.0));
@@ -297,6 +304,10 @@ impl SimNode {
 pub fn open_disk(disk: &mut SimDisk, node: NodeId, terms: &MachineTerms, clock: Time) {
     disk.reopen_at = None;
     if disk.pulled {
+        return;
+    }
+    if disk.hung {
+        disk.is_let_go = true;
         return;
     }
     disk.open = try_open(disk, node, terms, clock);

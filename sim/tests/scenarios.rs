@@ -65,6 +65,7 @@ scenarios! {
     enospc: "enospc",
     failover_monkey_business: "failover_monkey_business",
     full_site: "full-site",
+    hung_disk: "hung_disk",
     journals_lost: "journals_lost",
     lease_outlives_quorum: "lease_outlives_quorum",
     lost_under_a_look: "lost_under_a_look",

@@ -228,6 +228,7 @@ mutants! {
     lost_reference_is_caught: LostReference,
     left_segment_is_caught: LeftSegment,
     condemn_own_is_caught: CondemnOwn,
+    endless_patience_is_caught: EndlessPatience,
     healed_in_maintenance_is_caught: HealedInMaintenance,
     spare_own_is_caught: SpareOwn,
     away_counts_is_caught: AwayCounts,

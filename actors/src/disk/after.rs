@@ -91,6 +91,11 @@ impl Disk {
     /// R8: after a device error nothing is certain any more. All that waits is answered
     /// `Busy`, all that comes is, and nothing is ever acknowledged again.
     pub(super) fn retire(&mut self, error: DeviceError, out: &mut Vec<DiskEffect>) {
+        self.give_up(error, false, out);
+    }
+
+    /// The same; `hangs` if nothing failed, as far as is known.
+    pub(super) fn give_up(&mut self, error: DeviceError, hangs: bool, out: &mut Vec<DiskEffect>) {
         assert!(!self.retired, "retired once");
         self.retired = true;
         let mut askers: Vec<Asker> = Vec::new();
@@ -109,6 +114,6 @@ impl Disk {
             self.answer(asker, DiskReply::Busy, out);
         }
         assert!(self.appends == 0 && self.controls == 0, "all are answered");
-        out.push(DiskEffect::Retire { error });
+        out.push(DiskEffect::Retire { error, hangs });
     }
 }

@@ -105,10 +105,13 @@ pub enum DiskEffect {
     /// Whether the journal is without space for another file. It is taken that it is not, until this
     /// says otherwise.
     Shortage(bool),
-    /// The device failed: this disk will never again do anything. Said once.
+    /// The device failed, or hangs: this machine will never again do anything. Said once.
     Retire {
         /// Why.
         error: DeviceError,
+        /// It answers nothing, and nothing is known to have failed: once it let go of what it was
+        /// asked, without an error, it may be opened again.
+        hangs: bool,
     },
 }
 

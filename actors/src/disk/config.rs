@@ -42,6 +42,9 @@ pub struct DiskConfig {
     pub fragments_max: usize,
     /// Their bytes.
     pub fragment_bytes_max: usize,
+    /// A journal that answers nothing for so long hangs, and fragments' store that does for three
+    /// times as long.
+    pub hung_after: Duration,
     /// The scrub's pace.
     pub scrub: ScrubConfig,
 }
@@ -101,6 +104,7 @@ impl Default for DiskConfig {
             move_credit_bytes_max: 8 << 20,
             fragments_max: 256,
             fragment_bytes_max: 128 << 20,
+            hung_after: Duration::from_secs(10),
             scrub: ScrubConfig::default(),
         }
     }

@@ -11,7 +11,8 @@
 //! needs the journal read, `progress.rs` what a finished operation means, `replica.rs`, `lease.rs`
 //! and `log.rs` one volume's state, `entry.rs` the on-disk headers, `opening.rs` a machine's begin,
 //! `recovery.rs` the journal's replay, `batch.rs` group commit, `files.rs` and `mover.rs` the
-//! recycling of files, `fragments.rs` the fragments, `gone.rs` what the placement takes away,
+//! recycling of files, `fragments.rs` the fragments, `gone.rs` what the placement takes away, `hung.rs` a device
+//! that answers nothing,
 //! `moves.rs` what it knows of rows' moves, `scrub.rs` the reading of all that it holds,
 //! `lacking.rs` what opening it may have missed, `reopening.rs` when it is opened again, `room.rs` and `shortage.rs` what a lack of space
 //! means, `look.rs` what others see of it.
@@ -28,6 +29,7 @@ mod entry;
 mod files;
 mod fragments;
 mod gone;
+mod hung;
 mod journal;
 mod lacking;
 mod lease;
@@ -61,6 +63,7 @@ use batch::Batcher;
 use files::Files;
 use fragments::Fragments;
 use gone::Gone;
+use hung::Waits;
 use lacking::Lacking;
 use log::Slot;
 use moves::Moves;
@@ -106,6 +109,7 @@ pub struct Disk {
     /// Whether there is room, as the shell was told last.
     told_room: bool,
     shortage: Shortage,
+    waits: Waits,
     /// Whether its journal is short of space, as the shell was told last.
     told_short: bool,
     appends: usize,
@@ -153,6 +157,12 @@ impl Machine for Disk {
     type Effect = DiskEffect;
 
     fn handle(&mut self, now: Time, input: DiskInput, out: &mut Vec<DiskEffect>) {
+        let before = out.len();
+        match &input {
+            DiskInput::Journal { op, .. } => self.note_answer(now, *op, true),
+            DiskInput::Fragments { op, .. } => self.note_answer(now, *op, false),
+            _ => {}
+        }
         match input {
             DiskInput::Request {
                 from,
@@ -193,6 +203,7 @@ impl Machine for Disk {
         self.try_prepare(now, out);
         self.tell_shortage(out);
         self.settle(out);
+        self.note_asked(now, before, out);
     }
 
     fn next_deadline(&self) -> Option<Time> {
@@ -206,10 +217,16 @@ impl Machine for Disk {
         let own = timer.into_iter().chain(self.scrub.deadline());
         let own = own.chain(self.lacking.deadline());
         let own = own.chain(self.room.deadline());
+        let own = own.chain(self.hung_deadline());
         own.chain(self.shortage.deadline()).min()
     }
 
     fn tick(&mut self, now: Time, out: &mut Vec<DiskEffect>) {
+        self.look_for_hang(now, out);
+        if self.retired {
+            return;
+        }
+        let before = out.len();
         while let Some(entry) = self.timers.first_entry() {
             if entry.key().0 > now {
                 break;
@@ -224,5 +241,6 @@ impl Machine for Disk {
         self.try_room(now, out);
         self.try_prepare(now, out);
         self.settle(out);
+        self.note_asked(now, before, out);
     }
 }

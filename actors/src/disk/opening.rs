@@ -14,6 +14,7 @@ use super::entry::{DISK_MARK, Entry, Health};
 use super::files::Files;
 use super::fragments::Fragments;
 use super::gone::Gone;
+use super::hung::Waits;
 use super::lacking::Lacking;
 use super::log::Slot;
 use super::moves::Moves;
@@ -81,6 +82,7 @@ impl Disk {
             room: Room::default(),
             told_room: true,
             shortage: Shortage::default(),
+            waits: Waits::default(),
             told_short: false,
             appends: 0,
             controls: 0,

@@ -26,7 +26,7 @@ use crate::disk::{
 };
 use crate::messages::Message as Wire;
 
-pub use broken::Closing;
+pub use broken::{Closing, Device};
 
 /// Fragment operations that share syncs at most.
 const FRAGMENT_BATCH_MAX: usize = 64;
@@ -152,7 +152,7 @@ pub struct DiskActor {
     stores: Option<DiskStores>,
     journal: Option<Sender<JournalWork>>,
     fragments: Option<Sender<FragmentWork>>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<JoinHandle<Device>>,
     retired: bool,
 }
 
@@ -178,6 +178,19 @@ impl DiskActor {
     }
 }
 
+impl DiskActor {
+    /// Has the disk opened again once its threads have let go of its stores.
+    fn close(&mut self) {
+        // They end once nobody has work for them.
+        (self.journal, self.fragments) = (None, None);
+        let closing = Closing(std::mem::take(&mut self.threads));
+        self.switchboard.do_send(DiskBroke {
+            disk: self.id,
+            closing,
+        });
+    }
+}
+
 impl std::fmt::Debug for DiskActor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("DiskActor")
@@ -200,14 +213,14 @@ impl Actor for DiskActor {
         let threads = spawn(format!("journal-{}", self.id.0))
             .spawn(move || {
                 until_it_breaks(&to_journal, || {
-                    run_journal(journal_store, &journal_work, &to_journal);
-                });
+                    run_journal(journal_store, &journal_work, &to_journal)
+                })
             })
             .and_then(|first| {
                 let second = spawn(format!("fragments-{}", self.id.0)).spawn(move || {
                     until_it_breaks(&to_fragments, || {
-                        run_fragments(fragment_store, &fragment_work, &to_fragments);
-                    });
+                        run_fragments(fragment_store, &fragment_work, &to_fragments)
+                    })
                 });
                 Ok(vec![first, second?])
             });
@@ -228,28 +241,32 @@ impl Actor for DiskActor {
 
 /// Runs a store's thread. A store that panics is a device that failed: nothing is known of it
 /// any more, and the disk retires (R8).
-fn until_it_breaks(disk: &Addr<DiskActor>, run: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(run)).is_err() {
+fn until_it_breaks(disk: &Addr<DiskActor>, run: impl FnOnce() -> Device) -> Device {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
         let detail = "its thread panicked".to_owned();
         disk.do_send(Completed::Failed(DeviceError {
             what: "a store of the disk",
             detail,
         }));
-    }
+        Device::Failed
+    })
 }
 
 fn run_journal(
     mut store: Box<dyn JournalStore>,
     work: &Receiver<JournalWork>,
     disk: &Addr<DiskActor>,
-) {
+) -> Device {
+    let mut device = Device::Sound;
     let (mut settled, mut checked) = (true, boottime());
     let mut rests_after = REST_AFTER;
     loop {
         match work.recv_timeout(SETTLE_AFTER) {
             Ok(JournalWork::Op(id, op)) => {
                 (settled, rests_after) = (false, REST_AFTER);
-                disk.do_send(Completed::Journal(id, store.execute(op)));
+                let done = store.execute(op);
+                device.note(&done);
+                disk.do_send(Completed::Journal(id, done));
             }
             Ok(JournalWork::Figures(answer)) => {
                 let _ = answer.send(store.figures());
@@ -264,15 +281,15 @@ fn run_journal(
                 settled = true;
                 if let Err(error) = done {
                     disk.do_send(Completed::Failed(error));
-                    return;
+                    return Device::Failed;
                 }
             }
-            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Disconnected) => return device,
         }
         // R2: a deleted directory syncs happily, at whatever pace it is asked to.
         if is_due(&mut checked, boottime()) && !store.is_current() {
             disk.do_send(Completed::Failed(vanished()));
-            return;
+            return Device::Failed;
         }
     }
 }
@@ -298,7 +315,8 @@ fn run_fragments(
     mut store: Box<dyn FragmentStore>,
     work: &Receiver<FragmentWork>,
     disk: &Addr<DiskActor>,
-) {
+) -> Device {
+    let mut device = Device::Sound;
     // Reads, the scrub's above all, don't put settling off.
     let mut changed: Option<Time> = None;
     let settle_after = SETTLE_AFTER * 10;
@@ -306,7 +324,7 @@ fn run_fragments(
         if changed.is_some_and(|at| boottime().since(at) >= settle_after) {
             if let Err(error) = store.settle() {
                 disk.do_send(Completed::Failed(error));
-                return;
+                return Device::Failed;
             }
             changed = None;
         }
@@ -316,7 +334,7 @@ fn run_fragments(
         let first = match work.recv_timeout(settle_after) {
             Ok(first) => first,
             Err(RecvTimeoutError::Timeout) => continue,
-            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Disconnected) => return device,
         };
         let (mut ids, mut ops) = (Vec::new(), Vec::new());
         for work in std::iter::once(first).chain(work.try_iter().take(FRAGMENT_BATCH_MAX - 1)) {
@@ -338,7 +356,9 @@ fn run_fragments(
         if ops.iter().any(is_change) {
             changed = Some(boottime());
         }
-        let done: Vec<_> = match store.execute(ops) {
+        let done = store.execute(ops);
+        device.note(&done);
+        let done: Vec<_> = match done {
             Ok(done) => ids.into_iter().zip(done.into_iter().map(Ok)).collect(),
             Err(error) => ids.into_iter().map(|id| (id, Err(error.clone()))).collect(),
         };
@@ -439,14 +459,8 @@ impl Shell for DiskActor {
     }
 
     fn broke(&mut self, _ctx: &mut Context<Self>) {
-        // The threads end once nobody has work for them.
-        (self.journal, self.fragments) = (None, None);
         if !std::mem::replace(&mut self.retired, true) {
-            let closing = Closing(std::mem::take(&mut self.threads));
-            self.switchboard.do_send(DiskBroke {
-                disk: self.id,
-                closing,
-            });
+            self.close();
         }
     }
 
@@ -512,12 +526,15 @@ impl Shell for DiskActor {
                     false => tracing::info!(%disk, "there is space for the journal again"),
                 }
             }
-            Effect::Retire { error } => {
+            Effect::Retire { error, hangs } => {
                 if !self.retired {
                     tracing::error!(disk = %self.id, %error, "the disk retires");
                 }
                 self.retired = true;
-                self.switchboard.do_send(DiskRetired(self.id));
+                match hangs {
+                    true => self.close(),
+                    false => self.switchboard.do_send(DiskRetired(self.id)),
+                }
             }
         }
     }

@@ -16,7 +16,7 @@ mod volume;
 pub use client::{ClientActor, ClientHandle, Submit};
 pub use clock::boottime;
 pub use disk::{
-    Closing, DiskActor, DiskFigures, DiskStores, FragmentStore, GetFigures, JournalStore,
+    Closing, Device, DiskActor, DiskFigures, DiskStores, FragmentStore, GetFigures, JournalStore,
     ReplicaSeen,
 };
 pub use heal::{GetHealing, HealedPort, Healing};

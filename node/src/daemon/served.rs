@@ -8,7 +8,7 @@ use std::thread;
 
 use actix::Addr;
 use actors::disk::Reopening;
-use actors::runtime::{AttachDisk, Closing, Switchboard, boottime};
+use actors::runtime::{AttachDisk, Closing, Device, Switchboard, boottime};
 use anyhow::{Error, Result, ensure};
 use model::ids::{DiskId, NodeId};
 use raft_meta::message::LocalDisk;
@@ -226,7 +226,11 @@ impl Opener {
     pub fn reopen(self: Arc<Self>, disk: DiskId, closing: Closing, switchboard: Addr<Switchboard>) {
         let again = thread::Builder::new().name(format!("reopen-{}", disk.0));
         let opening = again.spawn(move || {
-            closing.wait();
+            if closing.wait() == Device::Failed {
+                // As after any other error of its device (R8).
+                tracing::error!(%disk, "its device failed meanwhile: the disk is not served again");
+                return;
+            }
             match self.open_again(disk) {
                 Ok(opened) => {
                     tracing::info!(%disk, "the disk is served again");

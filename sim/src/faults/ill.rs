@@ -7,6 +7,8 @@ use std::fmt;
 pub enum Ill {
     /// It is taken out, and back at the end with its old state.
     Pulled,
+    /// It answers nothing until the end, and then does what it was asked.
+    Hung,
     /// It is lost for good, and another one is added.
     Wiped,
     /// Writes to it fail until its node restarts, at the end.
@@ -35,6 +37,7 @@ impl fmt::Display for Ill {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Pulled => "is taken out",
+            Self::Hung => "hangs",
             Self::Wiped => "is lost for good",
             Self::Failing => "fails writes",
             Self::Unreadable => "can't read fragments",

@@ -81,6 +81,8 @@ pub enum Kind {
     LongAway,
     /// A disk is taken out, and brought back with its old state.
     PullDisk,
+    /// A disk answers nothing for a while.
+    HangDisk,
     /// A disk is lost, and another one takes its place.
     WipeDisk,
     /// A disk's writes fail: it retires, until its node restarts.

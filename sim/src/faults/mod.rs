@@ -13,6 +13,7 @@ mod draw;
 mod fault;
 pub mod full;
 pub mod growth;
+pub mod hung;
 mod ill;
 mod kind;
 pub mod last;

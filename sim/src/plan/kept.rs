@@ -13,6 +13,8 @@ const FOREIGN_PREFIX: &str =
 const GIVEN_UP: &str =
     include_str!("../../tests/regressions/a-slot-returns-to-a-disk-with-what-was-given-up.toml");
 
+const HUNG_DISK: &str = include_str!("../../scenarios/hung_disk.toml");
+
 const MAINTENANCE: &str = include_str!("../../scenarios/maintenance.toml");
 
 const LOST_UNDER_A_LOOK: &str = include_str!("../../scenarios/lost_under_a_look.toml");
@@ -56,6 +58,15 @@ impl Plan {
     #[must_use]
     pub fn given_up(seed: u64) -> Self {
         Self::of_file(GIVEN_UP, seed)
+    }
+
+    /// The scenario `hung_disk` on another seed.
+    ///
+    /// # Panics
+    /// If the file that ships with the source is none.
+    #[must_use]
+    pub fn hung_disk(seed: u64) -> Self {
+        Self::of_file(HUNG_DISK, seed)
     }
 
     /// The scenario `maintenance` on another seed.

@@ -88,6 +88,9 @@ impl Topology {
     }
 }
 
+/// A journal that answers nothing for so long hangs.
+const HUNG_AFTER: Duration = Duration::from_secs(2);
+
 /// A code as people write it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -371,6 +374,7 @@ impl Machines {
                     page_keys: self.heal_page,
                     ..ScrubConfig::default()
                 },
+                hung_after: HUNG_AFTER,
                 ..DiskConfig::default()
             },
             heal: HealConfig {

@@ -231,6 +231,9 @@ impl Run {
             formatted: false,
             slowed: 0,
             pulled: false,
+            hung: false,
+            held: Vec::new(),
+            is_let_go: false,
             reopening: Reopening::default(),
             reopen_at: None,
         };

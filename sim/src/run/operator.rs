@@ -32,6 +32,7 @@ impl Run {
         let blocks = |rng: &mut crate::rng::Rng| rng.below(64) * 4096;
         let (disk, ill) = match plan.kind {
             Kind::PullDisk => (any?, Ill::Pulled),
+            Kind::HangDisk => (replica.filter(|_| plan.both).or(any)?, Ill::Hung),
             Kind::WipeDisk => (replica.or(any)?, Ill::Wiped),
             Kind::FailDisk => (replica.or(any)?, Ill::Failing),
             Kind::Unreadable => (any?, Ill::Unreadable),
@@ -138,6 +139,7 @@ impl Run {
         let files = self.world.nodes[&node].disks[&disk].files.clone();
         match ill {
             Ill::Pulled => self.world.pull_disk(node, disk),
+            Ill::Hung => self.world.hang_disk(node, disk),
             Ill::Wiped => self.world.remove_disk(node, disk),
             Ill::RottenFragments => self.rot_fragments(node, disk),
             Ill::RottenJournal { .. } => self.rot_journal(node, disk),
@@ -164,6 +166,7 @@ impl Run {
         match ill {
             // It may be lost for good meanwhile.
             Ill::Pulled if is_there => self.world.return_disk(node, disk),
+            Ill::Hung => self.world.unhang_disk(node, disk),
             Ill::Wiped => self.give_disk(node, self.plan.topology.disk),
             Ill::Full => self.atlas.note_full(disk, false),
             Ill::Failing

@@ -304,6 +304,7 @@ impl Run {
             Kind::LoseQuorum | Kind::Disown => self.quorum_lost(plan, owner),
             Kind::DrainDisk | Kind::RemoveDisk | Kind::DrainNode => self.drained(plan, node),
             Kind::PullDisk
+            | Kind::HangDisk
             | Kind::WipeDisk
             | Kind::FailDisk
             | Kind::Unreadable

@@ -112,13 +112,18 @@ impl World {
                 DiskEffect::Scrub(news) => found.push(news),
                 DiskEffect::Room(_) => room = true,
                 DiskEffect::Shortage(_) => {}
-                DiskEffect::Retire { .. } => retired = true,
+                DiskEffect::Retire { hangs, .. } => {
+                    retired = true;
+                    self.disk(node, id).is_let_go = hangs;
+                }
             }
         }
         self.disk_out = out;
         if retired {
             // As the shells do: it is closed, and no longer announced.
-            self.disk(node, id).open = None;
+            let disk = self.disk(node, id);
+            disk.open = None;
+            disk.held.clear();
         }
         if retired || room {
             self.announce_disks(node);
@@ -141,8 +146,12 @@ impl World {
         n.disks.get_mut(&id).expect("the disk exists")
     }
 
+    fn find_disk(&mut self, node: NodeId, id: DiskId) -> Option<&mut SimDisk> {
+        self.nodes.get_mut(&node)?.disks.get_mut(&id)
+    }
+
     fn find_open(&mut self, node: NodeId, id: DiskId) -> Option<&mut OpenDisk> {
-        self.nodes.get_mut(&node)?.disks.get_mut(&id)?.open.as_mut()
+        self.find_disk(node, id)?.open.as_mut()
     }
 
     fn open(&mut self, node: NodeId, id: DiskId) -> &mut OpenDisk {
@@ -176,6 +185,10 @@ impl World {
 
     /// The oldest operation of a store ends.
     pub(super) fn stored(&mut self, node: NodeId, disk: DiskId, store: Store) {
+        if let Some(disk) = self.find_disk(node, disk).filter(|d| d.hung) {
+            disk.held.push(store);
+            return;
+        }
         // A disk that retired, or was taken out, does nothing more.
         let Some(open) = self.find_open(node, disk) else {
             return;
@@ -223,10 +236,14 @@ impl World {
         };
         let pace = open.pace(store);
         let since = pace.used.max(pace.busy);
-        if since + store.settles_after() > now {
+        let hangs = self.disk(node, disk).hung;
+        if hangs || since + store.settles_after() > now {
+            let since = if hangs { now } else { since };
             self.plan_settle(node, disk, store, since);
             return;
         }
+        let open = self.open(node, disk);
+        let pace = open.pace(store);
         pace.settle_planned = false;
         let settled = match store {
             Store::Journal => open.journal.settle(),
@@ -291,6 +308,38 @@ impl World {
         let n = self.nodes.get_mut(&node).expect("the node exists");
         n.disks.remove(&disk);
         n.armed.remove(Who::Disk(disk));
+    }
+
+    /// A disk answers nothing from now on.
+    pub fn hang_disk(&mut self, node: NodeId, disk: DiskId) {
+        self.disk(node, disk).hung = true;
+    }
+
+    /// It does again: what it was asked is done now, and if it was given up, it is opened again.
+    pub fn unhang_disk(&mut self, node: NodeId, disk: DiskId) {
+        let (now, life) = (self.now(), self.nodes[&node].life);
+        let clock = self.nodes[&node].clock(now);
+        let Some(d) = self.find_disk(node, disk) else {
+            return;
+        };
+        d.hung = false;
+        if std::mem::take(&mut d.is_let_go) {
+            let pause = d.reopening.pause(clock);
+            d.reopen_at = Some(clock + pause);
+            let due = d.reopen_at;
+            self.arm(node, Who::Disk(disk), due);
+        }
+        for store in std::mem::take(&mut self.disk(node, disk).held) {
+            let op = OpId(0);
+            let done = Event::Stored {
+                node,
+                life,
+                disk,
+                store,
+                op,
+            };
+            self.queue.plan(now, done);
+        }
     }
 
     /// A node's clock runs at another rate from now on.

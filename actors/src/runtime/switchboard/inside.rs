@@ -138,7 +138,7 @@ impl Handler<DiskBroke> for Switchboard {
         tracing::error!(
             %disk,
             ?pause,
-            "the disk's machine broke: it is opened again after a pause; the panic before this line says why"
+            "the disk broke or hangs: it is opened again after a pause; what is said before this line says why"
         );
         ctx.run_later(pause, move |me, ctx| {
             (me.config.reopen)(disk, closing, ctx.address());

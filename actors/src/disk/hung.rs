@@ -1,0 +1,98 @@
+//! A store that answers nothing at all: the device hangs.
+//!
+//! Nobody is told of an error, and whoever waits for the disk waits for ever: segments for their last
+//! slot, and with them the drain, and writes once the journal's window is full. So the disk is given
+//! up after a while, as one that is away, and opened again once the device let go of it.
+//!
+//! **Invariant:** an operation that was asked for, and neither answered nor given up, is waited for here.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use model::store::{DeviceError, OpId};
+use model::time::Time;
+
+use super::{Disk, DiskEffect};
+use crate::planted::{Bug, planted};
+
+/// What one store was asked and did not answer yet.
+#[derive(Debug, Default)]
+struct Lane {
+    /// When each was asked.
+    out: BTreeMap<OpId, Time>,
+    /// When it answered last.
+    answered: Time,
+}
+
+impl Lane {
+    /// Since when it has answered nothing that it was asked; nothing if nothing is asked.
+    fn silent_since(&self) -> Option<Time> {
+        let (_, asked) = self.out.first_key_value()?;
+        Some(self.answered.max(*asked))
+    }
+
+    fn answered(&mut self, now: Time, op: OpId) {
+        self.out.remove(&op);
+        self.answered = now;
+    }
+}
+
+/// What both stores are waited for.
+#[derive(Debug, Default)]
+pub(super) struct Waits {
+    journal: Lane,
+    fragments: Lane,
+}
+
+impl Waits {
+    /// When the device is taken for hung, if nothing is answered until then. A batch of fragments
+    /// is answered as a whole, and may take longer than an append.
+    fn deadline(&self, after: Duration) -> Option<Time> {
+        let journal = self.journal.silent_since().map(|since| since + after);
+        let fragments = self.fragments.silent_since().map(|since| since + after * 3);
+        journal.into_iter().chain(fragments).min()
+    }
+}
+
+impl Disk {
+    pub(super) fn hung_deadline(&self) -> Option<Time> {
+        let deadline = self.waits.deadline(self.config.hung_after);
+        deadline.filter(|_| !planted(Bug::EndlessPatience))
+    }
+
+    /// A store answered.
+    pub(super) fn note_answer(&mut self, now: Time, op: OpId, is_journal: bool) {
+        match is_journal {
+            true => self.waits.journal.answered(now, op),
+            false => self.waits.fragments.answered(now, op),
+        }
+    }
+
+    /// What stores are asked from `from` on is waited for.
+    pub(super) fn note_asked(&mut self, now: Time, from: usize, out: &[DiskEffect]) {
+        for effect in &out[from..] {
+            match effect {
+                DiskEffect::Journal { op, .. } => {
+                    self.waits.journal.out.insert(*op, now);
+                }
+                DiskEffect::Fragments { op, .. } => {
+                    self.waits.fragments.out.insert(*op, now);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Gives the device up if it is time.
+    pub(super) fn look_for_hang(&mut self, now: Time, out: &mut Vec<DiskEffect>) {
+        if self.retired || self.hung_deadline().is_none_or(|at| now < at) {
+            return;
+        }
+        let waited = self.config.hung_after.as_secs();
+        let error = DeviceError {
+            what: "the device",
+            detail: format!("it has answered nothing for {waited} s or longer"),
+        };
+        self.give_up(error, true, out);
+    }
+}
