@@ -32,12 +32,13 @@ const SIZE_UNITS: [(&str, u64); 14] = [
     ("", 1),
 ];
 
-const TIME_UNITS: [(&str, u64); 5] = [
+const TIME_UNITS: [(&str, u64); 6] = [
     ("ns", 1),
     ("us", 1_000),
     ("ms", 1_000_000),
     ("s", 1_000_000_000),
     ("min", 60_000_000_000),
+    ("h", 3_600_000_000_000),
 ];
 
 /// A size or a duration does not parse.
@@ -111,7 +112,7 @@ impl fmt::Display for ByteSize {
     }
 }
 
-/// Reads `500us`, `20ms`, `1.5s`, `2min`; a bare `0` is zero.
+/// Reads `500us`, `20ms`, `1.5s`, `2min`, `4h`; a bare `0` is zero.
 ///
 /// # Errors
 /// [`UnitError::Duration`] when it is none of these.
@@ -175,6 +176,7 @@ mod tests {
         assert_eq!(parse_duration("0"), Ok(Duration::ZERO));
         assert_eq!(parse_duration("20ms"), Ok(Duration::from_millis(20)));
         assert_eq!(parse_duration("1.5s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(parse_duration("4h"), Ok(Duration::from_secs(4 * 3600)));
         assert!(parse_duration("20").is_err());
         assert!(parse_duration("20 parsecs").is_err());
     }
