@@ -2,6 +2,7 @@
 //! at once (R11). Detection is hysteresis over beats; a decision is always an entry.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use model::ids::{DiskRef, NodeId};
@@ -32,7 +33,7 @@ struct Heard {
     since: Time,
     /// Since when all its beats say that it hears no leader of the global group.
     cut_since: Option<Time>,
-    beat: Option<Beat>,
+    beat: Option<Arc<Beat>>,
     /// When each disk that the node ever served was last served.
     disks: BTreeMap<DiskRef, Time>,
     /// Of each disk that it serves now: whether it has room, and since when.
@@ -66,7 +67,8 @@ impl Detector {
     }
 
     /// A beat came.
-    pub fn heard(&mut self, now: Time, node: NodeId, beat: Beat) {
+    pub fn heard(&mut self, now: Time, node: NodeId, beat: impl Into<Arc<Beat>>) {
+        let beat = beat.into();
         let dead_after = self.dead_after;
         self.expect(now, node);
         let Some(heard) = self.nodes.get_mut(&node) else {
@@ -89,13 +91,18 @@ impl Detector {
             let oldest = oldest.map(|(at, _)| *at).expect("there are some");
             heard.disks.remove(&oldest);
         }
-        let before = std::mem::take(&mut heard.room);
-        for disk in &beat.disks {
-            let known = before.get(&disk.at).copied();
-            let same = known.filter(|(had, _)| *had == disk.has_room);
-            heard
-                .room
-                .insert(disk.at, same.unwrap_or((disk.has_room, now)));
+        if heard
+            .beat
+            .as_ref()
+            .is_none_or(|old| old.disks != beat.disks)
+        {
+            let before = std::mem::take(&mut heard.room);
+            for disk in &beat.disks {
+                let known = before.get(&disk.at).copied();
+                let same = known.filter(|(had, _)| *had == disk.has_room);
+                let room = same.unwrap_or((disk.has_room, now));
+                heard.room.insert(disk.at, room);
+            }
         }
         heard.beat = Some(beat);
     }
@@ -148,16 +155,14 @@ impl Detector {
     #[must_use]
     pub fn beat(&self, now: Time, node: NodeId) -> Option<&Beat> {
         let heard = self.nodes.get(&node)?;
-        heard
-            .beat
-            .as_ref()
-            .filter(|_| now.since(heard.last) < self.dead_after)
+        let is_fresh = now.since(heard.last) < self.dead_after;
+        heard.beat.as_deref().filter(|_| is_fresh)
     }
 
     /// The last beat ever heard of a node.
     #[must_use]
     pub fn last_beat(&self, node: NodeId) -> Option<&Beat> {
-        self.nodes.get(&node)?.beat.as_ref()
+        self.nodes.get(&node)?.beat.as_deref()
     }
 
     /// For how long nobody has served that disk, as far as was listened: since its node was

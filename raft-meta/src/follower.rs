@@ -192,6 +192,11 @@ impl<S: StateMachine> Follower<S> {
         now >= self.next_renew
     }
 
+    /// Whether somebody else is to be asked next, or anybody.
+    pub(crate) fn lacks_source(&self, now: Time) -> bool {
+        self.target.is_none() || now.since(self.heard) >= SILENCE
+    }
+
     /// Renews in time, with the next source if the present one is silent.
     pub(crate) fn poll(
         &mut self,
@@ -200,10 +205,13 @@ impl<S: StateMachine> Follower<S> {
         sources: &[NodeId],
         out: &mut Vec<(NodeId, MetaMessage)>,
     ) {
-        if !self.is_due(now) || sources.is_empty() {
+        if !self.is_due(now) {
             return;
         }
-        if self.target.is_none() || now.since(self.heard) >= SILENCE {
+        if self.lacks_source(now) {
+            if sources.is_empty() {
+                return;
+            }
             let silent = self.target.take();
             let others: Vec<_> = sources.iter().filter(|s| Some(**s) != silent).collect();
             self.turn = self.turn.wrapping_add(1);

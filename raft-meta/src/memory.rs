@@ -1,7 +1,7 @@
 //! What messages take in memory while they wait, for whoever bounds it.
 
 use crate::message::{
-    Answer, Ask, EntryBody, Feed, LogEntry, MemberStep, Members, MetaMessage, Snapshot,
+    Answer, Ask, Beat, EntryBody, Feed, LogEntry, MemberStep, Members, MetaMessage, Snapshot,
 };
 
 impl MetaMessage {
@@ -31,7 +31,8 @@ impl MetaMessage {
                 Answer::Opened { .. } | Answer::NoSession { .. } | Answer::Superseded { .. } => 0,
             },
             Self::Beat(beat) => {
-                beat.name.len() + size_of_val(&beat.disks[..]) + size_of_val(&beat.healed[..])
+                let lists = size_of_val(&beat.disks[..]) + size_of_val(&beat.healed[..]);
+                size_of::<Beat>() + beat.name.len() + lists
             }
             Self::Follow { .. } => 0,
         };

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bincode::{Decode, Encode};
 use model::ids::{Boot, DiskRef, Incarnation, NodeId, SiteId};
@@ -499,5 +500,5 @@ pub enum MetaMessage {
         answer: Answer,
     },
     /// A sign of life; not answered.
-    Beat(Beat),
+    Beat(Arc<Beat>),
 }

@@ -226,11 +226,12 @@ impl MetaNode {
             | MetaMessage::Ask { group, .. }
             | MetaMessage::Answer { group, .. } => *group,
         };
-        // Raft's own messages and feeds, most of all, look for nobody.
-        let seeks = matches!(
-            message,
-            MetaMessage::Follow { .. } | MetaMessage::Answer { .. }
-        );
+        // Raft's own messages and feeds, most of all, look for nobody, and members feed.
+        let seeks = match message {
+            MetaMessage::Answer { .. } => true,
+            MetaMessage::Follow { .. } => !self.is_member(group),
+            _ => false,
+        };
         if !self.is_of_founding(group, &message) {
             return;
         }
@@ -242,7 +243,6 @@ impl MetaNode {
                     Vec::new()
                 };
                 deliver(&mut self.global, now, from, message, &hints, true, out);
-                self.seat_sites(now);
             }
             GroupId::Site(site) => {
                 let hints = if seeks { self.hints(site) } else { Vec::new() };
@@ -278,7 +278,7 @@ impl MetaNode {
         }
     }
 
-    fn beat(&mut self, now: Time, from: NodeId, beat: Beat) {
+    fn beat(&mut self, now: Time, from: NodeId, beat: Arc<Beat>) {
         let sound = beat.member.node() == from
             && beat.disks.len() <= DISKS_PER_NODE_MAX
             && beat.healed.len() <= HEALED_MAX;
@@ -325,7 +325,10 @@ impl MetaNode {
     fn settle(&mut self, now: Time, mut step: SeatOut, out: &mut Vec<Effect>) {
         let me = self.identity.node;
         loop {
-            self.view_dirty |= step.changed;
+            if step.changed {
+                self.view_dirty = true;
+                self.seat_sites(now);
+            }
             for (origin, settled) in step.settled.drain(..) {
                 self.settled(origin, settled, out);
             }

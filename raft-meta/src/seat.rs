@@ -254,7 +254,8 @@ impl<S: StateMachine> Seat<S> {
     /// Whether a tick may look for somebody to ask: only then do hints matter to it. Most
     /// ticks are idle, and there is one seat a site.
     pub(crate) fn seeks(&self, now: Time) -> bool {
-        !self.courier.is_idle() || self.follower.is_due(now)
+        let follows = self.follower.is_due(now) && self.follower.lacks_source(now);
+        follows || !self.courier.is_idle()
     }
 
     pub(crate) fn tick(&mut self, now: Time, hints: &[NodeId], out: &mut SeatOut) {
@@ -295,17 +296,25 @@ impl<S: StateMachine> Seat<S> {
         if !self.follower.is_due(now) {
             return;
         }
+        let sources = match self.follower.lacks_source(now) {
+            true => self.sources_to_follow(now, hints),
+            false => Vec::new(),
+        };
+        let mut sends = Vec::new();
+        self.follower.poll(now, self.id, &sources, &mut sends);
+        for (to, message) in sends {
+            out.send(to, message);
+        }
+    }
+
+    fn sources_to_follow(&self, now: Time, hints: &[NodeId]) -> Vec<NodeId> {
         let mut sources = self.sources(now, hints);
         sources.retain(|n| *n != self.post.node);
         if sources.is_empty() {
             sources = self.post.contacts.clone();
             sources.retain(|n| *n != self.post.node);
         }
-        let mut sends = Vec::new();
-        self.follower.poll(now, self.id, &sources, &mut sends);
-        for (to, message) in sends {
-            out.send(to, message);
-        }
+        sources
     }
 
     /// A Raft message. A member that is to be starts from nothing, by the leader's snapshot.

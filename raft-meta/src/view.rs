@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use model::geometry::Pool;
-use model::ids::{Row, SiteId, Slot, Version};
+use model::ids::{SiteId, Version};
 use model::placement::{Disk, Node, Presence, Site, SlotPlace, SpreadTable, View};
 
-use crate::global::{GlobalState, PoolEntry, SiteEntry};
+use crate::global::{GlobalState, PoolEntry};
 use crate::site::SiteState;
 
 /// Builds a view. Tables are in it once every slot has a disk; the slots of a site that is
@@ -126,37 +126,46 @@ fn table(
     global: &GlobalState,
     sites: &BTreeMap<SiteId, &SiteState>,
 ) -> Option<SpreadTable> {
-    // Looked up once: a table has thousands of places.
-    let away = |entry: &SiteEntry| entry.presence != Presence::Up;
-    let known: Vec<_> = global
-        .sites
+    let slots = usize::from(entry.slots);
+    let mut places: Vec<Option<SlotPlace>> = vec![None; usize::from(entry.rows) * slots];
+    // A table has thousands of places: what each site has of it is gone through, not looked up.
+    for (site, state) in sites
         .iter()
-        .map(|(id, entry)| {
-            let slots = sites.get(id).and_then(|s| s.slots.get(&pool));
-            (*id, away(entry), slots)
-        })
-        .collect();
-    let mut places = Vec::with_capacity(entry.sites.len());
-    for row in 0..entry.rows {
-        for slot in 0..entry.slots {
-            let site = entry.site(Row(row), Slot(slot))?;
-            let of_site = known.iter().find(|(id, ..)| *id == site);
-            let (is_away, of_pool) = of_site.map_or((true, None), |(_, away, of)| (*away, *of));
-            let of_row = of_pool.and_then(|rows| rows.get(usize::from(row)));
-            let at = of_row.and_then(|slots| slots.get(&Slot(slot)));
-            if at.is_none() && !is_away {
-                return None;
+        .filter(|(site, _)| global.sites.contains_key(site))
+    {
+        let rows = state.slots.get(&pool).into_iter().flatten();
+        for (row, of_row) in rows.enumerate() {
+            let known = of_row.iter().filter(|(slot, _)| slot.0 < entry.slots);
+            for (slot, at) in known {
+                let i = row * slots + usize::from(slot.0);
+                if entry.sites.get(i) == Some(site)
+                    && let Some(place) = places.get_mut(i)
+                {
+                    *place = Some(SlotPlace {
+                        disk: Some(at.disk),
+                        to: at.to,
+                        version: at.version,
+                    });
+                }
             }
-            places.push(at.map_or_else(SlotPlace::default, |at| SlotPlace {
-                disk: Some(at.disk),
-                to: at.to,
-                version: at.version,
-            }));
         }
+    }
+    let is_away = |site: &SiteId| {
+        let entry = global.sites.get(site);
+        entry.is_none_or(|entry| entry.presence != Presence::Up)
+    };
+    let mut all = Vec::with_capacity(places.len());
+    for (i, place) in places.into_iter().enumerate() {
+        let site = entry.sites.get(i)?;
+        all.push(match place {
+            Some(place) => place,
+            None if is_away(site) => SlotPlace::default(),
+            None => return None,
+        });
     }
     Some(SpreadTable {
         rows: entry.rows,
-        places,
+        places: all,
         slots: entry.slots,
     })
 }

@@ -2,6 +2,8 @@
 
 mod harness;
 
+use std::sync::Arc;
+
 use model::geometry::{Code, Pool};
 use model::ids::{Boot, Incarnation, NodeId, Row, SiteId, Slot, Version};
 use model::spread::SlotMove;
@@ -284,7 +286,7 @@ fn message(w: &mut World, from: NodeId, to: NodeId) -> MetaMessage {
                 version: Version(w.draw(2)),
                 to: at,
             };
-            MetaMessage::Beat(Beat {
+            MetaMessage::Beat(Arc::new(Beat {
                 site: SiteId(u8::try_from(w.draw(4)).expect("small")),
                 boot: founding,
                 member: member(w, from),
@@ -295,7 +297,7 @@ fn message(w: &mut World, from: NodeId, to: NodeId) -> MetaMessage {
                 global_quorum: w.draw(2) == 0,
                 disks: vec![disk; usize::try_from(w.draw(300)).expect("small")],
                 healed: vec![healed; usize::try_from(w.draw(100)).expect("small")],
-            })
+            }))
         }
     }
 }

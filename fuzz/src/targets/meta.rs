@@ -407,7 +407,7 @@ pub(super) fn message_seeds() -> Vec<Vec<u8>> {
         MetaMessage::Ask { group, ask },
         MetaMessage::Feed { group, feed },
         MetaMessage::Answer { group, answer },
-        MetaMessage::Beat(beat),
+        MetaMessage::Beat(beat.into()),
     ];
     messages.iter().map(wire::encode).collect()
 }

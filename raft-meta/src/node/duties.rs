@@ -1,6 +1,7 @@
 //! What a node does by the clock: Raft's ticks, signs of life, and a leader's duties.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use model::ids::{NodeId, SiteId};
 use model::placement::Presence;
@@ -40,12 +41,13 @@ impl MetaNode {
         let hints = self.global_hints();
         self.global.tick(now, &hints, out);
         self.seat_sites(now);
-        for site in self.sites.keys().copied().collect::<Vec<_>>() {
-            let seeks = self.sites.get(&site).is_some_and(|s| s.seeks(now));
-            let hints = if seeks { self.hints(site) } else { Vec::new() };
-            if let Some(seat) = self.sites.get_mut(&site) {
-                seat.tick(now, &hints, out);
-            }
+        let seeking = self.sites.iter().filter(|(_, seat)| seat.seeks(now));
+        let hints: BTreeMap<SiteId, Vec<NodeId>> = seeking
+            .map(|(site, _)| (*site, self.hints(*site)))
+            .collect();
+        for (site, seat) in &mut self.sites {
+            let hints = hints.get(site).map_or(&[][..], Vec::as_slice);
+            seat.tick(now, hints, out);
         }
         let beat_ticks = self.config.beat_every.as_nanos() / self.config.tick.as_nanos().max(1);
         if u128::from(self.ticks) % beat_ticks.max(1) == 0 {
@@ -70,7 +72,7 @@ impl MetaNode {
 
     /// A sign of life to the members of both groups that decide about this node.
     pub(super) fn give_beat(&mut self, now: Time, out: &mut SeatOut) {
-        let beat = Beat {
+        let beat = Arc::new(Beat {
             site: self.identity.site,
             boot: self.identity.boot,
             member: self.post.member,
@@ -81,7 +83,7 @@ impl MetaNode {
             global_quorum: self.global.leader(now).is_some(),
             disks: self.disks.clone(),
             healed: self.healed.clone(),
-        };
+        });
         let of_site = self.own().and_then(Seat::members).map(Members::nodes);
         let of_site = of_site.unwrap_or_else(|| self.hints(self.identity.site));
         let of_fabric = self
@@ -91,7 +93,7 @@ impl MetaNode {
             .unwrap_or_default();
         let to: BTreeSet<NodeId> = of_site.into_iter().chain(of_fabric).collect();
         for node in to.into_iter().filter(|n| *n != self.identity.node) {
-            out.send(node, MetaMessage::Beat(beat.clone()));
+            out.send(node, MetaMessage::Beat(Arc::clone(&beat)));
         }
         self.detector.heard(now, self.identity.node, beat);
     }

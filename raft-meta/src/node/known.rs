@@ -47,6 +47,14 @@ impl MetaNode {
         }
     }
 
+    /// Whether this node is a member of a group.
+    pub(super) fn is_member(&self, group: GroupId) -> bool {
+        match group {
+            GroupId::Global => self.global.is_member(),
+            GroupId::Site(site) => self.sites.get(&site).is_some_and(Seat::is_member),
+        }
+    }
+
     /// A group's term at this node, if it is a member.
     #[must_use]
     pub fn term(&self, group: GroupId) -> Option<Term> {
