@@ -12,8 +12,9 @@ use crate::file::{FileError, FileLayer};
 /// Rows of the catalog that one `Scan` looks at, about.
 const SCAN_ROWS_MAX: usize = 1 << 16;
 
-/// Rows of the catalog that are read at once.
+/// Rows of the catalog that are read at once, at most; and how many for each that is asked for.
 const ROWS_AT_ONCE: usize = 1024;
+const ROWS_PER_KEY: usize = 16;
 
 impl<L: FileLayer, C: Catalog> Fragments<L, C> {
     pub(super) fn list(
@@ -74,18 +75,17 @@ impl<L: FileLayer, C: Catalog> Fragments<L, C> {
             segment,
             slot: Slot(u8::MAX),
         });
+        let at_once = (limit * ROWS_PER_KEY).min(ROWS_AT_ONCE);
         let (mut keys, mut seen, mut next) = (Vec::new(), 0, None::<SegmentId>);
         loop {
-            let rows = match self.catalog.scan(at, ROWS_AT_ONCE) {
+            let rows = match self.catalog.scan(at, at_once) {
                 Ok(rows) => rows,
                 Err(_) => {
                     self.rebuild()?;
-                    self.catalog
-                        .scan(at, ROWS_AT_ONCE)
-                        .map_err(catalog_failed)?
+                    self.catalog.scan(at, at_once).map_err(catalog_failed)?
                 }
             };
-            let is_last = rows.len() < ROWS_AT_ONCE;
+            let is_last = rows.len() < at_once;
             for (key, row) in rows {
                 let is_full = keys.len() >= limit || seen >= SCAN_ROWS_MAX;
                 if is_full && next.is_some_and(|segment| segment != key.segment) {
