@@ -104,7 +104,7 @@ struct History {
 }
 
 /// So many live writes are looked through before they are sifted.
-const LIVE_MAX: usize = 8;
+const LIVE_MAX: usize = 3;
 
 impl History {
     /// The value that was surely there, instead of what write `of` (or nobody: the initial

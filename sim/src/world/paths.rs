@@ -2,6 +2,7 @@
 
 use model::ids::NodeId;
 use model::machine::Machine;
+use model::time::Time;
 use transport::paths::{Arrival, Effect, Hop, Input, Leg, Mark, Sounding};
 
 use super::wire::Packet;
@@ -13,9 +14,10 @@ impl World {
         let clock = self.nodes[&node].clock(self.now());
         let n = self.nodes.get_mut(&node).expect("the node exists");
         let process = n.process.as_mut().expect("only a process sends");
+        let before = process.paths.next_deadline();
         let hop = process.paths.leave(clock, to);
         let due = process.paths.next_deadline();
-        self.arm(node, Who::Paths, due);
+        self.rearm_paths(node, before, due);
         hop
     }
 
@@ -33,15 +35,23 @@ impl World {
             sounding: matches!(packet, Packet::Sounding(_)),
         };
         let process = self.nodes.get_mut(&node)?.process.as_mut()?;
+        let before = process.paths.next_deadline();
         let judged = process.paths.arrive(clock, from, mark);
         let due = process.paths.next_deadline();
-        self.arm(node, Who::Paths, due);
+        self.rearm_paths(node, before, due);
         match judged {
             Ok(arrival) => Some(arrival),
             Err(refusal) => {
                 assert!(!refusal.is_breach(), "{node} refuses {from}: {refusal}");
                 None
             }
+        }
+    }
+
+    /// Most messages change nothing of what was armed already.
+    fn rearm_paths(&mut self, node: NodeId, before: Option<Time>, due: Option<Time>) {
+        if before != due {
+            self.arm(node, Who::Paths, due);
         }
     }
 
