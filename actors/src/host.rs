@@ -132,7 +132,7 @@ impl Host {
         let view = Arc::clone(&self.view);
         let may_wake = now >= self.wake_at;
         let (mut woken, mut asleep) = (None, false);
-        for (id, record) in &view.volumes {
+        for (id, record) in view.volumes.iter() {
             if self.running.contains(id) || self.paused.contains_key(id) {
                 continue;
             }

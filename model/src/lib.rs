@@ -19,6 +19,7 @@ pub mod spread;
 pub mod store;
 pub mod time;
 pub mod units;
+pub mod volumes;
 pub mod wire;
 
 /// Bytes in a block: the unit of mapping and of checksum.

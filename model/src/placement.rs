@@ -13,6 +13,7 @@ use crate::ids::{Boot, DiskId, DiskRef, Epoch, NodeId, Position, SiteId, Version
 use crate::journal::Checkpoint;
 use crate::planted::{Bug, planted};
 use crate::time::WallTime;
+use crate::volumes::VolumeMap;
 
 pub use crate::spread::{RowStamp, SlotMove, SlotPlace, SpreadTable};
 
@@ -261,7 +262,7 @@ pub struct View {
     /// Spread tables, complete ones only.
     pub pools: BTreeMap<Pool, SpreadTable>,
     /// Volumes.
-    pub volumes: BTreeMap<VolumeId, VolumeRecord>,
+    pub volumes: VolumeMap,
 }
 
 impl View {

@@ -5,6 +5,7 @@ mod admin;
 mod failover;
 mod pools;
 mod recover;
+mod registry;
 mod room;
 mod volumes;
 mod writable;
@@ -16,12 +17,14 @@ use bincode::{Decode, Encode};
 use model::geometry::Pool;
 use model::ids::{Boot, DiskId, DiskRef, NodeId, Row, SiteId, Slot, VolumeId};
 use model::meta::{MetaReply, MetaRequest};
-use model::placement::{Duty, Presence, VolumeRecord};
+use model::placement::{Duty, Presence};
 
 use crate::node::{AdminCommand, AdminReply, TokenHash};
 use crate::replica::StateMachine;
 
 pub use admin::{NAME_BYTES_MAX, SITES_MAX, TOKENS_MAX};
+pub use registry::Registry;
+pub use room::VOLUMES_CLAIM_MAX;
 
 /// A site.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
@@ -146,13 +149,13 @@ pub struct GlobalState {
     /// site is away, and never more than one.
     pub unwritable: Option<SiteId>,
     /// Volumes, deleted ones too (R16).
-    pub volumes: BTreeMap<VolumeId, VolumeRecord>,
-    /// The names of those that are not deleted.
-    names: BTreeMap<String, VolumeId>,
+    pub volumes: Registry,
     /// Join tokens; true once used.
     tokens: BTreeMap<TokenHash, bool>,
     /// Rows of new pools.
     pool_rows: u16,
+    /// Bound of what volumes may take of a snapshot, deleted ones included.
+    volumes_claim_max: u64,
     next_site: u8,
     next_node: u16,
     next_disk: u32,
@@ -290,13 +293,21 @@ impl GlobalState {
             disks: BTreeMap::new(),
             pools: BTreeMap::new(),
             unwritable: None,
-            volumes: BTreeMap::new(),
-            names: BTreeMap::new(),
+            volumes: Registry::default(),
             tokens: BTreeMap::new(),
             pool_rows: pool_rows.max(1),
+            volumes_claim_max: room::VOLUMES_CLAIM_MAX,
             next_disk: 1,
             next_volume: 1,
         }
+    }
+
+    /// Another bound of what volumes may take of a snapshot: it is the founder's word, as the
+    /// rows of pools are.
+    #[must_use]
+    pub fn with_volumes_claim_max(mut self, bytes: u64) -> Self {
+        self.volumes_claim_max = bytes;
+        self
     }
 
     /// The site of a node that was not removed.

@@ -32,7 +32,7 @@ pub(crate) fn build(
                 )
             })
             .collect(),
-        volumes: global.volumes.clone(),
+        volumes: global.volumes.records().clone(),
         ..View::default()
     };
     add_nodes(&mut view, global, sites);

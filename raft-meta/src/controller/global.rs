@@ -101,11 +101,9 @@ impl Facts<'_> {
             let entry = self.state.nodes.get(n);
             entry.is_some_and(|e| e.duty.is_to_rest() && !e.gone)
         };
-        let owners = self.state.volumes.values().filter(|v| !v.deleted);
-        let owners: BTreeSet<NodeId> = owners
-            .filter_map(|v| v.owner.map(|o| o.node))
-            .filter(drained)
-            .collect();
+        let owns = |n: &NodeId| self.state.volumes.owned_by(*n).len() > 0;
+        let nodes = self.state.nodes.keys().copied();
+        let owners: Vec<NodeId> = nodes.filter(|n| drained(n) && owns(n)).collect();
         for node in owners {
             // Of such as are to be emptied too, none is better than another.
             let mut candidates = candidates.to_vec();
@@ -189,10 +187,9 @@ impl Facts<'_> {
             return;
         }
         let mut ended: BTreeSet<(NodeId, Boot)> = BTreeSet::new();
-        for volume in self.state.volumes.values().filter(|v| !v.deleted) {
-            let Some(owner) = volume.owner.filter(|o| unfit.contains(&o.node)) else {
-                continue;
-            };
+        let volumes = &self.state.volumes;
+        let of_unfit = unfit.iter().flat_map(|node| volumes.owned_by(*node));
+        for owner in of_unfit.filter_map(|id| volumes[&id].owner) {
             let gone = self.state.nodes.get(&owner.node).is_none_or(|e| e.gone);
             let live = self.detector.beat(self.now, owner.node).map(|b| b.boot);
             let last = self.detector.last_beat(owner.node).map(|b| b.boot);

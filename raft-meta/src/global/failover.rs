@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::geometry::{Code, Pool};
-use model::ids::{Boot, NodeId, SiteId};
-use model::placement::{Owner, Presence, VolumeRecord};
+use model::ids::{Boot, NodeId, SiteId, VolumeId};
+use model::placement::{Owner, Presence};
 use model::sometimes::{Sometimes, reached};
 
 use super::GlobalState;
@@ -12,12 +12,50 @@ use super::GlobalState;
 /// R26: so many fragments in each of the sites that are left, at least and at most.
 const AWAY_WIDTH: std::ops::RangeInclusive<u8> = 2..=4;
 
+/// Candidates by how much they own, those of each site, and all of them.
+struct Ranking {
+    sites: BTreeMap<NodeId, SiteId>,
+    all: BTreeSet<(usize, NodeId)>,
+    of_site: BTreeMap<SiteId, BTreeSet<(usize, NodeId)>>,
+}
+
+impl Ranking {
+    fn new(candidates: impl Iterator<Item = (NodeId, SiteId, usize)>) -> Self {
+        let mut ranking = Self {
+            sites: BTreeMap::new(),
+            all: BTreeSet::new(),
+            of_site: BTreeMap::new(),
+        };
+        for (node, site, owned) in candidates {
+            ranking.sites.insert(node, site);
+            ranking.rank(node, site, owned);
+        }
+        ranking
+    }
+
+    fn rank(&mut self, node: NodeId, site: SiteId, owned: usize) {
+        self.all.insert((owned, node));
+        self.of_site.entry(site).or_default().insert((owned, node));
+    }
+
+    /// The one that owns least, of that site if it has any; it owns one more now.
+    fn take(&mut self, home: SiteId) -> NodeId {
+        let at_home = self.of_site.get(&home).and_then(BTreeSet::first);
+        let least = at_home.or_else(|| self.all.first());
+        let (owned, node) = *least.expect("there is a candidate");
+        let site = self.sites[&node];
+        self.all.remove(&(owned, node));
+        self.of_site.entry(site).or_default().remove(&(owned, node));
+        self.rank(node, site, owned + 1);
+        node
+    }
+}
+
 impl GlobalState {
     pub(super) fn fail_node(&mut self, node: NodeId, boot: Boot, candidates: &[NodeId]) -> bool {
         let candidates = self.known(candidates, |n, _| n != node);
-        let ended =
-            |owner: &Owner| owner.node == node && owner.boot.is_none_or(|claimed| claimed == boot);
-        self.reassign(&candidates, ended)
+        let ended = |owner: &Owner| owner.boot.is_none_or(|claimed| claimed == boot);
+        self.reassign(&candidates, &BTreeSet::from([node]), ended)
     }
 
     /// The volumes of a node that is drained, or will stop, go to others.
@@ -27,7 +65,7 @@ impl GlobalState {
             .get(&node)
             .is_some_and(|n| n.duty.is_to_rest() && !n.gone);
         let candidates = self.known(candidates, |n, _| n != node);
-        leaves && self.reassign(&candidates, |owner| owner.node == node)
+        leaves && self.reassign(&candidates, &BTreeSet::from([node]), |_| true)
     }
 
     pub(super) fn fail_site(&mut self, site: SiteId, candidates: &[NodeId]) -> bool {
@@ -47,7 +85,7 @@ impl GlobalState {
             .filter(|(_, n)| n.site == site)
             .map(|(id, _)| *id)
             .collect();
-        self.reassign(&candidates, |owner| lost.contains(&owner.node));
+        self.reassign(&candidates, &lost, |_| true);
         self.create_pool_without(site, &candidates);
         true
     }
@@ -75,34 +113,27 @@ impl GlobalState {
         with_site.filter(|(n, s)| admit(*n, *s)).collect()
     }
 
-    /// Gives every volume whose owner ended to a candidate: in the home site if there is one,
-    /// and always to the one that owns least. `clean` stays: nobody wrote in the new epoch.
+    /// Gives every volume whose owner is one of `lost`, and ended, to a candidate: in the home
+    /// site if there is one, and always to the one that owns least. `clean` stays: nobody wrote in
+    /// the new epoch.
     fn reassign(
         &mut self,
         candidates: &BTreeMap<NodeId, SiteId>,
+        lost: &BTreeSet<NodeId>,
         ended: impl Fn(&Owner) -> bool,
     ) -> bool {
         if candidates.is_empty() {
             return false;
         }
-        let mut owned: BTreeMap<NodeId, u64> = candidates.keys().map(|n| (*n, 0)).collect();
-        for owner in self.volumes.values().filter_map(|v| v.owner) {
-            if let Some(count) = owned.get_mut(&owner.node) {
-                *count += 1;
-            }
-        }
-        let concerned = |v: &&mut VolumeRecord| !v.deleted && v.owner.as_ref().is_some_and(&ended);
-        for volume in self.volumes.values_mut().filter(concerned) {
-            let least = |home_only: bool| {
-                let eligible = candidates
-                    .iter()
-                    .filter(|(_, site)| !home_only || **site == volume.home);
-                eligible.map(|(n, _)| (owned[n], *n)).min()
-            };
-            let (_, to) = least(true)
-                .or_else(|| least(false))
-                .expect("there is a candidate");
-            *owned.entry(to).or_default() += 1;
+        let concerned = |id: &VolumeId| self.volumes[id].owner.as_ref().is_some_and(&ended);
+        let of_lost = lost.iter().flat_map(|node| self.volumes.owned_by(*node));
+        let mut concerned: Vec<VolumeId> = of_lost.filter(concerned).collect();
+        concerned.sort_unstable();
+        let owned = |node: NodeId| self.volumes.owned_by(node).len();
+        let mut ranking = Ranking::new(candidates.iter().map(|(n, s)| (*n, *s, owned(*n))));
+        for id in concerned {
+            let mut volume = self.volumes.edit(id).expect("its owner was just read");
+            let to = ranking.take(volume.home);
             volume.epoch = volume.epoch.next();
             volume.owner = Some(Owner {
                 node: to,

@@ -27,7 +27,7 @@ impl GlobalState {
     ) -> Result<VolumeId, Refusal> {
         let sound = self.replica_sites(&replicas).map(|_| ());
         let is_known = to.is_none_or(|node| self.site_of_node(node).is_some());
-        let record = self.live(volume)?;
+        let mut record = self.live(volume)?;
         if record.epoch != expected {
             return Err(Refusal::StaleEpoch);
         }

@@ -14,13 +14,13 @@ pub(super) const DISKS_MAX: usize = 1 << 14;
 
 /// Bound of what volumes may take of a snapshot, deleted ones included (R16): three quarters of
 /// what may be claimed on behalf of a peer's bytes. The rest is for all else.
-const VOLUMES_CLAIM_MAX: usize = HEADER_BYTES_MAX / 4 * 3;
+pub const VOLUMES_CLAIM_MAX: u64 = (HEADER_BYTES_MAX / 4 * 3) as u64;
 
 /// Memory that a decoder claims for a volume, beside the bytes of its name, at most. Not asked
 /// of the compiler: it decides what is done to the state, which must be the same everywhere.
 const VOLUME_CLAIM: usize = 512;
 
-fn claim(name: &str) -> usize {
+pub(super) fn claim(name: &str) -> usize {
     // A name is in the record, and in the index of names.
     VOLUME_CLAIM + 2 * name.len()
 }
@@ -28,8 +28,8 @@ fn claim(name: &str) -> usize {
 impl GlobalState {
     /// Whether there is room for one more volume.
     pub(super) fn has_room_for(&self, name: &str) -> bool {
-        let taken: usize = self.volumes.values().map(|v| claim(&v.name)).sum();
-        taken + claim(name) <= VOLUMES_CLAIM_MAX
+        let taken = self.volumes.claim() + claim(name);
+        u64::try_from(taken).is_ok_and(|taken| taken <= self.volumes_claim_max)
     }
 }
 
@@ -126,14 +126,6 @@ mod tests {
             };
             state.disks.insert(entry.at.disk, entry);
         }
-        for number in 0.. {
-            let name = format!("{number:0>name_bytes$}");
-            // The answer walks over all: it is asked for at the end.
-            if number % 64 == 0 && !state.has_room_for(&"x".repeat(64 * (name_bytes + 256))) {
-                break;
-            }
-            put(&mut state, name, deleted);
-        }
         loop {
             let name = format!("last{:0>w$}", state.volumes.len(), w = name_bytes - 4);
             let request = MetaRequest::CreateVolume {
@@ -158,11 +150,8 @@ mod tests {
 
     fn put(state: &mut GlobalState, name: String, deleted: bool) {
         let id = VolumeId(u32::try_from(state.volumes.len()).expect("few") + 1);
-        let record = volume(id, name.clone(), deleted);
-        state.volumes.insert(id, record);
-        if !deleted {
-            state.names.insert(name, id);
-        }
+        let record = volume(id, name, deleted);
+        assert!(state.volumes.add(record), "it is new");
     }
 
     /// Each node asks for something of a volume, in three lives, most in the last one, and gets its

@@ -14,6 +14,7 @@ use model::sometimes::{Sometimes, reached};
 use model::time::WallTime;
 
 use super::GlobalState;
+use super::registry::RecordMut;
 
 /// Bound of a volume's name in bytes.
 const NAME_BYTES_MAX: usize = 255;
@@ -103,9 +104,9 @@ impl GlobalState {
         }
     }
 
-    pub(super) fn live(&mut self, volume: VolumeId) -> Result<&mut VolumeRecord, Refusal> {
+    pub(super) fn live(&mut self, volume: VolumeId) -> Result<RecordMut<'_>, Refusal> {
         self.volumes
-            .get_mut(&volume)
+            .edit(volume)
             .filter(|v| !v.deleted)
             .ok_or(Refusal::NoVolume)
     }
@@ -125,7 +126,7 @@ impl GlobalState {
         }
         // A disk that was removed meanwhile is no reason not to serve.
         let found_on = found_on.filter(|set| self.replica_sites(set).is_ok());
-        let record = self.live(volume)?;
+        let mut record = self.live(volume)?;
         if record.epoch != expected {
             return Err(Refusal::StaleEpoch);
         }
@@ -158,7 +159,7 @@ impl GlobalState {
         volume: VolumeId,
         epoch: Epoch,
         by: NodeId,
-    ) -> Result<&mut VolumeRecord, Refusal> {
+    ) -> Result<RecordMut<'_>, Refusal> {
         let record = self.live(volume)?;
         if record.epoch != epoch {
             return Err(Refusal::StaleEpoch);
@@ -179,7 +180,7 @@ impl GlobalState {
         clean: bool,
         by: NodeId,
     ) -> Result<(), Refusal> {
-        let record = self.owned(volume, epoch, by)?;
+        let mut record = self.owned(volume, epoch, by)?;
         if checkpoint.covers >= record.checkpoint.covers {
             record.checkpoint = checkpoint;
             record.published = Some(at);
@@ -214,7 +215,7 @@ impl GlobalState {
         by: NodeId,
     ) -> Result<VolumeId, Refusal> {
         let sites = self.replica_sites(&replicas);
-        let record = self.owned(volume, epoch, by)?;
+        let mut record = self.owned(volume, epoch, by)?;
         if record.journal.version != version {
             return Err(Refusal::StaleVersion);
         }
@@ -244,7 +245,7 @@ impl GlobalState {
         adopt: bool,
         by: NodeId,
     ) -> Result<VolumeId, Refusal> {
-        let record = self.owned(volume, epoch, by)?;
+        let mut record = self.owned(volume, epoch, by)?;
         if record.journal.version != version {
             return Err(Refusal::StaleVersion);
         }
@@ -281,7 +282,7 @@ impl GlobalState {
         if !(1..=NAME_BYTES_MAX).contains(&name.len())
             || name.contains(['@', '/'])
             || name.chars().any(char::is_control)
-            || self.names.contains_key(&name)
+            || self.volumes.named(&name).is_some()
         {
             return Err(Refusal::BadName);
         }
@@ -311,7 +312,6 @@ impl GlobalState {
         self.create_pools_for(code).map_err(|_| Refusal::BadCode)?;
         let id = VolumeId(self.next_volume);
         self.next_volume = self.next_volume.checked_add(1).ok_or(Refusal::BadName)?;
-        self.names.insert(name.clone(), id);
         let journal = JournalConfig {
             version: Version(1),
             replicas: journal,
@@ -335,7 +335,7 @@ impl GlobalState {
             recovered: None,
             deleted: false,
         };
-        self.volumes.insert(id, record);
+        assert!(self.volumes.add(record), "its id and its name are new");
         Ok(id)
     }
 
@@ -351,7 +351,7 @@ impl GlobalState {
         size_bytes: u64,
     ) -> Result<VolumeId, Refusal> {
         check_size(size_bytes)?;
-        let record = self.live(volume)?;
+        let mut record = self.live(volume)?;
         if record.resized != expected {
             return Err(Refusal::StaleVersion);
         }
@@ -384,7 +384,7 @@ impl GlobalState {
         resized: Version,
         by: NodeId,
     ) -> Result<VolumeId, Refusal> {
-        let record = self.owned(volume, epoch, by)?;
+        let mut record = self.owned(volume, epoch, by)?;
         if record.resized != resized || record.cut.is_none() {
             return Err(Refusal::StaleVersion);
         }
@@ -395,10 +395,8 @@ impl GlobalState {
 
     /// R16: the tombstone stays for good, the name is free.
     fn delete_volume(&mut self, volume: VolumeId) -> Result<VolumeId, Refusal> {
-        let record = self.live(volume)?;
+        let mut record = self.live(volume)?;
         record.deleted = true;
-        let name = record.name.clone();
-        self.names.remove(&name);
         Ok(volume)
     }
 
@@ -411,7 +409,7 @@ impl GlobalState {
         if self.site_of_node(to).is_none() {
             return Err(Refusal::NotYours);
         }
-        let record = self.live(volume)?;
+        let mut record = self.live(volume)?;
         if record.epoch != expected {
             return Err(Refusal::StaleEpoch);
         }

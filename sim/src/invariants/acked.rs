@@ -133,7 +133,7 @@ impl Acked {
         let Some(process) = world.nodes[&node].process.as_ref() else {
             return Ok(());
         };
-        for (volume, record) in &process.host.current_view().volumes {
+        for (volume, record) in process.host.current_view().volumes.iter() {
             self.recovered(world, *volume);
             let last = self.adopted.entry(*volume).or_default();
             if record.journal.version <= *last {

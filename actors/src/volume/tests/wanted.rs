@@ -76,7 +76,7 @@ fn view(sites: u8) -> View {
         recovered: None,
         deleted: false,
     };
-    view.volumes = BTreeMap::from([(VOLUME, record)]);
+    view.volumes = [(VOLUME, record)].into();
     view
 }
 
