@@ -139,9 +139,16 @@ struct Session {
 
 impl Session {
     fn claim(&self) -> usize {
-        let claim = |reply: &Vec<u8>| ANSWER_CLAIM + reply.len();
-        self.answered.values().map(claim).sum()
+        claim(&self.answered)
     }
+}
+
+fn claim(answered: &BTreeMap<u64, Vec<u8>>) -> usize {
+    answered.values().map(|reply| claim_of(reply)).sum()
+}
+
+fn claim_of(reply: &[u8]) -> usize {
+    ANSWER_CLAIM + reply.len()
 }
 
 /// A state machine with its sessions, its members and its place in the log.
@@ -157,6 +164,8 @@ pub struct Replica<S> {
     pub members: Members,
     state: S,
     sessions: BTreeMap<ProposerId, Session>,
+    /// What the answers of all sessions claim: kept, since every command asks.
+    answers_claim: usize,
 }
 
 impl<S: StateMachine> Replica<S> {
@@ -170,6 +179,7 @@ impl<S: StateMachine> Replica<S> {
             members,
             state,
             sessions: BTreeMap::new(),
+            answers_claim: 0,
         }
     }
 
@@ -220,6 +230,7 @@ impl<S: StateMachine> Replica<S> {
             term: snapshot.term,
             members: snapshot.members.clone(),
             state,
+            answers_claim: sessions.values().map(Session::claim).sum(),
             sessions,
         })
     }
@@ -287,7 +298,10 @@ impl<S: StateMachine> Replica<S> {
         }
         // Nobody asks in an earlier life's name any more. Should this one be the earlier, by an entry
         // that was long under way, the other opens a session anew.
-        self.sessions.retain(|_, session| session.node != node);
+        let earlier = self
+            .sessions
+            .extract_if(.., |_, session| session.node == node);
+        self.answers_claim -= earlier.map(|(_, session)| session.claim()).sum::<usize>();
         let id = ProposerId(at);
         self.sessions.insert(
             id,
@@ -316,7 +330,9 @@ impl<S: StateMachine> Replica<S> {
         }
         if low > session.low {
             session.low = low;
-            session.answered = session.answered.split_off(&low);
+            let unanswered = session.answered.split_off(&low);
+            let answered = std::mem::replace(&mut session.answered, unanswered);
+            self.answers_claim -= claim(&answered);
         }
         if number < session.low || number - session.low >= IN_FLIGHT_MAX {
             return Verdict::Superseded;
@@ -328,6 +344,7 @@ impl<S: StateMachine> Replica<S> {
             return Verdict::Superseded;
         };
         let reply = wire::encode(&self.state.apply(command));
+        self.answers_claim += claim_of(&reply);
         session.answered.insert(number, reply.clone());
         assert!(session.answered.len() as u64 <= IN_FLIGHT_MAX);
         self.end_sessions_but(proposer);
@@ -336,19 +353,20 @@ impl<S: StateMachine> Replica<S> {
 
     /// Ends sessions other than that one until the answers are within their bound.
     fn end_sessions_but(&mut self, kept: ProposerId) {
-        let of_session = |(id, session): (&ProposerId, &Session)| (session.claim(), Reverse(*id));
-        let mut claims: Vec<_> = self.sessions.iter().map(of_session).collect();
-        let mut sum: usize = claims.iter().map(|(claim, _)| claim).sum();
-        if sum <= ANSWERS_CLAIM_MAX {
+        if self.answers_claim <= ANSWERS_CLAIM_MAX {
             return;
         }
+        let of_session = |(id, session): (&ProposerId, &Session)| (session.claim(), Reverse(*id));
+        let mut claims: Vec<_> = self.sessions.iter().map(of_session).collect();
+        let sum: usize = claims.iter().map(|(claim, _)| claim).sum();
+        assert_eq!(sum, self.answers_claim, "no answer is forgotten");
         claims.retain(|(_, Reverse(id))| *id != kept);
         claims.sort_unstable();
-        while sum > ANSWERS_CLAIM_MAX
+        while self.answers_claim > ANSWERS_CLAIM_MAX
             && let Some((claim, Reverse(id))) = claims.pop()
         {
             self.sessions.remove(&id);
-            sum -= claim;
+            self.answers_claim -= claim;
         }
     }
 
