@@ -34,6 +34,9 @@ const APPENDS_IN_FLIGHT: usize = 64;
 const UNCOMMITTED_BYTES_MAX: u64 = 64 << 20;
 /// A snapshot that was not acknowledged for so many ticks is sent again.
 const SNAPSHOT_RETRY_TICKS: u32 = 20;
+/// A snapshot costs as much as the state is large: the log since the last one has a quarter of its
+/// bytes first, however many entries that takes.
+const SNAPSHOT_SHARE: usize = 4;
 /// Entries that a learner may lack and still be made a voter.
 const CAUGHT_UP_ENTRIES: u64 = 64;
 
@@ -89,6 +92,8 @@ pub struct MetaGroup<S: StateMachine> {
     /// `None` until the first snapshot came.
     replica: Option<Replica<S>>,
     snapshot_every: u64,
+    /// Bytes of the entries that were applied since the last snapshot.
+    bytes_since: usize,
     writing: Option<Writing>,
     compaction: Option<Snapshot>,
     reads: VecDeque<(ReadId, LogIndex)>,
@@ -154,6 +159,7 @@ impl<S: StateMachine> MetaGroup<S> {
             raw,
             replica,
             snapshot_every: tuning.snapshot_every.max(1),
+            bytes_since: 0,
             writing: None,
             compaction: None,
             reads: VecDeque::new(),
@@ -220,7 +226,7 @@ impl<S: StateMachine> MetaGroup<S> {
         self.seen_elapsed = raft.election_elapsed + 1;
         self.raw.tick();
         if self.raw.store().take_wanted() {
-            self.compact(1);
+            self.compact(1, 0);
         }
         self.retry_snapshots();
         self.ask_read();
@@ -338,6 +344,7 @@ impl<S: StateMachine> MetaGroup<S> {
         if let Some(snapshot) = writing.restored {
             self.raw.advance_apply_to(snapshot.index.0);
             self.replica = Some(Replica::restore(&snapshot).expect("checked by the guard"));
+            self.bytes_since = 0;
             out.push(GroupEffect::Restored);
         }
         emit(writing.after, out);
@@ -441,23 +448,27 @@ impl<S: StateMachine> MetaGroup<S> {
                 changed = true;
                 step_down_if_removed(&mut self.raw.raft);
             }
+            self.bytes_since += raw_entry.data.len();
             let outcome = replica.apply(&entry);
             out.push(GroupEffect::Applied(outcome));
         }
         self.raw.advance_apply_to(last.index);
-        self.compact(self.snapshot_every);
+        let last = self.raw.store().latest_snapshot();
+        let share = last.map_or(0, |s| s.state.len() / SNAPSHOT_SHARE);
+        self.compact(self.snapshot_every, share);
         changed
     }
 
-    /// Makes a snapshot if the last one is so many entries old.
-    fn compact(&mut self, entries_min: u64) {
+    /// Makes a snapshot if the last one is so many entries, and bytes, old.
+    fn compact(&mut self, entries_min: u64, bytes_min: usize) {
         let Some(replica) = &self.replica else { return };
         let since = replica
             .applied
             .0
             .saturating_sub(self.raw.store().snapshot_index());
-        if since >= entries_min {
+        if since >= entries_min && self.bytes_since >= bytes_min {
             let snapshot = replica.snapshot();
+            self.bytes_since = 0;
             self.raw.mut_store().compact(snapshot.clone());
             self.compaction = Some(snapshot);
         }
