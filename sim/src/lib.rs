@@ -23,6 +23,7 @@ pub mod queue;
 pub mod report;
 pub mod rng;
 pub mod run;
+pub mod scale;
 pub mod service;
 pub mod timers;
 pub mod trace;

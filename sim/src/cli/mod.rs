@@ -2,6 +2,7 @@
 
 mod many;
 mod one;
+mod scale;
 
 use std::io;
 use std::path::PathBuf;
@@ -11,8 +12,10 @@ use clap::{Args, Subcommand};
 
 use crate::campaign::Swarm;
 use crate::plan::{Outage, PlanError};
+use crate::scale::SizeError;
 
 pub use one::read;
+pub use scale::ScaleArgs;
 
 /// What to simulate; without a command, many seeds of the default swarm.
 #[derive(Clone, Debug, PartialEq, Args)]
@@ -45,6 +48,8 @@ pub enum SimCommand {
     },
     /// Make a failing plan as small as it gets, and write it as a scenario file.
     Minimize(MinimizeArgs),
+    /// Metadata and placement alone, payload elided, at the size of a hundred sites' disks.
+    Scale(ScaleArgs),
     /// Print a seed's plan as a scenario file.
     Show {
         /// The seed.
@@ -149,6 +154,9 @@ pub enum CliError {
     /// A plan that can't be written.
     #[error(transparent)]
     Unwritable(PlanError),
+    /// A fabric that can't be.
+    #[error(transparent)]
+    Size(#[from] SizeError),
     /// Nothing to make smaller.
     #[error("{0} does not fail: there is nothing to minimize")]
     Passes(String),
@@ -188,6 +196,7 @@ pub fn go(args: &SimArgs, as_json: bool) -> Result<bool, CliError> {
             trace,
         }) => one::scenario(file, (*seed, *twice, *trace), as_json),
         Some(SimCommand::Minimize(minimize)) => one::minimize(minimize, as_json),
+        Some(SimCommand::Scale(args)) => scale::measure(args, as_json),
         Some(SimCommand::Show { seed }) => one::show(*seed),
         None if args.many.mutants => many::mutants(&args.many, as_json),
         None => match args.many.seed {
