@@ -16,7 +16,8 @@ use crate::guard::{self, Refused};
 use crate::jitter::Jitter;
 use crate::log::{HardState, LoadedLog, LogDamage, LogWrite, SnapshotWrite};
 use crate::message::{
-    EntryBody, LogEntry, LogIndex, MemberId, MemberStep, Members, RaftMessage, Snapshot, Term,
+    EntryBody, LogEntry, LogIndex, MESSAGE_BYTES, MemberId, MemberStep, Members, RaftMessage,
+    Snapshot, Term,
 };
 use crate::node::Ticket;
 use crate::replica::{Outcome, Proposal, Replica, StateMachine};
@@ -26,8 +27,6 @@ use crate::storage::MemoryStorage;
 const ELECTION_TICKS_MIN: usize = 5;
 /// And before so many.
 const ELECTION_TICKS_END: usize = 10;
-/// A message carries about so many bytes of entries.
-const MESSAGE_BYTES: u64 = 1 << 20;
 /// Append messages in flight to one member.
 const APPENDS_IN_FLIGHT: usize = 64;
 /// Bound of proposed and uncommitted bytes; beyond, proposals are refused as busy.

@@ -9,8 +9,16 @@ use bincode::{Decode, Encode};
 use model::ids::{Boot, DiskRef, Incarnation, NodeId, SiteId};
 use model::spread::SlotMove;
 
-/// Bound of the entries in one message.
-pub const ENTRIES_PER_MESSAGE_MAX: usize = 4096;
+/// Bound of the entries in one message: as many as a leader ever sends in one
+/// ([`MESSAGE_BYTES`]), however small they are. Of a message with one more, nothing would be taken,
+/// nor of its repetitions.
+pub const ENTRIES_PER_MESSAGE_MAX: usize = MESSAGE_BYTES as usize / ENTRY_BYTES_MIN;
+
+/// A message carries about so many bytes of entries.
+pub const MESSAGE_BYTES: u64 = 1 << 20;
+
+/// No entry counts for less: it has a term and an index.
+const ENTRY_BYTES_MIN: usize = 4;
 
 /// No term or index is higher: room for arithmetic on what a peer claims.
 pub const NUMBER_MAX: u64 = 1 << 56;
