@@ -39,6 +39,8 @@ pub struct Host {
     view: Arc<View>,
     running: BTreeSet<VolumeId>,
     paused: BTreeMap<VolumeId, Time>,
+    /// The volumes that must run here by the view, and that have to be looked after wherever.
+    wanted: BTreeSet<VolumeId>,
     /// No volume is woken before this.
     wake_at: Time,
     /// Some wait for that.
@@ -50,14 +52,28 @@ impl Host {
     /// A host that serves nothing yet.
     #[must_use]
     pub fn new(node: NodeId, view: Arc<View>) -> Self {
-        Self {
+        let mut host = Self {
             node,
-            view,
+            view: Arc::clone(&view),
             running: BTreeSet::new(),
             paused: BTreeMap::new(),
+            wanted: BTreeSet::new(),
             wake_at: Time::ZERO,
             sleepers: false,
             stopping: false,
+        };
+        host.want(view.volumes.values());
+        host
+    }
+
+    /// These records are new, or may be wanted for another reason than before.
+    fn want<'a>(&mut self, records: impl Iterator<Item = &'a VolumeRecord>) {
+        for record in records {
+            if self.must_run(record) || self.is_to_wake(record) {
+                self.wanted.insert(record.id);
+            } else {
+                self.wanted.remove(&record.id);
+            }
         }
     }
 
@@ -118,7 +134,13 @@ impl Host {
     /// The placement changed; appends the volumes to be started.
     pub fn view(&mut self, now: Time, view: Arc<View>, start: &mut Vec<VolumeId>) {
         if view.version >= self.view.version {
-            self.view = view;
+            let before = std::mem::replace(&mut self.view, Arc::clone(&view));
+            // What else makes a volume wanted is where its journal lies, and who is away.
+            let same = before.disks == view.disks && before.sites == view.sites;
+            match same {
+                true => self.want(view.volumes.unlike(&before.volumes)),
+                false => self.want(view.volumes.values()),
+            }
         }
         self.due(now, start);
     }
@@ -132,7 +154,8 @@ impl Host {
         let view = Arc::clone(&self.view);
         let may_wake = now >= self.wake_at;
         let (mut woken, mut asleep) = (None, false);
-        for (id, record) in view.volumes.iter() {
+        let wanted = self.wanted.iter();
+        for (id, record) in wanted.filter_map(|id| Some((id, view.volumes.get(id)?))) {
             if self.running.contains(id) || self.paused.contains_key(id) {
                 continue;
             }

@@ -1,5 +1,5 @@
 //! Volumes' records by id, in pages that copies share: a view of a million volumes costs what
-//! changed since the last one, not a million records.
+//! changed since the last one, and who reads one after the other reads what changed.
 
 use std::collections::BTreeMap;
 use std::ops::Index;
@@ -13,23 +13,27 @@ use bincode::{Decode, Encode};
 use crate::ids::VolumeId;
 use crate::placement::VolumeRecord;
 
-/// Ids a page. A change of a page that a copy shares copies its records, and a copy of the map
-/// counts each page once: both are cheap here.
-const PAGE_IDS: u32 = 32;
+/// Ids a page. The first change of a page that a copy shares counts each of its records once more,
+/// and the first of all each page: both are cheap here.
+const PAGE_IDS: u32 = 64;
 
 /// Sorted by id.
-type Page = Vec<VolumeRecord>;
+type Page = Vec<Arc<VolumeRecord>>;
 
 /// A map from ids to records, as [`BTreeMap`] is one. **Invariant:** no page is empty, and each
 /// record lies in its id's page.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct VolumeMap {
-    pages: BTreeMap<u32, Arc<Page>>,
+    pages: Arc<BTreeMap<u32, Arc<Page>>>,
     len: usize,
 }
 
 fn place(page: &Page, id: VolumeId) -> Result<usize, usize> {
     page.binary_search_by_key(&id, |record| record.id)
+}
+
+fn records(page: &Page) -> impl Iterator<Item = &VolumeRecord> {
+    page.iter().map(|record| &**record)
 }
 
 impl VolumeMap {
@@ -55,14 +59,14 @@ impl VolumeMap {
     #[must_use]
     pub fn get(&self, id: &VolumeId) -> Option<&VolumeRecord> {
         let page = self.pages.get(&(id.0 / PAGE_IDS))?;
-        place(page, *id).ok().map(|at| &page[at])
+        place(page, *id).ok().map(|at| &*page[at])
     }
 
-    /// A volume's record, to be changed: its page is no longer shared then.
+    /// A volume's record, to be changed: it is no longer shared then.
     pub fn get_mut(&mut self, id: &VolumeId) -> Option<&mut VolumeRecord> {
-        let page = self.pages.get_mut(&(id.0 / PAGE_IDS))?;
+        let page = Arc::make_mut(&mut self.pages).get_mut(&(id.0 / PAGE_IDS))?;
         let at = place(page, *id).ok()?;
-        Arc::make_mut(page).get_mut(at)
+        Arc::make_mut(page).get_mut(at).map(Arc::make_mut)
     }
 
     /// Whether there is such a volume.
@@ -77,12 +81,12 @@ impl VolumeMap {
     /// If it is the record of another volume.
     pub fn insert(&mut self, id: VolumeId, record: VolumeRecord) {
         assert_eq!(id, record.id, "a record is found by its own id");
-        let page = self.pages.entry(id.0 / PAGE_IDS).or_default();
-        let page = Arc::make_mut(page);
+        let pages = Arc::make_mut(&mut self.pages);
+        let page = Arc::make_mut(pages.entry(id.0 / PAGE_IDS).or_default());
         match place(page, id) {
-            Ok(at) => page[at] = record,
+            Ok(at) => page[at] = Arc::new(record),
             Err(at) => {
-                page.insert(at, record);
+                page.insert(at, Arc::new(record));
                 self.len += 1;
             }
         }
@@ -90,7 +94,22 @@ impl VolumeMap {
 
     /// The records, by id.
     pub fn values(&self) -> impl Iterator<Item = &VolumeRecord> {
-        self.pages.values().flat_map(|page| page.iter())
+        self.pages.values().flat_map(|page| records(page))
+    }
+
+    /// The records of all pages that an older map does not share: those that differ are among
+    /// them.
+    pub fn unlike<'a>(&'a self, older: &'a Self) -> impl Iterator<Item = &'a VolumeRecord> {
+        let is_same = |(at, page): &(&u32, &Arc<Page>)| {
+            let before = older.pages.get(at);
+            before.is_some_and(|before| Arc::ptr_eq(before, page))
+        };
+        let same_map = Arc::ptr_eq(&self.pages, &older.pages);
+        let pages = self
+            .pages
+            .iter()
+            .filter(move |page| !same_map && !is_same(page));
+        pages.flat_map(|(_, page)| records(page))
     }
 
     /// The ids, ascending.
@@ -222,6 +241,14 @@ mod tests {
         let pages = old.pages.iter();
         let shared = pages.filter(|(at, page)| Arc::ptr_eq(page, &new.pages[at]));
         assert_eq!(shared.count(), old.pages.len() - 1);
+        let unlike: Vec<u32> = new.unlike(&old).map(|record| record.id.0).collect();
+        assert!(unlike.len() <= 65 && unlike.contains(&500) && unlike.contains(&2000));
+        assert_eq!(new.unlike(&new.clone()).count(), 0);
+        assert_eq!(
+            new.unlike(&map(0..1000)).count(),
+            new.len(),
+            "another one's pages"
+        );
     }
 
     #[test]

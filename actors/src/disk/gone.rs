@@ -12,6 +12,7 @@ use model::meta::{MetaReply, MetaToken};
 use model::placement::{View, VolumeRecord};
 use model::store::{FragmentDone, FragmentOp, OpId};
 use model::time::Time;
+use model::volumes::VolumeMap;
 
 use super::config::KEYS_MAX;
 use super::{Disk, DiskEffect};
@@ -28,6 +29,8 @@ pub(super) struct Gone {
     to_sweep: BTreeSet<VolumeId>,
     /// The fragment store's operation for the one that is swept.
     sweep: Option<(OpId, VolumeId)>,
+    /// The volumes of the last view.
+    seen: VolumeMap,
     /// Records being read, since when.
     reads: BTreeMap<VolumeId, (MetaToken, Time)>,
 }
@@ -52,7 +55,9 @@ fn names(record: &VolumeRecord, at: DiskRef) -> bool {
 
 impl Disk {
     pub(super) fn view(&mut self, now: Time, view: &View, out: &mut Vec<DiskEffect>) {
-        let deleted = view.volumes.values().filter(|v| v.deleted).map(|v| v.id);
+        // A tombstone stays: those of what was seen before are known.
+        let new = view.volumes.unlike(&self.gone.seen);
+        let deleted: Vec<VolumeId> = new.filter(|v| v.deleted).map(|v| v.id).collect();
         for volume in deleted {
             if self.gone.tombstones.insert(volume) {
                 self.gone.to_sweep.insert(volume);
@@ -60,6 +65,7 @@ impl Disk {
                 self.drop_replica(now, volume, out);
             }
         }
+        self.gone.seen = view.volumes.clone();
         self.sweep(out);
         let retry = self.config.join_wait_max;
         let left: Vec<VolumeId> = self
