@@ -37,6 +37,7 @@ struct Node {
     to_claim: VecDeque<(VolumeId, Epoch)>,
     claims: BTreeMap<u64, Claim>,
     number: u64,
+    sessions_lost: u64,
 }
 
 pub(super) struct Crowd {
@@ -68,6 +69,7 @@ impl Crowd {
                 to_claim: VecDeque::new(),
                 claims: BTreeMap::new(),
                 number: 0,
+                sessions_lost: 0,
             };
             (*node, of_crowd)
         };
@@ -98,6 +100,11 @@ impl Crowd {
     /// Whether all that live have applied so much.
     pub(super) fn have_applied(&self, index: LogIndex) -> bool {
         self.nodes.values().all(|node| node.applied >= index)
+    }
+
+    /// Sessions that ended though their nodes lived.
+    pub(super) fn sessions_lost(&self) -> u64 {
+        self.nodes.values().map(|node| node.sessions_lost).sum()
     }
 
     /// A node was given these.
@@ -203,12 +210,29 @@ impl Node {
                 self.session = Some(*proposer);
                 0
             }
-            Answer::Applied { number, .. } => u64::from(self.claims.remove(number).is_some()),
-            Answer::NoSession { .. } => {
+            // A refusal says that an earlier one, whose answer was lost, was carried out.
+            Answer::Applied {
+                proposer, number, ..
+            } if self.session == Some(*proposer) => u64::from(self.claims.remove(number).is_some()),
+            Answer::NoSession { proposer } if self.session == Some(*proposer) => {
                 self.session = None;
+                self.sessions_lost += 1;
+                let unknown = std::mem::take(&mut self.claims).into_values();
+                let unknown = unknown.map(|claim| (claim.volume, claim.expected));
+                self.to_claim.extend(unknown);
                 0
             }
-            Answer::Superseded { .. } | Answer::Read { .. } | Answer::Redirect { .. } => 0,
+            Answer::Superseded { proposer, number } if self.session == Some(*proposer) => {
+                let unknown = self.claims.remove(number);
+                let unknown = unknown.map(|claim| (claim.volume, claim.expected));
+                self.to_claim.extend(unknown);
+                0
+            }
+            Answer::Applied { .. }
+            | Answer::NoSession { .. }
+            | Answer::Superseded { .. }
+            | Answer::Read { .. }
+            | Answer::Redirect { .. } => 0,
         }
     }
 

@@ -70,43 +70,50 @@ pub(super) fn admin(log: &mut Log<GlobalState>, command: AdminCommand) -> AdminR
 impl Fabric {
     /// Sites, nodes, disks, and one volume, so that there are pools and their slots have disks.
     pub(super) fn found(size: &Size, report: &mut Report) -> Self {
+        let mut fabric = Self::of(size, |state| state.with_volumes_claim_max(NO_BOUND));
+        let by = (NodeId(1), boot(NodeId(1)));
+        let create = requests::create(0, size, fabric.journal(0));
+        let create = requests::meta(by, create);
+        let reply = fabric.global.ask(by, &create, &mut Pace::default());
+        requests::expect_record(reply);
+        let assigned = fabric.assign();
+        let mut section = Section::new("founding", "Founding");
+        let disks = size.disks / u32::from(size.sites);
+        let what = format!("a site's group gives a pool's slots to its {disks} disks");
+        section.put("assign", what, Value::Wall(assigned));
+        let bound = requests::until_full(size);
+        let what = "volumes at which the bound of today refuses";
+        section.put("bound", what, Value::Count(bound));
+        report.add(section);
+        fabric
+    }
+
+    /// Sites, nodes and disks.
+    pub(super) fn of(size: &Size, tuned: impl FnOnce(GlobalState) -> GlobalState) -> Self {
         let first = NodeId(1);
         let voting = size.sites.min(VOTING_SITES_MAX);
         // Of four, one is no voter: the number is odd.
         let voting = voting - u8::from(voting.is_multiple_of(2));
         let voters = (0..voting).map(|nth| member(first_node(size, nth)));
         let members = Members::of_voters(voters.collect());
-        let state = GlobalState::new(
-            size.rows,
-            "site-1".into(),
-            (first, boot(first)),
-            NodeEntry {
-                name: name(first),
-                site: SiteId(1),
-                address: address(first),
-                nbd: address(first),
-                gone: false,
-                duty: Duty::Serve,
-            },
-        );
-        let state = state.with_volumes_claim_max(NO_BOUND);
+        let entry = NodeEntry {
+            name: name(first),
+            site: SiteId(1),
+            address: address(first),
+            nbd: address(first),
+            gone: false,
+            duty: Duty::Serve,
+        };
+        let founder = (first, boot(first));
+        let state = GlobalState::new(size.rows, "site-1".into(), founder, entry);
         let mut fabric = Self {
             size: size.clone(),
-            global: Log::new(boot(first), members, state),
+            global: Log::new(boot(first), members, tuned(state)),
             sites: BTreeMap::new(),
         };
         for nth in 0..size.sites {
             fabric.add_site(nth);
         }
-        fabric.create_first_volume();
-        let assigned = fabric.assign();
-        let mut section = Section::new("founding", "Founding");
-        let what = format!(
-            "slots of a site's {} disks, for one pool",
-            size.disks / u32::from(size.sites)
-        );
-        section.put("assign", what, Value::Wall(assigned));
-        report.add(section);
         fabric
     }
 
@@ -204,16 +211,6 @@ impl Fabric {
             }
         }
         slowest
-    }
-
-    fn create_first_volume(&mut self) {
-        let journal = self.journal(0);
-        let by = (NodeId(1), boot(NodeId(1)));
-        let create = requests::create(0, &self.size, journal);
-        let reply = self
-            .global
-            .ask(by, &requests::meta(by, create), &mut Pace::default());
-        requests::expect_record(reply);
     }
 
     /// The disks of a volume's journal: volumes go round their home's disks, and those of the next

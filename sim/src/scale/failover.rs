@@ -10,7 +10,7 @@ use raft_meta::global::GlobalState;
 use raft_meta::message::GroupId;
 
 use super::fabric::Fabric;
-use super::memory;
+use super::gauge;
 use super::report::{Report, Section, Value};
 use super::voters::Voters;
 
@@ -24,10 +24,10 @@ const QUIET: Duration = Duration::from_secs(4);
 const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(super) fn measure(fabric: Fabric, report: &mut Report, tell: &mut dyn FnMut(&str)) {
-    let before = memory::resident();
+    let before = gauge::resident();
     let mut voters = Voters::start(&fabric, Time(1_000_000_000));
     let count = fabric.global.replica.members.voters.len() as u64;
-    let each = memory::resident().saturating_sub(before) / count;
+    let each = gauge::resident().saturating_sub(before) / count;
     drop(fabric);
     voters.run(SETTLES);
     let leader = voters.leader().expect("an election is over by then");
@@ -54,11 +54,8 @@ pub(super) fn measure(fabric: Fabric, report: &mut Report, tell: &mut dyn FnMut(
         Value::Wall(ticks.longest),
     );
     let busy = (ticks.wall + inputs.wall).as_secs_f64() / QUIET.as_secs_f64();
-    quiet.put(
-        "share",
-        "of one core, with all signs of life (percent)",
-        Value::PerSecond(busy * 100.0),
-    );
+    let what = "of one core, with all signs of life";
+    quiet.put("share", what, Value::Busy(busy));
     report.add(quiet);
     let section = Failover::of(&mut voters, leader).section(tell);
     report.add(section);
@@ -198,6 +195,12 @@ impl<'a> Failover<'a> {
         );
         let longest = ticks.longest.max(inputs.longest);
         section.put("claim-longest", "its longest step", Value::Wall(longest));
+        let lost = Value::Count(self.voters.crowd.sessions_lost());
+        section.put(
+            "sessions",
+            "sessions that ended for want of room for answers",
+            lost,
+        );
         let repeated = Value::Count(self.voters.crowd.repeated);
         section.put("repeated", "claims asked for more than once", repeated);
         let raft = (self.voters.raft_bytes - raft_before) / wanted.max(1);
@@ -208,8 +211,6 @@ impl<'a> Failover<'a> {
             "to all other nodes, a claim",
             Value::Bytes(fed),
         );
-        let what = "snapshots sent to voters that are to replace the dead";
-        section.put("offered", what, Value::Bytes(self.voters.offered_bytes));
     }
 
     /// How even owners are, and whether any volume was forgotten.

@@ -2,12 +2,14 @@
 //! replica does it.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use model::ids::{Boot, NodeId};
 use model::wire;
 use raft_meta::message::{EntryBody, LogEntry, LogIndex, Members, ProposerId, Term};
 use raft_meta::replica::{Outcome, Proposal, Replica, StateMachine, Verdict};
+
+use super::gauge::timed;
 
 /// What commands of one kind took.
 #[derive(Clone, Copy, Debug, Default)]
@@ -62,9 +64,8 @@ impl<S: StateMachine> Log<S> {
             term: Term(1),
             body: EntryBody::Proposal(bytes),
         };
-        let begun = Instant::now();
-        let outcome = self.replica.apply(&entry);
-        pace.wall += begun.elapsed();
+        let (outcome, took) = timed(|| self.replica.apply(&entry));
+        pace.wall += took;
         outcome
     }
 

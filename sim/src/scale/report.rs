@@ -22,6 +22,8 @@ pub enum Value {
     Wall(Duration),
     /// By this machine's clock, a second.
     PerSecond(f64),
+    /// What share of this machine's time.
+    Busy(f64),
     /// Resident memory of this process.
     Memory(u64),
 }
@@ -32,14 +34,14 @@ impl Value {
     pub fn is_exact(self) -> bool {
         match self {
             Self::Count(_) | Self::Bytes(_) | Self::Ratio(_) | Self::Virtual(_) => true,
-            Self::Wall(_) | Self::PerSecond(_) | Self::Memory(_) => false,
+            Self::Wall(_) | Self::PerSecond(_) | Self::Busy(_) | Self::Memory(_) => false,
         }
     }
 
     fn to_json(self) -> Json {
         match self {
             Self::Count(n) | Self::Bytes(n) | Self::Memory(n) => json!(n),
-            Self::Ratio(n) | Self::PerSecond(n) => json!(n),
+            Self::Ratio(n) | Self::PerSecond(n) | Self::Busy(n) => json!(n),
             Self::Virtual(d) | Self::Wall(d) => json!(d.as_secs_f64()),
         }
     }
@@ -50,6 +52,7 @@ impl Value {
             Self::Bytes(n) | Self::Memory(n) => ByteSize(n).to_string(),
             Self::Ratio(n) => format!("{n:.2}"),
             Self::PerSecond(n) => format!("{}/s", grouped(n as u64)),
+            Self::Busy(n) => format!("{:.1} %", n * 100.0),
             Self::Virtual(d) => format!("{} (virtual)", seconds(d)),
             Self::Wall(d) => seconds(d),
         }

@@ -4,15 +4,15 @@ use model::BLOCK_BYTES;
 use model::geometry::{Code, Pool};
 use model::ids::{Boot, DiskRef, Epoch, NodeId, Position, SegmentId, Seq, SiteId, VolumeId};
 use model::journal::{Checkpoint, PagePtr};
-use model::meta::{MetaReply, MetaRequest};
+use model::meta::{MetaReply, MetaRequest, Refusal};
 use model::placement::VolumeRecord;
 use model::time::WallTime;
 use raft_meta::global::{GlobalCommand, GlobalReply};
 
 use super::Size;
 use super::fabric::{CODE, Fabric, boot, first_node};
+use super::gauge;
 use super::log::Pace;
-use super::memory;
 use super::report::{Report, Section, Value};
 
 /// A terabyte each.
@@ -57,6 +57,30 @@ pub(super) fn expect_record(reply: GlobalReply) -> VolumeRecord {
         GlobalReply::Meta(MetaReply::Volume(Some(record))) => record,
         other => panic!("nothing here is refused: {other:?}"),
     }
+}
+
+/// How many volumes a fabric takes that was founded as any is.
+pub(super) fn until_full(size: &Size) -> u64 {
+    let size = Size {
+        sites: 3,
+        nodes: 9,
+        disks: 9,
+        ..size.clone()
+    };
+    let mut fabric = Fabric::of(&size, |state| state);
+    let by = (NodeId(1), boot(NodeId(1)));
+    for nth in 0.. {
+        let create = create(nth, &size, fabric.journal(nth));
+        let reply = fabric
+            .global
+            .ask(by, &meta(by, create), &mut Pace::default());
+        if matches!(&reply, GlobalReply::Meta(MetaReply::Refused { reason, .. }) if *reason == Refusal::Full)
+        {
+            return u64::from(nth);
+        }
+        expect_record(reply);
+    }
+    unreachable!("there is a bound")
 }
 
 fn checkpoint(volume: VolumeId, epoch: Epoch, seq: u64) -> Checkpoint {
@@ -107,10 +131,10 @@ struct Requests<'a> {
 /// undone where that would matter.
 pub(super) fn measure(fabric: &mut Fabric, report: &mut Report) {
     let section = Section::new("commands", "One replica applies: commands, bytes an entry");
-    let before = memory::resident();
+    let before = gauge::resident();
     let mut requests = Requests { fabric, section };
     requests.all();
-    let after = memory::resident();
+    let after = gauge::resident();
     let section = requests.section;
     let volumes = u64::from(fabric.size.volumes);
     let taken = after.saturating_sub(before);
@@ -131,8 +155,8 @@ fn put_small(fabric: &Fabric, memory: &mut Section) {
         .flatten()
         .map(|row| row.len())
         .sum();
-    let of_site = memory::of_a_copy(|| group.state().clone());
-    let of_slots = memory::of_a_copy(|| group.state().slots.clone());
+    let of_site = gauge::of_a_copy(|| group.state().clone());
+    let of_slots = gauge::of_a_copy(|| group.state().slots.clone());
     let disks = group.state().disks.len() as u64;
     let what = format!(
         "one of {} sites' groups: its nodes, disks, slots",

@@ -3,7 +3,7 @@
 //! bytes do at the pace of its node's repair, one after the other.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use model::geometry::Pool;
 use model::ids::{DiskRef, Incarnation, NodeId, Row, SiteId, Slot};
@@ -17,6 +17,7 @@ use raft_meta::site::SiteState;
 
 use super::Size;
 use super::fabric::{Fabric, POOL, address, beat, boot, member};
+use super::gauge::timed;
 use super::placement::{crowded_rows, held};
 use super::report::{Report, Section, Value};
 use super::voters::loaded;
@@ -141,7 +142,7 @@ impl Site {
         let before = held(self.state());
         let begun = self.now;
         self.longest_tick = Duration::ZERO;
-        let ideal = match change {
+        let least = match change {
             Change::LoseDisk => {
                 let at = self.victim();
                 self.lose_disk(at);
@@ -159,9 +160,9 @@ impl Site {
         };
         self.settle();
         section.put(
-            "ideal",
-            "slots that must move, at least",
-            Value::Count(ideal),
+            "least",
+            "slots that must move, or would make it even",
+            Value::Count(least),
         );
         section.count("moved", "slots that move", self.moved);
         section.put("bytes", "bytes that move", Value::Bytes(self.moved_bytes));
@@ -328,9 +329,8 @@ impl Site {
             let due = self.meta.next_deadline().expect("it always ticks");
             self.now = self.now.max(due);
             let mut out = Vec::new();
-            let begun = Instant::now();
-            self.meta.tick(self.now, &mut out);
-            self.longest_tick = self.longest_tick.max(begun.elapsed());
+            let ((), took) = timed(|| self.meta.tick(self.now, &mut out));
+            self.longest_tick = self.longest_tick.max(took);
             self.carry_out(out);
         }
         self.note_moves();

@@ -3,7 +3,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use model::ids::{Epoch, NodeId, SiteId, VolumeId};
 use model::machine::Machine;
@@ -18,6 +18,7 @@ use raft_meta::replica::{Replica, StateMachine};
 
 use super::crowd::Crowd;
 use super::fabric::{Fabric, first_node};
+use super::gauge::timed;
 
 /// How long a message takes within a site.
 const LAN: Duration = Duration::from_micros(200);
@@ -106,8 +107,6 @@ pub(super) struct Voters {
     events: u64,
     /// Bytes of what voters sent to each other.
     pub(super) raft_bytes: u64,
-    /// Bytes of snapshots that were sent to nodes which are to vote.
-    pub(super) offered_bytes: u64,
     /// Volumes that voters claimed.
     claimed: u64,
 }
@@ -125,6 +124,18 @@ pub(super) fn loaded<S: StateMachine>(replica: &Replica<S>) -> LoadedLog {
     }
 }
 
+/// Whose business it is; signs of life are most of all the global placement group's.
+fn group(message: &MetaMessage) -> GroupId {
+    match message {
+        MetaMessage::Beat(_) => GroupId::Global,
+        MetaMessage::Raft { group, .. }
+        | MetaMessage::Follow { group, .. }
+        | MetaMessage::Feed { group, .. }
+        | MetaMessage::Ask { group, .. }
+        | MetaMessage::Answer { group, .. } => *group,
+    }
+}
+
 impl Voters {
     /// Every voter, and every site's founder, starts from its logs.
     pub(super) fn start(fabric: &Fabric, now: Time) -> Self {
@@ -137,7 +148,6 @@ impl Voters {
             queue: BinaryHeap::new(),
             events: 0,
             raft_bytes: 0,
-            offered_bytes: 0,
             claimed: 0,
         };
         for (site, group) in &fabric.sites {
@@ -227,9 +237,8 @@ impl Voters {
             return;
         };
         let mut out = Vec::new();
-        let begun = Instant::now();
-        host.meta.handle(now, input, &mut out);
-        host.inputs.note(begun.elapsed());
+        let ((), took) = timed(|| host.meta.handle(now, input, &mut out));
+        host.inputs.note(took);
         self.carry_out(node, out);
     }
 
@@ -239,9 +248,8 @@ impl Voters {
             return;
         };
         let mut out = Vec::new();
-        let begun = Instant::now();
-        host.meta.tick(now, &mut out);
-        host.ticks.note(begun.elapsed());
+        let ((), took) = timed(|| host.meta.tick(now, &mut out));
+        host.ticks.note(took);
         self.carry_out(node, out);
     }
 
@@ -279,29 +287,15 @@ impl Voters {
     }
 
     fn send(&mut self, from: NodeId, to: NodeId, message: MetaMessage) {
-        let known = |node: &NodeId| self.hosts.get(node).is_none_or(|host| host.votes);
-        let (of_sender, of_receiver) = (known(&from), known(&to));
-        let is_dropped = match &message {
-            // The crowd gives signs of life for those that know no leader here.
-            MetaMessage::Beat(_) => !of_sender || !self.hosts.contains_key(&to),
-            MetaMessage::Raft { group, .. }
-            | MetaMessage::Follow { group, .. }
-            | MetaMessage::Feed { group, .. }
-            | MetaMessage::Ask { group, .. }
-            | MetaMessage::Answer { group, .. } => {
-                *group == GroupId::Global && !(of_sender && of_receiver)
-            }
-        };
-        if is_dropped {
+        let votes = self.hosts.get(&from).is_some_and(|host| host.votes);
+        if !votes && group(&message) == GroupId::Global {
+            // The crowd speaks for it.
             return;
         }
         if let MetaMessage::Raft { group, message } = &message
             && *group == GroupId::Global
         {
-            match &message.snapshot {
-                Some(snapshot) => self.offered_bytes += snapshot.state.len() as u64,
-                None => self.raft_bytes += wire::encoded_len(message) as u64,
-            }
+            self.raft_bytes += wire::encoded_len(message) as u64;
         }
         self.post(from, to, message);
     }
@@ -346,7 +340,9 @@ impl Voters {
                 ticket,
             } => self.input(node, Input::Persisted { group, ticket }),
             Event::Deliver { from, to, message } => {
-                if self.hosts.contains_key(&to) {
+                let group = group(&message);
+                let host = self.hosts.get(&to);
+                if host.is_some_and(|host| host.votes || group != GroupId::Global) {
                     let message = *message;
                     self.input(to, Input::Message { from, message });
                 } else {

@@ -1,6 +1,9 @@
-//! What states take: resident memory of this process, as the system counts it.
+//! What this computer is asked: how long something took, and the resident memory of this process.
+//!
+//! **Invariant:** nothing that a machine does follows from it.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 /// What Linux counts resident memory in.
 const PAGE_BYTES: u64 = 4096;
@@ -8,6 +11,14 @@ const PAGE_BYTES: u64 = 4096;
 /// A state is copied until so much memory came of it: less is lost among what the allocator keeps.
 const ENOUGH_BYTES: u64 = 64 << 20;
 const COPIES_MAX: u64 = 4096;
+
+/// Does it; how long that took.
+#[expect(clippy::disallowed_methods, reason = "it is what is measured")]
+pub(super) fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
+    let begun = Instant::now();
+    let done = work();
+    (done, begun.elapsed())
+}
 
 /// Resident memory now; zero where the system does not tell.
 pub(super) fn resident() -> u64 {
