@@ -14,6 +14,7 @@ pub mod node;
 pub mod replica;
 pub mod site;
 
+mod claims;
 mod controller;
 mod convert;
 mod courier;

@@ -4,7 +4,6 @@
 //! session that makes a repeat one: what is numbered in a session that ended is not applied any
 //! more, and whoever lives on opens another one.
 
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
@@ -12,6 +11,7 @@ use bincode::{Decode, Encode};
 use model::ids::{Boot, NodeId};
 use model::wire::{self, WireError};
 
+use crate::claims::Claims;
 use crate::message::{
     EntryBody, LogEntry, LogIndex, Members, NUMBER_MAX, ProposerId, Snapshot, Term,
 };
@@ -164,8 +164,8 @@ pub struct Replica<S> {
     pub members: Members,
     state: S,
     sessions: BTreeMap<ProposerId, Session>,
-    /// What the answers of all sessions claim: kept, since every command asks.
-    answers_claim: usize,
+    /// What the sessions' answers claim.
+    claims: Claims,
 }
 
 impl<S: StateMachine> Replica<S> {
@@ -179,7 +179,7 @@ impl<S: StateMachine> Replica<S> {
             members,
             state,
             sessions: BTreeMap::new(),
-            answers_claim: 0,
+            claims: Claims::default(),
         }
     }
 
@@ -224,14 +224,18 @@ impl<S: StateMachine> Replica<S> {
         if !snapshot.members.is_sound() || !placed {
             return Err(WireError::Malformed);
         }
+        let mut claims = Claims::default();
+        for (id, session) in &sessions {
+            claims.change(*id, |_| session.claim());
+        }
         Ok(Self {
             founding,
             applied: snapshot.index,
             term: snapshot.term,
             members: snapshot.members.clone(),
             state,
-            answers_claim: sessions.values().map(Session::claim).sum(),
             sessions,
+            claims,
         })
     }
 
@@ -298,10 +302,9 @@ impl<S: StateMachine> Replica<S> {
         }
         // Nobody asks in an earlier life's name any more. Should this one be the earlier, by an entry
         // that was long under way, the other opens a session anew.
-        let earlier = self
-            .sessions
-            .extract_if(.., |_, session| session.node == node);
-        self.answers_claim -= earlier.map(|(_, session)| session.claim()).sum::<usize>();
+        for (id, _) in self.sessions.extract_if(.., |_, s| s.node == node) {
+            self.claims.end(id);
+        }
         let id = ProposerId(at);
         self.sessions.insert(
             id,
@@ -332,7 +335,8 @@ impl<S: StateMachine> Replica<S> {
             session.low = low;
             let unanswered = session.answered.split_off(&low);
             let answered = std::mem::replace(&mut session.answered, unanswered);
-            self.answers_claim -= claim(&answered);
+            let answered = claim(&answered);
+            self.claims.change(proposer, |before| before - answered);
         }
         if number < session.low || number - session.low >= IN_FLIGHT_MAX {
             return Verdict::Superseded;
@@ -344,7 +348,8 @@ impl<S: StateMachine> Replica<S> {
             return Verdict::Superseded;
         };
         let reply = wire::encode(&self.state.apply(command));
-        self.answers_claim += claim_of(&reply);
+        self.claims
+            .change(proposer, |before| before + claim_of(&reply));
         session.answered.insert(number, reply.clone());
         assert!(session.answered.len() as u64 <= IN_FLIGHT_MAX);
         self.end_sessions_but(proposer);
@@ -353,20 +358,11 @@ impl<S: StateMachine> Replica<S> {
 
     /// Ends sessions other than that one until the answers are within their bound.
     fn end_sessions_but(&mut self, kept: ProposerId) {
-        if self.answers_claim <= ANSWERS_CLAIM_MAX {
-            return;
-        }
-        let of_session = |(id, session): (&ProposerId, &Session)| (session.claim(), Reverse(*id));
-        let mut claims: Vec<_> = self.sessions.iter().map(of_session).collect();
-        let sum: usize = claims.iter().map(|(claim, _)| claim).sum();
-        assert_eq!(sum, self.answers_claim, "no answer is forgotten");
-        claims.retain(|(_, Reverse(id))| *id != kept);
-        claims.sort_unstable();
-        while self.answers_claim > ANSWERS_CLAIM_MAX
-            && let Some((claim, Reverse(id))) = claims.pop()
+        while self.claims.sum() > ANSWERS_CLAIM_MAX
+            && let Some(id) = self.claims.largest_but(kept)
         {
             self.sessions.remove(&id);
-            self.answers_claim -= claim;
+            self.claims.end(id);
         }
     }
 

@@ -30,7 +30,7 @@ pub struct ScaleArgs {
     /// A disk's capacity.
     #[arg(long, value_name = "SIZE", default_value_t = ByteSize(Size::default().disk_bytes))]
     pub disk_size: ByteSize,
-    /// How much of it fragments take, in percent.
+    /// How much of the fullest disk fragments take, in percent.
     #[arg(long, value_name = "PERCENT", default_value_t = Size::default().fill_percent)]
     pub fill: u8,
     /// What a node's repair takes at most, a second.

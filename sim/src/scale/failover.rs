@@ -201,6 +201,9 @@ impl<'a> Failover<'a> {
             "sessions that ended for want of room for answers",
             lost,
         );
+        let unavailable = Value::Count(self.voters.unavailable);
+        let what = "claims of voters that had to be made again";
+        section.put("unavailable", what, unavailable);
         let repeated = Value::Count(self.voters.crowd.repeated);
         section.put("repeated", "claims asked for more than once", repeated);
         let raft = (self.voters.raft_bytes - raft_before) / wanted.max(1);

@@ -32,7 +32,7 @@ pub(super) fn site(fabric: &Fabric) -> Section {
         "slots of pools that are there which it gets",
         old,
     );
-    let even = fabric.size.stored_bytes() / (u64::from(fabric.size.sites) + 1);
+    let even = fabric.stored_bytes() / (u64::from(fabric.size.sites) + 1);
     let what = "would have to move, were old pools spread over it";
     section.put("even-bytes", what, Value::Bytes(even));
     let command = AdminCommand::CreatePool { code: LATER };

@@ -29,7 +29,7 @@ pub(super) fn site(fabric: &Fabric) -> Section {
     }
     let slots: u64 = by_loss.iter().map(|(lost, rows)| *lost as u64 * rows).sum();
     section.put("slots", "slots that are lost", Value::Count(slots));
-    let slot_bytes = size.slot_bytes();
+    let slot_bytes = fabric.slot_bytes();
     section.put("bytes", "in them", Value::Bytes(slots * slot_bytes));
     let can_lose = usize::from(CODE.slots() - CODE.data_fragments());
     let weak = by_loss.iter().filter(|(lost, _)| **lost >= can_lose);

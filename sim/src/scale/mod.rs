@@ -43,7 +43,7 @@ pub struct Size {
     pub rows: u16,
     /// A disk's capacity.
     pub disk_bytes: u64,
-    /// How much of it fragments take, in percent.
+    /// How much of the fullest disk fragments take, in percent.
     pub fill_percent: u8,
     /// What a node's repair takes at most, in bytes a second.
     pub repair_bytes_per_s: u64,

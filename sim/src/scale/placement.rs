@@ -6,21 +6,27 @@ use model::geometry::Pool;
 use model::ids::{DiskRef, NodeId, Row, SiteId, Slot};
 use raft_meta::site::SiteState;
 
-use super::Size;
 use super::fabric::{CODE, Fabric, POOL};
 use super::report::{Section, Value};
 
-impl Size {
-    /// What fragments take of all disks.
-    pub(super) fn stored_bytes(&self) -> u64 {
-        let raw = u128::from(self.disk_bytes) * u128::from(self.disks);
-        u64::try_from(raw * u128::from(self.fill_percent) / 100).unwrap_or(u64::MAX)
+impl Fabric {
+    /// How many slots of the data's pool each disk holds.
+    fn held(&self) -> Vec<u64> {
+        let all = self.sites.values().flat_map(|group| held(group.state()));
+        all.map(|(_, slots)| slots).collect()
     }
 
-    /// What lies in one slot of the data's pool, if segments are spread over rows as by chance.
+    /// What lies in one slot of the data's pool, if segments are spread over rows as by chance and
+    /// the fullest disk is as full as is assumed.
     pub(super) fn slot_bytes(&self) -> u64 {
-        let slots = u64::from(self.rows) * u64::from(CODE.slots());
-        self.stored_bytes() / slots
+        let most = self.held().into_iter().max().unwrap_or(0).max(1);
+        let full = u128::from(self.size.disk_bytes) * u128::from(self.size.fill_percent) / 100;
+        u64::try_from(full).unwrap_or(u64::MAX) / most
+    }
+
+    /// What lies in all of them.
+    pub(super) fn stored_bytes(&self) -> u64 {
+        self.held().iter().sum::<u64>() * self.slot_bytes()
     }
 }
 
@@ -72,7 +78,6 @@ fn heavy_rows(fabric: &Fabric, pool: Pool) -> usize {
 }
 
 pub(super) fn section(fabric: &Fabric) -> Section {
-    let size = &fabric.size;
     let mut section = Section::new("placement", format!("Placement of {CODE}"));
     let pools = fabric.global.state().pools.keys();
     let bad: usize = pools
@@ -82,17 +87,15 @@ pub(super) fn section(fabric: &Fabric) -> Section {
             crowded.sum::<usize>() + heavy_rows(fabric, *pool)
         })
         .sum();
-    let all = fabric.sites.values().flat_map(|group| held(group.state()));
-    let held: Vec<u64> = all.map(|(_, slots)| slots).collect();
+    let held = fabric.held();
     let total: u64 = held.iter().sum();
     let mean = total as f64 / held.len() as f64;
     let most = held.iter().max().copied().unwrap_or(0);
     section.put("slots", "slots", Value::Count(total));
-    section.put(
-        "slot-bytes",
-        "in one slot, as assumed",
-        Value::Bytes(size.slot_bytes()),
-    );
+    let in_one = Value::Bytes(fabric.slot_bytes());
+    section.put("slot-bytes", "in one slot, as assumed", in_one);
+    let stored = Value::Bytes(fabric.stored_bytes());
+    section.put("stored", "in all of them, parity included", stored);
     section.count("bad-rows", "rows that are not spread as they must be", bad);
     let idle = held.iter().filter(|slots| **slots == 0).count();
     section.count("idle-disks", "disks without a slot", idle);

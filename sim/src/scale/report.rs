@@ -169,7 +169,7 @@ impl Report {
         let size = &self.size;
         let mut out = format!(
             "{} sites, {} nodes, {} disks of {}, {} volumes, {} rows a pool, seed {}.\n\
-             Assumed: disks {} % full, repair at {}/s a node, {}/s a site's link, {} ms one way \
+             Assumed: the fullest disk {} % full, repair at {}/s a node, {}/s a site's link, {} ms one way \
              between sites.\n",
             size.sites,
             grouped(size.nodes.into()),

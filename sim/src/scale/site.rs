@@ -73,6 +73,7 @@ struct Job {
 
 struct Site {
     size: Size,
+    slot_bytes: u64,
     meta: MetaNode,
     now: Time,
     beats: BTreeMap<NodeId, Beat>,
@@ -106,6 +107,7 @@ impl Site {
         let nodes = global.state().nodes.keys();
         let mut site = Self {
             size: fabric.size.clone(),
+            slot_bytes: fabric.slot_bytes(),
             meta: meta.expect("its own logs"),
             now,
             beats: nodes.map(|n| (*n, fabric.beat(*n))).collect(),
@@ -365,11 +367,7 @@ impl Site {
         for ((pool, row, slot), to, version) in begun {
             let node = self.state().disks[&to.disk].node;
             // The index's pool is small: a page of 4 KiB a MiB.
-            let bytes = if pool == POOL {
-                self.size.slot_bytes()
-            } else {
-                0
-            };
+            let bytes = if pool == POOL { self.slot_bytes } else { 0 };
             let pace = self.size.repair_bytes_per_s as f64;
             let free = self.free.entry(node).or_insert(self.now);
             *free = (*free).max(self.now) + Duration::from_secs_f64(bytes as f64 / pace);

@@ -26,6 +26,9 @@ const LAN: Duration = Duration::from_micros(200);
 /// How long a write of a log takes.
 pub(super) const SYNC: Duration = Duration::from_millis(1);
 
+/// A volume whose machine ended is started again after so long.
+const RESTART_PAUSE: Duration = Duration::from_millis(100);
+
 /// What a node's machine took of this computer.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Busy {
@@ -69,6 +72,8 @@ enum Event {
         ticket: Ticket,
     },
     Tick(NodeId),
+    /// A claim is made once more.
+    Again(NodeId, MetaToken),
     /// A node of the crowd does what it does by the clock.
     Turn(NodeId),
 }
@@ -107,8 +112,12 @@ pub(super) struct Voters {
     events: u64,
     /// Bytes of what voters sent to each other.
     pub(super) raft_bytes: u64,
+    /// What voters are to claim.
+    given: BTreeMap<MetaToken, (VolumeId, Epoch)>,
     /// Volumes that voters claimed.
     claimed: u64,
+    /// Claims of voters that were answered with nothing.
+    pub(super) unavailable: u64,
 }
 
 /// What a node finds of a group when it starts.
@@ -148,7 +157,9 @@ impl Voters {
             queue: BinaryHeap::new(),
             events: 0,
             raft_bytes: 0,
+            given: BTreeMap::new(),
             claimed: 0,
+            unavailable: 0,
         };
         for (site, group) in &fabric.sites {
             let node = first_node(&fabric.size, site.0 - 1);
@@ -209,14 +220,31 @@ impl Voters {
             return;
         }
         for (volume, expected) in volumes {
-            let request = MetaRequest::Claim {
-                volume,
-                expected,
-                node,
-                found_on: None,
-            };
             let token = MetaToken(u64::from(volume.0));
-            self.input(node, Input::Request { token, request });
+            self.given.insert(token, (volume, expected));
+            self.claim(node, token);
+        }
+    }
+
+    fn claim(&mut self, node: NodeId, token: MetaToken) {
+        let (volume, expected) = self.given[&token];
+        let request = MetaRequest::Claim {
+            volume,
+            expected,
+            node,
+            found_on: None,
+        };
+        self.input(node, Input::Request { token, request });
+    }
+
+    /// Nobody knows whether it was carried out: its volume's machine ends, and is started again.
+    fn replied(&mut self, node: NodeId, token: MetaToken, reply: &MetaReply) {
+        if *reply == MetaReply::Unavailable {
+            self.unavailable += 1;
+            self.push(self.now + RESTART_PAUSE, Event::Again(node, token));
+        } else if self.given.remove(&token).is_some() {
+            // A refusal says that an earlier one was carried out.
+            self.claimed += 1;
         }
     }
 
@@ -266,10 +294,7 @@ impl Voters {
                     };
                     self.push(at, event);
                 }
-                Effect::Reply { reply, .. } => {
-                    assert!(matches!(reply, MetaReply::Volume(Some(_))), "{reply:?}");
-                    self.claimed += 1;
-                }
+                Effect::Reply { token, reply } => self.replied(node, token, &reply),
                 // Nobody reads these here.
                 Effect::AdminReply { .. }
                 | Effect::View(_)
@@ -334,6 +359,7 @@ impl Voters {
         self.now = at.0;
         match event {
             Event::Tick(node) => self.tick(node),
+            Event::Again(node, token) => self.claim(node, token),
             Event::Persisted {
                 node,
                 group,
