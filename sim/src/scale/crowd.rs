@@ -3,6 +3,7 @@
 //! elided: how far each one is stands for it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use model::ids::{Boot, Epoch, NodeId, SiteId, VolumeId};
@@ -126,7 +127,8 @@ impl Crowd {
         let Some(node) = self.nodes.get_mut(&id) else {
             return (Vec::new(), None);
         };
-        let beat = |to: &NodeId| (*to, MetaMessage::Beat(node.beat.clone()));
+        let said = Arc::new(node.beat.clone());
+        let beat = |to: &NodeId| (*to, MetaMessage::Beat(Arc::clone(&said)));
         let mut sends: Sends = voters.iter().map(beat).collect();
         let source = usize::from(id.0) % voters.len().max(1);
         if let Some(source) = voters.get(source) {

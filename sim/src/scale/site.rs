@@ -3,6 +3,7 @@
 //! bytes do at the pace of its node's repair, one after the other.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use model::geometry::Pool;
@@ -345,7 +346,7 @@ impl Site {
                 self.handle(Input::LocalDisks(beat.disks));
                 self.handle(Input::Healed(beat.healed));
             } else {
-                let message = MetaMessage::Beat(beat);
+                let message = MetaMessage::Beat(Arc::new(beat));
                 self.handle(Input::Message { from, message });
             }
         }
