@@ -80,7 +80,7 @@ impl Bench {
                     let reply = MetaReply::Volume(Some(record()));
                     self.input(DiskInput::Volume { token, reply });
                 }
-                DiskEffect::Retire { error } => panic!("{error:?}"),
+                DiskEffect::Retire { error, .. } => panic!("{error:?}"),
                 _ => {}
             }
         }

@@ -1,5 +1,3 @@
-use std::collections::BTreeMap;
-
 use model::geometry::Code;
 use model::ids::{DiskId, Epoch, Incarnation, NodeId, Version};
 use model::journal::Checkpoint;

@@ -231,7 +231,9 @@ fn a_disk_that_is_gone_is_told_while_something_counts_on_it() {
         }
     }
     assert_eq!(whats(&told(&view)), ["disk b1/21"]);
-    for volume in view.volumes.values_mut() {
+    let ids: Vec<_> = view.volumes.keys().copied().collect();
+    for id in ids {
+        let volume = view.volumes.get_mut(&id).expect("just listed");
         volume.journal.replicas.retain(|at| at.disk != DiskId(21));
     }
     assert_eq!(whats(&told(&view)), [""; 0]);
