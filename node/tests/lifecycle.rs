@@ -138,7 +138,10 @@ fn a_node_in_maintenance_is_waited_for() {
     until("something stored", || {
         shown()["stored_bytes"].as_u64() > Some(1 << 20)
     });
-    let owner = shown()["owner"].as_str().expect("it is served").to_owned();
+    // Not where the client is.
+    fabric.json("volume move vol --to a1");
+    fabric.wait_for("volume show vol", "/owner", &json!("a1"));
+    let owner = "a1";
 
     let told = fabric.json(&format!("node maintenance {owner} --for 1h"));
     assert_eq!(
