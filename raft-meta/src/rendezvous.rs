@@ -50,9 +50,59 @@ fn pool_seed(pool: Pool) -> u64 {
 
 /// The smaller, the more a slot belongs on that disk.
 pub(crate) fn draw(pool: Pool, row: Row, slot: Slot, at: DiskRef) -> u64 {
-    let place = u64::from(row.0) << 8 | u64::from(slot.0);
-    let disk = u64::from(at.disk.0) ^ at.incarnation.0.rotate_left(32);
-    surprise(mix(mix(pool_seed(pool) ^ mix(place)) ^ mix(disk)))
+    surprise(Draws::of(pool, row, slot).at(at))
+}
+
+/// What a slot draws at each disk, before the logarithm: the larger, the more it belongs there.
+#[derive(Clone, Copy)]
+struct Draws(u64);
+
+impl Draws {
+    fn of(pool: Pool, row: Row, slot: Slot) -> Self {
+        let place = u64::from(row.0) << 8 | u64::from(slot.0);
+        Self(mix(pool_seed(pool) ^ mix(place)))
+    }
+
+    fn at(self, at: DiskRef) -> u64 {
+        let disk = u64::from(at.disk.0) ^ at.incarnation.0.rotate_left(32);
+        mix(self.0 ^ mix(disk))
+    }
+
+    /// Of those that fit, the one with the smallest surprise per weight. A site may have thousands
+    /// of disks: whether one fits, and its logarithm, is only asked where it may win.
+    fn best(
+        self,
+        candidates: &[Candidate],
+        fits: impl Fn(&Candidate) -> bool,
+    ) -> Option<Candidate> {
+        let mut best: Option<(u64, u64, Candidate)> = None;
+        for c in candidates {
+            let drawn = self.at(c.at);
+            let loses = |(most, _, b): &(u64, u64, Candidate)| {
+                b.weight == c.weight && is_clearly_less(drawn, *most)
+            };
+            if best.as_ref().is_some_and(loses) || !fits(c) {
+                continue;
+            }
+            let surprise = surprise(drawn);
+            let wins = |(_, least, b): &(u64, u64, Candidate)| {
+                // Compared without dividing.
+                let before = u128::from(*least) * u128::from(c.weight.max(1));
+                let other = u128::from(surprise) * u128::from(b.weight.max(1));
+                (other, c.at) < (before, b.at)
+            };
+            if best.as_ref().is_none_or(wins) {
+                best = Some((drawn, surprise, *c));
+            }
+        }
+        best.map(|(_, _, c)| c)
+    }
+}
+
+/// Whether its [`surprise`] is larger for certain: by hundreds in the last place, where two that
+/// are nearly the same may have the same one.
+fn is_clearly_less(x: u64, than: u64) -> bool {
+    than >> 16 > 0 && x < than - (than >> 8)
 }
 
 /// How often the disks and nodes of a row are in use already.
@@ -97,37 +147,91 @@ impl RowUse {
             }
             self.of(c.at, c.node)
         };
-        let least = candidates.iter().map(used).min()?;
-        let eligible = || candidates.iter().filter(|c| used(c) == least);
-        let has_share = |c: &&Candidate| loads.has_share_left(c.at);
-        let some_has_share = eligible().any(|c| has_share(&c));
-        let cheapest = eligible().map(|c| loads.cost_of_next(c.at)).min()?;
-        let fits = |c: &&Candidate| match some_has_share {
-            true => has_share(c),
-            false => loads.cost_of_next(c.at) == cheapest,
+        let unused = || candidates.iter().any(|c| used(c) == (0, 0));
+        let least = match unused() {
+            true => (0, 0),
+            false => candidates.iter().map(used).min()?,
         };
-        eligible()
-            .filter(fits)
-            .map(|c| (draw(pool, row, slot, c.at), *c))
-            .reduce(|best, other| {
-                // The smaller surprise per weight wins: compared without dividing.
-                let b = u128::from(best.0) * u128::from(other.1.weight.max(1));
-                let o = u128::from(other.0) * u128::from(best.1.weight.max(1));
-                if (o, other.1.at) < (b, best.1.at) {
-                    other
-                } else {
-                    best
-                }
-            })
-            .map(|(_, c)| c)
+        let draws = Draws::of(pool, row, slot);
+        let has_share = |c: &Candidate| used(c) == least && loads.has_share_left(c.at);
+        if let Some(chosen) = draws.best(candidates, has_share) {
+            return Some(chosen);
+        }
+        let eligible = candidates.iter().filter(|c| used(c) == least);
+        let cheapest = eligible.map(|c| loads.cost_of_next(c.at)).min()?;
+        let is_cheapest = |c: &Candidate| used(c) == least && loads.cost_of_next(c.at) == cheapest;
+        draws.best(candidates, is_cheapest)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use model::ids::{DiskId, Incarnation};
+    use proptest::collection::vec;
+    use proptest::prelude::{ProptestConfig, any, prop_assert, prop_assert_eq, proptest};
 
     use super::*;
+
+    /// As it is said: of those on the least used node and disk, one whose share is not full, else
+    /// one of the least full; of these the one with the smallest surprise per weight.
+    fn plainly(
+        used: &RowUse,
+        (pool, row, slot): (Pool, Row, Slot),
+        candidates: &[Candidate],
+        loads: &Loads,
+    ) -> Option<DiskRef> {
+        let use_of = |c: &Candidate| used.of(c.at, c.node);
+        let least = candidates.iter().map(use_of).min()?;
+        let mut left: Vec<_> = candidates.iter().filter(|c| use_of(c) == least).collect();
+        if left.iter().any(|c| loads.has_share_left(c.at)) {
+            left.retain(|c| loads.has_share_left(c.at));
+        } else {
+            let cheapest = left.iter().map(|c| loads.cost_of_next(c.at)).min()?;
+            left.retain(|c| loads.cost_of_next(c.at) == cheapest);
+        }
+        let drawn = |c: &&Candidate| u128::from(draw(pool, row, slot, c.at));
+        let by_weight = |a: &&Candidate, b: &&Candidate| {
+            let (x, y) = (
+                drawn(a) * u128::from(b.weight),
+                drawn(b) * u128::from(a.weight),
+            );
+            (x, a.at).cmp(&(y, b.at))
+        };
+        left.into_iter().min_by(by_weight).map(|c| c.at)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+
+        #[test]
+        fn the_quick_way_chooses_as_the_plain_one(
+            disks in vec((1u16..6, 1u64..4), 1..40), taken in vec(0usize..40, 0..6),
+            held in vec(0usize..40, 0..120), unplaced in 0usize..40, row in any::<u16>(),
+        ) {
+            let candidate = |(id, (node, weight)): (u32, &(u16, u64))| disk(id, *node, *weight);
+            let all: Vec<_> = (1..).zip(&disks).map(candidate).collect();
+            let mut used = RowUse::default();
+            for c in taken.iter().filter_map(|nth| all.get(*nth)) {
+                used.add(c.at, c.node);
+            }
+            let held = held.iter().filter_map(|nth| Some(all.get(*nth)?.at));
+            let loads = Loads::new(&all, held, unplaced);
+            let place = (Pool { code: Code::INDEX, without: None }, Row(row), Slot(1));
+            let chosen = used.choose(place, &all, &loads).map(|c| c.at);
+            prop_assert_eq!(chosen, plainly(&used, place, &all, &loads));
+        }
+
+        #[test]
+        fn what_is_clearly_less_surprises_more(x in any::<u64>(), shift in 0u32..64) {
+            let x = x >> shift;
+            let most = x - (x >> 8);
+            prop_assert!(!is_clearly_less(most, x));
+            if x >> 16 > 0 {
+                prop_assert!(is_clearly_less(most - 1, x));
+                prop_assert!(surprise(most - 1) > surprise(x) + 300);
+            }
+        }
+    }
 
     fn disk(id: u32, node: u16, weight: u64) -> Candidate {
         let at = DiskRef {

@@ -122,6 +122,18 @@ impl MemoryStorage {
     }
 }
 
+/// As many entries as have so many bytes of data, and the one after them; one is never too much.
+fn at_most(entries: &[Entry], bytes: Option<u64>) -> usize {
+    let mut left = bytes.unwrap_or(u64::MAX);
+    let fits = |entry: &&Entry| {
+        let had = left;
+        left = left.saturating_sub(entry.data.len() as u64);
+        had > 0
+    };
+    let count = entries.iter().take_while(fits).count();
+    count.max(1).min(entries.len())
+}
+
 fn usize_of(n: u64) -> usize {
     usize::try_from(n).expect("an index into memory")
 }
@@ -148,8 +160,10 @@ impl Storage for MemoryStorage {
             return Err(Error::Store(StorageError::Unavailable));
         }
         let range = usize_of(low - self.first())..usize_of(high - self.first());
-        let mut entries = self.entries[range].to_vec();
-        raft::util::limit_size(&mut entries, max_size.into());
+        let (range, max) = (&self.entries[range], max_size.into());
+        // A leader asks for all that a member lacks, and sends a little of it.
+        let mut entries = range[..at_most(range, max)].to_vec();
+        raft::util::limit_size(&mut entries, max);
         Ok(entries)
     }
 

@@ -208,7 +208,22 @@ impl<'a> Failover<'a> {
         section.put("repeated", "claims asked for more than once", repeated);
         let raft = (self.voters.raft_bytes - raft_before) / wanted.max(1);
         section.put("raft-bytes", "between voters, a claim", Value::Bytes(raft));
-        let fed = (self.voters.crowd.fed_bytes - fed_before) / wanted.max(1);
+        self.heard(leader, fed_before, section);
+    }
+
+    /// Until every other node has all of it.
+    fn heard(&mut self, leader: NodeId, fed_before: u64, section: &mut Section) {
+        let applied = self.voters.meta(leader).applied(GroupId::Global);
+        let all = |voters: &Voters| voters.crowd.have_applied(applied);
+        let took = self.voters.until(PATIENCE, all);
+        let took = took.expect("all hear of it within the patience");
+        let what = "then, till each other node has heard of all claims";
+        section.put("heard", what, Value::Virtual(took));
+        let (ticks, inputs) = self.voters.take_busy(leader);
+        let what = "the leader's processor for that, one of the voters that tell";
+        section.put("teller", what, Value::Wall(ticks.wall + inputs.wall));
+        let claims = self.volumes.len().max(1) as u64;
+        let fed = (self.voters.crowd.fed_bytes - fed_before) / claims;
         section.put(
             "fed-bytes",
             "to all other nodes, a claim",
