@@ -222,6 +222,13 @@ impl SiteState {
         known.is_some_and(|d| d.duty == Duty::Drain) && self.has_takers()
     }
 
+    /// Whether a disk, in that life, is to be given nothing, as its node is in maintenance and there
+    /// is another one.
+    pub(crate) fn rests(&self, at: DiskRef) -> bool {
+        let known = self.disks.get(&at.disk).filter(|d| d.at == at);
+        known.is_some_and(|d| d.duty.is_to_rest() && !d.duty.is_drain()) && self.has_takers()
+    }
+
     /// Whether there is a disk that serves and is to.
     pub(crate) fn has_takers(&self) -> bool {
         let mut all = self.disks.values();
@@ -236,8 +243,10 @@ impl SiteState {
 
     /// The disks that may be given slots. If all are to be emptied, any is better than none.
     pub(crate) fn candidates(&self) -> Vec<Candidate> {
-        let takes =
-            |d: &&SiteDisk| self.serves(d) && (planted(Bug::DrainedTakes) || !self.drains(d.at));
+        let takes = |d: &&SiteDisk| {
+            let leaves = self.drains(d.at) && !planted(Bug::DrainedTakes);
+            self.serves(d) && !leaves && !self.rests(d.at)
+        };
         let up = self.disks.values().filter(takes);
         up.map(|d| Candidate {
             at: d.at,

@@ -15,6 +15,10 @@ use model::time::Time;
 use super::{Disk, DiskEffect};
 use crate::planted::{Bug, planted};
 
+/// How often it is looked whether an operation that takes long is answered: seldom enough to cost
+/// nothing, and often enough to see that this process itself stood still.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// What one store was asked and did not answer yet.
 #[derive(Debug, Default)]
 struct Lane {
@@ -42,6 +46,8 @@ impl Lane {
 pub(super) struct Waits {
     journal: Lane,
     fragments: Lane,
+    /// When it was looked last.
+    looked: Time,
 }
 
 impl Waits {
@@ -52,12 +58,25 @@ impl Waits {
         let fragments = self.fragments.silent_since().map(|since| since + after * 3);
         journal.into_iter().chain(fragments).min()
     }
+
+    /// When it is looked next, if something is asked.
+    fn look_at(&self) -> Option<Time> {
+        let lanes = [&self.journal, &self.fragments].into_iter();
+        let since = lanes.filter_map(Lane::silent_since).min()?;
+        Some(since.max(self.looked) + LOOK_EVERY)
+    }
+
+    /// What was said while nobody listened is yet to be heard: it is waited for anew.
+    fn begin_anew(&mut self, now: Time) {
+        (self.journal.answered, self.fragments.answered) = (now, now);
+        self.looked = now;
+    }
 }
 
 impl Disk {
     pub(super) fn hung_deadline(&self) -> Option<Time> {
-        let deadline = self.waits.deadline(self.config.hung_after);
-        deadline.filter(|_| !planted(Bug::EndlessPatience))
+        let looks = self.waits.look_at();
+        looks.filter(|_| !planted(Bug::EndlessPatience))
     }
 
     /// A store answered.
@@ -85,7 +104,20 @@ impl Disk {
 
     /// Gives the device up if it is time.
     pub(super) fn look_for_hang(&mut self, now: Time, out: &mut Vec<DiskEffect>) {
-        if self.retired || self.hung_deadline().is_none_or(|at| now < at) {
+        let Some(due) = self
+            .hung_deadline()
+            .filter(|at| !self.retired && now >= *at)
+        else {
+            return;
+        };
+        if now.since(due) >= LOOK_EVERY {
+            // A process that was stopped, or a machine that slept: the device may have answered.
+            self.waits.begin_anew(now);
+            return;
+        }
+        self.waits.looked = now;
+        let given_up = self.waits.deadline(self.config.hung_after);
+        if given_up.is_none_or(|at| now < at) {
             return;
         }
         let waited = self.config.hung_after.as_secs();

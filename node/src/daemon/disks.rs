@@ -126,7 +126,8 @@ pub fn is_new(node_directory: &Path, config: &DiskConfig) -> bool {
 }
 
 /// Opens a disk; one without a superblock is new, is made known to the fabric and formatted:
-/// an emptied or swapped directory is never taken for the old disk (R2).
+/// an emptied or swapped directory is never taken for the old disk (R2). Where there was a disk
+/// (`new` is none) nothing is formatted: its file system may not be mounted.
 ///
 /// # Errors
 /// The directory is damaged or another disk's, or the fabric can't be asked.
@@ -136,6 +137,7 @@ pub fn open(
     fabric: u64,
     node: NodeId,
     meta: &MetaHandle,
+    new: Option<Incarnation>,
 ) -> Result<OpenedDisk> {
     let path: PathBuf = node_directory.join(&config.path);
     fs::create_dir_all(&path)
@@ -143,7 +145,13 @@ pub fn open(
     let layer = RealFiles::new(&path);
     let superblock = match Superblock::open(&layer) {
         Ok(superblock) => superblock,
-        Err(SuperblockError::Missing) => format(&layer, config, fabric, node, meta)?,
+        Err(SuperblockError::Missing) => {
+            let incarnation = new.with_context(|| {
+                let at = path.display();
+                format!("no disk is at {at} any more: is its file system mounted?")
+            })?;
+            format(&layer, config, fabric, node, meta, incarnation)?
+        }
         Err(error) => {
             return Err(error)
                 .with_context(|| format!("disk {} at {}", config.name, path.display()));
@@ -195,10 +203,10 @@ fn format(
     fabric: u64,
     node: NodeId,
     meta: &MetaHandle,
+    incarnation: Incarnation,
 ) -> Result<Superblock<RealFiles>> {
     superblock::check_empty(layer)
         .with_context(|| format!("disk {}: its directory is not empty", config.name))?;
-    let incarnation = Incarnation(random()?);
     let at = loop {
         let command = AdminCommand::AddDisk { node, incarnation };
         match meta

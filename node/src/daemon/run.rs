@@ -166,6 +166,7 @@ async fn serve(
         served: Served::new(handle.clone()),
         names: Arc::clone(&admin.disks),
         configs: Mutex::default(),
+        lives: Mutex::default(),
     });
     // What a disk that is new waits for, the others must not.
     let (new, known): (Vec<_>, Vec<_>) = config

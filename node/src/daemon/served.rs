@@ -10,7 +10,7 @@ use actix::Addr;
 use actors::disk::Reopening;
 use actors::runtime::{AttachDisk, Closing, Device, Switchboard, boottime};
 use anyhow::{Error, Result, ensure};
-use model::ids::{DiskId, NodeId};
+use model::ids::{DiskId, Incarnation, NodeId};
 use raft_meta::message::LocalDisk;
 use tokio::sync::mpsc;
 
@@ -87,6 +87,9 @@ pub struct Opener {
     pub names: Arc<Mutex<DiskNames>>,
     /// What the configuration says of each of those.
     pub configs: Mutex<BTreeMap<DiskId, DiskConfig>>,
+    /// The lives of disks that are new, by their paths: one each, however often they are tried, so
+    /// that the fabric is told of one disk.
+    pub lives: Mutex<BTreeMap<PathBuf, Incarnation>>,
 }
 
 /// A disk that could not be opened, by its configuration.
@@ -136,7 +139,11 @@ impl Opener {
             let (opener, tell, name) = (Arc::clone(self), tell.clone(), config.name.clone());
             let opening = move || {
                 let was_known = !disks::is_new(&opener.directory, &config);
-                let tried = match opener.open(&config) {
+                let opened = match was_known {
+                    true => opener.open_known(&config),
+                    false => opener.open_new(&config),
+                };
+                let tried = match opened {
                     Ok(disk) => Ok((config, disk)),
                     Err(error) => Err(Unopened {
                         config,
@@ -170,7 +177,7 @@ impl Opener {
                 let open = |opener: &Self| {
                     let opened = match was_known {
                         true => opener.open_known(&config),
-                        false => opener.open(&config),
+                        false => opener.open_new(&config),
                     };
                     Ok((config.clone(), opened?))
                 };
@@ -247,18 +254,23 @@ impl Opener {
         }
     }
 
-    fn open(&self, config: &DiskConfig) -> Result<OpenedDisk> {
-        disks::open(&self.directory, config, self.fabric, self.node, &self.meta)
+    fn open(&self, config: &DiskConfig, new: Option<Incarnation>) -> Result<OpenedDisk> {
+        let (directory, meta) = (&self.directory, &self.meta);
+        disks::open(directory, config, self.fabric, self.node, meta, new)
+    }
+
+    /// Opens a disk that may have to be formatted first.
+    fn open_new(&self, config: &DiskConfig) -> Result<OpenedDisk> {
+        let drawn = Incarnation(disks::random()?);
+        let mut lives = locked(&self.lives);
+        let life = *lives.entry(config.path.clone()).or_insert(drawn);
+        drop(lives);
+        self.open(config, Some(life))
     }
 
     /// Opens a disk that was there when the node started.
     fn open_known(&self, config: &DiskConfig) -> Result<OpenedDisk> {
-        ensure!(
-            !disks::is_new(&self.directory, config),
-            "no disk is at {} any more: is its file system mounted?",
-            self.directory.join(&config.path).display()
-        );
-        self.open(config)
+        self.open(config, None)
     }
 
     fn open_again(&self, disk: DiskId) -> Result<Opened> {

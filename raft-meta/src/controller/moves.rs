@@ -115,9 +115,11 @@ fn lost(
             return true;
         }
         let silent = detector.disk_silence(now, disk.node, *at);
-        let patience = match planted(Bug::HealedInMaintenance) {
-            true => Duration::ZERO,
-            false => disk.duty.patience(),
+        // A disk that fails under a node that runs is lost as any other.
+        let stopped = node == Presence::Down && !planted(Bug::HealedInMaintenance);
+        let patience = match stopped {
+            true => disk.duty.patience(),
+            false => Duration::ZERO,
         };
         presences.contains(&Presence::Down) && silent.is_some_and(|s| s >= heal_after + patience)
     };

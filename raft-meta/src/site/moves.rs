@@ -95,7 +95,8 @@ impl SiteState {
                 to,
             } = *begin;
             // One that is to be emptied is given nothing, by whomever that was decided before.
-            if !self.has(to) || (self.drains(to) && !planted(Bug::DrainedTakes)) {
+            let leaves = self.drains(to) && !planted(Bug::DrainedTakes);
+            if !self.has(to) || leaves || self.rests(to) {
                 continue;
             }
             let drained = self

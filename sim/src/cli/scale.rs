@@ -28,16 +28,16 @@ pub struct ScaleArgs {
     #[arg(long, value_name = "N", default_value_t = Size::default().rows)]
     pub rows: u16,
     /// A disk's capacity.
-    #[arg(long, value_name = "SIZE", default_value_t = ByteSize(Size::default().disk_bytes))]
+    #[arg(long, value_name = "SIZE", default_value = "10TB")]
     pub disk_size: ByteSize,
     /// How much of the fullest disk fragments take, in percent.
     #[arg(long, value_name = "PERCENT", default_value_t = Size::default().fill_percent)]
     pub fill: u8,
     /// What a node's repair takes at most, a second.
-    #[arg(long, value_name = "SIZE", default_value_t = ByteSize(Size::default().repair_bytes_per_s))]
+    #[arg(long, value_name = "SIZE", default_value = "64MiB")]
     pub repair_rate: ByteSize,
     /// What a site's link to the others carries, a second.
-    #[arg(long, value_name = "SIZE", default_value_t = ByteSize(Size::default().link_bytes_per_s))]
+    #[arg(long, value_name = "SIZE", default_value = "1250MB")]
     pub link_rate: ByteSize,
     /// Milliseconds that a message takes between two sites.
     #[arg(long, value_name = "MS", default_value_t = 10)]
@@ -84,4 +84,23 @@ pub(super) fn measure(args: &ScaleArgs, as_json: bool) -> Result<bool, CliError>
         print!("{}", report.to_text());
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: ScaleArgs,
+    }
+
+    #[test]
+    fn what_is_not_said_is_the_default_size() {
+        let line = Line::try_parse_from(["scale"]).expect("nothing is needed");
+        assert_eq!(line.args.size(), Size::default());
+    }
 }

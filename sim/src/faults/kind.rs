@@ -62,8 +62,8 @@ pub enum Kind {
     /// The process of a node is asked to end, as for an upgrade: clients leave, volumes end, then
     /// it does, and begins anew at the end.
     ShutDown,
-    /// A node is in maintenance: its volumes and journals leave it, its process is asked to end, and
-    /// begins anew at the end. What it holds is waited for.
+    /// A node is said to be in maintenance, its process is asked to end, and begins anew at the end.
+    /// What it holds is waited for.
     Maintenance,
     /// All clients leave, the owner is asked to stop, and the clients are back meanwhile.
     Desert,

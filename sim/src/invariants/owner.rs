@@ -65,12 +65,6 @@ impl Owners {
         let Some(machine) = machine else {
             return Ok(());
         };
-        // Who begins with what a later recovery with loss gave up, and did not hear of that, has
-        // promises of disks that are gone: nobody is left to take anything from it.
-        let recovered = world.record(volume).and_then(|r| r.recovered);
-        if recovered.is_some_and(|r| epoch < r.epoch) {
-            return Ok(());
-        }
         let holds = |at: &DiskRef| {
             let committed = machine.committed().map(|(_, position)| position);
             let open = world.open_of(*at).map(|open| &open.machine);
@@ -81,8 +75,15 @@ impl Owners {
             self.promised.insert((at, volume), epoch);
         }
         // A disk that is down takes nothing; when it is back, its promise is what it was.
+        // One that lost its journal takes nothing for a set that it was given up in: who begins with
+        // that set, and did not hear of the recovery, had its promise before.
+        let recovered = world.record(volume).and_then(|r| r.recovered);
+        let given_up = |at: &DiskRef| {
+            let is_later = recovered.is_some_and(|r| epoch < r.epoch);
+            is_later && world.bereft.contains(&at.disk)
+        };
         let open = |at: &&DiskRef| {
-            let disk = world.open_of(**at);
+            let disk = world.open_of(**at).filter(|_| !given_up(at));
             disk.is_some_and(|d| d.machine.promised(volume).is_none_or(|p| p < epoch))
         };
         for set in machine.replica_sets().into_iter().take(1) {

@@ -82,13 +82,26 @@ pub enum SizeError {
     /// Sites of one size, of which each row finds nodes enough.
     #[error("nodes are a multiple of the sites, 3 a site at least, and one less than a disk each")]
     Nodes,
-    /// Nodes of one size.
-    #[error("disks are a multiple of the nodes")]
+    /// Nodes of one size, within what a site's group takes.
+    #[error("disks are a multiple of the nodes; a site has {nodes} nodes and {disks} disks at most", nodes = NODES_MAX, disks = DISKS_MAX)]
     Disks,
+    /// A table of more is refused.
+    #[error("a pool has {max} rows at most", max = raft_meta::site::ROWS_MAX)]
+    Rows,
+    /// Elections, and the patience of whoever waits for one, are counted from this.
+    #[error("a message takes less than 100 ms between two sites here")]
+    Wan,
     /// Nothing to fail over, or no slots.
     #[error("volumes, rows, capacity, paces and fill (in percent) are above zero")]
     Nothing,
 }
+
+/// One is left for what is added.
+const NODES_MAX: u32 = raft_meta::site::NODES_MAX as u32 - 1;
+const DISKS_MAX: u32 = raft_meta::site::DISKS_MAX as u32 / 2;
+
+/// Longer ways do without the terms of a fabric's groups.
+const WAN_MAX: Duration = Duration::from_millis(100);
 
 /// One is left for the site that is added.
 const SITES_MAX: usize = raft_meta::global::SITES_MAX - 1;
@@ -114,6 +127,16 @@ impl Size {
         }
         if self.disks == 0 || !self.disks.is_multiple_of(u32::from(self.nodes)) {
             return Err(SizeError::Disks);
+        }
+        let disks = self.disks_per_node() * u32::from(self.nodes_per_site());
+        if u32::from(self.nodes_per_site()) > NODES_MAX || disks > DISKS_MAX {
+            return Err(SizeError::Disks);
+        }
+        if usize::from(self.rows) > raft_meta::site::ROWS_MAX {
+            return Err(SizeError::Rows);
+        }
+        if self.wan_one_way >= WAN_MAX {
+            return Err(SizeError::Wan);
         }
         let paces = self.repair_bytes_per_s.min(self.link_bytes_per_s);
         let some = self.volumes.min(u32::from(self.rows)) > 0 && self.disk_bytes.min(paces) > 0;

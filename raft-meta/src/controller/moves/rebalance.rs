@@ -20,7 +20,7 @@ const PER_DISK_MAX: usize = 2;
 /// Whether nothing more urgent than to spread slots is to be done, or under way: every slot lies on a disk that
 /// serves and is to, and goes to such a one if it goes.
 pub(super) fn is_well(state: &SiteState) -> bool {
-    let is_well = |at: DiskRef| state.has(at) && !state.drains(at);
+    let is_well = |at: DiskRef| state.has(at) && !state.drains(at) && !state.rests(at);
     let mut slots = state.slots.values().flatten().flat_map(BTreeMap::values);
     state.has_takers() && slots.all(|slot| is_well(slot.disk) && slot.to.is_none_or(is_well))
 }
