@@ -107,7 +107,7 @@ impl Job {
     }
 
     pub(super) fn list(&mut self) {
-        self.state = State::Listing(Listing::of(self.listed()));
+        self.state = State::Listing(Listing::of(&self.row));
     }
 
     /// The row's disks are others now. What was looked at in this pass was listed by those that
@@ -117,7 +117,7 @@ impl Job {
         self.row = row;
         self.passes = 0;
         let stale = match &self.state {
-            State::Listing(listing) => !listing.is_of(&self.listed()),
+            State::Listing(listing) => !listing.is_of(&self.row),
             State::Copying(_) => true,
             State::Waiting(_) | State::Done => false,
         };

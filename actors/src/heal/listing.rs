@@ -9,7 +9,7 @@ use model::spread::SlotMove;
 use model::store::FragmentMeta;
 use model::time::Time;
 
-use super::sources::Source;
+use super::sources::{Row, Source};
 use crate::messages::FragmentAt;
 
 /// A question that is out.
@@ -44,22 +44,22 @@ pub(super) struct Missing {
 }
 
 impl Listing {
-    pub(super) fn of(disks: Vec<(DiskRef, Source)>) -> Self {
-        let page = |source| Page {
-            source,
+    pub(super) fn of(row: &Row) -> Self {
+        let page = |source: &Source| Page {
+            source: *source,
             out: None,
             got: None,
         };
-        let pages = disks.into_iter().map(|(at, source)| (at, page(source)));
+        let pages = row.disks.iter().map(|(at, source)| (*at, page(source)));
         Self {
             pages: pages.collect(),
         }
     }
 
     /// Whether it still asks whom it should.
-    pub(super) fn is_of(&self, disks: &[(DiskRef, Source)]) -> bool {
-        let asked = self.pages.iter().map(|(at, page)| (*at, page.source));
-        asked.eq(disks.iter().copied())
+    pub(super) fn is_of(&self, row: &Row) -> bool {
+        let asked = self.pages.iter().map(|(at, page)| (at, &page.source));
+        asked.eq(row.disks.iter())
     }
 
     pub(super) fn is_complete(&self) -> bool {

@@ -1,15 +1,13 @@
 //! Mending: what rotted on a disk of this node, or is gone from it, is brought back where it
 //! belongs. A rotten fragment is rebuilt from where the table says that the others are. Once a
-//! disk's scrub has read all that is there, each of its rows is compared with what one other disk
-//! has of it, another one after every pass. If something seems to be gone, or is known to be, the
-//! row is listed as for a move: what the disk lacks in two looks, a while apart, is brought back.
-//! (In one look, it may just be written.)
+//! disk's scrub has read all that is there, its rows are listed as for a move: what the disk
+//! lacks in two looks, a while apart, is brought back. (In one look, it may just be written.)
 //!
 //! Nothing is kept over a restart: the scrub tells of what is rotten until it is whole.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use model::ids::{DiskRef, SegmentId, Slot};
+use model::ids::{DiskRef, SegmentId};
 use model::sometimes::{Sometimes, reached};
 use model::spread::SlotMove;
 use model::store::FragmentMeta;
@@ -17,7 +15,7 @@ use model::time::Time;
 
 use super::job::{Copying, Job, State};
 use super::listing::Missing;
-use super::sources::{Row, Source};
+use super::sources::Row;
 use super::{Healer, Key};
 use crate::disk::ScrubNews;
 use crate::messages::FragmentAt;
@@ -31,36 +29,14 @@ pub(super) struct Mend {
     /// Being tried in this one.
     trying: BTreeMap<SegmentId, FragmentMeta>,
     /// Whether the row is to be listed, to see what is gone.
-    look: Look,
-    /// In this pass one other disk alone is listed: the one of that number.
-    glance: Option<usize>,
+    look: bool,
     /// What was missing in this pass for the first time.
     missed: BTreeSet<SegmentId>,
     /// And in the one before.
     missed_before: BTreeSet<SegmentId>,
 }
 
-/// How much of a row is listed.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(super) enum Look {
-    /// Nothing.
-    #[default]
-    Not,
-    /// Beside the disk's own fragments those of one other disk, by its number: each segment has a
-    /// fragment there, too.
-    Glance(usize),
-    /// All of it.
-    Whole,
-}
-
 impl Mend {
-    /// What is looked at next, unless more is already.
-    fn look(&mut self, look: Look) {
-        if self.look != Look::Whole {
-            self.look = look;
-        }
-    }
-
     /// It was stored, or nobody can bring it.
     pub(super) fn settled(&mut self, segment: SegmentId) {
         self.trying.remove(&segment);
@@ -84,7 +60,7 @@ impl Job {
     pub(super) fn put_off(&mut self, now: Time) {
         let mend = self.mend.as_mut().expect("what is moved is not put off");
         mend.rotten.append(&mut mend.trying);
-        mend.look = Look::Whole;
+        mend.look = true;
         self.state = State::Waiting(now);
     }
 
@@ -98,13 +74,7 @@ impl Job {
         let mend = self.mend.as_mut()?;
         mend.missed_before = std::mem::take(&mut mend.missed);
         mend.trying.append(&mut mend.rotten);
-        let look = std::mem::take(&mut mend.look);
-        // What is tried is brought from wherever it is found.
-        mend.glance = match look {
-            Look::Glance(number) if mend.trying.is_empty() => Some(number),
-            Look::Glance(_) | Look::Whole | Look::Not => None,
-        };
-        if look != Look::Not {
+        if std::mem::take(&mut mend.look) {
             return None;
         }
         let (row, healing) = (&self.row, &self.healing);
@@ -118,26 +88,6 @@ impl Job {
             running: BTreeMap::new(),
             end: None,
         })
-    }
-
-    /// The disks that are listed in this pass: all of the row, but for a glance.
-    pub(super) fn listed(&self) -> Vec<(DiskRef, Source)> {
-        let row = &self.row;
-        let all = || row.disks.iter().map(|(at, source)| (*at, *source));
-        let Some(number) = self.mend.as_ref().and_then(|mend| mend.glance) else {
-            return all().collect();
-        };
-        let own = self.healing.to;
-        // One that is itself being filled would not tell.
-        let tells = |of: &Source| of.slots.iter().any(|slot| row.complete.contains(slot));
-        let others = all().filter(|(at, of)| *at != own && tells(of));
-        let others: Vec<DiskRef> = others.map(|(at, _)| at).collect();
-        match number.checked_rem(others.len()) {
-            Some(i) => all()
-                .filter(|(at, _)| [own, others[i]].contains(at))
-                .collect(),
-            None => all().collect(),
-        }
     }
 
     /// Leaves out what is missing for the first time: how many those are. In a move nothing is.
@@ -165,7 +115,10 @@ impl Job {
 
 impl Row {
     /// Where fragments of the row's other slots should be.
-    fn holders(&self, healing: &SlotMove) -> BTreeMap<Slot, (DiskRef, Source)> {
+    fn holders(
+        &self,
+        healing: &SlotMove,
+    ) -> BTreeMap<model::ids::Slot, (DiskRef, super::sources::Source)> {
         let mut holders = BTreeMap::new();
         for (at, source) in &self.disks {
             for slot in source.slots.iter() {
@@ -187,11 +140,7 @@ impl Healer {
         match news {
             ScrubNews::Rotten(found) => self.mend_rotten(now, at, found),
             ScrubNews::Walked | ScrubNews::Lacking if planted(Bug::UnmissedFragment) => {}
-            ScrubNews::Walked => {
-                self.glances = self.glances.wrapping_add(1);
-                self.look_for_gone(now, at, Look::Glance(self.glances));
-            }
-            ScrubNews::Lacking => self.look_for_gone(now, at, Look::Whole),
+            ScrubNews::Walked | ScrubNews::Lacking => self.look_for_gone(now, at),
         }
     }
 
@@ -211,7 +160,7 @@ impl Healer {
     }
 
     /// All that lies on the disk is compared with what others have of the same rows.
-    fn look_for_gone(&mut self, now: Time, at: DiskRef, look: Look) {
+    fn look_for_gone(&mut self, now: Time, at: DiskRef) {
         let mut slots = Vec::new();
         for (pool, table) in &self.view.pools {
             let settled = table.iter().filter(|(_, _, place)| place.to.is_none());
@@ -220,7 +169,7 @@ impl Healer {
         }
         for of in slots {
             if let Some(mend) = self.mend_of(now, at, of) {
-                mend.look(look);
+                mend.look = true;
             }
         }
     }
@@ -268,9 +217,9 @@ impl Healer {
             // By the tables it was not to be had: it is looked where others are, or whether the
             // segment is gone.
             mend.rotten.extend(tried);
-            mend.look = Look::Whole;
+            mend.look = true;
             job.pause(now, self.config.pass_pause);
-        } else if mend.look != Look::Not || !mend.rotten.is_empty() {
+        } else if mend.look || !mend.rotten.is_empty() {
             job.state = State::Waiting(now);
         } else {
             self.drop_job(&key);

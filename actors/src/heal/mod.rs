@@ -139,8 +139,6 @@ pub struct Healer {
     codecs: BTreeMap<Code, Codec>,
     survey: Survey,
     meter: Meter,
-    /// Which of a row's other disks a glance takes.
-    glances: usize,
     /// Whether the list of moves that are over is another one than was said.
     news: bool,
 }
@@ -161,7 +159,6 @@ impl Healer {
             codecs: BTreeMap::new(),
             survey: Survey::default(),
             meter: Meter::default(),
-            glances: 0,
             news: false,
         }
     }

@@ -67,8 +67,6 @@ struct World {
     disks: BTreeMap<DiskId, BTreeMap<FragmentKey, Bytes>>,
     /// Fragments that the Healer stored, in turn.
     put: Vec<FragmentKey>,
-    /// How often it had each disk list the row.
-    listed: BTreeMap<DiskId, u32>,
 }
 
 impl World {
@@ -80,7 +78,6 @@ impl World {
             now: Time(1 << 40),
             disks: BTreeMap::new(),
             put: Vec::new(),
-            listed: BTreeMap::new(),
         };
         for counter in 1..=segments {
             for (slot, fragment) in (0_u8..).zip(fragments(counter)) {
@@ -163,7 +160,6 @@ impl World {
         let held = self.disks.entry(disk).or_default();
         match request {
             DiskRequest::ListRow { .. } => {
-                *self.listed.entry(disk).or_default() += 1;
                 let keys = held.keys().map(|key| FragmentAt {
                     key: *key,
                     meta: meta(),
@@ -198,10 +194,6 @@ impl World {
             self.carry_out(effects);
         }
         self.now = end;
-    }
-
-    fn listed(&self, disk: DiskId) -> u32 {
-        self.listed.get(&disk).copied().unwrap_or_default()
     }
 
     fn is_whole(&self, counter: u32) -> bool {
@@ -263,21 +255,6 @@ fn a_look_that_finds_all_there_ends() {
     world.news(ScrubNews::Walked);
     world.pass(PAUSE);
     assert!(world.put.is_empty() && world.is_idle());
-}
-
-#[test]
-fn one_other_disk_is_looked_at_and_another_one_the_next_time() {
-    let mut world = World::holding(3);
-    for looks in 1..=4 {
-        world.news(ScrubNews::Walked);
-        assert!(world.is_idle());
-        assert_eq!(world.listed(DiskId(1)), looks);
-        assert_eq!(world.listed(DiskId(2)) + world.listed(DiskId(3)), looks);
-    }
-    assert_eq!(world.listed(DiskId(2)), 2);
-    // What is known to be gone is looked for everywhere.
-    world.news(ScrubNews::Lacking);
-    assert_eq!([2, 3].map(|disk| world.listed(DiskId(disk))), [3, 3]);
 }
 
 /// Of three fragments one rotted and one is away: what is left is too little.
@@ -399,7 +376,7 @@ fn a_listing_with_an_impossible_length_is_ignored() {
         (u32::MAX, u32::MAX, false),
         (0, 0, false),
     ] {
-        let mut listing = listing::Listing::of(row.disks.clone().into_iter().collect());
+        let mut listing = listing::Listing::of(&row);
         for (disk, page) in &mut listing.pages {
             let meta = FragmentMeta {
                 segment_bytes,
