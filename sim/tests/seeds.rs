@@ -261,9 +261,9 @@ mutants! {
     wrong_slot_is_caught: WrongSlot,
 }
 
-/// These escape 500 seeds since timings changed, and want plans of their own (docs/limits.md).
+/// These escape 500 seeds, and want plans within the policy (docs/limits.md): no layer runs this yet.
 #[test]
-#[ignore = "long: cargo xtask test --layer long"]
+#[ignore = "it fails: docs/limits.md"]
 fn what_escapes_500_seeds_is_caught() {
     for bug in [Bug::AwayCounts, Bug::LeftUnread] {
         assert!(
