@@ -166,7 +166,7 @@ macro_rules! mutants {
         /// No bug is left without its test.
         #[test]
         fn every_planted_bug_is_looked_for() {
-            let looked_for = [$(Bug::$bug,)* Bug::AwayCounts, Bug::LeftUnread];
+            let looked_for = [$(Bug::$bug,)*];
             assert!(Bug::ALL.iter().all(|(bug, _, _)| looked_for.contains(bug)));
         }
     };
@@ -242,6 +242,8 @@ mutants! {
     weak_index_is_caught: WeakIndex,
     no_pool_of_left_is_caught: NoPoolOfLeft,
     left_at_risk_is_caught: LeftAtRisk,
+    left_unread_is_caught: LeftUnread,
+    away_counts_is_caught: AwayCounts,
     blind_move_is_caught: BlindMove,
     stray_copy_is_caught: StrayCopy,
     dropped_patch_is_caught: DroppedPatch,
@@ -259,16 +261,4 @@ mutants! {
     unmissed_fragment_is_caught: UnmissedFragment,
     lingering_mend_is_caught: LingeringMend,
     wrong_slot_is_caught: WrongSlot,
-}
-
-/// These escape 500 seeds, and want plans within the policy (docs/limits.md): no layer runs this yet.
-#[test]
-#[ignore = "it fails: docs/limits.md"]
-fn what_escapes_500_seeds_is_caught() {
-    for bug in [Bug::AwayCounts, Bug::LeftUnread] {
-        assert!(
-            caught_in(bug).is_some(),
-            "{bug:?} escaped {CAUGHT_WITHIN} seeds"
-        );
-    }
 }

@@ -33,19 +33,7 @@ pub struct SimArgs {
 #[derive(Clone, Debug, PartialEq, Subcommand)]
 pub enum SimCommand {
     /// Run a scenario file, and report what happened.
-    Run {
-        /// The file (TOML).
-        file: PathBuf,
-        /// Another seed than the file's.
-        #[arg(long)]
-        seed: Option<u64>,
-        /// Run it twice, and compare every event.
-        #[arg(long)]
-        twice: bool,
-        /// Show the last so many events.
-        #[arg(long, value_name = "LINES")]
-        trace: Option<usize>,
-    },
+    Run(RunArgs),
     /// Make a failing plan as small as it gets, and write it as a scenario file.
     Minimize(MinimizeArgs),
     /// Metadata and placement alone, payload elided, at the size of a hundred sites' disks.
@@ -56,6 +44,25 @@ pub enum SimCommand {
         #[arg(long)]
         seed: u64,
     },
+}
+
+/// Which scenario to run, and how.
+#[derive(Clone, Debug, PartialEq, Args)]
+pub struct RunArgs {
+    /// The file (TOML).
+    pub file: PathBuf,
+    /// Another seed than the file's.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Run it twice, and compare every event.
+    #[arg(long)]
+    pub twice: bool,
+    /// Show the last so many events.
+    #[arg(long, value_name = "LINES")]
+    pub trace: Option<usize>,
+    /// A bug to plant.
+    #[arg(long, value_name = "NAME", value_parser = bug_named, hide = !cfg!(feature = "planted"))]
+    pub bug: Option<Bug>,
 }
 
 /// Which plan to make smaller.
@@ -189,12 +196,7 @@ fn outage_named(name: &str) -> Result<Outage, String> {
 /// What can't be done.
 pub fn go(args: &SimArgs, as_json: bool) -> Result<bool, CliError> {
     match &args.command {
-        Some(SimCommand::Run {
-            file,
-            seed,
-            twice,
-            trace,
-        }) => one::scenario(file, (*seed, *twice, *trace), as_json),
+        Some(SimCommand::Run(args)) => one::scenario(args, as_json),
         Some(SimCommand::Minimize(minimize)) => one::minimize(minimize, as_json),
         Some(SimCommand::Scale(args)) => scale::measure(args, as_json),
         Some(SimCommand::Show { seed }) => one::show(*seed),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::{CliError, ManyArgs, MinimizeArgs, quiet_panics};
+use super::{CliError, ManyArgs, MinimizeArgs, RunArgs, quiet_panics};
 use crate::campaign::Swarm;
 use crate::minimize::{self, Budget};
 use crate::plan::Plan;
@@ -29,20 +29,16 @@ pub(super) fn seed(seed: u64, args: &ManyArgs, as_json: bool) -> bool {
     report(&plan, options, args.twice, as_json)
 }
 
-pub(super) fn scenario(
-    file: &Path,
-    (seed, twice, trace): (Option<u64>, bool, Option<usize>),
-    as_json: bool,
-) -> Result<bool, CliError> {
-    let mut plan = read(file)?;
-    plan.seed = seed.unwrap_or(plan.seed);
+pub(super) fn scenario(args: &RunArgs, as_json: bool) -> Result<bool, CliError> {
+    let mut plan = read(&args.file)?;
+    plan.seed = args.seed.unwrap_or(plan.seed);
     let options = Options {
-        keep: trace.unwrap_or(0),
+        bug: args.bug,
+        keep: args.trace.unwrap_or(0),
         count_wan: true,
-        ..Options::default()
     };
     quiet_panics();
-    Ok(report(&plan, options, twice, as_json))
+    Ok(report(&plan, options, args.twice, as_json))
 }
 
 /// Reads a scenario file; without a name it gets its file's.
@@ -170,7 +166,10 @@ pub(super) fn minimize(args: &MinimizeArgs, as_json: bool) -> Result<bool, CliEr
             path.display(),
             small.runs
         );
-        println!("  atoll sim run {}", path.display());
+        let bug = args
+            .bug
+            .map_or_else(String::new, |bug| format!(" --bug {}", bug.name()));
+        println!("  atoll sim run {}{bug}", path.display());
     }
     Ok(true)
 }

@@ -43,6 +43,7 @@ impl Plan {
             Bug::HealedInMaintenance => Self::maintenance(seed),
             Bug::SpareOwn => Self::given_up(seed),
             Bug::LeftUnread => Self::left_unread(seed),
+            Bug::AwayCounts => Self::moved_in_a_lost_site(seed),
             Bug::ForeignPrefix => Self::foreign_prefix(seed),
             _ => Self::draw(seed),
         }

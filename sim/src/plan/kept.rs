@@ -10,6 +10,9 @@ const LEFT_UNREAD: &str =
 const FOREIGN_PREFIX: &str =
     include_str!("../../tests/regressions/a-near-log-of-another-epoch-is-no-prefix.toml");
 
+const MOVED_IN_A_LOST_SITE: &str =
+    include_str!("../../tests/regressions/what-moved-in-a-lost-site-holds-up-nobody.toml");
+
 const GIVEN_UP: &str =
     include_str!("../../tests/regressions/a-slot-returns-to-a-disk-with-what-was-given-up.toml");
 
@@ -48,6 +51,15 @@ impl Plan {
     #[must_use]
     pub fn foreign_prefix(seed: u64) -> Self {
         Self::of_file(FOREIGN_PREFIX, seed)
+    }
+
+    /// On another seed: a site is lost whose last moves only disks of others took note of.
+    ///
+    /// # Panics
+    /// If the file that ships with the source is none.
+    #[must_use]
+    pub fn moved_in_a_lost_site(seed: u64) -> Self {
+        Self::of_file(MOVED_IN_A_LOST_SITE, seed)
     }
 
     /// On another seed: a slot moves from a disk that fails and comes back to it, and meanwhile a
