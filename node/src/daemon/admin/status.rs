@@ -27,7 +27,7 @@ pub(super) fn status(
     votes::degraded(view, groups, &mut degraded);
     sites(view, heard, &mut degraded);
     nodes(view, heard, &mut degraded);
-    let replaced = disks(view, &mut degraded);
+    disks(view, &mut degraded);
     gone_disks(view, &mut degraded);
     moves(view, &mut degraded);
     super::scrub::degraded(view, heard, &mut degraded);
@@ -39,10 +39,11 @@ pub(super) fn status(
         .nodes
         .iter()
         .filter(|(_, n)| n.presence != Presence::Gone);
+    let left = left(view);
     let disks = view
         .disks
         .iter()
-        .filter(|(id, d)| d.presence != Presence::Gone && !replaced.contains(*id));
+        .filter(|(id, d)| d.presence != Presence::Gone && !left.contains(*id));
     Status {
         healthy: degraded.is_empty(),
         degraded,
@@ -73,7 +74,19 @@ fn notes(view: &View) -> Vec<String> {
         .map(|(v, r)| format!("volume {} {}", v.name, in_a_line(&r)))
         .chain(shared::notes(view))
         .chain(resting(view))
+        .chain(unused(view))
         .collect()
+}
+
+/// Disks that are no trouble any more, and are there no more either.
+fn unused(view: &View) -> impl Iterator<Item = String> + '_ {
+    left(view).into_iter().map(|disk| {
+        let name = disk_name(view, disk);
+        format!(
+            "disk {name} is not served, and nothing counts on it: an empty directory in its place makes a new disk once \
+             the node is started again; `atoll disk remove {name} --force` forgets this one"
+        )
+    })
 }
 
 /// The nodes in maintenance.
@@ -270,48 +283,40 @@ fn references(view: &View) -> BTreeMap<DiskId, (usize, usize)> {
     references
 }
 
-/// Disks that their nodes do not serve. Those that nothing counts on any more and that a
-/// newer disk of the node took the place of are no trouble: they are returned.
-fn disks(view: &View, degraded: &mut Vec<Degraded>) -> BTreeSet<DiskId> {
-    let references = references(view);
-    let mut replaced = BTreeSet::new();
-    let mut taken = BTreeSet::new();
-    // The youngest first: each takes the oldest disk that is younger and not yet taken.
-    for (id, disk) in view.disks.iter().rev() {
-        let node_up = view
-            .nodes
-            .get(&disk.node)
-            .is_some_and(|n| is_up(n.presence));
-        if disk.presence != Presence::Down || !node_up {
+/// Disks that their nodes do not serve, while something counts on them.
+fn disks(view: &View, degraded: &mut Vec<Degraded>) {
+    for (id, (slots, journals)) in unserved(view) {
+        if (slots, journals) == (0, 0) {
             continue;
         }
-        let mut younger = view.disks.range(*id..).filter(|(other, d)| {
-            d.node == disk.node && is_up(d.presence) && !taken.contains(*other)
-        });
-        let successor = younger.next().map(|(other, _)| *other);
-        taken.extend(successor);
-        let (slots, journals) = references.get(id).copied().unwrap_or((0, 0));
-        if successor.is_some() && slots == 0 && journals == 0 {
-            replaced.insert(*id);
-            continue;
-        }
-        let next = match successor {
-            Some(new) => format!("disk {} took its place at the node", disk_name(view, new)),
-            None => {
-                "restart the node with an empty directory in its place for a new disk".to_owned()
-            }
-        };
         add(
             degraded,
-            format!("disk {}", disk_name(view, *id)),
+            format!("disk {}", disk_name(view, id)),
             "its node does not serve it: it failed, or its directory is gone",
             format!(
-                "{}: reads go around it, new segments avoid it; {next}",
+                "{}: reads go around it, new segments avoid it; restart the node with an empty directory in its place \
+                 for a new disk",
                 counting(slots, journals)
             ),
         );
     }
-    replaced
+}
+
+/// Disks that nodes that are up do not serve, and what counts on them.
+fn unserved(view: &View) -> BTreeMap<DiskId, (usize, usize)> {
+    let node_up = |node: &NodeId| view.nodes.get(node).is_some_and(|n| is_up(n.presence));
+    let down = view.disks.iter();
+    let down = down.filter(|(_, d)| d.presence == Presence::Down && node_up(&d.node));
+    let references = references(view);
+    let counting = |id: &DiskId| references.get(id).copied().unwrap_or_default();
+    down.map(|(id, _)| (*id, counting(id))).collect()
+}
+
+/// Those of them that nothing counts on: what they held is on others.
+fn left(view: &View) -> BTreeSet<DiskId> {
+    let unserved = unserved(view).into_iter();
+    let left = unserved.filter(|(_, counts)| *counts == (0, 0));
+    left.map(|(id, _)| id).collect()
 }
 
 /// Slots in motion, by the disk that they leave (R20).
