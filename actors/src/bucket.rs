@@ -44,6 +44,12 @@ impl Bucket {
         true
     }
 
+    /// Takes what is left of so much, whether or not that suffices.
+    pub(crate) fn drain(&mut self, now: Time, bytes: u64) {
+        self.fill(now);
+        self.level -= i128::from(bytes).min(self.level.max(0));
+    }
+
     /// When something is left again.
     pub(crate) fn ready_at(&self) -> Time {
         let lacking = u128::try_from(1 - self.level).unwrap_or(0);

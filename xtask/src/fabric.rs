@@ -74,7 +74,8 @@ pub(crate) struct Fabric {
     is_kept: bool,
 }
 
-fn program() -> PathBuf {
+/// The product, as `cargo xtask` builds it.
+pub(crate) fn program() -> PathBuf {
     root().join("target/release/atoll")
 }
 

@@ -12,6 +12,7 @@ mod fuzz;
 mod history;
 mod layers;
 mod nbd;
+mod resilience;
 mod round;
 mod setup;
 mod soak;
@@ -60,6 +61,8 @@ enum Task {
     Fuzz(fuzz::Args),
     /// Measure, beside qemu-nbd and nbdkit in the same run.
     Bench(bench::Args),
+    /// Run every drill again and again, and say what it came to.
+    Resilience(resilience::Args),
     /// Only install what is missing: packages, cargo's helpers, RocksDB's library.
     Setup,
 }
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
         Task::Sim { arguments } => simulate(arguments),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Resilience(args) => resilience::run(&args),
         Task::Setup => setup::for_testing(),
     };
     match result {

@@ -109,11 +109,12 @@ impl Disk {
             });
             return;
         }
+        self.pressure.note(now, to.actor, &request);
         let asker = Asker { to, id, class };
         match class {
             Class::Append => self.append_or_reset(now, asker, request, payload, out),
             Class::Control => self.control(now, asker, request, out),
-            Class::Fragment => self.fragment(asker, request, payload, out),
+            Class::Fragment => self.fragment(now, asker, request, payload, out),
         }
     }
 }

@@ -8,6 +8,7 @@ use model::geometry::{Code, Pool, SEGMENT_BYTES_MAX, SLOTS_MAX};
 use model::ids::{Actor, FragmentKey, Slot};
 use model::payload::Payload;
 use model::store::{FragmentDone, FragmentMeta, FragmentOp, OpId};
+use model::time::Time;
 
 use super::admission::Asker;
 use super::config::{KEYS_MAX, RANGES_MAX};
@@ -25,6 +26,8 @@ struct Running {
     keys_max: usize,
     /// Of a `Get`: where the fragment belongs.
     get: Option<(Pool, FragmentKey)>,
+    /// Whether clients wanted something of the disk when it was asked for.
+    is_pressed: bool,
     /// Of a `Put`: what is stored.
     put: Option<(Pool, FragmentKey)>,
     /// Of a `Put`: its bytes.
@@ -36,9 +39,10 @@ struct Running {
 }
 
 impl Running {
-    fn of(asker: Asker) -> Self {
+    fn of(asker: Asker, is_pressed: bool) -> Self {
         Self {
             asker,
+            is_pressed,
             bytes: 0,
             lengths: Vec::new(),
             keys_max: 0,
@@ -130,12 +134,13 @@ impl Fragments {
 impl Disk {
     pub(super) fn fragment(
         &mut self,
+        now: Time,
         asker: Asker,
         request: DiskRequest,
         payload: Bytes,
         out: &mut Vec<DiskEffect>,
     ) {
-        let mut running = Running::of(asker);
+        let mut running = Running::of(asker, self.pressure.is_pressed(now));
         let request = match self.fragment_op(request, payload, &mut running, out) {
             Ok(op) => op,
             Err(reply) => return self.answer(asker, *reply, out),
@@ -315,7 +320,11 @@ impl Disk {
                 {
                     self.scrub.suspect(key);
                 }
-                DiskReply::Data { meta, good }
+                DiskReply::Data {
+                    meta,
+                    good,
+                    is_pressed: running.is_pressed,
+                }
             }
         };
         self.answer_with(running.asker, reply, payload, out);

@@ -38,6 +38,7 @@ mod look;
 mod mover;
 mod moves;
 mod opening;
+mod pressure;
 mod progress;
 mod reads;
 mod recovery;
@@ -67,6 +68,7 @@ use hung::Waits;
 use lacking::Lacking;
 use log::Slot;
 use moves::Moves;
+use pressure::Pressure;
 use reads::Reading;
 use replica::Replica;
 use room::Room;
@@ -110,6 +112,7 @@ pub struct Disk {
     told_room: bool,
     shortage: Shortage,
     waits: Waits,
+    pressure: Pressure,
     /// Whether its journal is short of space, as the shell was told last.
     told_short: bool,
     appends: usize,

@@ -18,6 +18,7 @@ use super::hung::Waits;
 use super::lacking::Lacking;
 use super::log::Slot;
 use super::moves::Moves;
+use super::pressure::Pressure;
 use super::recovery::{self, Recovered};
 use super::replica::Replica;
 use super::room::Room;
@@ -83,6 +84,7 @@ impl Disk {
             told_room: true,
             shortage: Shortage::default(),
             waits: Waits::default(),
+            pressure: Pressure::default(),
             told_short: false,
             appends: 0,
             controls: 0,

@@ -76,6 +76,9 @@ impl Healer {
             .jobs
             .get_mut(&asked.key)
             .expect("questions go with their move");
+        if let DiskReply::Data { is_pressed, .. } = &reply {
+            self.pace.told(now, *is_pressed);
+        }
         let stored_before = job.progress.stored_bytes;
         let settled = match asked.about {
             About::Page => job.page(now + pause, asked, reply),

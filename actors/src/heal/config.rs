@@ -5,13 +5,15 @@ use std::time::Duration;
 /// Bounds and paces. The defaults leave a disk and a link to clients most of the time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HealConfig {
-    /// Bytes that are read to fill slots, a second and node: a token bucket that holds one
-    /// second's worth.
+    /// Bytes that are read to fill slots, a second and node, while clients want something of the
+    /// disks that they are read from: a token bucket that holds one second's worth.
     pub bytes_per_s: u64,
     /// Moves that are worked on at a time; the others wait, the weakest row foremost.
     pub moves_max: usize,
-    /// Segments of which a fragment is brought at a time.
+    /// Segments of which a fragment is brought at a time, beside clients.
     pub copies_max: usize,
+    /// The same while clients leave the sources alone: what disks and links are kept busy by.
+    pub copies_alone_max: usize,
     /// Fragments asked for with one listing, about.
     pub page_keys: u32,
     /// Without an answer, a question is asked again after this.
@@ -26,8 +28,9 @@ impl Default for HealConfig {
     fn default() -> Self {
         Self {
             bytes_per_s: 64 << 20,
-            moves_max: 2,
+            moves_max: 6,
             copies_max: 4,
+            copies_alone_max: 32,
             page_keys: 512,
             ask_timeout: Duration::from_secs(2),
             attempts_max: 5,

@@ -214,7 +214,7 @@ impl Copy {
         reply: &DiskReply,
         payload: &Bytes,
     ) -> Option<u32> {
-        let DiskReply::Data { meta, good } = reply else {
+        let DiskReply::Data { meta, good, .. } = reply else {
             // It was listed a moment ago: it is being deleted, or it was moved on.
             self.bad.insert(slot);
             return None;
@@ -330,7 +330,12 @@ mod tests {
         }
         let meta = copy.missing.meta;
         copy.fetches.remove(&slot);
-        copy.fetched(slot, &DiskReply::Data { meta, good }, &payload.into_bytes());
+        let reply = DiskReply::Data {
+            meta,
+            good,
+            is_pressed: false,
+        };
+        copy.fetched(slot, &reply, &payload.into_bytes());
     }
 
     fn bring(rotten: &[&[usize]; 6]) -> (Codec, Option<Bytes>) {

@@ -20,6 +20,7 @@ mod fixture;
 mod job;
 mod listing;
 mod mend;
+mod pace;
 mod seen;
 mod sources;
 mod survey;
@@ -43,9 +44,9 @@ use model::time::Time;
 use self::copy::{Copy, Next};
 use self::job::{Copying, Job, State};
 use self::listing::Out;
+use self::pace::Pace;
 use self::sources::Row;
 use self::survey::Survey;
-use crate::bucket::Bucket;
 use crate::disk::ScrubNews;
 use crate::messages::{DiskReply, DiskRequest, PutFragment};
 use crate::meter::Meter;
@@ -135,7 +136,7 @@ pub struct Healer {
     jobs: BTreeMap<Key, Job>,
     asked: BTreeMap<RequestId, Asked>,
     next_id: RequestId,
-    bucket: Bucket,
+    pace: Pace,
     codecs: BTreeMap<Code, Codec>,
     survey: Survey,
     meter: Meter,
@@ -155,7 +156,7 @@ impl Healer {
             jobs: BTreeMap::new(),
             asked: BTreeMap::new(),
             next_id: start,
-            bucket: Bucket::new(config.bytes_per_s),
+            pace: Pace::new(&config),
             codecs: BTreeMap::new(),
             survey: Survey::default(),
             meter: Meter::default(),
@@ -312,7 +313,10 @@ impl Healer {
 
     /// Takes segments from the window's queue as the pace allows.
     fn start_copies(&mut self, now: Time, key: Key) {
-        let mut room = self.config.copies_max.saturating_sub(self.copies_running());
+        let mut room = self
+            .pace
+            .copies_max(now)
+            .saturating_sub(self.copies_running());
         let job = self.jobs.get_mut(&key).expect("it is there");
         let State::Copying(copying) = &mut job.state else {
             return;
@@ -325,7 +329,7 @@ impl Healer {
                 true => 1,
                 false => u64::from(key.0.code.data_fragments()),
             };
-            if !self.bucket.take(now, bytes * reads) {
+            if !self.pace.take(now, bytes * reads) {
                 return;
             }
             let missing = copying.queue.pop_front().expect("just seen");
@@ -507,7 +511,7 @@ impl Machine for Healer {
                 State::Done => {}
             }
         }
-        let ready = (paced && running < self.config.copies_max).then(|| self.bucket.ready_at());
+        let ready = self.pace.ready_at(running).filter(|_| paced);
         let begins = begins.filter(|_| active < self.config.moves_max);
         due.into_iter().chain(ready).chain(begins).min()
     }

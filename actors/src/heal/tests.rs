@@ -170,7 +170,14 @@ impl World {
             DiskRequest::Get { key, .. } => match held.get(&key) {
                 Some(fragment) => {
                     let (meta, good) = (meta(), vec![true]);
-                    (DiskReply::Data { meta, good }, fragment.clone())
+                    (
+                        DiskReply::Data {
+                            meta,
+                            good,
+                            is_pressed: false,
+                        },
+                        fragment.clone(),
+                    )
                 }
                 None => (DiskReply::NotFound, Bytes::new()),
             },

@@ -265,6 +265,8 @@ pub enum DiskReply {
         meta: FragmentMeta,
         /// For each range asked for, whether its bytes are in the payload (else damaged).
         good: Vec<bool>,
+        /// Whether clients wanted something of the disk just before: a Healer goes slowly then.
+        is_pressed: bool,
     },
     /// To `Get`: no such fragment here.
     NotFound,

@@ -400,7 +400,7 @@ impl Job {
     ) {
         let now = asker.turn.now;
         let (good, expected) = match reply {
-            DiskReply::Data { meta, good } => (good, self.is_mine(meta)),
+            DiskReply::Data { meta, good, .. } => (good, self.is_mine(meta)),
             DiskReply::NotFound | DiskReply::WrongIncarnation => {
                 let get = self.take_get(asker, id);
                 if self.fall_back(asker, &get) {

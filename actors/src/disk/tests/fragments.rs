@@ -1,8 +1,10 @@
 //! Fragments and device errors, scripted.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use model::geometry::{Code, Pool};
-use model::ids::{Epoch, FragmentKey, Position, Row, SegmentId, Slot};
+use model::ids::{Actor, Epoch, FragmentKey, Position, Row, SegmentId, Slot};
 use model::spread::RowStamp;
 use model::store::{Claim, FragmentDone, FragmentMeta, FragmentOp, SegmentKind};
 
@@ -67,7 +69,14 @@ fn puts_gets_deletes_and_lists_pass_through() {
     b.fragment_done(FragmentDone::Data { meta: META, ranges });
     let (reply, payload) = b.answer(id).unwrap();
     let good = vec![false, true];
-    assert_eq!(reply, DiskReply::Data { meta: META, good });
+    assert_eq!(
+        reply,
+        DiskReply::Data {
+            meta: META,
+            good,
+            is_pressed: false
+        }
+    );
     assert_eq!(payload.len(), 4096);
     // What looked damaged is looked at.
     let verify = &b.fragment_ops[0].1;
@@ -107,7 +116,14 @@ fn a_buffer_of_another_length_is_damaged() {
     b.fragment_done(FragmentDone::Data { meta: META, ranges });
     let (reply, payload) = b.answer(id).unwrap();
     let good = vec![false];
-    assert_eq!(reply, DiskReply::Data { meta: META, good });
+    assert_eq!(
+        reply,
+        DiskReply::Data {
+            meta: META,
+            good,
+            is_pressed: false
+        }
+    );
     assert!(payload.is_empty());
 }
 
@@ -218,4 +234,29 @@ fn a_deleted_volumes_fragments_go() {
     assert!(b.fragment_ops.is_empty());
     let id = b.send(DiskRequest::Put(put()), &[7; 8192]);
     assert_eq!(b.answer(id).unwrap().0, DiskReply::Busy);
+}
+
+/// What a Healer asks is told whether clients asked for something just before; its own asking is no
+/// client's.
+#[test]
+fn a_disk_tells_whether_clients_want_something_of_it() {
+    let mut b = bench();
+    let is_pressed = |b: &mut Bench, from: Actor| {
+        let id = b.request_id();
+        b.send_from(from, id, get(vec![(0, 4096)]), &[]);
+        let ranges = vec![Some(Bytes::from(vec![9; 4096]))];
+        b.fragment_done(FragmentDone::Data { meta: META, ranges });
+        match b.answer(id).map(|answer| answer.0) {
+            Some(DiskReply::Data { is_pressed, .. }) => is_pressed,
+            other => panic!("a fragment is read: {other:?}"),
+        }
+    };
+    assert!(!is_pressed(&mut b, Actor::Healer));
+    assert!(!is_pressed(&mut b, Actor::Healer));
+    is_pressed(&mut b, Actor::Segment(VOLUME));
+    assert!(is_pressed(&mut b, Actor::Healer));
+    b.now += Duration::from_millis(499);
+    assert!(is_pressed(&mut b, Actor::Healer));
+    b.now += Duration::from_millis(1);
+    assert!(!is_pressed(&mut b, Actor::Healer));
 }

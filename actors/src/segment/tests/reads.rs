@@ -94,6 +94,7 @@ fn a_run_from_one_fragment_is_not_copied() {
     let reply = DiskReply::Data {
         meta,
         good: vec![true],
+        is_pressed: false,
     };
     out.clear();
     world.machine.handle(
@@ -342,14 +343,17 @@ fn another_segments_fragment_and_malformed_answers_are_refused() {
         DiskReply::Data {
             meta: world.fragment(segment, 1).meta,
             good: vec![],
+            is_pressed: false,
         },
         DiskReply::Data {
             meta: world.fragment(segment, 1).meta,
             good: vec![true; 3],
+            is_pressed: false,
         },
         DiskReply::Data {
             meta: world.fragment(segment, 1).meta,
             good: vec![true],
+            is_pressed: false,
         },
         DiskReply::Deleted,
         DiskReply::WrongIncarnation,

@@ -116,6 +116,7 @@ impl ModelDisk {
                     DiskReply::Data {
                         meta: fragment.meta,
                         good,
+                        is_pressed: false,
                     },
                     Bytes::from(bytes),
                 ))
