@@ -39,8 +39,8 @@ pub(crate) struct Args {
     /// Only these drills, by name.
     #[arg(long, value_name = "DRILL")]
     only: Vec<String>,
-    /// Put the table into docs/resilience.md.
-    #[arg(long)]
+    /// Put the table into docs/resilience.md: of all drills.
+    #[arg(long, conflicts_with = "only")]
     write: bool,
     /// Print JSON.
     #[arg(long)]
@@ -62,6 +62,20 @@ struct Run {
 }
 
 impl Run {
+    /// One without a report.
+    fn broken(error: &anyhow::Error) -> Self {
+        Self {
+            passed: false,
+            missed: vec![format!("{error:#}")],
+            rto_ms: None,
+            protected_ms: None,
+            ratio: None,
+            verified_bytes: 0,
+            lost_bytes: 0,
+            wan_repair_bytes: None,
+        }
+    }
+
     fn of(told: &Value) -> Self {
         let expectations = told["expectations"].as_array();
         let missed = expectations.into_iter().flatten();
@@ -181,7 +195,7 @@ fn plain(ratio: Option<f64>) -> String {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     setup::for_running()?;
     layers::build()?;
-    let usual = Fabric::start(fresh_directory("resilience"), &USUAL)?;
+    let mut usual = Fabric::start(fresh_directory("resilience-1"), &USUAL)?;
     let drills = drills(&usual, &args.only)?;
     let bar = ProgressBar::new(u64::from(args.runs) * drills.len() as u64);
     let style = ProgressStyle::with_template(
@@ -194,8 +208,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     for _ in 0..args.runs {
         for (drill, runs) in &mut of_all {
             bar.set_message(drill.clone());
-            runs.push(one(&usual, drill)?);
             bar.inc(1);
+            match one(&usual, drill) {
+                Ok(run) => runs.push(run),
+                Err(error) => {
+                    // What a fabric comes to that does not get whole again is no end of the others.
+                    bar.println(format!("{drill}: {error:#}"));
+                    runs.push(Run::broken(&error));
+                    usual.keep();
+                    let fresh = format!("resilience-{}", bar.position() + 1);
+                    usual = Fabric::start(fresh_directory(&fresh), &USUAL)?;
+                }
+            }
         }
     }
     bar.finish_and_clear();

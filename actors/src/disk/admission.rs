@@ -90,6 +90,8 @@ impl Disk {
         payload: Bytes,
         out: &mut Vec<DiskEffect>,
     ) {
+        // One that is refused wants something all the same.
+        self.pressure.note(now, to.actor, &request);
         let class = class_of(&request);
         let refusal = if self.retired {
             Some(DiskReply::Busy)
@@ -109,12 +111,11 @@ impl Disk {
             });
             return;
         }
-        self.pressure.note(now, to.actor, &request);
         let asker = Asker { to, id, class };
         match class {
             Class::Append => self.append_or_reset(now, asker, request, payload, out),
             Class::Control => self.control(now, asker, request, out),
-            Class::Fragment => self.fragment(now, asker, request, payload, out),
+            Class::Fragment => self.fragment(asker, request, payload, out),
         }
     }
 }

@@ -26,8 +26,6 @@ struct Running {
     keys_max: usize,
     /// Of a `Get`: where the fragment belongs.
     get: Option<(Pool, FragmentKey)>,
-    /// Whether clients wanted something of the disk when it was asked for.
-    is_pressed: bool,
     /// Of a `Put`: what is stored.
     put: Option<(Pool, FragmentKey)>,
     /// Of a `Put`: its bytes.
@@ -39,10 +37,9 @@ struct Running {
 }
 
 impl Running {
-    fn of(asker: Asker, is_pressed: bool) -> Self {
+    fn of(asker: Asker) -> Self {
         Self {
             asker,
-            is_pressed,
             bytes: 0,
             lengths: Vec::new(),
             keys_max: 0,
@@ -52,6 +49,22 @@ impl Running {
             note: None,
             is_unnoted: false,
         }
+    }
+}
+
+impl Running {
+    /// Which of the ranges that were asked for are there: those bytes go into `payload`.
+    fn take_ranges(&self, ranges: Vec<Option<Bytes>>, payload: &mut Payload) -> Vec<bool> {
+        let mut ranges = ranges.into_iter();
+        let mut take = |length: &u32| {
+            // A buffer of another length than asked for is as good as none.
+            let bytes = ranges.next().flatten();
+            let bytes = bytes.filter(|b| b.len() == *length as usize);
+            let is_there = bytes.is_some();
+            payload.push(bytes.unwrap_or_default());
+            is_there
+        };
+        self.lengths.iter().map(&mut take).collect()
     }
 }
 
@@ -134,13 +147,12 @@ impl Fragments {
 impl Disk {
     pub(super) fn fragment(
         &mut self,
-        now: Time,
         asker: Asker,
         request: DiskRequest,
         payload: Bytes,
         out: &mut Vec<DiskEffect>,
     ) {
-        let mut running = Running::of(asker, self.pressure.is_pressed(now));
+        let mut running = Running::of(asker);
         let request = match self.fragment_op(request, payload, &mut running, out) {
             Ok(op) => op,
             Err(reply) => return self.answer(asker, *reply, out),
@@ -262,6 +274,7 @@ impl Disk {
 
     pub(super) fn fragment_done(
         &mut self,
+        now: Time,
         op: OpId,
         done: FragmentDone,
         out: &mut Vec<DiskEffect>,
@@ -273,6 +286,7 @@ impl Disk {
         if running.is_unnoted {
             return self.answer(running.asker, DiskReply::Busy, out);
         }
+        let is_pressed = self.pressure.is_pressed(now);
         let mut payload = Payload::empty();
         let reply = match done {
             FragmentDone::Stored => {
@@ -282,7 +296,7 @@ impl Disk {
                     let mends = is_own && running.asker.to.actor == Actor::Healer;
                     self.scrub.stored(key, mends);
                 }
-                DiskReply::Stored
+                DiskReply::Stored { is_pressed }
             }
             FragmentDone::Full => {
                 self.room.refused(running.put_bytes);
@@ -306,15 +320,7 @@ impl Disk {
                 DiskReply::Keys(keys.map(|(key, meta)| FragmentAt { key, meta }).collect())
             }
             FragmentDone::Data { meta, ranges } => {
-                let mut good = Vec::with_capacity(running.lengths.len());
-                let mut ranges = ranges.into_iter();
-                for length in &running.lengths {
-                    // A buffer of another length than asked for is as good as none.
-                    let bytes = ranges.next().flatten();
-                    let bytes = bytes.filter(|b| b.len() == *length as usize);
-                    good.push(bytes.is_some());
-                    payload.push(bytes.unwrap_or_default());
-                }
+                let good = running.take_ranges(ranges, &mut payload);
                 if good.contains(&false)
                     && let Some((_, key)) = running.get
                 {
@@ -323,7 +329,7 @@ impl Disk {
                 DiskReply::Data {
                     meta,
                     good,
-                    is_pressed: running.is_pressed,
+                    is_pressed,
                 }
             }
         };

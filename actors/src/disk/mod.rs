@@ -182,7 +182,7 @@ impl Machine for Disk {
                 let done = done.and_then(|done| self.tried(op, done));
                 let done = done.and_then(|done| self.scrubbed(now, op, done, out));
                 if let Some(done) = done {
-                    self.fragment_done(op, done, out);
+                    self.fragment_done(now, op, done, out);
                 }
             }
             DiskInput::Fragments { done: Err(e), .. } => self.retire(e, out),

@@ -1,5 +1,7 @@
 //! What disks answered.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use model::ids::{DiskId, RequestId, SegmentId};
 use model::payload::Payload;
@@ -76,8 +78,15 @@ impl Healer {
             .jobs
             .get_mut(&asked.key)
             .expect("questions go with their move");
-        if let DiskReply::Data { is_pressed, .. } = &reply {
-            self.pace.told(now, *is_pressed);
+        match &reply {
+            DiskReply::Data { is_pressed, .. } | DiskReply::Stored { is_pressed } => {
+                self.pace.told(now, *is_pressed);
+                if let Some(took) = job.took(now, self.config.ask_timeout, asked.about, id) {
+                    self.pace.answered(now, took);
+                }
+            }
+            DiskReply::Busy => self.pace.late(now),
+            _ => {}
         }
         let stored_before = job.progress.stored_bytes;
         let settled = match asked.about {
@@ -87,12 +96,32 @@ impl Healer {
         };
         let stored = job.progress.stored_bytes - stored_before;
         if stored > 0 {
+            self.pace.brought(now);
             self.meter.add(now, stored);
             self.survey.stored(asked.key, stored);
         }
         if settled {
             self.asked.remove(&id);
         }
+    }
+}
+
+impl Job {
+    /// How long the answer to a question about a fragment took, if it was asked once: which one of
+    /// several an answer belongs to, nobody knows.
+    fn took(&self, now: Time, timeout: Duration, about: About, id: RequestId) -> Option<Duration> {
+        let State::Copying(copying) = &self.state else {
+            return None;
+        };
+        let out = match about {
+            About::Page => return None,
+            About::Fetch(segment) => {
+                let copy = copying.running.get(&segment)?;
+                *copy.fetches.get(&copy.slot_of(id)?)?
+            }
+            About::Put(segment) => copying.running.get(&segment)?.put.as_ref()?.out?,
+        };
+        (out.attempts == 1).then(|| timeout.saturating_sub(out.due.since(now)))
     }
 }
 
@@ -162,7 +191,7 @@ impl Job {
             return true;
         };
         match reply {
-            DiskReply::Stored => {
+            DiskReply::Stored { .. } => {
                 let copy = copying.running.remove(&segment).expect("just found");
                 let progress = &mut self.progress;
                 match copy.missing.holders.contains_key(&slot) {

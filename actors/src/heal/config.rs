@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-/// Bounds and paces. The defaults leave a disk and a link to clients most of the time.
+/// Bounds and paces. The defaults leave a disk to its clients most of the time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HealConfig {
     /// Bytes that are read to fill slots, a second and node, while clients want something of the
-    /// disks that they are read from: a token bucket that holds one second's worth.
+    /// disks that answer: a token bucket that holds one second's worth.
     pub bytes_per_s: u64,
     /// Moves that are worked on at a time; the others wait, the weakest row foremost.
     pub moves_max: usize,
     /// Segments of which a fragment is brought at a time, beside clients.
     pub copies_max: usize,
-    /// The same while clients leave the sources alone: what disks and links are kept busy by.
+    /// The same while clients leave them alone, at most: answers that come late make it fewer.
     pub copies_alone_max: usize,
     /// Fragments asked for with one listing, about.
     pub page_keys: u32,

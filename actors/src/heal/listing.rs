@@ -20,6 +20,17 @@ pub(super) struct Out {
     pub(super) attempts: u32,
 }
 
+impl Out {
+    /// One that is to be asked now.
+    pub(super) fn new(id: RequestId, now: Time) -> Self {
+        Self {
+            id,
+            due: now,
+            attempts: 0,
+        }
+    }
+}
+
 /// One disk's answer.
 #[derive(Debug)]
 pub(super) struct Page {

@@ -27,6 +27,7 @@ mod survey;
 #[cfg(test)]
 mod tests;
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -191,7 +192,8 @@ impl Healer {
 
     /// Begins what may begin, asks what is to be asked.
     fn go_on(&mut self, now: Time, out: &mut Vec<Effect>) {
-        for key in self.active_jobs(now) {
+        self.begin_jobs(now);
+        for key in self.active_jobs() {
             self.drive(now, key, out);
         }
         let terms = (self.node, self.config.ask_timeout, self.config.page_keys);
@@ -206,25 +208,28 @@ impl Healer {
         }
     }
 
-    /// The jobs that are worked on, in the order of their keys; those with the weakest rows begin
-    /// first.
-    fn active_jobs(&mut self, now: Time) -> Vec<Key> {
-        let of_active = |(key, job): (&Key, &Job)| job.is_active().then_some(*key);
-        let mut active: Vec<Key> = self.jobs.iter().filter_map(of_active).collect();
-        let room = self.config.moves_max.saturating_sub(active.len());
+    /// The jobs that are worked on, those with the weakest rows first: they take what room there is
+    /// for copies.
+    fn active_jobs(&self) -> Vec<Key> {
+        let active = self.jobs.iter().filter(|(_, job)| job.is_active());
+        let mut active: Vec<_> = active.map(|(key, job)| (rank(key, job), *key)).collect();
+        active.sort_unstable();
+        active.into_iter().map(|(_, key)| key).collect()
+    }
+
+    /// Begins jobs as there is room, those with the weakest rows first.
+    fn begin_jobs(&mut self, now: Time) {
+        let active = self.jobs.values().filter(|job| job.is_active()).count();
+        let room = self.config.moves_max.saturating_sub(active);
         if room == 0 {
-            return active;
+            return;
         }
         let is_ready =
             |job: &Job| job.may_run() && matches!(job.state, State::Waiting(until) if until <= now);
-        let rank = |(key, job): (&Key, &Job)| {
-            let weakness = job.row.weakness(key.0.code.slots());
-            (job.only_looks(), std::cmp::Reverse(weakness), *key)
-        };
         let ready = self.jobs.iter().filter(|(_, job)| is_ready(job));
-        let mut ready: Vec<_> = ready.map(rank).collect();
+        let mut ready: Vec<_> = ready.map(|(key, job)| (rank(key, job), *key)).collect();
         ready.sort_unstable();
-        for (_, _, key) in ready.into_iter().take(room) {
+        for (_, key) in ready.into_iter().take(room) {
             let job = self.jobs.get_mut(&key).expect("it is there");
             if planted(Bug::FinishEarly) && job.mend.is_none() {
                 job.state = State::Done;
@@ -232,12 +237,7 @@ impl Healer {
                 continue;
             }
             job.begin();
-            if job.is_active() {
-                active.push(key);
-            }
         }
-        active.sort_unstable();
-        active
     }
 
     fn drive(&mut self, now: Time, key: Key, out: &mut Vec<Effect>) {
@@ -348,7 +348,7 @@ impl Healer {
             return false;
         };
         let mut ended = Vec::new();
-        let mut sends = Vec::new();
+        let (mut sends, mut is_late) = (Vec::new(), false);
         for (segment, copy) in &mut copying.running {
             let silent = self.config.attempts_max;
             let late = copy
@@ -365,12 +365,7 @@ impl Healer {
                         let (at, _) = copy.missing.holders[&slot];
                         let about = About::Fetch(*segment);
                         self.asked.insert(id, Asked { key, at, about });
-                        let fresh = Out {
-                            id,
-                            due: now,
-                            attempts: 0,
-                        };
-                        copy.fetches.insert(slot, fresh);
+                        copy.fetches.insert(slot, Out::new(id, now));
                     }
                 }
                 Next::Put => {
@@ -381,11 +376,7 @@ impl Healer {
                         let about = About::Put(*segment);
                         let at = job.healing.to;
                         self.asked.insert(id, Asked { key, at, about });
-                        put.out = Some(Out {
-                            id,
-                            due: now,
-                            attempts: 0,
-                        });
+                        put.out = Some(Out::new(id, now));
                     }
                 }
                 Next::Wait => {}
@@ -400,17 +391,26 @@ impl Healer {
                     continue;
                 }
             }
-            send_due(now, timeout, &job.healing, &job.row, copy, &mut sends);
+            is_late |= send_due(now, timeout, &job.healing, &job.row, copy, &mut sends);
         }
         for segment in &ended {
             copying.running.remove(segment);
+        }
+        if is_late {
+            self.pace.late(now);
         }
         out.append(&mut sends);
         !ended.is_empty()
     }
 }
 
-/// Sends the questions for one fragment that are due.
+/// What goes first: what is known to lack, and of that the weakest row.
+fn rank(key: &Key, job: &Job) -> (bool, Reverse<usize>) {
+    let weakness = job.row.weakness(key.0.code.slots());
+    (job.only_looks(), Reverse(weakness))
+}
+
+/// Sends the questions for one fragment that are due; whether one of them was asked before.
 fn send_due(
     now: Time,
     timeout: std::time::Duration,
@@ -418,13 +418,15 @@ fn send_due(
     row: &Row,
     copy: &mut Copy,
     out: &mut Vec<Effect>,
-) {
+) -> bool {
+    let mut is_late = false;
     let segment = copy.missing.segment;
     let ranges = copy.ranges();
     for (slot, question) in &mut copy.fetches {
         if question.due > now {
             continue;
         }
+        is_late |= question.attempts > 0;
         (question.due, question.attempts) = (now + timeout, question.attempts + 1);
         let (at, source) = copy.missing.holders[slot];
         let slot = *slot;
@@ -442,10 +444,13 @@ fn send_due(
         });
     }
     let payload = copy.put.as_ref().map(|_| copy.payload());
-    let Some(put) = &mut copy.put else { return };
-    let Some(question) = put.out.as_mut().filter(|o| o.due <= now) else {
-        return;
+    let Some(put) = &mut copy.put else {
+        return is_late;
     };
+    let Some(question) = put.out.as_mut().filter(|o| o.due <= now) else {
+        return is_late;
+    };
+    is_late |= question.attempts > 0;
     (question.due, question.attempts) = (now + timeout, question.attempts + 1);
     let key = FragmentKey {
         segment,
@@ -466,6 +471,7 @@ fn send_due(
         }),
         payload: payload.expect("it is ready"),
     });
+    is_late
 }
 
 impl Machine for Healer {

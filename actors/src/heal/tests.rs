@@ -185,7 +185,7 @@ impl World {
                 assert_eq!(disk, DiskId(1), "only what lies here is mended");
                 self.put.push(put.key);
                 held.insert(put.key, payload.into_bytes());
-                (DiskReply::Stored, Bytes::new())
+                (DiskReply::Stored { is_pressed: false }, Bytes::new())
             }
             other => panic!("a Healer asks no {other:?}"),
         }

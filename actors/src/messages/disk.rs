@@ -254,7 +254,10 @@ pub enum DiskReply {
     /// The request was meant for another life of this disk.
     WrongIncarnation,
     /// To `Put`: durable.
-    Stored,
+    Stored {
+        /// Whether clients wanted something of the disk just before: a Healer goes slowly then.
+        is_pressed: bool,
+    },
     /// To `Put`: no space.
     Full,
     /// To `Put`: the key is taken by other bytes.

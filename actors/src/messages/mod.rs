@@ -57,7 +57,7 @@ impl Envelope {
             Message::DiskReply(told) => match told {
                 DiskReply::Data { .. } => Urgency::Client,
                 DiskReply::Fetched { .. } if payload_bytes > FETCHED_BULK => Urgency::Bulk,
-                DiskReply::Stored | DiskReply::Deleted | DiskReply::Keys(_) => Urgency::Bulk,
+                DiskReply::Stored { .. } | DiskReply::Deleted | DiskReply::Keys(_) => Urgency::Bulk,
                 _ => Urgency::Journal,
             },
             Message::VolumeRequest(_)

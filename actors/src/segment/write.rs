@@ -169,7 +169,7 @@ impl Writes {
             due: turn.now + pause,
         };
         match reply {
-            DiskReply::Stored => {
+            DiskReply::Stored { .. } => {
                 turn.core.forget(request);
                 slot.state = State::Stored { at };
             }

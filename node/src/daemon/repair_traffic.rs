@@ -105,7 +105,7 @@ mod tests {
                 actor: to,
             },
             id: RequestId(1),
-            message: Message::DiskReply(DiskReply::Stored),
+            message: Message::DiskReply(DiskReply::Stored { is_pressed: false }),
         })
     }
 

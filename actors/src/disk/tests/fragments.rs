@@ -62,7 +62,10 @@ fn puts_gets_deletes_and_lists_pass_through() {
     let id = b.send(DiskRequest::Put(put()), &[7; 8192]);
     assert!(b.answer(id).is_none());
     b.fragment_done(FragmentDone::Stored);
-    assert_eq!(b.answer(id).unwrap().0, DiskReply::Stored);
+    assert_eq!(
+        b.answer(id).unwrap().0,
+        DiskReply::Stored { is_pressed: false }
+    );
 
     let id = b.send(get(vec![(0, 4096), (4096, 4096)]), &[]);
     let ranges = vec![None, Some(Bytes::from(vec![9; 4096]))];

@@ -249,7 +249,10 @@ fn only_what_had_been_here_is_restored() {
         let id = b.request_id();
         b.send_from(Actor::Healer, id, DiskRequest::Put(put), &[7; 4096]);
         b.fragment_done(FragmentDone::Stored);
-        assert_eq!(b.answer(id).expect("an answer").0, DiskReply::Stored);
+        assert_eq!(
+            b.answer(id).expect("an answer").0,
+            DiskReply::Stored { is_pressed: false }
+        );
         assert_eq!(stats(&b).mark.restored, restored, "moved: {moved}");
     }
 }

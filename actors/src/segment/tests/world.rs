@@ -90,7 +90,7 @@ impl ModelDisk {
                 };
                 let kept = self.fragments.entry(put.key).or_insert_with(|| new.clone());
                 empty(if *kept == new {
-                    DiskReply::Stored
+                    DiskReply::Stored { is_pressed: false }
                 } else {
                     DiskReply::Conflict
                 })

@@ -27,7 +27,8 @@ pub(super) fn status(
     votes::degraded(view, groups, &mut degraded);
     sites(view, heard, &mut degraded);
     nodes(view, heard, &mut degraded);
-    disks(view, &mut degraded);
+    let unserved = unserved(view);
+    disks(view, &unserved, &mut degraded);
     gone_disks(view, &mut degraded);
     moves(view, &mut degraded);
     super::scrub::degraded(view, heard, &mut degraded);
@@ -39,17 +40,18 @@ pub(super) fn status(
         .nodes
         .iter()
         .filter(|(_, n)| n.presence != Presence::Gone);
-    let left = left(view);
-    let disks = view
-        .disks
-        .iter()
-        .filter(|(id, d)| d.presence != Presence::Gone && !left.contains(*id));
+    let is_replaced = |id: &DiskId| {
+        let mut of = unserved.iter().filter(|of| of.disk == *id && of.is_left());
+        of.any(|of| of.successor.is_some())
+    };
+    let disks = view.disks.iter();
+    let disks = disks.filter(|(id, d)| d.presence != Presence::Gone && !is_replaced(id));
     Status {
         healthy: degraded.is_empty(),
         degraded,
         at_risk_bytes: repairs::at_risk_bytes(view, heard),
         repairs: repairs::repairs(view, heard),
-        notes: notes(view),
+        notes: notes(view, &unserved),
         seen_by: seen_by.to_owned(),
         sites: up_of(
             view.sites
@@ -67,24 +69,24 @@ pub(super) fn status(
 
 /// What is as it was meant and has to be known: volumes that were recovered with loss, and what
 /// one loss takes at once.
-fn notes(view: &View) -> Vec<String> {
+fn notes(view: &View, unserved: &[Unserved]) -> Vec<String> {
     let live = view.volumes.values().filter(|v| !v.deleted);
     let recovered = live.filter_map(|v| Some((v, recovered(view, v)?)));
     recovered
         .map(|(v, r)| format!("volume {} {}", v.name, in_a_line(&r)))
         .chain(shared::notes(view))
         .chain(resting(view))
-        .chain(unused(view))
+        .chain(left(view, unserved))
         .collect()
 }
 
-/// Disks that are no trouble any more, and are there no more either.
-fn unused(view: &View) -> impl Iterator<Item = String> + '_ {
-    left(view).into_iter().map(|disk| {
-        let name = disk_name(view, disk);
+/// Disks that are not served, and that nothing counts on: no data is at risk for them.
+fn left<'a>(view: &'a View, unserved: &'a [Unserved]) -> impl Iterator<Item = String> + 'a {
+    unserved.iter().filter(|of| of.is_left()).map(|of| {
+        let name = disk_name(view, of.disk);
         format!(
-            "disk {name} is not served, and nothing counts on it: an empty directory in its place makes a new disk once \
-             the node is started again; `atoll disk remove {name} --force` forgets this one"
+            "disk {name} is not served, and nothing counts on it: once the node is started again, an empty directory \
+             in its place makes a new disk; `atoll disk remove {name} --force` forgets this one"
         )
     })
 }
@@ -268,55 +270,84 @@ fn gone_disks(view: &View, degraded: &mut Vec<Degraded>) {
     }
 }
 
-/// How many slots of spreads and how many journals count on a disk.
+/// How many slots of spreads and how many journals count on a disk. A volume that ended cleanly has
+/// no journal: its next owner founds one.
 fn references(view: &View) -> BTreeMap<DiskId, (usize, usize)> {
     let mut references: BTreeMap<DiskId, (usize, usize)> = BTreeMap::new();
     let places = view.pools.values().flat_map(|table| &table.places);
     for at in places.flat_map(|place| [place.disk, place.to]).flatten() {
         references.entry(at.disk).or_default().0 += 1;
     }
-    for volume in view.volumes.values().filter(|v| !v.deleted) {
-        for at in &volume.journal.replicas {
-            references.entry(at.disk).or_default().1 += 1;
+    for volume in view.volumes.values().filter(|v| !v.deleted && !v.clean) {
+        let next = volume.journal.next.iter().flatten();
+        let both = volume.journal.replicas.iter().chain(next);
+        let both: BTreeSet<DiskId> = both.map(|at| at.disk).collect();
+        for disk in both {
+            references.entry(disk).or_default().1 += 1;
         }
     }
     references
 }
 
-/// Disks that their nodes do not serve, while something counts on them.
-fn disks(view: &View, degraded: &mut Vec<Degraded>) {
-    for (id, (slots, journals)) in unserved(view) {
-        if (slots, journals) == (0, 0) {
-            continue;
-        }
-        add(
-            degraded,
-            format!("disk {}", disk_name(view, id)),
-            "its node does not serve it: it failed, or its directory is gone",
-            format!(
-                "{}: reads go around it, new segments avoid it; restart the node with an empty directory in its place \
-                 for a new disk",
-                counting(slots, journals)
-            ),
-        );
+/// A disk that its node, which is up, does not serve.
+struct Unserved {
+    disk: DiskId,
+    slots: usize,
+    journals: usize,
+    /// A younger disk of the node, which took its place.
+    successor: Option<DiskId>,
+}
+
+impl Unserved {
+    fn is_left(&self) -> bool {
+        (self.slots, self.journals) == (0, 0)
     }
 }
 
-/// Disks that nodes that are up do not serve, and what counts on them.
-fn unserved(view: &View) -> BTreeMap<DiskId, (usize, usize)> {
-    let node_up = |node: &NodeId| view.nodes.get(node).is_some_and(|n| is_up(n.presence));
-    let down = view.disks.iter();
-    let down = down.filter(|(_, d)| d.presence == Presence::Down && node_up(&d.node));
+fn unserved(view: &View) -> Vec<Unserved> {
     let references = references(view);
-    let counting = |id: &DiskId| references.get(id).copied().unwrap_or_default();
-    down.map(|(id, _)| (*id, counting(id))).collect()
+    let (mut unserved, mut taken) = (Vec::new(), BTreeSet::new());
+    // The youngest first: each takes the oldest disk that is younger and not yet taken.
+    for (id, disk) in view.disks.iter().rev() {
+        let node = view.nodes.get(&disk.node);
+        if disk.presence != Presence::Down || !node.is_some_and(|n| is_up(n.presence)) {
+            continue;
+        }
+        let mut younger = view.disks.range(*id..).filter(|(other, d)| {
+            d.node == disk.node && is_up(d.presence) && !taken.contains(*other)
+        });
+        let successor = younger.next().map(|(other, _)| *other);
+        taken.extend(successor);
+        let (slots, journals) = references.get(id).copied().unwrap_or_default();
+        unserved.push(Unserved {
+            disk: *id,
+            slots,
+            journals,
+            successor,
+        });
+    }
+    unserved
 }
 
-/// Those of them that nothing counts on: what they held is on others.
-fn left(view: &View) -> BTreeSet<DiskId> {
-    let unserved = unserved(view).into_iter();
-    let left = unserved.filter(|(_, counts)| *counts == (0, 0));
-    left.map(|(id, _)| id).collect()
+/// Disks that their nodes do not serve, while something counts on them.
+fn disks(view: &View, unserved: &[Unserved], degraded: &mut Vec<Degraded>) {
+    for of in unserved.iter().filter(|of| !of.is_left()) {
+        let next = match of.successor {
+            Some(new) => format!("disk {} took its place at the node", disk_name(view, new)),
+            None => {
+                "restart the node with an empty directory in its place for a new disk".to_owned()
+            }
+        };
+        add(
+            degraded,
+            format!("disk {}", disk_name(view, of.disk)),
+            "its node does not serve it: it failed, or its directory is gone",
+            format!(
+                "{}: reads go around it, new segments avoid it; {next}",
+                counting(of.slots, of.journals)
+            ),
+        );
+    }
 }
 
 /// Slots in motion, by the disk that they leave (R20).

@@ -314,6 +314,11 @@ fn a_lost_disk_is_trouble_until_nothing_counts_on_it_and_noted_then() {
     add_disk(&mut view, 40, 32);
     let replaced = why(&view);
     assert_eq!(whats(&replaced), ["disk c2/32"], "a slot counts on it");
+    assert!(
+        replaced.degraded[0]
+            .doing
+            .contains("disk c2/40 took its place")
+    );
 
     let new = view.disks[&DiskId(40)].at;
     for table in view.pools.values_mut() {
@@ -339,6 +344,18 @@ fn a_lost_disk_is_trouble_until_nothing_counts_on_it_and_noted_then() {
         panic!("one disk is not served: {:?}", healed.notes)
     };
     assert!(note.contains("disk c2/32 is not served"), "{note}");
+    // Without another one in its place, it is counted.
+    view.disks.remove(&DiskId(40));
+    for table in view.pools.values_mut() {
+        table.places.retain(|place| place.disk != Some(new));
+    }
+    let left = why(&view);
+    assert!(left.healthy, "{:?}", left.degraded);
+    assert_eq!(left.disks, UpOf { up: 5, of: 6 });
+    // A set of replicas that is being changed to counts too.
+    let volume = view.volumes.get_mut(&VolumeId(1)).expect("a volume");
+    volume.journal.next = Some(vec![view.disks[&lost].at]);
+    assert_eq!(whats(&why(&view))[0], "disk c2/32");
 }
 
 /// Why a slot leaves a disk that serves is told by what else its row has there; nothing is
