@@ -30,6 +30,10 @@ use peer::Peer;
 /// Between two soundings of a peer.
 const SOUND_EVERY: Duration = Duration::from_millis(200);
 
+/// Peers that are due so soon after one that is are sounded with it: after a while all of them are
+/// at once, and this process wakes up for all of them once.
+const TOGETHER: Duration = Duration::from_millis(100);
+
 /// A peer that nothing is sent to for so long is sounded no more, and forgotten.
 const IDLE_AFTER: Duration = Duration::from_secs(60);
 
@@ -345,12 +349,13 @@ impl Paths {
     fn decide(&mut self, now: Time, out: &mut Vec<Effect>) {
         self.peers
             .retain(|_, peer| now.since(peer.used) < IDLE_AFTER);
-        let due: Vec<NodeId> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| peer.due <= now)
-            .map(|(id, _)| *id)
-            .collect();
+        let until = match self.peers.values().any(|peer| peer.due <= now) {
+            true => now + TOGETHER,
+            false => now,
+        };
+        let peers = self.peers.iter();
+        let due = peers.filter(|(_, peer)| peer.due <= until);
+        let due: Vec<NodeId> = due.map(|(id, _)| *id).collect();
         for id in due {
             self.sound(now, id, out);
         }
