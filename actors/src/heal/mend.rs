@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use model::ids::{DiskRef, SegmentId};
+use model::ids::{DiskRef, SegmentId, Slot};
 use model::sometimes::{Sometimes, reached};
 use model::spread::SlotMove;
 use model::store::FragmentMeta;
@@ -15,7 +15,7 @@ use model::time::Time;
 
 use super::job::{Copying, Job, State};
 use super::listing::Missing;
-use super::sources::Row;
+use super::sources::{Row, Source};
 use super::{Healer, Key};
 use crate::disk::ScrubNews;
 use crate::messages::FragmentAt;
@@ -115,10 +115,7 @@ impl Job {
 
 impl Row {
     /// Where fragments of the row's other slots should be.
-    fn holders(
-        &self,
-        healing: &SlotMove,
-    ) -> BTreeMap<model::ids::Slot, (DiskRef, super::sources::Source)> {
+    fn holders(&self, healing: &SlotMove) -> BTreeMap<Slot, (DiskRef, Source)> {
         let mut holders = BTreeMap::new();
         for (at, source) in &self.disks {
             for slot in source.slots.iter() {

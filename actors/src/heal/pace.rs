@@ -35,6 +35,8 @@ pub(super) struct Pace {
     copies_beside: usize,
     copies_alone: usize,
     /// Segments under way at a time while clients leave the disks alone.
+    ///
+    /// **Invariant:** never fewer than beside clients, never more than `copies_alone`.
     window: usize,
     quickest: Quickest,
     /// When the window was halved last.
@@ -124,6 +126,8 @@ impl Pace {
 
     /// Segments of which a fragment may be brought at a time.
     pub(super) fn copies_max(&self, now: Time) -> usize {
+        let bounds = self.copies_beside..=self.copies_alone;
+        assert!(bounds.contains(&self.window), "a window within its bounds");
         match self.is_alone(now) {
             true => self.window,
             false => self.copies_beside,

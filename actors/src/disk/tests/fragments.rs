@@ -56,6 +56,15 @@ fn bench() -> Bench {
     Bench::new(DiskConfig::default(), 1000)
 }
 
+/// What a disk answers that clients leave alone.
+fn data(good: Vec<bool>) -> DiskReply {
+    DiskReply::Data {
+        meta: META,
+        good,
+        is_pressed: false,
+    }
+}
+
 #[test]
 fn puts_gets_deletes_and_lists_pass_through() {
     let mut b = bench();
@@ -72,14 +81,7 @@ fn puts_gets_deletes_and_lists_pass_through() {
     b.fragment_done(FragmentDone::Data { meta: META, ranges });
     let (reply, payload) = b.answer(id).unwrap();
     let good = vec![false, true];
-    assert_eq!(
-        reply,
-        DiskReply::Data {
-            meta: META,
-            good,
-            is_pressed: false
-        }
-    );
+    assert_eq!(reply, data(good));
     assert_eq!(payload.len(), 4096);
     // What looked damaged is looked at.
     let verify = &b.fragment_ops[0].1;
@@ -119,14 +121,7 @@ fn a_buffer_of_another_length_is_damaged() {
     b.fragment_done(FragmentDone::Data { meta: META, ranges });
     let (reply, payload) = b.answer(id).unwrap();
     let good = vec![false];
-    assert_eq!(
-        reply,
-        DiskReply::Data {
-            meta: META,
-            good,
-            is_pressed: false
-        }
-    );
+    assert_eq!(reply, data(good));
     assert!(payload.is_empty());
 }
 
