@@ -38,8 +38,22 @@ pub enum Code {
 }
 
 impl Code {
-    /// The code of index segments, whatever the volume's (R25).
+    /// The code of index segments of a volume whose own is flat (R25): two a site of three.
     pub const INDEX: Self = Self::Rs { k: 2, m: 4 };
+
+    /// The code of index segments of a volume of this code (R25): every site can read the index
+    /// by itself. That of a `geo` volume has as many fragments a site as its data, any k of which
+    /// suffice: a lost disk's are rebuilt within the site, as its data is.
+    #[must_use]
+    pub fn index(self) -> Self {
+        match self {
+            Self::Rs { .. } => Self::INDEX,
+            Self::Geo { k, .. } => Self::Rs {
+                k,
+                m: self.slots() - k,
+            },
+        }
+    }
 
     /// Whether it is a code: of at least one data and one parity fragment, and of no more slots
     /// than there may be.

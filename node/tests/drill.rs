@@ -167,6 +167,12 @@ fn drills_by_name_leave_the_fabric_as_it_was() {
     let repaired: u64 = disks.filter_map(|d| d["scrub"]["repaired"].as_u64()).sum();
     assert!(repaired > 0, "{scrubs:#}");
 
+    // A `geo` volume's disk is rebuilt within its site: data and index (R25).
+    let of_geo = ["disk-loss", "--code", "geo:2+1", "--disk", "b1/1"];
+    let disk_lost = drill(&directory, &[&of_geo[..], &short[..]].concat());
+    let disk_lost = assert_passed(&disk_lost, "disk-loss", 3_000);
+    assert_eq!(disk_lost["wan_repair_bytes"], json!(0), "{disk_lost:#}");
+
     // All nodes serve, nothing is left, and the reports are listed.
     fabric.wait_for("status", "/healthy", &json!(true));
     assert_eq!(fabric.json("volume list")["volumes"], json!([]));
@@ -178,7 +184,7 @@ fn drills_by_name_leave_the_fabric_as_it_was() {
     };
     assert_eq!(names(&fabric.json("node list")), names(&before));
     let reports = fabric.json("drill report");
-    assert_eq!(reports["reports"].as_array().map(Vec::len), Some(2));
+    assert_eq!(reports["reports"].as_array().map(Vec::len), Some(3));
 }
 
 /// What needs an emulated WAN, and the largest disaster of all: each to its end, on one fabric.

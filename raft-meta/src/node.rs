@@ -153,13 +153,13 @@ impl MetaNode {
             }
         }
         let own_id = GroupId::Site(identity.site);
-        let own = Seat::new(own_id, &post, mix(seed), own, now);
+        let own = Seat::new(own_id, &post, mix(seed), own);
         let tick = u64::try_from(config.tick.as_nanos())
             .unwrap_or(u64::MAX)
             .max(1);
         let phase = std::time::Duration::from_nanos(jitter.below(tick));
         Ok(Self {
-            global: Seat::new(GroupId::Global, &post, seed, global, now),
+            global: Seat::new(GroupId::Global, &post, seed, global),
             sites: BTreeMap::from([(identity.site, own)]),
             detector: Detector::new(config.dead_after, config.up_after),
             lately: Lately::default(),
@@ -184,7 +184,7 @@ impl MetaNode {
 
     /// There is a seat for every site that the global placement group knows, and no state of a
     /// founding that is over.
-    fn seat_sites(&mut self, now: Time) {
+    fn seat_sites(&mut self) {
         let Some(global) = self.global.state() else {
             return;
         };
@@ -203,7 +203,7 @@ impl MetaNode {
             let post = &self.post;
             self.sites
                 .entry(site)
-                .or_insert_with(|| Seat::new(id, post, seed, None, now));
+                .or_insert_with(|| Seat::new(id, post, seed, None));
         }
     }
 
@@ -327,7 +327,7 @@ impl MetaNode {
         loop {
             if step.changed {
                 self.view_dirty = true;
-                self.seat_sites(now);
+                self.seat_sites();
             }
             for (origin, settled) in step.settled.drain(..) {
                 self.settled(origin, settled, out);

@@ -20,8 +20,8 @@ use crate::message::{
 use crate::node::{Effect, Ticket};
 use crate::replica::{Mark, Proposal, Question, Replica, StateMachine};
 
-/// A member that heard no leader for so long also follows: it may have been removed while it
-/// was away, and nobody tells it.
+/// A member that heard no leader for so long, or none since it was started, also follows: it may
+/// have been removed while it was away, and nobody tells it.
 const ORPHANED_AFTER: Duration = Duration::from_secs(3);
 
 /// What all seats of a node share.
@@ -64,7 +64,8 @@ pub(crate) struct Seat<S: StateMachine> {
     courier: Courier,
     /// The term that this member leads, as the desk knows it.
     leading: Option<Term>,
-    led_at: Time,
+    /// When it last had a leader as a member.
+    led_at: Option<Time>,
     /// Where the last snapshot reaches that was told of as unreadable.
     unreadable: Option<LogIndex>,
     scratch: Vec<GroupEffect>,
@@ -76,7 +77,6 @@ impl<S: StateMachine> Seat<S> {
         post: &Post,
         seed: u64,
         group: Option<MetaGroup<S>>,
-        now: Time,
     ) -> Self {
         Self {
             id,
@@ -88,7 +88,7 @@ impl<S: StateMachine> Seat<S> {
             desk: Desk::default(),
             courier: Courier::new(post.boot),
             leading: None,
-            led_at: now,
+            led_at: None,
             unreadable: None,
             scratch: Vec::new(),
         }
@@ -267,7 +267,7 @@ impl<S: StateMachine> Seat<S> {
                 group.tick();
             }
             if group.leader().is_some() {
-                self.led_at = now;
+                self.led_at = Some(now);
             }
         }
         self.pump(now, out);
@@ -276,8 +276,8 @@ impl<S: StateMachine> Seat<S> {
     }
 
     fn follow(&mut self, now: Time, hints: &[NodeId], out: &mut SeatOut) {
-        let member = self.is_member();
-        if member && now.since(self.led_at) < ORPHANED_AFTER {
+        let is_led = self.led_at.is_some_and(|at| now.since(at) < ORPHANED_AFTER);
+        if self.is_member() && is_led {
             let held = self.member_replica().map(|r| r.applied);
             if self
                 .follower

@@ -126,3 +126,34 @@ fn a_site_returns_without_the_node_that_all_joined_by() {
         until_seen(&mut w, "the return", |v| v.away().is_none());
     }
 }
+
+/// A voter that was replaced while it was away is told of it soon after each of its later starts,
+/// too: it does not wait for a leader that will never send it anything.
+#[test]
+fn a_voter_that_was_replaced_hears_the_leader_soon_after_a_start() {
+    for seed in 200..208 {
+        let mut w = World::fabric(seed, 3);
+        // The group has a voter of each site by then.
+        w.run(2000 * MS);
+        let leader = w.leader(GroupId::Global).expect("there is one");
+        let voters = w.voters(GroupId::Global);
+        let replaced = voters.into_iter().find(|n| *n != leader);
+        let replaced = replaced.expect("three vote");
+        w.crash(replaced);
+        w.run_until(15_000 * MS, "another voter", |w| {
+            let voters = w.voters(GroupId::Global);
+            voters.len() == 3 && !voters.contains(&replaced)
+        });
+        w.start(replaced);
+        until_seen(&mut w, "the return", |v| {
+            v.nodes[&replaced].presence == Presence::Up
+        });
+        for _ in 0..2 {
+            w.restart(replaced);
+            w.run_until(1000 * MS, "a leader that is known", |w| {
+                let machine = w.hosts[&replaced].machine.as_ref();
+                machine.is_some_and(|m| m.leader(GroupId::Global, w.now).is_some())
+            });
+        }
+    }
+}

@@ -86,10 +86,10 @@ impl GlobalState {
         }
     }
 
-    /// The index's pool and that of a code.
+    /// The pools of a code and of its index.
     pub(super) fn create_pools_for(&mut self, code: Code) -> Result<(), AdminRefusal> {
         self.create_pool(Pool {
-            code: Code::INDEX,
+            code: code.index(),
             without: None,
         })?;
         self.create_pool(Pool {
@@ -143,7 +143,7 @@ mod tests {
             m: 1,
             sites: 3,
         };
-        for code in [Code::Rs { k: 4, m: 2 }, Code::INDEX, geo] {
+        for code in [Code::Rs { k: 4, m: 2 }, Code::INDEX, geo, geo.index()] {
             assert!(fits(code, 3));
         }
         assert!(!fits(Code::Rs { k: 4, m: 2 }, 2) && !fits(geo, 2));

@@ -40,7 +40,7 @@ impl MetaNode {
 
         let hints = self.global_hints();
         self.global.tick(now, &hints, out);
-        self.seat_sites(now);
+        self.seat_sites();
         let seeking = self.sites.iter().filter(|(_, seat)| seat.seeks(now));
         let hints: BTreeMap<SiteId, Vec<NodeId>> = seeking
             .map(|(site, _)| (*site, self.hints(*site)))

@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 
 use actors::messages::SegmentRef;
 use disk_store::catalog::Catalog;
-use model::geometry::Code;
 use model::ids::{DiskRef, Epoch, FragmentKey, NodeId, SegmentId, SiteId, Slot, VolumeId};
 use model::placement::View;
 
@@ -61,7 +60,11 @@ impl Stored {
             }
         }
         let pages = process.volumes[&volume].index_segments();
-        let weak = |s: &SegmentRef| s.pool.code != Code::INDEX && s.pool.without.is_none();
+        let Some(record) = view.volumes.get(&volume) else {
+            return Ok(());
+        };
+        let code = record.code.index();
+        let weak = |s: &SegmentRef| s.pool.code != code && s.pool.without.is_none();
         match pages.into_iter().find(weak) {
             Some(segment) => Err(broken("R25", format_args!("index pages in {segment:?}"))),
             None => Ok(()),

@@ -85,7 +85,11 @@ impl Run {
             // A site that is lost for good decides nothing of its disks any more.
             let site = global.sites.get(&self.world.nodes[node].site);
             let decides = site.is_some_and(|s| s.presence == Presence::Up);
-            let waits = *wish == Wish::Removal && there && decides;
+            // One that took another's place on a node that is lost for good: no process ever told
+            // its site of it, and none will.
+            let known = disk.is_some_and(|d| presence(&self.world, *node, d).is_some());
+            let heard_of = known || !self.lost.contains(node);
+            let waits = *wish == Wish::Removal && there && decides && heard_of;
             (!is_said || waits).then(|| format!("{wish:?} of {node}, {disk:?}"))
         })
     }
@@ -127,9 +131,14 @@ fn unsaid(
 
 /// Whether the disk's site says that it is gone for good.
 fn is_gone(world: &World, node: NodeId, disk: DiskId) -> bool {
+    presence(world, node, disk) == Some(Presence::Gone)
+}
+
+/// What the disk's site says of it, if it was told of it.
+fn presence(world: &World, node: NodeId, disk: DiskId) -> Option<Presence> {
     let site = world.nodes[&node].site;
     let group = GroupId::Site(site);
-    let newest = world.running().max_by_key(|p| p.meta.applied(group));
-    let known = newest.and_then(|p| p.meta.site(site)?.disks.get(&disk));
-    known.is_some_and(|d| d.presence == Presence::Gone)
+    let newest = world.running().max_by_key(|p| p.meta.applied(group))?;
+    let known = newest.meta.site(site)?.disks.get(&disk)?;
+    Some(known.presence)
 }

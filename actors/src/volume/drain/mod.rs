@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use model::BLOCK_BYTES;
-use model::geometry::{Code, SEGMENT_BYTES_MAX};
+use model::geometry::SEGMENT_BYTES_MAX;
 use model::ids::{BlockNo, Position};
 use model::journal::{Checkpoint, RecordBody};
 use model::payload::Payload;
@@ -343,7 +343,7 @@ impl Serving {
         let code = if planted(Bug::WeakIndex) {
             self.code
         } else {
-            Code::INDEX
+            self.code.index()
         };
         let Some(pool) = view.pool_for(code) else {
             return false;

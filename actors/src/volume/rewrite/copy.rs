@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use model::BLOCK_BYTES;
-use model::geometry::Code;
 use model::ids::{BlockNo, RequestId, SegmentId};
 use model::payload::Payload;
 use model::placement::View;
@@ -112,7 +111,7 @@ impl Serving {
         let mapped = self.layers.index.stats().mapped_blocks;
         let rewriter = &mut self.rewriter;
         let terms = rewriter.terms;
-        let target = view.pool_for(Code::INDEX);
+        let target = view.pool_for(self.code.index());
         let can_leave = target.is_some_and(|pool| !rewriter.leave.contains(&pool));
         rewriter.pages_stay = can_leave && self.layers.index.lies_in(&rewriter.leave);
         rewriter.at_risk_blocks = survey.at_risk_blocks();
