@@ -86,8 +86,8 @@ impl Delivery {
     /// What a message and its payload come to.
     ///
     /// # Errors
-    /// Gives the message back if whom it is for takes no such message, or takes it from a disk
-    /// alone and it is not from one. A peer may send what it likes.
+    /// Gives the message back if whom it is for takes no such message, or takes it from a disk,
+    /// or from a Healer, alone and it is not from one. A peer may send what it likes.
     pub fn of(envelope: Envelope, payload: Bytes) -> Result<Self, Box<Envelope>> {
         let Envelope {
             from,
@@ -126,6 +126,18 @@ impl Delivery {
             (Message::DiskReply(reply), Actor::Healer, Actor::Disk(disk)) => {
                 Self::Healer(heal::Input::Disk {
                     disk,
+                    id,
+                    reply,
+                    payload,
+                })
+            }
+            (Message::HealerRequest(request), Actor::Healer, Actor::Healer) => {
+                let node = from.node;
+                Self::Healer(heal::Input::Asked { node, id, request })
+            }
+            (Message::HealerReply(reply), Actor::Healer, Actor::Healer) => {
+                Self::Healer(heal::Input::Told {
+                    node: from.node,
                     id,
                     reply,
                     payload,

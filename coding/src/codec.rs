@@ -274,6 +274,17 @@ impl Recipe {
         &self.sources
     }
 
+    /// What each source is multiplied with, over GF(2^8), for the wanted fragment of that number:
+    /// their sum is the fragment. Sums of some of them may be computed anywhere, and added up.
+    ///
+    /// # Panics
+    /// If there is no such number.
+    #[must_use]
+    pub fn factors(&self, wanted: usize) -> &[u8] {
+        let width = self.sources.len();
+        &self.matrix[wanted * width..(wanted + 1) * width]
+    }
+
     /// Computes a range of the wanted fragments from the same range of the sources.
     ///
     /// # Panics
@@ -282,6 +293,24 @@ impl Recipe {
         assert_eq!(sources.len(), self.sources.len(), "one input a source");
         Rse.multiply(&self.matrix, sources, outputs);
     }
+}
+
+/// The sum of products over GF(2^8): a fragment, or a part of one, from [`Recipe::factors`].
+///
+/// # Errors
+/// [`CodingError::UnequalLengths`]; [`CodingError::TooFew`] without any.
+pub fn sum(terms: &[(u8, Bytes)]) -> Result<Bytes, CodingError> {
+    let Some((_, first)) = terms.first() else {
+        return Err(CodingError::TooFew);
+    };
+    if terms.iter().any(|(_, bytes)| bytes.len() != first.len()) {
+        return Err(CodingError::UnequalLengths);
+    }
+    let factors: Vec<u8> = terms.iter().map(|(factor, _)| *factor).collect();
+    let inputs: Vec<&[u8]> = terms.iter().map(|(_, bytes)| &bytes[..]).collect();
+    let mut out = vec![0; first.len()];
+    Rse.multiply(&factors, &inputs, &mut [&mut out]);
+    Ok(Bytes::from(out))
 }
 
 /// Walks over a payload's buffers.

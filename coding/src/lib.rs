@@ -19,7 +19,7 @@ mod matrix;
 mod plan;
 mod slots;
 
-pub use codec::{Codec, Recipe};
+pub use codec::{Codec, Recipe, sum};
 pub use plan::RepairPlan;
 pub use slots::SlotSet;
 

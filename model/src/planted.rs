@@ -198,6 +198,8 @@ bugs! {
     UnmissedFragment = "R24" "unmissed-fragment",
     /// A fragment is rebuilt from others as if it were another slot's.
     WrongSlot = "R24" "wrong-slot",
+    /// What another site adds up for a repair is added as it is, whatever its factors.
+    UnscaledSum = "R24" "unscaled-sum",
     /// A disk that is to be emptied is given slots as any other.
     DrainedTakes = "drain" "drained-takes",
     /// A slot of a disk that is to be emptied is another one's at once: nobody looks for what

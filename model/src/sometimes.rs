@@ -117,6 +117,8 @@ states! {
     RotRepaired = "scrub: a rotten fragment is repaired",
     /// A fragment that is gone is brought back.
     AbsentRestored = "scrub: a fragment that is gone is brought back",
+    /// A Healer adds up fragments of its site for one of another.
+    FragmentsSummed = "repair: fragments are added up before they cross",
     /// A slot is moved to a disk that is emptier for its weight.
     SlotRebalanced = "metadata: a slot is moved to an emptier disk",
     /// A disk that was emptied is gone for good.

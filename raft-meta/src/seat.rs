@@ -72,12 +72,7 @@ pub(crate) struct Seat<S: StateMachine> {
 }
 
 impl<S: StateMachine> Seat<S> {
-    pub(crate) fn new(
-        id: GroupId,
-        post: &Post,
-        seed: u64,
-        group: Option<MetaGroup<S>>,
-    ) -> Self {
+    pub(crate) fn new(id: GroupId, post: &Post, seed: u64, group: Option<MetaGroup<S>>) -> Self {
         Self {
             id,
             post: post.clone(),

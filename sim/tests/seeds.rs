@@ -261,4 +261,5 @@ mutants! {
     unmissed_fragment_is_caught: UnmissedFragment,
     lingering_mend_is_caught: LingeringMend,
     wrong_slot_is_caught: WrongSlot,
+    unscaled_sum_is_caught: UnscaledSum,
 }

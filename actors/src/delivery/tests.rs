@@ -1,7 +1,11 @@
-use model::ids::{ClientRef, Epoch, Incarnation, NodeId};
+use model::geometry::{Code, Pool};
+use model::ids::{ClientRef, Epoch, Incarnation, NodeId, SegmentId};
+use model::store::{FragmentMeta, SegmentKind};
 
 use super::*;
-use crate::messages::{ClientsReply, DiskReply, DiskRequest, VolumeReply};
+use crate::messages::{
+    ClientsReply, DiskReply, DiskRequest, HealerReply, HealerRequest, VolumeReply,
+};
 
 const ID: RequestId = RequestId(17);
 const VOLUME: VolumeId = VolumeId(3);
@@ -26,7 +30,7 @@ fn actors() -> [Actor; 6] {
     ]
 }
 
-fn messages() -> [Message; 6] {
+fn messages() -> [Message; 8] {
     let one = ClientRef {
         node: NodeId(2),
         boot: Boot(1),
@@ -44,6 +48,24 @@ fn messages() -> [Message; 6] {
             boot: Boot(1),
         }),
         Message::VolumeReply(VolumeReply::Busy),
+        Message::HealerRequest(HealerRequest::Sum {
+            segment: SegmentId {
+                volume: VOLUME,
+                epoch: Epoch(1),
+                counter: 1,
+            },
+            meta: FragmentMeta {
+                pool: Pool {
+                    code: Code::INDEX,
+                    without: None,
+                },
+                segment_bytes: 8192,
+                fragment_bytes: 4096,
+                kind: SegmentKind::Data,
+            },
+            terms: Vec::new(),
+        }),
+        Message::HealerReply(HealerReply::Lacking),
         Message::ClientsRequest(ClientsRequest::WhoEnded(vec![one])),
         Message::ClientsReply(ClientsReply::Ended(vec![one])),
     ]
@@ -66,6 +88,12 @@ fn seen(delivery: &Delivery) -> String {
         }
         Delivery::Healer(heal::Input::Disk { disk, id, .. }) => {
             format!("the healer is told by {disk} {id}")
+        }
+        Delivery::Healer(heal::Input::Asked { node, id, .. }) => {
+            format!("the healer is asked by {node} {id}")
+        }
+        Delivery::Healer(heal::Input::Told { node, id, .. }) => {
+            format!("the healer is told by {node} {id}")
         }
         Delivery::Client(client, client::Input::Reply { id, .. }) => {
             format!("{client} is told {id}")
@@ -100,26 +128,27 @@ fn each_message_is_for_one_kind_of_machine() {
             };
             assert!(senders.iter().all(|(_, seen)| *seen == first));
             let from: Vec<Actor> = senders.into_iter().map(|(from, _)| from).collect();
-            let from_disks = from == [Actor::Disk(DISK)];
-            assert!(from_disks || from == actors(), "from {from:?}");
-            taken.push((first, from_disks));
+            let from_one = from.len() == 1;
+            assert!(from_one || from == actors(), "from {from:?}");
+            taken.push((first, from_one.then_some(from[0])));
         }
     }
-    let taken: Vec<(&str, bool)> = taken
-        .iter()
-        .map(|(s, disks)| (s.as_str(), *disks))
-        .collect();
+    let taken: Vec<(&str, Option<Actor>)> =
+        taken.iter().map(|(s, from)| (s.as_str(), *from)).collect();
+    let (by_disk, by_healer) = (Some(Actor::Disk(DISK)), Some(Actor::Healer));
     assert_eq!(
         taken,
         [
-            ("disk-4 is asked by node-1 r17", false),
-            ("vol-3 is told by disk-4 r17", true),
-            ("segments of vol-3 are told by disk-4 r17", true),
-            ("the healer is told by disk-4 r17", true),
-            ("vol-3 is asked by node-1 r17", false),
-            ("client-5 is told r17", false),
-            ("clients are asked by node-1 r17", false),
-            ("vol-3 is told by node-1", false),
+            ("disk-4 is asked by node-1 r17", None),
+            ("vol-3 is told by disk-4 r17", by_disk),
+            ("segments of vol-3 are told by disk-4 r17", by_disk),
+            ("the healer is told by disk-4 r17", by_disk),
+            ("vol-3 is asked by node-1 r17", None),
+            ("client-5 is told r17", None),
+            ("the healer is asked by node-1 r17", by_healer),
+            ("the healer is told by node-1 r17", by_healer),
+            ("clients are asked by node-1 r17", None),
+            ("vol-3 is told by node-1", None),
         ]
     );
 }

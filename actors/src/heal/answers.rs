@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use model::ids::{DiskId, RequestId, SegmentId};
+use model::ids::{DiskId, NodeId, RequestId, SegmentId};
 use model::payload::Payload;
 use model::time::Time;
 
 use super::job::{Job, State};
 use super::listing::Out;
 use super::{About, Asked, Effect, Healer, Key};
-use crate::messages::{DiskReply, DiskRequest};
+use crate::messages::{DiskReply, DiskRequest, HealerReply};
 
 impl Healer {
     /// Asks every disk of the row that has not answered yet, as far as that is due.
@@ -62,7 +62,11 @@ impl Healer {
         id: RequestId,
         reply: DiskReply,
         payload: &Bytes,
+        out: &mut Vec<Effect>,
     ) {
+        if self.sums.answered(disk, id, &reply, payload, out) {
+            return;
+        }
         if self
             .survey
             .answered(now, disk, id, &reply, &mut self.next_id)
@@ -93,6 +97,8 @@ impl Healer {
             About::Page => job.page(now + pause, asked, reply),
             About::Fetch(segment) => job.fetched(now + pause, (segment, id), &reply, payload),
             About::Put(segment) => job.stored(now + pause, segment, &reply),
+            // Asked of a Healer, not of a disk.
+            About::Sum(..) => false,
         };
         let stored = job.progress.stored_bytes - stored_before;
         if stored > 0 {
@@ -102,6 +108,39 @@ impl Healer {
         }
         if settled {
             self.asked.remove(&id);
+        }
+    }
+
+    /// Another node's Healer answered.
+    pub(super) fn told(
+        &mut self,
+        now: Time,
+        (node, id): (NodeId, RequestId),
+        reply: &HealerReply,
+        payload: &Bytes,
+    ) {
+        let asked = self.asked.get(&id).copied();
+        let asked = asked.filter(|a| self.view.node_of(a.at) == Some(node));
+        let Some(Asked {
+            key,
+            about: About::Sum(segment, site),
+            ..
+        }) = asked
+        else {
+            return;
+        };
+        self.asked.remove(&id);
+        let job = self.jobs.get_mut(&key);
+        let job = job.expect("questions go with their move");
+        if let HealerReply::Sum { is_pressed } = reply {
+            self.pace.told(now, *is_pressed);
+        }
+        let State::Copying(copying) = &mut job.state else {
+            return;
+        };
+        if let Some(copy) = copying.running.get_mut(&segment) {
+            let bytes = copy.summed(site, reply, payload);
+            job.progress.wan_bytes += bytes.map_or(0, u64::from);
         }
     }
 }
@@ -114,7 +153,7 @@ impl Job {
             return None;
         };
         let out = match about {
-            About::Page => return None,
+            About::Page | About::Sum(..) => return None,
             About::Fetch(segment) => {
                 let copy = copying.running.get(&segment)?;
                 *copy.fetches.get(&copy.slot_of(id)?)?

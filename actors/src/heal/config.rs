@@ -14,6 +14,8 @@ pub struct HealConfig {
     pub copies_max: usize,
     /// The same while clients leave them alone, at most: answers that come late make it fewer.
     pub copies_alone_max: usize,
+    /// Sums of fragments that are made at a time for Healers of other sites.
+    pub sums_max: usize,
     /// Fragments asked for with one listing, about.
     pub page_keys: u32,
     /// Without an answer, a question is asked again after this.
@@ -31,6 +33,7 @@ impl Default for HealConfig {
             moves_max: 6,
             copies_max: 4,
             copies_alone_max: 32,
+            sums_max: 32,
             page_keys: 512,
             ask_timeout: Duration::from_secs(2),
             attempts_max: 5,

@@ -1,6 +1,7 @@
 //! One fragment on its way to its new disk: read from where it lay, or rebuilt from the cheapest
 //! others, and stored.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -11,12 +12,15 @@ use model::payload::Payload;
 use model::store::block_sum;
 
 use super::listing::{Missing, Out};
-use crate::messages::DiskReply;
+use super::parts::Parts;
+use crate::messages::{DiskReply, HealerReply};
 use crate::planted::{Bug, planted};
 
 /// A fragment over the WAN costs more than all local ones together.
 const LOCAL_COST: u32 = 1;
 const WAN_COST: u32 = 1 << 10;
+/// What tells one other site from the next is never as much as another fragment.
+const RANK_MAX: u32 = 7;
 
 /// A fragment that is being brought.
 #[derive(Debug)]
@@ -34,6 +38,10 @@ pub(super) struct Copy {
     /// The good blocks of those that are damaged.
     partial: BTreeMap<Slot, Vec<Option<Bytes>>>,
     pub(super) fetches: BTreeMap<Slot, Out>,
+    /// What other sites' Healers add up for it.
+    pub(super) parts: Option<Parts>,
+    /// Nothing is added up elsewhere, or not any more: what it takes comes fragment by fragment.
+    apart: bool,
     pub(super) put: Option<Put>,
 }
 
@@ -48,8 +56,8 @@ pub(super) struct Put {
 /// What is next for it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Next {
-    /// Read these slots' fragments.
-    Fetch(Vec<Slot>),
+    /// Read these slots' fragments, and have these sites' Healers add up theirs.
+    Fetch(Vec<Slot>, Vec<SiteId>),
     /// All that is needed was asked for.
     Wait,
     /// It can be stored.
@@ -69,6 +77,8 @@ impl Copy {
             by_block: false,
             partial: BTreeMap::new(),
             fetches: BTreeMap::new(),
+            parts: None,
+            apart: false,
             put: None,
         }
     }
@@ -83,10 +93,18 @@ impl Copy {
         }
         let available = self.holders().without(self.damaged);
         let at_hand: SlotSet = self.got.keys().copied().collect();
-        let cost = |s: Slot| match self.missing.holders[&s].1.site == here {
+        if let Some(parts) = &self.parts {
+            let Some(fragment) = parts.rebuilt(&self.got) else {
+                return self.ask(parts.whole().without(at_hand));
+            };
+            self.ready(slot, fragment);
+            return Next::Put;
+        }
+        let ranks = self.ranks(available);
+        let cost = |s: Slot| match self.missing.holders[&s].1.site {
             _ if at_hand.contains(s) => 0,
-            true => LOCAL_COST,
-            false => WAN_COST,
+            site if site == here => LOCAL_COST,
+            site => WAN_COST + ranks[&site],
         };
         let want = SlotSet::from_iter([slot]);
         let Some(reads) = codec.cheapest(want, available, cost) else {
@@ -96,17 +114,68 @@ impl Copy {
             self.by_block = true;
             return self.next_by_block(codec, slot);
         };
-        let lacking = reads.without(at_hand);
-        if lacking.is_empty() {
+        if !self.apart {
+            self.parts = Parts::of(codec, (slot, here), reads, &self.missing.holders);
+            self.apart = self.parts.is_none();
+        }
+        let whole = self.parts.as_ref().map_or(reads, Parts::whole);
+        let lacking = whole.without(at_hand);
+        if lacking.is_empty() && self.parts.is_none() {
             self.rebuild(codec, slot, reads);
             return Next::Put;
         }
+        self.ask(lacking)
+    }
+
+    /// Asks for what was not asked for yet.
+    fn ask(&self, lacking: SlotSet) -> Next {
         let asked = self.fetches.keys().copied().collect();
-        let ask: Vec<Slot> = lacking.without(asked).iter().collect();
-        if ask.is_empty() {
+        let slots: Vec<Slot> = lacking.without(asked).iter().collect();
+        let parts = self.parts.iter().flat_map(|parts| &parts.sites);
+        let sites = parts.filter(|(_, part)| part.out.is_none());
+        let sites: Vec<SiteId> = sites.map(|(site, _)| *site).collect();
+        if slots.is_empty() && sites.is_empty() {
             Next::Wait
         } else {
-            Next::Fetch(ask)
+            Next::Fetch(slots, sites)
+        }
+    }
+
+    /// Sites with more fragments come first: what one of them adds up crosses as one.
+    fn ranks(&self, available: SlotSet) -> BTreeMap<SiteId, u32> {
+        let mut held: BTreeMap<SiteId, usize> = BTreeMap::new();
+        for (slot, (_, source)) in &self.missing.holders {
+            *held.entry(source.site).or_default() += usize::from(available.contains(*slot));
+        }
+        let mut order: Vec<(Reverse<usize>, SiteId)> = held
+            .into_iter()
+            .map(|(site, n)| (Reverse(n), site))
+            .collect();
+        order.sort_unstable();
+        let ranked = (0..).zip(order);
+        ranked
+            .map(|(rank, (_, site))| (site, rank.min(RANK_MAX)))
+            .collect()
+    }
+
+    /// A sum, or what goes with one, is not to be had: fragment by fragment, then.
+    pub(super) fn part_ways(&mut self) {
+        self.parts = None;
+        self.apart = true;
+    }
+
+    /// A site's Healer answered; how many bytes came.
+    pub(super) fn summed(&mut self, site: SiteId, reply: &HealerReply, sum: &Bytes) -> Option<u32> {
+        let bytes = self.missing.meta.fragment_bytes;
+        let parts = self.parts.as_mut()?;
+        match reply {
+            HealerReply::Sum { .. } if sum.len() == bytes as usize => {
+                parts.came(site, sum).then_some(bytes)
+            }
+            _ => {
+                self.part_ways();
+                None
+            }
         }
     }
 
@@ -123,7 +192,7 @@ impl Copy {
         let asked = self.fetches.keys().copied().collect();
         let ask: Vec<Slot> = lacking.without(asked).iter().collect();
         if !ask.is_empty() {
-            return Next::Fetch(ask);
+            return Next::Fetch(ask, Vec::new());
         }
         if !self.fetches.is_empty() {
             return Next::Wait;
@@ -194,11 +263,21 @@ impl Copy {
             .collect();
         self.got.clear();
         self.partial.clear();
+        self.parts = None;
         self.put = Some(Put {
             fragment,
             sums,
             out: None,
         });
+    }
+
+    /// All questions that are out for it.
+    pub(super) fn questions(&self) -> impl Iterator<Item = Out> + '_ {
+        let put = self.put.as_ref().and_then(|put| put.out);
+        let parts = self.parts.iter().flat_map(|parts| parts.sites.values());
+        let sums = parts.filter(|part| part.is_awaited());
+        let sums = sums.filter_map(|part| part.out);
+        self.fetches.values().copied().chain(sums).chain(put)
     }
 
     /// The slot that a question was about.
@@ -217,6 +296,7 @@ impl Copy {
         let DiskReply::Data { meta, good, .. } = reply else {
             // It was listed a moment ago: it is being deleted, or it was moved on.
             self.bad.insert(slot);
+            self.part_ways();
             return None;
         };
         let length = self.missing.meta.fragment_bytes as usize;
@@ -227,6 +307,7 @@ impl Copy {
         }
         if is_same && good[..] == [false] && (!self.by_block || self.blocks() > 1) {
             self.damaged.insert(slot);
+            self.part_ways();
             return None;
         }
         let read = good.iter().filter(|good| **good).count() * BLOCK_BYTES;
@@ -238,6 +319,7 @@ impl Copy {
             return u32::try_from(read).ok();
         }
         self.bad.insert(slot);
+        self.part_ways();
         None
     }
 
@@ -245,6 +327,7 @@ impl Copy {
     pub(super) fn gave_up(&mut self, slot: Slot) {
         self.fetches.remove(&slot);
         self.silent.insert(slot);
+        self.part_ways();
     }
 
     /// Whether another pass may bring it, or see that it is gone: some fragment may yet be had
@@ -344,7 +427,8 @@ mod tests {
         let mut copy = Copy::new(missing());
         loop {
             match copy.next(&codec, WANTED, HERE) {
-                Next::Fetch(slots) => {
+                Next::Fetch(slots, sites) => {
+                    assert!(sites.is_empty(), "all is in one site");
                     for slot in slots {
                         let at = usize::from(slot.0);
                         answer(&mut copy, slot, &fragments[at], rotten[at]);

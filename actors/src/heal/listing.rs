@@ -122,7 +122,7 @@ impl Listing {
 }
 
 /// Whether a segment can have such a fragment: a peer says how long it is, and room is made for it.
-fn is_possible(meta: &FragmentMeta) -> bool {
+pub(super) fn is_possible(meta: &FragmentMeta) -> bool {
     layout::check_length(meta.segment_bytes as usize).is_ok()
         && meta.fragment_bytes == layout::fragment_bytes(meta.pool.code, meta.segment_bytes)
 }

@@ -10,7 +10,8 @@
 //! new disk like everything else.
 //!
 //! Reading order: `sources` (who may have what), `listing` (who has what), `copy` (one fragment),
-//! `job` (one move), [`Healer`], `answers`, `mend` (what rotted, or is gone, where it belongs).
+//! `parts` (what other sites add up for it), `job` (one move), [`Healer`], `answers`, `sums` (what is
+//! added up here for others), `mend` (what rotted, or is gone, where it belongs).
 
 mod answers;
 mod config;
@@ -21,8 +22,10 @@ mod job;
 mod listing;
 mod mend;
 mod pace;
+mod parts;
 mod seen;
 mod sources;
+mod sums;
 mod survey;
 #[cfg(test)]
 mod tests;
@@ -34,7 +37,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use coding::Codec;
 use model::geometry::{Code, Pool};
-use model::ids::{DiskId, DiskRef, FragmentKey, NodeId, RequestId, Row as RowNo, SegmentId, Slot};
+use model::ids::{
+    DiskId, DiskRef, FragmentKey, NodeId, RequestId, Row as RowNo, SegmentId, SiteId, Slot,
+};
 use model::machine::Machine;
 use model::payload::Payload;
 use model::placement::View;
@@ -47,9 +52,10 @@ use self::job::{Copying, Job, State};
 use self::listing::Out;
 use self::pace::Pace;
 use self::sources::Row;
+use self::sums::Sums;
 use self::survey::Survey;
 use crate::disk::ScrubNews;
-use crate::messages::{DiskReply, DiskRequest, PutFragment};
+use crate::messages::{DiskReply, DiskRequest, HealerReply, HealerRequest, Message, PutFragment};
 use crate::meter::Meter;
 use crate::planted::{Bug, planted};
 
@@ -74,6 +80,26 @@ pub enum Input {
         id: RequestId,
         /// The answer.
         reply: DiskReply,
+        /// The bytes beside it.
+        payload: Bytes,
+    },
+    /// Another node's Healer asks.
+    Asked {
+        /// The node.
+        node: NodeId,
+        /// The request's id.
+        id: RequestId,
+        /// What.
+        request: HealerRequest,
+    },
+    /// Another node's Healer answered.
+    Told {
+        /// The node.
+        node: NodeId,
+        /// The request's id.
+        id: RequestId,
+        /// The answer.
+        reply: HealerReply,
         /// The bytes beside it.
         payload: Bytes,
     },
@@ -107,6 +133,18 @@ pub enum Effect {
         /// The bytes beside it.
         payload: Payload,
     },
+    /// Send to another node's Healer: a question, whose answer comes back as [`Input::Told`] with
+    /// the same id if it does not get lost, or an answer.
+    ToHealer {
+        /// The node.
+        node: NodeId,
+        /// Correlates the answer.
+        id: RequestId,
+        /// What it says.
+        message: Message,
+        /// The bytes beside it.
+        payload: Payload,
+    },
     /// All moves that are over but for the entry that ends them; replaces what was said before.
     Healed(Vec<SlotMove>),
 }
@@ -125,6 +163,8 @@ struct Asked {
 enum About {
     Page,
     Fetch(SegmentId),
+    /// Of that site's Healer.
+    Sum(SegmentId, SiteId),
     Put(SegmentId),
 }
 
@@ -140,6 +180,7 @@ pub struct Healer {
     pace: Pace,
     codecs: BTreeMap<Code, Codec>,
     survey: Survey,
+    sums: Sums,
     meter: Meter,
     /// Whether the list of moves that are over is another one than was said.
     news: bool,
@@ -160,6 +201,7 @@ impl Healer {
             pace: Pace::new(&config),
             codecs: BTreeMap::new(),
             survey: Survey::default(),
+            sums: Sums::default(),
             meter: Meter::default(),
             news: false,
         }
@@ -357,8 +399,14 @@ impl Healer {
                 .filter(|(_, o)| o.due <= now && o.attempts >= silent);
             let late: Vec<Slot> = late.map(|(slot, _)| *slot).collect();
             late.into_iter().for_each(|slot| copy.gave_up(slot));
+            let parts = copy.parts.iter().flat_map(|parts| parts.sites.values());
+            let mut awaited = parts.filter(|part| part.is_awaited());
+            if awaited.any(|part| part.out.is_some_and(|o| o.due <= now && o.attempts > 0)) {
+                copy.part_ways();
+                is_late = true;
+            }
             match copy.next(&codec, key.2, own.site) {
-                Next::Fetch(slots) => {
+                Next::Fetch(slots, sites) => {
                     for slot in slots {
                         let id = self.next_id;
                         self.next_id = RequestId(id.0 + 1);
@@ -366,6 +414,15 @@ impl Healer {
                         let about = About::Fetch(*segment);
                         self.asked.insert(id, Asked { key, at, about });
                         copy.fetches.insert(slot, Out::new(id, now));
+                    }
+                    let parts = copy.parts.iter_mut().flat_map(|parts| &mut parts.sites);
+                    for (site, part) in parts.filter(|(site, _)| sites.contains(site)) {
+                        let id = self.next_id;
+                        self.next_id = RequestId(id.0 + 1);
+                        let at = part.terms[0].at;
+                        let about = About::Sum(*segment, *site);
+                        self.asked.insert(id, Asked { key, at, about });
+                        part.out = Some(Out::new(id, now));
                     }
                 }
                 Next::Put => {
@@ -443,6 +500,7 @@ fn send_due(
             payload: Payload::empty(),
         });
     }
+    send_sums(now + timeout, copy, out);
     let payload = copy.put.as_ref().map(|_| copy.payload());
     let Some(put) = &mut copy.put else {
         return is_late;
@@ -474,6 +532,29 @@ fn send_due(
     is_late
 }
 
+/// Has other sites' Healers add up what was not asked of them yet. Each is asked once: without an
+/// answer, the fragments come one by one.
+fn send_sums(due: Time, copy: &mut Copy, out: &mut Vec<Effect>) {
+    let (segment, meta) = (copy.missing.segment, copy.missing.meta);
+    let parts = copy.parts.iter_mut().flat_map(|p| p.sites.values_mut());
+    for part in parts {
+        let Some(question) = part.out.as_mut().filter(|o| o.attempts == 0) else {
+            continue;
+        };
+        (question.due, question.attempts) = (due, 1);
+        out.push(Effect::ToHealer {
+            node: part.node,
+            id: question.id,
+            message: Message::HealerRequest(HealerRequest::Sum {
+                segment,
+                meta,
+                terms: part.terms.clone(),
+            }),
+            payload: Payload::empty(),
+        });
+    }
+}
+
 impl Machine for Healer {
     type Input = Input;
     type Effect = Effect;
@@ -487,7 +568,18 @@ impl Machine for Healer {
                 id,
                 reply,
                 payload,
-            } => self.answered(now, disk, id, reply, &payload),
+            } => self.answered(now, disk, id, reply, &payload, out),
+            Input::Asked { node, id, request } => {
+                let terms = (&self.config, &*self.view, self.node);
+                self.sums
+                    .asked(now, terms, (node, id), request, &mut self.next_id, out);
+            }
+            Input::Told {
+                node,
+                id,
+                reply,
+                payload,
+            } => self.told(now, (node, id), &reply, &payload),
         }
         self.go_on(now, out);
     }
@@ -508,10 +600,7 @@ impl Machine for Healer {
                 State::Copying(copying) => {
                     running += copying.running.len();
                     paced |= !copying.queue.is_empty();
-                    let questions = copying.running.values().flat_map(|copy| {
-                        let put = copy.put.as_ref().and_then(|put| put.out);
-                        copy.fetches.values().copied().chain(put)
-                    });
+                    let questions = copying.running.values().flat_map(Copy::questions);
                     questions.for_each(|out| sooner(&mut due, out.due));
                 }
                 State::Done => {}
@@ -519,10 +608,13 @@ impl Machine for Healer {
         }
         let ready = self.pace.ready_at(running).filter(|_| paced);
         let begins = begins.filter(|_| active < self.config.moves_max);
-        due.into_iter().chain(ready).chain(begins).min()
+        let sums = self.sums.next_deadline();
+        let due = due.into_iter().chain(sums);
+        due.chain(ready).chain(begins).min()
     }
 
     fn tick(&mut self, now: Time, out: &mut Vec<Effect>) {
+        self.sums.expire(now, out);
         self.go_on(now, out);
     }
 }

@@ -292,7 +292,7 @@ mod tests {
             survey.go_on(now, terms, &view, next_id, &mut out);
             out.into_iter().find_map(|effect| match effect {
                 Effect::ToDisk { id, request, .. } => Some((id, request)),
-                Effect::Healed(_) => None,
+                Effect::Healed(_) | Effect::ToHealer { .. } => None,
             })
         };
         let now = Time(SECOND.as_nanos() as u64);

@@ -2,11 +2,13 @@
 
 mod clients;
 mod disk;
+mod healer;
 mod segment;
 mod volume;
 
 pub use clients::{CLIENTS_MAX, ClientsReply, ClientsRequest};
 pub use disk::{DiskReply, DiskRequest, FragmentAt, PutFragment, RowKnown};
+pub use healer::{HealerReply, HealerRequest, Term};
 pub use segment::{BlockRun, SegmentRef, SegmentReply, SegmentRequest};
 pub use volume::{ReadChunk, VolumeReply, VolumeRequest};
 
@@ -64,6 +66,7 @@ impl Envelope {
             | Message::VolumeReply(_)
             | Message::ClientsRequest(_)
             | Message::ClientsReply(_) => Urgency::Client,
+            Message::HealerRequest(_) | Message::HealerReply(_) => Urgency::Bulk,
         }
     }
 }
@@ -97,4 +100,8 @@ pub enum Message {
     ClientsRequest(ClientsRequest),
     /// From a node to a Volume machine.
     ClientsReply(ClientsReply),
+    /// From one node's Healer to another's.
+    HealerRequest(HealerRequest),
+    /// From a Healer that was asked.
+    HealerReply(HealerReply),
 }

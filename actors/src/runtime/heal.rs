@@ -119,6 +119,24 @@ impl Shell for HealActor {
                 let post = Post::to_disk(from, (node, disk), id, request, payload);
                 self.switchboard.do_send(post);
             }
+            Effect::ToHealer {
+                node,
+                id,
+                message,
+                payload,
+            } => self.switchboard.do_send(Post {
+                from: Endpoint {
+                    node: self.node,
+                    actor: ActorId::Healer,
+                },
+                to: Endpoint {
+                    node,
+                    actor: ActorId::Healer,
+                },
+                id,
+                message,
+                payload,
+            }),
             Effect::Healed(moves) => (self.healed)(moves),
         }
     }

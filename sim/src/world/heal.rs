@@ -2,6 +2,7 @@
 
 use actors::disk::DiskInput;
 use actors::heal;
+use actors::messages::Envelope;
 use model::ids::{Actor, DiskId, Endpoint, NodeId};
 use model::machine::Machine;
 use raft_meta::node as meta;
@@ -32,6 +33,18 @@ impl World {
                     request,
                     payload,
                 } => self.ask_disk(from, (node, disk), id, request, payload),
+                heal::Effect::ToHealer {
+                    node,
+                    id,
+                    message,
+                    payload,
+                } => {
+                    let to = Endpoint {
+                        node,
+                        actor: Actor::Healer,
+                    };
+                    self.post(Envelope::new(from, to, id, message), payload);
+                }
                 heal::Effect::Healed(moves) => {
                     self.drive_meta(node, meta::Input::Healed(moves));
                 }
