@@ -233,6 +233,43 @@ pub struct Node {
     pub duty: Duty,
 }
 
+/// How long a device takes to answer: at least 2 to this power microseconds, less than twice that.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Encode, Decode)]
+pub struct Latency(pub u8);
+
+impl Latency {
+    /// The class of a duration.
+    #[must_use]
+    pub fn of(took: Duration) -> Self {
+        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        Self(u8::try_from(us.max(1).ilog2()).expect("at most 63"))
+    }
+
+    /// The shortest that it stands for.
+    #[must_use]
+    pub fn at_least(self) -> Duration {
+        Duration::from_micros(1_u64.checked_shl(self.0.into()).unwrap_or(u64::MAX))
+    }
+}
+
+/// What a disk says of itself beside that it serves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub struct DiskHealth {
+    /// So much of it rotted that what it holds is better elsewhere.
+    pub rots: bool,
+    /// How long its device takes at its best; nothing if too little was asked of it to know.
+    pub latency: Option<Latency>,
+}
+
+/// Why a disk is emptied though no operator said so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum DiskFault {
+    /// It corrupts data again and again.
+    Rots,
+    /// It is slow beside the others of its site.
+    Slow,
+}
+
 /// A disk.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub struct Disk {
@@ -246,6 +283,8 @@ pub struct Disk {
     pub presence: Presence,
     /// What the operator wants of it, or of its node.
     pub duty: Duty,
+    /// What was found of it, for which it is being emptied.
+    pub fault: Option<DiskFault>,
 }
 
 /// The whole placement, as a node knows it now. Versions only grow.

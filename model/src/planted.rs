@@ -198,6 +198,8 @@ bugs! {
     UnmissedFragment = "R24" "unmissed-fragment",
     /// A fragment is rebuilt from others as if it were another slot's.
     WrongSlot = "R24" "wrong-slot",
+    /// A disk that corrupts data, or is slow, again and again goes on as any other.
+    TrustedDisk = "health" "trusted-disk",
     /// What another site adds up for a repair is added as it is, whatever its factors.
     UnscaledSum = "R24" "unscaled-sum",
     /// A disk that is to be emptied is given slots as any other.

@@ -117,6 +117,8 @@ states! {
     RotRepaired = "scrub: a rotten fragment is repaired",
     /// A fragment that is gone is brought back.
     AbsentRestored = "scrub: a fragment that is gone is brought back",
+    /// A disk is emptied for what was found of it.
+    DiskFlagged = "disk: one that is slow, or rots, is to be emptied",
     /// A Healer adds up fragments of its site for one of another.
     FragmentsSummed = "repair: fragments are added up before they cross",
     /// A slot is moved to a disk that is emptier for its weight.

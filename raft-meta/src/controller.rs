@@ -5,6 +5,7 @@ pub(crate) mod global;
 pub(crate) mod moves;
 pub(crate) mod site;
 pub(crate) mod voters;
+mod faulty;
 mod writable;
 
 use std::collections::BTreeMap;

@@ -17,7 +17,7 @@ use bincode::{Decode, Encode};
 use model::geometry::Pool;
 use model::ids::{Boot, DiskId, DiskRef, NodeId, Row, SiteId, Slot, VolumeId};
 use model::meta::{MetaReply, MetaRequest};
-use model::placement::{Duty, Presence};
+use model::placement::{DiskFault, Duty, Presence};
 
 use crate::node::{AdminCommand, AdminReply, TokenHash};
 use crate::replica::StateMachine;
@@ -80,7 +80,18 @@ pub struct DiskEntry {
     pub word: DiskWord,
 }
 
-/// The operator's word about a disk. The disk's site group acts on it.
+impl DiskEntry {
+    /// What was found of it, for which it is to be emptied.
+    #[must_use]
+    pub fn fault(&self) -> Option<DiskFault> {
+        match self.word {
+            DiskWord::Faulty(fault) => Some(fault),
+            _ => None,
+        }
+    }
+}
+
+/// The operator's word about a disk, or what stands in its place. The disk's site group acts on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
 pub enum DiskWord {
     /// It takes part.
@@ -92,6 +103,10 @@ pub enum DiskWord {
     Remove,
     /// It is lost: it is gone for good now, and what it held is rebuilt from others.
     Lost,
+    /// Nobody said anything, and it is to be emptied: this was found of it.
+    Faulty(DiskFault),
+    /// It takes part whatever is found of it.
+    Trusted,
 }
 
 impl DiskWord {
@@ -242,6 +257,13 @@ pub enum GlobalCommand {
         /// The site.
         site: SiteId,
     },
+    /// A disk of which the operator said nothing is found to be bad: it is to be emptied.
+    FlagDisk {
+        /// The disk.
+        at: DiskRef,
+        /// What was found.
+        fault: DiskFault,
+    },
 }
 
 /// What is asked.
@@ -329,8 +351,8 @@ impl GlobalState {
     pub fn duty_of_disk(&self, disk: &DiskEntry) -> Duty {
         let of_node = self.nodes.get(&disk.node).map_or(Duty::Serve, |n| n.duty);
         match disk.word {
-            DiskWord::Serve => of_node,
-            DiskWord::Drain | DiskWord::Remove | DiskWord::Lost => Duty::Drain,
+            DiskWord::Serve | DiskWord::Trusted => of_node,
+            DiskWord::Drain | DiskWord::Remove | DiskWord::Lost | DiskWord::Faulty(_) => Duty::Drain,
         }
     }
 
@@ -384,6 +406,7 @@ impl StateMachine for GlobalState {
                 GlobalReply::Done(self.leave_unwritable(site, &live))
             }
             GlobalCommand::TakeWritable { site } => GlobalReply::Done(self.take_writable(site)),
+            GlobalCommand::FlagDisk { at, fault } => GlobalReply::Done(self.flag_disk(at, fault)),
         }
     }
 
@@ -401,7 +424,8 @@ impl StateMachine for GlobalState {
             | GlobalCommand::AddPoolWithout { .. }
             | GlobalCommand::Evacuate { .. }
             | GlobalCommand::LeaveUnwritable { .. }
-            | GlobalCommand::TakeWritable { .. } => false,
+            | GlobalCommand::TakeWritable { .. }
+            | GlobalCommand::FlagDisk { .. } => false,
         }
     }
 

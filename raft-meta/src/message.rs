@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bincode::{Decode, Encode};
 use model::ids::{Boot, DiskRef, Incarnation, NodeId, SiteId};
+use model::placement::DiskHealth;
 use model::spread::SlotMove;
 
 /// Bound of the entries in one message: as many as a leader ever sends in one
@@ -462,6 +463,8 @@ pub struct LocalDisk {
     pub capacity_bytes: u64,
     /// Whether it has room for fragments.
     pub has_room: bool,
+    /// What else it says of itself.
+    pub health: DiskHealth,
 }
 
 /// Any message between two nodes' metadata machines.

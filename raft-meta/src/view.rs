@@ -6,7 +6,7 @@ use model::geometry::Pool;
 use model::ids::{SiteId, Version};
 use model::placement::{Disk, Node, Presence, Site, SlotPlace, SpreadTable, View};
 
-use crate::global::{GlobalState, PoolEntry};
+use crate::global::{DiskEntry, GlobalState, PoolEntry};
 use crate::site::SiteState;
 
 /// Builds a view. Tables are in it once every slot has a disk; the slots of a site that is
@@ -99,6 +99,7 @@ fn add_disks(view: &mut View, global: &GlobalState, sites: &BTreeMap<SiteId, &Si
                 capacity_bytes,
                 presence,
                 duty: disk.duty,
+                fault: global.disks.get(id).and_then(DiskEntry::fault),
             },
         );
     }
@@ -115,6 +116,7 @@ fn add_disks(view: &mut View, global: &GlobalState, sites: &BTreeMap<SiteId, &Si
                 capacity_bytes: 0,
                 presence: node.presence,
                 duty: global.duty_of_disk(disk),
+                fault: disk.fault(),
             });
         }
     }

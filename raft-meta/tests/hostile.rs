@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use model::geometry::{Code, Pool};
 use model::ids::{Boot, Incarnation, NodeId, Row, SiteId, Slot, Version};
+use model::placement::DiskHealth;
 use model::spread::SlotMove;
 use model::wire;
 use proptest::collection::vec;
@@ -275,6 +276,7 @@ fn message(w: &mut World, from: NodeId, to: NodeId) -> MetaMessage {
                 at,
                 capacity_bytes: number(w, 1 << 40),
                 has_room: w.draw(2) == 0,
+                health: DiskHealth::default(),
             };
             let healed = SlotMove {
                 pool: Pool {

@@ -80,6 +80,7 @@ scenarios! {
     site_and_nodes_away: "site_and_nodes_away",
     site_loss_under_rebuild: "site_loss_under_rebuild",
     slow_links: "slow-links",
+    slow_disk: "slow_disk",
     split_brain_three_ways: "split_brain_three_ways",
     stealing_and_fencing: "stealing_and_fencing",
     theft_while_migrating: "theft_while_migrating",

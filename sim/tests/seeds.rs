@@ -262,4 +262,5 @@ mutants! {
     lingering_mend_is_caught: LingeringMend,
     wrong_slot_is_caught: WrongSlot,
     unscaled_sum_is_caught: UnscaledSum,
+    trusted_disk_is_caught: TrustedDisk,
 }

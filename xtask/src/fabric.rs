@@ -1,6 +1,7 @@
 //! A fabric as any client sees it: `atoll dev` as a process, by the contract of its ready
 //! line and its command line.
 
+use std::env;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
@@ -74,9 +75,17 @@ pub(crate) struct Fabric {
     is_kept: bool,
 }
 
-/// The product, as `cargo xtask` builds it.
+/// Names another build of the product than that of this tree.
+const PROGRAM: &str = "ATOLL_PROGRAM";
+
+/// Another build of the product, if one is to be run.
+pub(crate) fn given_program() -> Option<PathBuf> {
+    env::var_os(PROGRAM).map(PathBuf::from)
+}
+
+/// The product: as `cargo xtask` builds it, or the one that is given.
 pub(crate) fn program() -> PathBuf {
-    root().join("target/release/atoll")
+    given_program().unwrap_or_else(|| root().join("target/release/atoll"))
 }
 
 impl Fabric {
@@ -93,7 +102,7 @@ impl Fabric {
             .stdout(Stdio::piped())
             .stderr(File::create(&said)?)
             .spawn()
-            .context("can't start target/release/atoll")?;
+            .with_context(|| format!("can't start {}", program().display()))?;
         let stdin = process.stdin.take();
         let stdout = process.stdout.take().context("no pipe")?;
         // From here on it is stopped whatever happens.

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::command::root;
-use crate::fabric::{Fabric, fresh_directory, program};
+use crate::fabric::{Fabric, fresh_directory, given_program, program};
 use crate::{layers, setup};
 
 /// The drill that needs a fabric of small disks.
@@ -33,7 +33,7 @@ const END: &str = "<!-- made by cargo xtask resilience: end -->";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How often each drill runs.
+    /// How often each drill runs. With ATOLL_PROGRAM=PATH another build than that of this tree.
     #[arg(long, default_value_t = 20)]
     runs: u32,
     /// Only these drills, by name.
@@ -194,7 +194,9 @@ fn plain(ratio: Option<f64>) -> String {
 /// Runs it.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     setup::for_running()?;
-    layers::build()?;
+    if given_program().is_none() {
+        layers::build()?;
+    }
     let mut usual = Fabric::start(fresh_directory("resilience-1"), &USUAL)?;
     let drills = drills(&usual, &args.only)?;
     let bar = ProgressBar::new(u64::from(args.runs) * drills.len() as u64);
@@ -272,7 +274,7 @@ fn on(fabric: &Fabric, drill: &str) -> anyhow::Result<Run> {
             "--json",
         ])
         .output()
-        .context("can't start target/release/atoll")?;
+        .with_context(|| format!("can't start {}", program().display()))?;
     // A drill that fails says so with its exit status, and reports all the same.
     let text = String::from_utf8_lossy(&output.stdout);
     let last = text.lines().last().unwrap_or_default();

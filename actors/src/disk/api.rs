@@ -8,7 +8,7 @@ use bytes::Bytes;
 use model::ids::{Endpoint, Epoch, Position, RequestId, VolumeId};
 use model::meta::{MetaReply, MetaToken};
 use model::payload::Payload;
-use model::placement::View;
+use model::placement::{DiskHealth, View};
 use model::store::{
     DeviceError, FragmentDone, FragmentOp, JournalDone, JournalOp, OpId, ScrubMark,
 };
@@ -102,6 +102,9 @@ pub enum DiskEffect {
     /// Tell the node's metadata whether there is room for fragments (R27). It is taken that there
     /// is, until this says otherwise.
     Room(bool),
+    /// Tell the node's metadata what there is to be said of the disk beside that. It is taken that
+    /// there is nothing, until this says otherwise.
+    Health(DiskHealth),
     /// Whether the journal is without space for another file. It is taken that it is not, until this
     /// says otherwise.
     Shortage(bool),

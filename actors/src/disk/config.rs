@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+pub use super::slowness::SlownessConfig;
+
 /// Bounds of one Disk machine. All queues are bounded by these; beyond, it answers `Busy`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DiskConfig {
@@ -45,6 +47,8 @@ pub struct DiskConfig {
     /// A journal that answers nothing for so long hangs, and fragments' store that does for three
     /// times as long.
     pub hung_after: Duration,
+    /// How it is told how long the device takes.
+    pub slowness: SlownessConfig,
     /// The scrub's pace.
     pub scrub: ScrubConfig,
 }
@@ -67,6 +71,8 @@ pub struct ScrubConfig {
     pub keep_every: Duration,
     /// A disk of which so many fragments rotted is flagged.
     pub flagged_at: u64,
+    /// And of which so many did is emptied.
+    pub emptied_at: u64,
     /// Fragments looked up at a time, about.
     pub page_keys: u32,
 }
@@ -81,6 +87,7 @@ impl Default for ScrubConfig {
             again: Duration::from_secs(60),
             keep_every: Duration::from_secs(300),
             flagged_at: 8,
+            emptied_at: 64,
             page_keys: 256,
         }
     }
@@ -105,6 +112,7 @@ impl Default for DiskConfig {
             fragments_max: 256,
             fragment_bytes_max: 128 << 20,
             hung_after: Duration::from_secs(10),
+            slowness: SlownessConfig::default(),
             scrub: ScrubConfig::default(),
         }
     }

@@ -35,9 +35,10 @@ impl Lane {
         Some(self.answered.max(*asked))
     }
 
-    fn answered(&mut self, now: Time, op: OpId) {
-        self.out.remove(&op);
+    /// How long that took, if it was asked for.
+    fn answered(&mut self, now: Time, op: OpId) -> Option<Duration> {
         self.answered = now;
+        self.out.remove(&op).map(|asked| now.since(asked))
     }
 }
 
@@ -81,9 +82,12 @@ impl Disk {
 
     /// A store answered.
     pub(super) fn note_answer(&mut self, now: Time, op: OpId, is_journal: bool) {
-        match is_journal {
+        let took = match is_journal {
             true => self.waits.journal.answered(now, op),
             false => self.waits.fragments.answered(now, op),
+        };
+        if let Some(took) = took {
+            self.slowness.note(now, took);
         }
     }
 

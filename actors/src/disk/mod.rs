@@ -48,6 +48,7 @@ mod room;
 mod scrub;
 mod seal;
 mod shortage;
+mod slowness;
 #[cfg(test)]
 mod tests;
 
@@ -56,6 +57,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use model::ids::{Actor, DiskRef, Endpoint, NodeId, VolumeId};
 use model::machine::Machine;
 use model::meta::MetaToken;
+use model::placement::DiskHealth;
 use model::store::OpId;
 use model::time::Time;
 
@@ -75,11 +77,12 @@ use room::Room;
 use scrub::Scrub;
 use seal::Joining;
 use shortage::Shortage;
+use slowness::Slowness;
 
 pub use api::{DiskEffect, DiskInput, DiskStats, ReplicaStats, ScrubNews, ScrubStats};
 pub use config::{
     APPEND_BYTES_MAX, DiskConfig, FETCH_BYTES_MAX, KEYS_MAX, RANGES_MAX, RECORDS_MAX, ScrubConfig,
-    TABLE_BYTES_MAX,
+    SlownessConfig, TABLE_BYTES_MAX,
 };
 pub use opening::Found;
 pub use reopening::Reopening;
@@ -110,6 +113,8 @@ pub struct Disk {
     room: Room,
     /// Whether there is room, as the shell was told last.
     told_room: bool,
+    slowness: Slowness,
+    told_health: DiskHealth,
     shortage: Shortage,
     waits: Waits,
     pressure: Pressure,
@@ -203,6 +208,7 @@ impl Machine for Disk {
         self.tell_lacking(now, out);
         self.try_room(now, out);
         self.tell_room(out);
+        self.tell_health(out);
         self.try_prepare(now, out);
         self.tell_shortage(out);
         self.settle(out);

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use model::geometry::Pool;
 use model::ids::{DiskRef, NodeId, Row, VolumeId};
 use model::payload::Payload;
+use model::placement::DiskHealth;
 use model::spread::RowStamp;
 use model::store::{FileNo, JournalRoom, ScannedEntry, ScrubMark};
 use model::time::Time;
@@ -24,6 +25,7 @@ use super::replica::Replica;
 use super::room::Room;
 use super::scrub::Scrub;
 use super::shortage::Shortage;
+use super::slowness::Slowness;
 use super::{Disk, DiskConfig};
 use crate::planted::{Bug, planted};
 
@@ -82,6 +84,8 @@ impl Disk {
             lacking: Lacking::default(),
             room: Room::default(),
             told_room: true,
+            slowness: Slowness::new(config.slowness),
+            told_health: DiskHealth::default(),
             shortage: Shortage::default(),
             waits: Waits::default(),
             pressure: Pressure::default(),

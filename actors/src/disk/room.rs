@@ -1,8 +1,10 @@
-//! Whether the disk has room for fragments. A put that was refused says that it has none; that
+//! What the groups are told of the disk beside that it serves: whether it is well, and whether it has
+//! room for fragments. A put that was refused says that it has none; that
 //! it has again is tried now and then, since nobody writes where there is no room (R27).
 
 use std::time::Duration;
 
+use model::placement::DiskHealth;
 use model::store::{FragmentDone, FragmentOp, OpId};
 use model::time::Time;
 
@@ -75,6 +77,24 @@ impl Disk {
         if has_room != self.told_room && !self.retired {
             self.told_room = has_room;
             out.push(DiskEffect::Room(has_room));
+        }
+    }
+
+    /// What it says of itself beside that it serves.
+    #[must_use]
+    pub fn health(&self) -> DiskHealth {
+        DiskHealth {
+            rots: self.scrub.rots(),
+            latency: self.slowness.latency(),
+        }
+    }
+
+    /// Tells the shell when that changed.
+    pub(super) fn tell_health(&mut self, out: &mut Vec<DiskEffect>) {
+        let health = self.health();
+        if health != self.told_health && !self.retired {
+            self.told_health = health;
+            out.push(DiskEffect::Health(health));
         }
     }
 }

@@ -119,6 +119,11 @@ impl Scrub {
         }
     }
 
+    /// Whether so much rotted that what the disk holds is better elsewhere.
+    pub(super) fn rots(&self) -> bool {
+        self.mark.found >= self.config.emptied_at
+    }
+
     /// When [`Disk::scrub_on`] has something to do; the store's answer comes by itself.
     pub(super) fn deadline(&self) -> Option<Time> {
         self.running.is_none().then_some(self.due)

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 
 use super::clock::boottime;
 use super::driver::{Driver, Shell};
-use super::switchboard::{AskMeta, DiskBroke, DiskRetired, DiskRoom, Post, ScrubTold, Switchboard};
+use super::switchboard::{AskMeta, DiskBroke, DiskRetired, DiskRoom, DiskTold, Post, ScrubTold, Switchboard};
 use crate::disk::{
     Disk, DiskEffect as Effect, DiskInput as Input, ReplicaStats, ScrubNews, ScrubStats,
 };
@@ -518,6 +518,11 @@ impl Shell for DiskActor {
                     tracing::warn!(%disk, "the disk has no room for fragments");
                 }
                 self.switchboard.do_send(DiskRoom { disk, has_room });
+            }
+            Effect::Health(health) => {
+                let disk = self.id;
+                tracing::info!(%disk, ?health, "how the disk is");
+                self.switchboard.do_send(DiskTold { disk, health });
             }
             Effect::Shortage(is_short) => {
                 let disk = self.id;

@@ -70,7 +70,7 @@ impl Driven {
                     },
                     DiskEffect::Reply { .. }
                     | DiskEffect::Scrub(_)
-                    | DiskEffect::Room(_)
+                    | DiskEffect::Room(_) | DiskEffect::Health(_)
                     | DiskEffect::Shortage(_)
                     | DiskEffect::Retire { .. } => continue,
                 };

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use model::geometry::Code;
 use model::ids::{Boot, DiskId, DiskRef, Incarnation, NodeId, SiteId, VolumeId};
 use model::meta::MetaRequest;
+use model::placement::DiskHealth;
 use model::wire;
 use raft_meta::global::{GlobalCommand, GlobalState, NodeEntry};
 use raft_meta::log::{HardState, LoadedLog};
@@ -388,6 +389,7 @@ pub(super) fn message_seeds() -> Vec<Vec<u8>> {
         },
         capacity_bytes: 1 << 40,
         has_room: true,
+        health: DiskHealth::default(),
     };
     let beat = Beat {
         site: SITE,

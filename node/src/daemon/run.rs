@@ -296,6 +296,7 @@ fn start_actors(
 ) -> Addr<Switchboard> {
     let (port, to_site) = (opener.meta.clone(), opener.meta.clone());
     let (retired, room) = (opener.served.clone(), opener.served.clone());
+    let health = opener.served.clone();
     let opener = Arc::clone(opener);
     Switchboard::new(SwitchboardConfig {
         node,
@@ -307,6 +308,7 @@ fn start_actors(
             Arc::clone(&opener).reopen(disk, closing, switchboard);
         }),
         room: Arc::new(move |disk, has_room| room.room(disk, has_room)),
+        health: Arc::new(move |disk, told| health.health(disk, told)),
         volume: VolumeConfig {
             wall_at_zero: wall_at_zero(),
             ..VolumeConfig::default()

@@ -11,6 +11,7 @@ use actors::disk::Reopening;
 use actors::runtime::{AttachDisk, Closing, Device, Switchboard, boottime};
 use anyhow::{Error, Result, ensure};
 use model::ids::{DiskId, Incarnation, NodeId};
+use model::placement::DiskHealth;
 use raft_meta::message::LocalDisk;
 use tokio::sync::mpsc;
 
@@ -49,6 +50,14 @@ impl Served {
         });
     }
 
+    /// A disk says something else of itself.
+    pub fn health(&self, disk: DiskId, health: DiskHealth) {
+        self.change(|disks| {
+            let of = disks.iter_mut().filter(|d| d.at.disk == disk);
+            of.for_each(|d| d.health = health);
+        });
+    }
+
     fn add(&self, opened: Vec<LocalDisk>) {
         self.change(|disks| disks.extend(opened));
     }
@@ -65,6 +74,7 @@ fn local(disk: &OpenedDisk) -> LocalDisk {
         at: disk.at,
         capacity_bytes: disk.capacity_bytes,
         has_room: true,
+        health: DiskHealth::default(),
     }
 }
 

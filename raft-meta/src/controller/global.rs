@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::ids::{Boot, NodeId, SiteId};
-use model::placement::Presence;
+use model::placement::{Latency, Presence};
 use model::time::Time;
 
 use crate::detector::{Detector, Liveness};
@@ -26,6 +26,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) state: &'a GlobalState,
     pub(crate) sites: BTreeMap<SiteId, SiteKnown<'a>>,
     pub(crate) detector: &'a Detector,
+    /// A device that answers sooner is not slow.
+    pub(crate) slow_from: Latency,
 }
 
 /// All that should be proposed now.
@@ -37,6 +39,7 @@ pub(crate) fn decide(facts: &Facts<'_>) -> Vec<GlobalCommand> {
     }
     out.extend(facts.writability());
     out.extend(facts.missing_pool());
+    out.extend(facts.faulty_disk());
     facts.dead_owners(&candidates, &mut out);
     facts.drained_owners(&candidates, &mut out);
     facts.contacts(&mut out);
@@ -44,7 +47,7 @@ pub(crate) fn decide(facts: &Facts<'_>) -> Vec<GlobalCommand> {
 }
 
 impl Facts<'_> {
-    fn presence_of(&self, site: SiteId) -> Presence {
+    pub(super) fn presence_of(&self, site: SiteId) -> Presence {
         self.state
             .sites
             .get(&site)

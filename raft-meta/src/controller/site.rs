@@ -55,7 +55,11 @@ fn operators_word(
         DiskWord::Lost => Some(SiteCommand::RemoveDisk { at, lost: true }),
         _ if known.duty != duty => Some(SiteCommand::SetDiskDuty { at, duty }),
         DiskWord::Remove if is_empty() => Some(SiteCommand::RemoveDisk { at, lost: false }),
-        DiskWord::Remove | DiskWord::Drain | DiskWord::Serve => None,
+        DiskWord::Remove
+        | DiskWord::Drain
+        | DiskWord::Serve
+        | DiskWord::Faulty(_)
+        | DiskWord::Trusted => None,
     }
 }
 

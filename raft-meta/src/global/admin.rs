@@ -2,7 +2,8 @@
 
 use model::geometry::Pool;
 use model::ids::{Boot, DiskId, DiskRef, Incarnation, NodeId, SiteId};
-use model::placement::{Duty, Presence, VolumeRecord};
+use model::placement::{DiskFault, Duty, Presence, VolumeRecord};
+use model::sometimes::{Sometimes, reached};
 
 use super::room::{DISKS_MAX, NODES_MAX};
 use super::{DiskEntry, DiskWord, GlobalState, NodeEntry, SiteEntry};
@@ -220,12 +221,27 @@ impl GlobalState {
             return Err(AdminRefusal::NoDisk);
         }
         entry.word = match duty {
+            // The operator knows what was found, and has it serve all the same.
+            Duty::Serve if matches!(entry.word, DiskWord::Faulty(_) | DiskWord::Trusted) => {
+                DiskWord::Trusted
+            }
             Duty::Serve => DiskWord::Serve,
             Duty::Drain => DiskWord::Drain,
             // It is a node's.
             Duty::Maintenance { .. } => return Err(AdminRefusal::BadDuty),
         };
         Ok(())
+    }
+
+    /// Only where the operator said nothing of the disk.
+    pub(super) fn flag_disk(&mut self, at: DiskRef, fault: DiskFault) -> bool {
+        let entry = self.disks.get_mut(&at.disk).filter(|e| e.at == at);
+        let Some(entry) = entry.filter(|e| e.word == DiskWord::Serve) else {
+            return false;
+        };
+        reached(Sometimes::DiskFlagged);
+        entry.word = DiskWord::Faulty(fault);
+        true
     }
 
     /// A disk that was drained, and that no journal names, goes for good once its site's group

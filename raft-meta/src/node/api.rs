@@ -8,7 +8,7 @@ use std::time::Duration;
 use model::geometry::Code;
 use model::ids::{Boot, DiskId, DiskRef, Incarnation, NodeId, SiteId};
 use model::meta::{MetaReply, MetaRequest, MetaToken};
-use model::placement::{Duty, View};
+use model::placement::{Duty, Latency, View};
 use model::spread::SlotMove;
 use thiserror::Error;
 
@@ -58,6 +58,8 @@ pub struct Config {
     /// A disk that nobody served for so long is not waited for any more: its slots are moved
     /// (R20).
     pub heal_after: Duration,
+    /// A device that answers sooner than this is not slow, whatever others do.
+    pub slow_from: Latency,
 }
 
 impl Default for Config {
@@ -72,6 +74,7 @@ impl Default for Config {
             pool_rows: 64,
             view_every: Duration::from_millis(10),
             heal_after: Duration::from_secs(600),
+            slow_from: Latency::of(Duration::from_millis(50)),
         }
     }
 }

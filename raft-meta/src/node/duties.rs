@@ -213,6 +213,7 @@ impl MetaNode {
             state,
             sites,
             detector: &self.detector,
+            slow_from: self.config.slow_from,
         };
         let commands = controller::global::decide(&facts);
         let present: BTreeMap<SiteId, bool> = state

@@ -13,7 +13,7 @@ use std::time::Duration;
 use model::ids::{Boot, DiskRef, Incarnation, NodeId, SiteId, VolumeId};
 use model::machine::Machine;
 use model::meta::{MetaReply, MetaRequest, MetaToken};
-use model::placement::{Presence, View, VolumeRecord};
+use model::placement::{DiskHealth, Presence, View, VolumeRecord};
 use model::time::Time;
 use model::wire;
 use raft_meta::log::{MemoryLog, RaftLog};
@@ -519,6 +519,7 @@ impl World {
             at,
             capacity_bytes: 1 << 40,
             has_room: true,
+            health: DiskHealth::default(),
         });
         let disks = host.disks.clone();
         self.input(node, Input::LocalDisks(disks));

@@ -38,6 +38,7 @@ impl Plan {
             Bug::HeldSpace => Self::crowded(seed),
             Bug::RefusedOverwrite | Bug::NoReserve | Bug::HeldOverwrite => Self::overwritten(seed),
             Bug::RecoverHasty => Self::disowned(seed),
+            Bug::TrustedDisk => Self::slow_disk(seed),
             Bug::LingeringMend => Self::lost_under_a_look(seed),
             Bug::EndlessPatience => Self::hung_disk(seed),
             Bug::HealedInMaintenance => Self::maintenance(seed),

@@ -20,6 +20,8 @@ const HUNG_DISK: &str = include_str!("../../scenarios/hung_disk.toml");
 
 const MAINTENANCE: &str = include_str!("../../scenarios/maintenance.toml");
 
+const SLOW_DISK: &str = include_str!("../../scenarios/slow_disk.toml");
+
 const LOST_UNDER_A_LOOK: &str = include_str!("../../scenarios/lost_under_a_look.toml");
 
 impl Plan {
@@ -88,6 +90,15 @@ impl Plan {
     #[must_use]
     pub fn maintenance(seed: u64) -> Self {
         Self::of_file(MAINTENANCE, seed)
+    }
+
+    /// The scenario `slow_disk` on another seed.
+    ///
+    /// # Panics
+    /// If the file that ships with the source is none.
+    #[must_use]
+    pub fn slow_disk(seed: u64) -> Self {
+        Self::of_file(SLOW_DISK, seed)
     }
 
     /// The scenario `lost_under_a_look` on another seed.

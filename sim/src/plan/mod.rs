@@ -94,6 +94,9 @@ pub struct Expect {
     /// Every request is answered so soon.
     #[serde(with = "as_duration_if_any", skip_serializing_if = "Option::is_none")]
     pub answered: Option<Duration>,
+    /// At least so many disks are emptied for what is found of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub emptied: Option<usize>,
     /// At most so many bytes between sites.
     #[serde(with = "as_size_if_any", skip_serializing_if = "Option::is_none")]
     pub wan_bytes: Option<u64>,

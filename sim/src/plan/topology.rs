@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use actors::client::ClientConfig;
-use actors::disk::{DiskConfig, ScrubConfig};
+use actors::disk::{DiskConfig, ScrubConfig, SlownessConfig};
 use actors::heal::HealConfig;
 use actors::segment::SegmentConfig;
 use actors::volume::journal::JournalTerms;
@@ -13,6 +13,7 @@ use actors::volume::sessions::SESSIONS_MAX;
 use actors::volume::{BypassTerms, RewriteTerms, SegmentRoom, VolumeConfig};
 use model::BLOCK_BYTES;
 use model::geometry::Code;
+use model::placement::Latency;
 use raft_meta::node::Config as MetaConfig;
 use serde::{Deserialize, Serialize};
 
@@ -90,6 +91,15 @@ impl Topology {
 
 /// A journal that answers nothing for so long hangs.
 const HUNG_AFTER: Duration = Duration::from_secs(2);
+
+/// A device that answers sooner than this is not slow: usual ones take some 600 us.
+const SLOW_FROM: Latency = Latency(13);
+
+/// How long devices take is measured over so many spans of so long.
+const SLOWNESS: SlownessConfig = SlownessConfig {
+    span: Duration::from_millis(500),
+    spans: 6,
+};
 
 /// A code as people write it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -374,6 +384,7 @@ impl Machines {
                     page_keys: self.heal_page,
                     ..ScrubConfig::default()
                 },
+                slowness: SLOWNESS,
                 hung_after: HUNG_AFTER,
                 ..DiskConfig::default()
             },
@@ -387,6 +398,7 @@ impl Machines {
             meta: MetaConfig {
                 pool_rows: self.pool_rows,
                 heal_after: self.heal_after,
+                slow_from: SLOW_FROM,
                 ..MetaConfig::default()
             },
             journal_file_bytes: self.journal_file,

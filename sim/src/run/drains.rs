@@ -76,6 +76,12 @@ impl Run {
         self.world.admin(by, AdminToken(self.next_tag), command);
     }
 
+    /// How many disks are to be emptied for what was found of them.
+    pub(super) fn found_bad(&self) -> usize {
+        let disks = newest(&self.world).into_iter().flat_map(|g| g.disks.values());
+        disks.filter(|disk| disk.fault().is_some()).count()
+    }
+
     /// What the operator wants and is not so yet.
     pub(super) fn unwished(&self) -> Option<String> {
         let global = newest(&self.world)?;
@@ -120,12 +126,12 @@ fn unsaid(
     match (global.disks.get(&disk)?.word, wish) {
         (DiskWord::Remove | DiskWord::Lost, _)
         | (DiskWord::Drain, Wish::Duty(Duty::Drain))
-        | (DiskWord::Serve, Wish::Duty(Duty::Serve)) => None,
-        (DiskWord::Drain, Wish::Removal) => {
+        | (DiskWord::Serve | DiskWord::Trusted, Wish::Duty(Duty::Serve)) => None,
+        (DiskWord::Drain | DiskWord::Faulty(_), Wish::Removal) => {
             let lost = false;
             Some(AdminCommand::RemoveDisk { disk, lost })
         }
-        (DiskWord::Serve | DiskWord::Drain, _) => Some(AdminCommand::SetDiskDuty { disk, duty }),
+        (_, _) => Some(AdminCommand::SetDiskDuty { disk, duty }),
     }
 }
 

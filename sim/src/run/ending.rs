@@ -40,6 +40,12 @@ impl Run {
                 "room again: refused last, and taken of those called last {times:?}"
             )));
         }
+        let bad = self.found_bad();
+        if let Some(least) = self.plan.expect.emptied.filter(|least| bad < *least) {
+            return Err(Failure::Unexpected(format!(
+                "{least} disks or more emptied for what was found of them: {bad} were"
+            )));
+        }
         let (Some(most), Some(bytes)) = (self.plan.expect.wan_bytes, self.world.wan_bytes) else {
             return Ok(());
         };

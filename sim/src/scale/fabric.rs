@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use model::geometry::{Code, Pool};
 use model::ids::{Boot, DiskId, DiskRef, Incarnation, NodeId, SiteId};
-use model::placement::Duty;
+use model::placement::{DiskHealth, Duty};
 use raft_meta::global::{GlobalCommand, GlobalReply, GlobalState, NodeEntry};
 use raft_meta::message::{Beat, LocalDisk, MemberId, Members};
 use raft_meta::node::{AdminCommand, AdminReply, Identity};
@@ -248,6 +248,7 @@ impl Fabric {
                 at: disk.at,
                 capacity_bytes: self.size.disk_bytes,
                 has_room: true,
+                health: DiskHealth::default(),
             }
         });
         of_node.collect()

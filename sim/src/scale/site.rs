@@ -9,6 +9,7 @@ use std::time::Duration;
 use model::geometry::Pool;
 use model::ids::{DiskRef, Incarnation, NodeId, Row, SiteId, Slot};
 use model::machine::Machine;
+use model::placement::DiskHealth;
 use model::spread::SlotMove;
 use model::time::Time;
 use raft_meta::MetaNode;
@@ -253,6 +254,7 @@ impl Site {
             at,
             capacity_bytes: self.size.disk_bytes,
             has_room: true,
+            health: DiskHealth::default(),
         };
         let beat = self.beats.get_mut(&node).expect("it gives signs of life");
         beat.disks.push(disk);

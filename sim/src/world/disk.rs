@@ -110,7 +110,7 @@ impl World {
                     self.ask(node, from.actor, token, MetaRequest::ReadVolume { volume });
                 }
                 DiskEffect::Scrub(news) => found.push(news),
-                DiskEffect::Room(_) => room = true,
+                DiskEffect::Room(_) | DiskEffect::Health(_) => room = true,
                 DiskEffect::Shortage(_) => {}
                 DiskEffect::Retire { hangs, .. } => {
                     retired = true;

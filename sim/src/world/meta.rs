@@ -29,6 +29,7 @@ impl World {
                     at: d.at,
                     capacity_bytes: d.bytes,
                     has_room: machine.takes_fragments(),
+                    health: machine.health(),
                 })
             })
             .collect();

@@ -215,7 +215,7 @@ impl Bench {
                     self.record_reads.push_back((token, volume));
                 }
                 DiskEffect::Scrub(news) => self.news.push(news),
-                DiskEffect::Room(_) | DiskEffect::Shortage(_) => {}
+                DiskEffect::Room(_) | DiskEffect::Health(_) | DiskEffect::Shortage(_) => {}
                 DiskEffect::Retire { .. } => self.retired += 1,
             }
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use actix::Addr;
 use model::ids::{Boot, DiskId, NodeId};
 use model::meta::{MetaRequest, MetaToken};
+use model::placement::DiskHealth;
 use transport::net::endpoint::Transport;
 
 use crate::client::ClientConfig;
@@ -40,6 +41,8 @@ pub struct SwitchboardConfig {
     pub reopen: Reopen,
     /// Told when it changes whether a disk has room, so that the groups are.
     pub room: Arc<dyn Fn(DiskId, bool) + Send + Sync>,
+    /// Told when a disk says something else of itself, likewise.
+    pub health: Arc<dyn Fn(DiskId, DiskHealth) + Send + Sync>,
     /// The volumes' bounds and terms.
     pub volume: VolumeConfig,
     /// The Segment machines'.

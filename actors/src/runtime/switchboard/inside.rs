@@ -5,6 +5,7 @@ use std::time::Duration;
 use actix::{AsyncContext, Context, Handler, Message};
 use model::ids::{Actor as ActorId, ClientId, DiskId, DiskRef, VolumeId};
 use model::meta::{MetaRequest, MetaToken};
+use model::placement::DiskHealth;
 
 use super::Switchboard;
 use crate::disk::ScrubNews;
@@ -60,6 +61,14 @@ pub(in crate::runtime) struct DiskRetired(pub(in crate::runtime) DiskId);
 pub(in crate::runtime) struct DiskRoom {
     pub(in crate::runtime) disk: DiskId,
     pub(in crate::runtime) has_room: bool,
+}
+
+/// How a disk is.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(in crate::runtime) struct DiskTold {
+    pub(in crate::runtime) disk: DiskId,
+    pub(in crate::runtime) health: DiskHealth,
 }
 
 /// What the scrub of a disk found, for the Healer.
@@ -159,6 +168,14 @@ impl Handler<DiskRoom> for Switchboard {
 
     fn handle(&mut self, DiskRoom { disk, has_room }: DiskRoom, _ctx: &mut Self::Context) {
         (self.config.room)(disk, has_room);
+    }
+}
+
+impl Handler<DiskTold> for Switchboard {
+    type Result = ();
+
+    fn handle(&mut self, DiskTold { disk, health }: DiskTold, _ctx: &mut Self::Context) {
+        (self.config.health)(disk, health);
     }
 }
 

@@ -39,7 +39,7 @@ mod questions;
 pub use clients::{OpenClient, OpenError, Opening};
 pub use config::{MetaPort, Reopen, SwitchboardConfig};
 pub(super) use inside::{
-    AskMeta, Broke, ClientEnded, DiskBroke, DiskRetired, DiskRoom, ScrubTold, VolumeEnded,
+    AskMeta, Broke, ClientEnded, DiskBroke, DiskRetired, DiskRoom, DiskTold, ScrubTold, VolumeEnded,
 };
 pub use questions::{Dropped, GetReplicas, GetStats, StartScrub};
 

@@ -2,7 +2,7 @@
 
 use model::geometry::Code;
 use model::ids::{Boot, DiskId, Incarnation, NodeId, SiteId, Version};
-use model::placement::Duty;
+use model::placement::{DiskHealth, Duty};
 
 use super::*;
 use crate::message::{Beat, LocalDisk, MemberId};
@@ -149,6 +149,7 @@ pub(super) fn beat(node: u16, disks: Vec<DiskRef>, healed: Vec<SlotMove>) -> Bea
         at,
         capacity_bytes: 1 << 40,
         has_room: true,
+        health: DiskHealth::default(),
     };
     Beat {
         site: SiteId(1),

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use model::ids::{Boot, DiskId, Incarnation, NodeId, SiteId, Slot};
-use model::placement::{Duty, Presence};
+use model::placement::{DiskHealth, Duty, Presence};
 use model::spread::SlotMove;
 use proptest::collection::vec;
 use proptest::prelude::{ProptestConfig, Strategy, any, prop_assert, prop_assert_eq, proptest};
@@ -176,6 +176,7 @@ fn a_disk_without_room_is_given_nothing() {
         at,
         capacity_bytes: 1 << 40,
         has_room: at != full,
+        health: DiskHealth::default(),
     });
     let beat = super::super::tests::beat(4, Vec::new(), Vec::new());
     let disks = disks.to_vec();
@@ -266,6 +267,7 @@ impl Drawn {
                     at,
                     capacity_bytes,
                     has_room: true,
+                    health: DiskHealth::default(),
                 });
             }
             let beat = super::super::tests::beat(node.0, Vec::new(), Vec::new());
