@@ -10,6 +10,7 @@ pub mod allocation;
 pub mod campaign;
 #[cfg(feature = "cli")]
 pub mod cli;
+pub mod durability;
 pub mod faults;
 pub mod invariants;
 pub mod minimize;

@@ -1,5 +1,6 @@
 //! The simulator's command line: of `atoll sim` and of `cargo xtask sim`.
 
+mod durability;
 mod many;
 mod one;
 mod scale;
@@ -11,9 +12,11 @@ use actors::planted::Bug;
 use clap::{Args, Subcommand};
 
 use crate::campaign::Swarm;
+use crate::durability::DurabilityError;
 use crate::plan::{Outage, PlanError};
 use crate::scale::SizeError;
 
+pub use durability::DurabilityArgs;
 pub use one::read;
 pub use scale::ScaleArgs;
 
@@ -38,6 +41,8 @@ pub enum SimCommand {
     Minimize(MinimizeArgs),
     /// Metadata and placement alone, payload elided, at the size of a hundred sites' disks.
     Scale(ScaleArgs),
+    /// How likely data is to be lost within a year, and for how long it can't be read, for each code.
+    Durability(DurabilityArgs),
     /// Print a seed's plan as a scenario file.
     Show {
         /// The seed.
@@ -164,6 +169,9 @@ pub enum CliError {
     /// A fabric that can't be.
     #[error(transparent)]
     Size(#[from] SizeError),
+    /// A durability that can't be estimated.
+    #[error(transparent)]
+    Durability(#[from] DurabilityError),
     /// Nothing to make smaller.
     #[error("{0} does not fail: there is nothing to minimize")]
     Passes(String),
@@ -199,6 +207,7 @@ pub fn go(args: &SimArgs, as_json: bool) -> Result<bool, CliError> {
         Some(SimCommand::Run(args)) => one::scenario(args, as_json),
         Some(SimCommand::Minimize(minimize)) => one::minimize(minimize, as_json),
         Some(SimCommand::Scale(args)) => scale::measure(args, as_json),
+        Some(SimCommand::Durability(args)) => durability::measure(args, as_json),
         Some(SimCommand::Show { seed }) => one::show(*seed),
         None if args.many.mutants => many::mutants(&args.many, as_json),
         None => match args.many.seed {
