@@ -8,7 +8,7 @@ use model::geometry::Code;
 use model::units::{ByteSize, parse_duration};
 
 use super::CliError;
-use crate::durability::{Effort, Rates, Shape, Terms, Times, run};
+use crate::durability::{Effort, Rates, Shape, Terms, Times, fits, run};
 
 const EXAMPLES: &str = "\
 A rate is events a year for each: 0.3, or 1.5% (the same as 0.015). A time is 10min, 4h or 7d.
@@ -27,8 +27,8 @@ Examples:
 #[derive(Clone, Debug, PartialEq, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct DurabilityArgs {
-    /// A code; may be said several times [default: rs:4+2, rs:2+2, geo:2+1, rs:1+2 (three copies)
-    /// and rs:2+4 (the index of every volume)].
+    /// A code; may be said several times [default: those that fit of rs:4+2, rs:2+2, geo:2+1, rs:1+2
+    /// (three copies) and rs:2+4 (the index of every volume)].
     #[arg(long = "code", value_name = "CODE")]
     pub codes: Vec<Code>,
     /// Sites.
@@ -177,7 +177,13 @@ impl DurabilityArgs {
         };
         let copies = Code::Rs { k: 1, m: 2 };
         let (four, two) = (Code::Rs { k: 4, m: 2 }, Code::Rs { k: 2, m: 2 });
-        vec![four, two, geo, copies, Code::INDEX]
+        let mut all = vec![four, two, geo, copies, Code::INDEX];
+        // If none fits, the first one's refusal says why.
+        let terms = self.terms();
+        if all.iter().any(|code| fits(&terms, *code)) {
+            all.retain(|code| fits(&terms, *code));
+        }
+        all
     }
 }
 

@@ -11,7 +11,7 @@
 //! node or a site is back, and everything while no majority of sites is there.
 //!
 //! **How it is counted.** A fabric that is whole forgets: its life is a sequence of independent
-//! cycles, and losses a year are losses a cycle by years a cycle. Losses are far too rare to be
+//! cycles, and losses a year are losses a cycle by years a cycle. The first loss ends a cycle. Losses are far too rare to be
 //! met by chance, so that failures are forced (`failure`): more and others fail than really would,
 //! and each cycle counts by as much less as it is likelier here (importance sampling by balanced
 //! failure biasing; Nicola, Shahabuddin, Nakayama, "Techniques for Fast Simulation of Models of
@@ -29,12 +29,13 @@
 //! code) and the metadata groups are not in it, beside the majority of sites that they need. A
 //! segment that is smaller than its row's others makes no difference.
 //!
-//! Reading order: [`Terms`], `layout`, `world`, `repair`, `failure`, `cycle`, `estimate`, [`run`].
+//! Reading order: [`Terms`], `layout`, `world`, `repair`, `kind`, `failure`, `cycle`, `estimate`, [`run`].
 
 mod cycle;
 mod estimate;
 mod failure;
 mod judge;
+mod kind;
 mod layout;
 mod repair;
 mod report;
@@ -56,8 +57,9 @@ pub use world::Cause;
 use crate::rng::Rng;
 use cycle::{Cycle, cycle};
 use estimate::Sums;
-use failure::{Aim, Failures};
+use failure::Failures;
 use judge::Judge;
+use kind::Aim;
 use layout::Layout;
 use terms::YEAR_H;
 use world::Paces;
@@ -108,7 +110,7 @@ pub struct Effort {
 impl Default for Effort {
     fn default() -> Self {
         Self {
-            cycles: 50_000,
+            cycles: 20_000,
             seed: 1,
             forced: true,
         }
@@ -203,6 +205,13 @@ pub fn estimate(terms: &Terms, code: Code, effort: &Effort) -> Result<Durability
         unavailable_min: unavailable_h.times(60.0),
         rebuild_h: terms.shape.disk_bytes as f64 / paces.rebuild,
     })
+}
+
+/// Whether the fabric takes volumes of that code.
+#[must_use]
+pub fn fits(terms: &Terms, code: Code) -> bool {
+    let code = code.over_sites(terms.shape.sites);
+    terms.check().is_ok() && Layout::of(&terms.shape, code, 0).is_ok()
 }
 
 /// Estimates it for each code; `tell` hears which one it is at.
