@@ -85,6 +85,14 @@ impl Code {
         }
     }
 
+    /// From how many others a lost fragment is rebuilt, as long as little is lost.
+    #[must_use]
+    pub fn rebuilt_from(self) -> u8 {
+        match self {
+            Self::Rs { k, .. } | Self::Geo { k, .. } => k,
+        }
+    }
+
     /// The slot that holds data fragment `i` (systematic).
     ///
     /// # Panics

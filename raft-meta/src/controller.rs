@@ -1,11 +1,11 @@
 //! Leaders' duties: what is to be proposed, as a function of committed state and of who is
 //! heard. Level-triggered: nothing is remembered but what was proposed lately.
 
+mod faulty;
 pub(crate) mod global;
 pub(crate) mod moves;
 pub(crate) mod site;
 pub(crate) mod voters;
-mod faulty;
 mod writable;
 
 use std::collections::BTreeMap;

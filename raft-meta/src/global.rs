@@ -352,7 +352,9 @@ impl GlobalState {
         let of_node = self.nodes.get(&disk.node).map_or(Duty::Serve, |n| n.duty);
         match disk.word {
             DiskWord::Serve | DiskWord::Trusted => of_node,
-            DiskWord::Drain | DiskWord::Remove | DiskWord::Lost | DiskWord::Faulty(_) => Duty::Drain,
+            DiskWord::Drain | DiskWord::Remove | DiskWord::Lost | DiskWord::Faulty(_) => {
+                Duty::Drain
+            }
         }
     }
 

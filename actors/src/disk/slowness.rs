@@ -133,10 +133,16 @@ mod tests {
     fn the_best_span_counts_and_enough_must_say_something() {
         let slow = Some(100);
         assert_eq!(after(&[slow; 5]), Some(Latency::of(MS * 100)));
-        assert_eq!(after(&[slow, slow, Some(3), slow, slow]), Some(Latency::of(MS * 3)));
+        assert_eq!(
+            after(&[slow, slow, Some(3), slow, slow]),
+            Some(Latency::of(MS * 3))
+        );
         assert_eq!(after(&[slow, slow]), None, "not for long enough");
         assert_eq!(after(&[slow, None, None, None, slow]), None, "hardly asked");
         // What was once is forgotten.
-        assert_eq!(after(&[Some(1), slow, slow, slow, slow, slow]), Some(Latency::of(MS * 100)));
+        assert_eq!(
+            after(&[Some(1), slow, slow, slow, slow, slow]),
+            Some(Latency::of(MS * 100))
+        );
     }
 }

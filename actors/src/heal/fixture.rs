@@ -50,6 +50,7 @@ pub(super) fn site_of_four() -> View {
             capacity_bytes: 1 << 30,
             presence: Presence::Up,
             duty: Duty::Serve,
+            fault: None,
         };
         view.disks.insert(disk.at.disk, disk);
     }

@@ -369,7 +369,7 @@ impl Healer {
             let bytes = u64::from(missing.meta.fragment_bytes);
             let reads = match missing.holders.contains_key(&key.2) {
                 true => 1,
-                false => u64::from(key.0.code.data_fragments()),
+                false => u64::from(key.0.code.rebuilt_from()),
             };
             if !self.pace.take(now, bytes * reads) {
                 return;

@@ -68,6 +68,7 @@ fn view(volumes: u32) -> View {
                 capacity_bytes: 1 << 30,
                 presence,
                 duty: Duty::Serve,
+                fault: None,
             };
             view.disks.insert(at.disk, disk);
         }

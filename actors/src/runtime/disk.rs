@@ -20,7 +20,9 @@ use tokio::sync::oneshot;
 
 use super::clock::boottime;
 use super::driver::{Driver, Shell};
-use super::switchboard::{AskMeta, DiskBroke, DiskRetired, DiskRoom, DiskTold, Post, ScrubTold, Switchboard};
+use super::switchboard::{
+    AskMeta, DiskBroke, DiskRetired, DiskRoom, DiskTold, Post, ScrubTold, Switchboard,
+};
 use crate::disk::{
     Disk, DiskEffect as Effect, DiskInput as Input, ReplicaStats, ScrubNews, ScrubStats,
 };

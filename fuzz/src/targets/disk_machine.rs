@@ -70,7 +70,8 @@ impl Driven {
                     },
                     DiskEffect::Reply { .. }
                     | DiskEffect::Scrub(_)
-                    | DiskEffect::Room(_) | DiskEffect::Health(_)
+                    | DiskEffect::Room(_)
+                    | DiskEffect::Health(_)
                     | DiskEffect::Shortage(_)
                     | DiskEffect::Retire { .. } => continue,
                 };

@@ -14,7 +14,7 @@ pub use self::debug::{CacheDropped, DiskSyncs, Journal, JournalFile, NodeCache, 
 pub use self::lifecycle::{
     DiskRemoved, Emptying, Left, Maintenance, NbdCertificate, Removed, Safety, Token,
 };
-pub use self::member::{Condition, Disk, Disks, Node, Nodes, Site, Sites};
+pub use self::member::{Condition, Disk, Disks, Fault, Node, Nodes, Site, Sites};
 pub use self::status::{Degraded, Repair, RepairKind, Status, UpOf};
 pub use self::volume::{Deleted, Volume, VolumeState, VolumeStats, Volumes};
 use super::ping::Pong;

@@ -12,8 +12,8 @@ use super::style::{Style, Tone};
 use crate::admin::client::Told;
 use crate::admin::ping::WaitingFor;
 use crate::admin::protocol::{
-    CacheDropped, Condition, Disks, Journal, Nodes, Reply, Sites, Status, Syncs, UpOf, Volume,
-    VolumeState, VolumeStats, Volumes,
+    CacheDropped, Condition, Disks, Fault, Journal, Nodes, Reply, Sites, Status, Syncs, UpOf,
+    Volume, VolumeState, VolumeStats, Volumes,
 };
 use crate::admin::recovery::in_a_line;
 use crate::dev::control::{Link, Process};
@@ -320,7 +320,12 @@ fn many_nodes(nodes: &Nodes, style: Style) -> String {
 
 fn many_disks(disks: &Disks, style: Style) -> String {
     let rows = disks.disks.iter().map(|d| {
-        let is = condition_of(d.condition, d.draining, style);
+        let mut is = condition_of(d.condition, d.draining, style);
+        is += match d.fault {
+            Some(Fault::Rots) => " (it corrupts data)",
+            Some(Fault::Slow) => " (it is slow)",
+            None => "",
+        };
         [
             d.name.clone(),
             d.site.clone(),

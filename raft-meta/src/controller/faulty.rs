@@ -110,7 +110,13 @@ mod tests {
                 incarnation: Incarnation(1),
             };
             let latency = latency.map(Latency);
-            (at, DiskHealth { rots: false, latency })
+            (
+                at,
+                DiskHealth {
+                    rots: false,
+                    latency,
+                },
+            )
         };
         (0..).zip(latencies).map(of).collect()
     }
@@ -126,7 +132,10 @@ mod tests {
         assert!(first_is_slow(&[Some(15), Some(9), Some(9), None]));
         assert!(!first_is_slow(&[Some(14), Some(5), Some(5)]), "soon enough");
         assert!(!first_is_slow(&[Some(17), Some(15), Some(15)]), "all are");
-        assert!(!first_is_slow(&[Some(20), Some(9), None]), "beside one other");
+        assert!(
+            !first_is_slow(&[Some(20), Some(9), None]),
+            "beside one other"
+        );
         assert!(!first_is_slow(&[None, Some(9), Some(9)]), "nobody knows");
     }
 }

@@ -78,7 +78,9 @@ impl Run {
 
     /// How many disks are to be emptied for what was found of them.
     pub(super) fn found_bad(&self) -> usize {
-        let disks = newest(&self.world).into_iter().flat_map(|g| g.disks.values());
+        let disks = newest(&self.world)
+            .into_iter()
+            .flat_map(|g| g.disks.values());
         disks.filter(|disk| disk.fault().is_some()).count()
     }
 

@@ -211,6 +211,7 @@ fn view_with_second(version: u64, second: DiskRef, presence: Presence) -> DiskIn
         capacity_bytes: 1 << 30,
         presence,
         duty: Duty::Serve,
+        fault: None,
     };
     view.disks.insert(OTHER.disk, disk);
     let table = view.pools.get_mut(&POOL).expect("its pool");

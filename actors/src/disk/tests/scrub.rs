@@ -313,6 +313,7 @@ fn a_disk_that_the_view_drops_waits_for_nothing() {
             capacity_bytes: 1 << 30,
             presence: Presence::Up,
             duty: Duty::Serve,
+            fault: None,
         },
     );
     b.input(DiskInput::View(Arc::new(seen.clone())));

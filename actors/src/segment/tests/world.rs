@@ -211,6 +211,7 @@ impl World {
                     capacity_bytes: 1 << 40,
                     presence: Presence::Up,
                     duty: Duty::Serve,
+                    fault: None,
                 };
                 view.disks.insert(at.disk, disk);
                 let model = ModelDisk {

@@ -84,6 +84,7 @@ pub(crate) fn view() -> View {
                 capacity_bytes: 1 << 30,
                 presence,
                 duty,
+                fault: None,
             },
         );
     }

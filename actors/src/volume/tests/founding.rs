@@ -24,6 +24,7 @@ fn a_disk_and_then_a_site_are_lost_while_nobody_serves_it() {
         capacity_bytes: 1 << 30,
         presence: Presence::Up,
         duty: Duty::Serve,
+        fault: None,
     };
     view.disks.insert(spare.disk, disk);
     view.sites.get_mut(&SiteId(3)).expect("a site").presence = Presence::Down;

@@ -62,6 +62,7 @@ fn view() -> View {
             capacity_bytes: 1 << 30,
             presence: Presence::Up,
             duty: Duty::Serve,
+            fault: None,
         };
         view.disks.insert(one.at.disk, one);
     }

@@ -48,6 +48,7 @@ fn view(sites: u8) -> View {
                     capacity_bytes: 1 << 30,
                     presence: Presence::Up,
                     duty: Duty::Serve,
+                    fault: None,
                 },
             );
         }

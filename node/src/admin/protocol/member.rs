@@ -84,6 +84,16 @@ pub struct Nodes {
     pub unreachable: Vec<String>,
 }
 
+/// Why a disk is emptied though nobody asked for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// It corrupts data again and again.
+    Rots,
+    /// It is slow beside the others of its site.
+    Slow,
+}
+
 /// A disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disk {
@@ -93,8 +103,11 @@ pub struct Disk {
     pub site: String,
     /// How it is.
     pub condition: Condition,
-    /// Whether the operator has it emptied.
+    /// Whether it is to be emptied.
     pub draining: bool,
+    /// For what, if nobody asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
     /// Its name in its node's configuration; absent if its node does not serve it now.
     pub label: Option<String>,
     /// Its directory on its node; absent likewise.

@@ -138,6 +138,7 @@ mod tests {
                 capacity_bytes: 1 << 30,
                 presence: Presence::Up,
                 duty: Duty::Serve,
+                fault: None,
             };
             view.sites.insert(SiteId(id), site);
             view.nodes.insert(NodeId(id.into()), node);

@@ -70,7 +70,9 @@ pub(super) fn degraded(view: &View, heard: &Heard, degraded: &mut Vec<Degraded>)
                     "they are rebuilt from other disks and stored anew; until then reads go around them",
                 );
             }
-            if scrub.flagged {
+            // Of one that is emptied for it, that is told.
+            let is_emptied = view.disks.get(id).is_some_and(|d| d.fault.is_some());
+            if scrub.flagged && !is_emptied {
                 let (found, repaired) = (scrub.found, scrub.repaired);
                 status::add(
                     degraded,
@@ -174,6 +176,7 @@ mod tests {
             capacity_bytes: 1,
             presence: Presence::Up,
             duty: model::placement::Duty::Serve,
+            fault: None,
         };
         view.disks.insert(DiskId(7), disk);
         let of = |scrub| {

@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::ids::{DiskId, NodeId, SiteId};
-use model::placement::{Duty, JournalConfig, Presence, RecoveredFrom, View, VolumeRecord};
+use model::placement::{
+    DiskFault, Duty, JournalConfig, Presence, RecoveredFrom, View, VolumeRecord,
+};
 
 use crate::admin::protocol::{
-    Condition, Disk, Disks, Node, Nodes, Site, Sites, Volume, VolumeState, VolumeStats, Volumes,
+    Condition, Disk, Disks, Fault, Node, Nodes, Site, Sites, Volume, VolumeState, VolumeStats,
+    Volumes,
 };
 use crate::admin::recovery::Recovered;
 use crate::daemon::peers::{Figures, Peers, Question, VOLUMES_MAX, VolumeFigures};
@@ -312,6 +315,10 @@ pub(super) fn disks(view: &View, heard: &Heard) -> Disks {
             site: site_name(view, view.site_of(*id)),
             condition: condition(disk.presence, heard.is_silent(disk.node)),
             draining: disk.duty == Duty::Drain && disk.presence != Presence::Gone,
+            fault: disk.fault.map(|fault| match fault {
+                DiskFault::Rots => Fault::Rots,
+                DiskFault::Slow => Fault::Slow,
+            }),
             label: told.map(|d| d.name.clone()),
             path: told.map(|d| d.path.clone()),
             capacity_bytes: disk.capacity_bytes,

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::ids::{DiskId, DiskRef, NodeId, SiteId};
-use model::placement::{Presence, View, VolumeRecord};
+use model::placement::{DiskFault, Presence, View, VolumeRecord};
 use raft_meta::GroupId;
 use raft_meta::message::Members;
 
@@ -31,6 +31,7 @@ pub(super) fn status(
     disks(view, &unserved, &mut degraded);
     gone_disks(view, &mut degraded);
     moves(view, &mut degraded);
+    faulty(view, &mut degraded);
     super::scrub::degraded(view, heard, &mut degraded);
     volumes(view, heard, &mut degraded);
     let live = || view.volumes.values().filter(|v| !v.deleted);
@@ -345,6 +346,29 @@ fn disks(view: &View, unserved: &[Unserved], degraded: &mut Vec<Degraded>) {
             format!(
                 "{}: reads go around it, new segments avoid it; {next}",
                 counting(of.slots, of.journals)
+            ),
+        );
+    }
+}
+
+/// Disks that are emptied for what was found of them.
+fn faulty(view: &View, degraded: &mut Vec<Degraded>) {
+    for (id, disk) in &view.disks {
+        let Some(fault) = disk.fault.filter(|_| disk.presence != Presence::Gone) else {
+            continue;
+        };
+        let name = disk_name(view, *id);
+        let why = match fault {
+            DiskFault::Rots => "it corrupts data again and again",
+            DiskFault::Slow => "it has been slow for long, beside the other disks of its site",
+        };
+        add(
+            degraded,
+            format!("disk {name}"),
+            why.to_owned(),
+            format!(
+                "what it holds goes to other disks; `atoll disk remove {name}` once it is empty, and give \
+                 its node another one; `atoll disk undrain {name}` if it is to serve all the same"
             ),
         );
     }

@@ -76,6 +76,7 @@ pub(in crate::daemon::admin) fn view() -> View {
             capacity_bytes: 1 << 30,
             presence: Presence::Up,
             duty: Duty::Serve,
+            fault: None,
         };
         view.disks.insert(disk, of);
     }

@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 use model::geometry::{Code, Pool};
 use model::ids::{Boot, DiskId, DiskRef, Epoch, Incarnation, NodeId, SiteId, Version, VolumeId};
 use model::placement::{
-    Disk, Duty, JournalConfig, Node, Owner, Presence, Site, SlotPlace, SpreadTable, View,
-    VolumeRecord,
+    Disk, DiskFault, Duty, JournalConfig, Node, Owner, Presence, Site, SlotPlace, SpreadTable,
+    View, VolumeRecord,
 };
 use raft_meta::GroupId;
 use raft_meta::message::{MemberId, Members};
@@ -96,6 +96,7 @@ fn add_disk(view: &mut View, id: u32, node: u16) {
         capacity_bytes: 1 << 30,
         presence: Presence::Up,
         duty: Duty::Serve,
+        fault: None,
     };
     view.disks.insert(DiskId(id), disk);
 }
@@ -389,4 +390,29 @@ fn what_is_moved_off_a_disk_that_serves_says_why() {
     disk.duty = Duty::Drain;
     let what = "draining disk a1/13".to_owned();
     assert_eq!(told(&view), [(RepairKind::Drain, what)]);
+}
+
+#[test]
+fn a_disk_that_is_emptied_for_what_was_found_is_told_until_it_is_gone() {
+    let mut view = view();
+    add_disk(&mut view, 13, 11);
+    let told = |view: &View| {
+        let mut degraded = Vec::new();
+        super::faulty(view, &mut degraded);
+        degraded
+    };
+    assert!(told(&view).is_empty());
+    let disk = view.disks.get_mut(&DiskId(13)).expect("a disk");
+    disk.fault = Some(DiskFault::Slow);
+    let [is] = &told(&view)[..] else {
+        panic!("one disk is slow");
+    };
+    assert_eq!(is.what, "disk a1/13");
+    assert!(
+        is.why.contains("slow") && is.doing.contains("atoll disk remove a1/13"),
+        "{is:?}"
+    );
+    let disk = view.disks.get_mut(&DiskId(13)).expect("a disk");
+    disk.presence = Presence::Gone;
+    assert!(told(&view).is_empty());
 }
