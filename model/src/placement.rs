@@ -204,6 +204,37 @@ impl Duty {
     }
 }
 
+/// What a site is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub enum SiteRole {
+    /// Data, journals, votes.
+    #[default]
+    Data,
+    /// Journals and votes alone (R22).
+    Witness {
+        /// What becomes of writes with one data site left.
+        alone: Alone,
+    },
+}
+
+/// What becomes of writes while there is one data site left, and a witness (R22).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub enum Alone {
+    /// What is written stays in the journals, two sites have all of it; once they are full, it is waited.
+    #[default]
+    Stall,
+    /// It is drained into segments of the one site, and lost with that.
+    Write,
+}
+
+impl SiteRole {
+    /// Whether segments lie there.
+    #[must_use]
+    pub fn holds_data(self) -> bool {
+        self == Self::Data
+    }
+}
+
 /// A site.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub struct Site {
@@ -214,6 +245,8 @@ pub struct Site {
     /// Whether new segments go to it too (R27): by a committed decision, a site whose disks take
     /// nothing is left alone, and takes part otherwise.
     pub takes_segments: bool,
+    /// What it is for.
+    pub role: SiteRole,
 }
 
 /// A node.
@@ -352,11 +385,11 @@ impl View {
     }
 
     /// The site that new segments do without: the one that is away, else one whose disks take
-    /// nothing (R27).
+    /// nothing (R27). A witness never is: they go nowhere there.
     #[must_use]
     pub fn without(&self) -> Option<SiteId> {
-        let mut sites = self.sites.iter();
-        match sites.any(|(_, s)| s.presence == Presence::Down) {
+        let is_away = |s: &Site| s.presence == Presence::Down && s.role.holds_data();
+        match self.sites.values().any(is_away) {
             true => self.away(),
             false => {
                 let unwritable = self.sites.iter().find(|(_, s)| !s.takes_segments);

@@ -171,6 +171,8 @@ bugs! {
     // Placement and metadata.
     /// One site votes with a majority of the global group.
     CrowdedVoters = "R21" "crowded-voters",
+    /// With one data site left, what is drained there alone leaves the journal, whatever the policy.
+    TrimAlone = "R22" "trim-alone",
     /// Index pages are coded as data is.
     WeakIndex = "R25" "weak-index",
     /// With a site away, segments still go to the pool that needs it.

@@ -17,7 +17,8 @@ use bincode::{Decode, Encode};
 use model::geometry::Pool;
 use model::ids::{Boot, DiskId, DiskRef, NodeId, Row, SiteId, Slot, VolumeId};
 use model::meta::{MetaReply, MetaRequest};
-use model::placement::{DiskFault, Duty, Presence};
+use model::placement::{Alone, DiskFault, Duty, Presence, SiteRole};
+use model::planted::{Bug, planted};
 
 use crate::node::{AdminCommand, AdminReply, TokenHash};
 use crate::replica::StateMachine;
@@ -42,6 +43,8 @@ pub struct SiteEntry {
     pub generation: u32,
     /// The voters of its group, by which others find it; empty until the group is founded.
     pub contacts: Vec<NodeId>,
+    /// What it is for.
+    pub role: SiteRole,
 }
 
 impl SiteEntry {
@@ -306,6 +309,7 @@ impl GlobalState {
             founding: Some(founding),
             generation: 0,
             contacts: vec![node],
+            role: SiteRole::Data,
         };
         Self {
             sites: BTreeMap::from([(site, site_entry)]),
@@ -355,6 +359,25 @@ impl GlobalState {
             DiskWord::Drain | DiskWord::Remove | DiskWord::Lost | DiskWord::Faulty(_) => {
                 Duty::Drain
             }
+        }
+    }
+
+    /// Those of them that hold data.
+    #[must_use]
+    pub fn data_sites(&self) -> Vec<SiteId> {
+        let mut sites = self.settled_sites();
+        sites.retain(|site| self.sites[site].role.holds_data());
+        sites
+    }
+
+    /// R22: in so few sites new segments may lie: two, unless a witness says otherwise.
+    pub(crate) fn fewest_sites(&self) -> usize {
+        let may_be_one = SiteRole::Witness {
+            alone: Alone::Write,
+        };
+        match self.sites.values().any(|s| s.role == may_be_one) || planted(Bug::TrimAlone) {
+            true => 1,
+            false => 2,
         }
     }
 

@@ -28,6 +28,7 @@ pub(crate) fn build(
                         name: s.name.clone(),
                         presence: s.presence,
                         takes_segments: global.unwritable != Some(*id),
+                        role: s.role,
                     },
                 )
             })

@@ -85,6 +85,9 @@ scenarios! {
     stealing_and_fencing: "stealing_and_fencing",
     theft_while_migrating: "theft_while_migrating",
     volume_larceny: "volume_larceny",
+    witness_lost: "witness_lost",
+    witness_one_left: "witness_one_left",
+    witness_stalls: "witness_stalls",
     zombie_owner: "zombie_owner",
 }
 

@@ -240,6 +240,7 @@ mutants! {
     unchecked_fragment_is_caught: UncheckedFragment,
     crowded_voters_is_caught: CrowdedVoters,
     weak_index_is_caught: WeakIndex,
+    trim_alone_is_caught: TrimAlone,
     no_pool_of_left_is_caught: NoPoolOfLeft,
     left_at_risk_is_caught: LeftAtRisk,
     left_unread_is_caught: LeftUnread,

@@ -2,7 +2,7 @@
 
 use model::geometry::{Code, Pool};
 use model::ids::{DiskId, DiskRef, Incarnation, NodeId, SiteId};
-use model::placement::{Disk, Duty, Node, Presence, Site, SlotPlace, View};
+use model::placement::{Disk, Duty, Node, Presence, Site, SiteRole, SlotPlace, View};
 
 pub(super) const POOL: Pool = Pool {
     code: Code::Rs { k: 2, m: 1 },
@@ -31,6 +31,7 @@ pub(super) fn site_of_four() -> View {
         name: "a".to_owned(),
         presence: Presence::Up,
         takes_segments: true,
+        role: SiteRole::Data,
     };
     view.sites.insert(SiteId(1), site);
     let address = "127.0.0.1:1".parse().expect("an address");

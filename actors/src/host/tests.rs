@@ -5,7 +5,9 @@ use model::ids::{
     SiteId, Version,
 };
 use model::journal::{Checkpoint, PagePtr};
-use model::placement::{Disk, Duty, JournalConfig, Node, Owner, Recovered, RecoveredFrom, Site};
+use model::placement::{
+    Disk, Duty, JournalConfig, Node, Owner, Recovered, RecoveredFrom, Site, SiteRole,
+};
 use model::time::WallTime;
 
 use super::*;
@@ -48,6 +50,7 @@ fn view(volumes: u32) -> View {
                 name,
                 presence,
                 takes_segments: true,
+                role: SiteRole::Data,
             },
         );
         for n in [0, 1] {

@@ -14,7 +14,7 @@ pub use self::debug::{CacheDropped, DiskSyncs, Journal, JournalFile, NodeCache, 
 pub use self::lifecycle::{
     DiskRemoved, Emptying, Left, Maintenance, NbdCertificate, Removed, Safety, Token,
 };
-pub use self::member::{Condition, Disk, Disks, Fault, Node, Nodes, Site, Sites};
+pub use self::member::{Condition, Disk, Disks, Fault, Node, Nodes, OneLeft, Site, Sites};
 pub use self::status::{Degraded, Repair, RepairKind, Status, UpOf};
 pub use self::volume::{Deleted, Volume, VolumeState, VolumeStats, Volumes};
 use super::ping::Pong;
@@ -81,6 +81,13 @@ pub enum Request {
     },
     /// Every site. Answered with [`Reply::Sites`].
     SiteList,
+    /// Have a site be a witness, or hold data. Answered with [`Reply::Sites`].
+    SiteWitness {
+        /// Which.
+        name: String,
+        /// What becomes of writes with one data site left; absent if the site is to hold data.
+        one_left: Option<OneLeft>,
+    },
     /// Every node. Answered with [`Reply::Nodes`].
     NodeList,
     /// The operator's word that a node is gone for good. Answered with [`Reply::Removed`].

@@ -8,6 +8,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand};
 use model::geometry::Code;
 
+use crate::admin::protocol::OneLeft;
 use crate::daemon::config::NbdTls;
 use crate::daemon::nbd_tls::{NbdTlsError, check_client_name, check_server_name};
 use crate::units::{ByteSize, parse_duration};
@@ -315,6 +316,20 @@ pub enum SiteCommand {
     Stop {
         /// Which.
         name: String,
+    },
+    /// Have a site hold journals and votes alone, before the first volume is made: two sites with data and a
+    /// witness go on without any one of the three. Whether writes go on with one data site left can be
+    /// changed at any time.
+    Witness {
+        /// Which.
+        name: String,
+        /// With one data site left: `stall` keeps what is written in the journals of that and the witness,
+        /// and waits once they are full; `write` goes on, with all that is new in one site.
+        #[arg(long, value_name = "WHAT", default_value = "stall", value_enum)]
+        one_left: OneLeft,
+        /// It holds data as others do.
+        #[arg(long, conflicts_with = "one_left")]
+        end: bool,
     },
 }
 

@@ -245,6 +245,14 @@ pub(crate) fn plan(command: &Command) -> Option<Plan> {
         Command::Scrub(ScrubCommand::Status) => all(Request::ScrubStatus),
         Command::Site(SiteCommand::List) => all(Request::SiteList),
         Command::Site(SiteCommand::Show { name }) => one(Request::SiteList, name),
+        Command::Site(SiteCommand::Witness {
+            name,
+            one_left,
+            end,
+        }) => all(Request::SiteWitness {
+            name: name.clone(),
+            one_left: (!end).then_some(*one_left),
+        }),
         Command::Site(SiteCommand::Start { name }) => {
             Plan::Control(control::Request::SiteStart { name: name.clone() })
         }

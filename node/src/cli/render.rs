@@ -12,8 +12,8 @@ use super::style::{Style, Tone};
 use crate::admin::client::Told;
 use crate::admin::ping::WaitingFor;
 use crate::admin::protocol::{
-    CacheDropped, Condition, Disks, Fault, Journal, Nodes, Reply, Sites, Status, Syncs, UpOf,
-    Volume, VolumeState, VolumeStats, Volumes,
+    CacheDropped, Condition, Disks, Fault, Journal, Nodes, OneLeft, Reply, Sites, Status, Syncs,
+    UpOf, Volume, VolumeState, VolumeStats, Volumes,
 };
 use crate::admin::recovery::in_a_line;
 use crate::dev::control::{Link, Process};
@@ -267,9 +267,15 @@ fn many_caches(dropped: &CacheDropped) -> String {
 
 fn many_sites(sites: &Sites, style: Style) -> String {
     let rows = sites.sites.iter().map(|s| {
+        let mut is = condition(s.condition, style);
+        is += match s.witness {
+            Some(OneLeft::Stall) => ", witness",
+            Some(OneLeft::Write) => ", witness (writes go on with one data site)",
+            None => "",
+        };
         [
             s.name.clone(),
-            condition(s.condition, style),
+            is,
             s.nodes.join(", "),
             s.volumes_owned.to_string(),
             known_size(s.used_bytes),

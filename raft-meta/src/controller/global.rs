@@ -8,7 +8,7 @@ use model::placement::{Latency, Presence};
 use model::time::Time;
 
 use crate::detector::{Detector, Liveness};
-use crate::global::{GlobalCommand, GlobalState};
+use crate::global::{GlobalCommand, GlobalState, NodeEntry};
 use crate::message::{Beat, Members};
 use crate::site::SiteState;
 
@@ -92,9 +92,13 @@ impl Facts<'_> {
         };
         let nodes = self.state.nodes.iter().filter(|(_, e)| !e.gone);
         let fit: Vec<_> = nodes.filter(|(n, e)| fit(n, e.site)).collect();
-        // If all are to be emptied, any is better than none.
-        let any = fit.iter().any(|(_, e)| !e.duty.is_to_rest());
-        let chosen = fit.iter().filter(|(_, e)| !e.duty.is_to_rest() || !any);
+        // If all are to be emptied, or are of a witness, any is better than none.
+        let is_good = |e: &NodeEntry| {
+            let of_site = self.state.sites.get(&e.site);
+            !e.duty.is_to_rest() && of_site.is_some_and(|s| s.role.holds_data())
+        };
+        let any = fit.iter().any(|(_, e)| is_good(e));
+        let chosen = fit.iter().filter(|(_, e)| is_good(e) || !any);
         chosen.map(|(n, _)| **n).collect()
     }
 

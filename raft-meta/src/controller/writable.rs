@@ -24,7 +24,7 @@ impl Facts<'_> {
     /// takes nothing either: then the fabric is full, and without one of its sites there would be
     /// less room still.
     pub(super) fn writability(&self) -> Option<GlobalCommand> {
-        let settled = self.state.settled_sites();
+        let settled = self.state.data_sites();
         let refuses = |site: &SiteId| {
             let known = self.sites.get(site);
             known.is_some_and(|known| self.refuses(*site, known))

@@ -2,7 +2,7 @@
 
 use model::geometry::Pool;
 use model::ids::{Boot, DiskId, DiskRef, Incarnation, NodeId, SiteId};
-use model::placement::{DiskFault, Duty, Presence, VolumeRecord};
+use model::placement::{DiskFault, Duty, Presence, SiteRole, VolumeRecord};
 use model::sometimes::{Sometimes, reached};
 
 use super::room::{DISKS_MAX, NODES_MAX};
@@ -64,6 +64,9 @@ impl GlobalState {
             AdminCommand::RemoveDisk { disk, lost } => {
                 self.remove_disk(disk, lost).map(|()| AdminReply::Done)
             }
+            AdminCommand::SetSiteRole { site, role } => {
+                self.set_site_role(site, role).map(|()| AdminReply::Done)
+            }
         };
         done.unwrap_or_else(AdminReply::Refused)
     }
@@ -88,9 +91,33 @@ impl GlobalState {
             founding: None,
             generation: 0,
             contacts: Vec::new(),
+            role: SiteRole::Data,
         };
         self.sites.insert(id, entry);
         Ok(id)
+    }
+
+    /// What holds data goes on to, and what holds none never will, once volumes are there: slots do
+    /// not move between sites.
+    fn set_site_role(&mut self, site: SiteId, role: SiteRole) -> Result<(), AdminRefusal> {
+        let known = self.sites.get(&site);
+        let entry = known.filter(|s| s.presence != Presence::Gone);
+        let before = entry.ok_or(AdminRefusal::NoSite)?.role;
+        let changes = before.holds_data() != role.holds_data();
+        let is_settled = self.sites[&site].is_settled();
+        let left = self.data_sites().into_iter().filter(|s| *s != site).count();
+        if !role.holds_data() && left < 2 {
+            return Err(AdminRefusal::TooFewSites);
+        }
+        if changes && (!self.volumes.is_empty() || !is_settled) {
+            return Err(AdminRefusal::HoldsSegments);
+        }
+        let entry = self.sites.get_mut(&site).ok_or(AdminRefusal::NoSite)?;
+        entry.role = role;
+        if changes {
+            self.respread_unused_pools();
+        }
+        Ok(())
     }
 
     fn add_node(&mut self, entry: NodeEntry) -> Result<NodeId, AdminRefusal> {

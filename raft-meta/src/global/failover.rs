@@ -144,11 +144,11 @@ impl GlobalState {
     }
 
     /// R26: the site that new segments do without, if they have no pool over those that are left.
-    /// With one data site left there is none to make: the journal stalls until a policy allows
-    /// more (R22).
+    /// With one data site left there is none to make, unless a policy allows it: the journal stalls
+    /// (R22).
     #[must_use]
     pub fn lacks_pool_without(&self) -> Option<SiteId> {
-        let settled = self.settled_sites();
+        let settled = self.data_sites();
         let is_up = |s: &SiteId| self.sites[s].presence == Presence::Up;
         let mut away = settled.iter().copied().filter(|s| !is_up(s));
         let site = match (away.next(), away.next()) {
@@ -157,7 +157,7 @@ impl GlobalState {
             _ => return None,
         };
         let exists = self.pools.keys().any(|p| p.without == Some(site));
-        (settled.len() > 2 && !exists).then_some(site)
+        (settled.len() > self.fewest_sites() && !exists).then_some(site)
     }
 
     /// R26: new segments go to `rs n+n` over the sites that are left, by how many nodes live
@@ -171,7 +171,7 @@ impl GlobalState {
             return false;
         }
         let of = |site: &SiteId| live.values().filter(|s| *s == site).count();
-        let settled = self.settled_sites();
+        let settled = self.data_sites();
         let left = settled.iter().filter(|s| **s != away);
         let smallest = left.map(of).min().unwrap_or(0);
         if smallest == 0 {

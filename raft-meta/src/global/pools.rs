@@ -59,7 +59,7 @@ impl GlobalState {
         if self.pools.contains_key(&pool) {
             return Ok(());
         }
-        let mut sites = self.settled_sites();
+        let mut sites = self.data_sites();
         sites.retain(|s| pool.without != Some(*s));
         if !fits(pool.code, sites.len()) {
             return Err(AdminRefusal::BadCode);
@@ -72,15 +72,16 @@ impl GlobalState {
         Ok(())
     }
 
-    /// A site was added: pools that no data is in yet include it. Afterwards a table changes
-    /// by moves only.
+    /// A site was added, or is for something else: pools that no data is in yet are over those that
+    /// hold data now, and those that do not fit them go. Afterwards a table changes by moves only.
     pub(super) fn respread_unused_pools(&mut self) {
         if !self.volumes.is_empty() {
             return;
         }
-        let sites = self.settled_sites();
+        let sites = self.data_sites();
+        self.pools.retain(|pool, _| fits(pool.code, sites.len()));
         for (pool, entry) in &mut self.pools {
-            if pool.without.is_none() && fits(pool.code, sites.len()) {
+            if pool.without.is_none() {
                 *entry = spread(pool.code, entry.rows, &sites);
             }
         }
@@ -88,6 +89,9 @@ impl GlobalState {
 
     /// The pools of a code and of its index.
     pub(super) fn create_pools_for(&mut self, code: Code) -> Result<(), AdminRefusal> {
+        if !is_sound(code) {
+            return Err(AdminRefusal::BadCode);
+        }
         self.create_pool(Pool {
             code: code.index(),
             without: None,

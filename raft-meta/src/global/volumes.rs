@@ -305,7 +305,7 @@ impl GlobalState {
         if !self
             .sites
             .get(&home)
-            .is_some_and(|s| s.presence != Presence::Gone)
+            .is_some_and(|s| s.presence != Presence::Gone && s.role.holds_data())
         {
             return Err(Refusal::BadReplicas);
         }

@@ -12,7 +12,7 @@ impl GlobalState {
     /// founded is up, and what is left is more than one site.
     #[must_use]
     pub fn may_leave(&self, site: SiteId) -> bool {
-        let settled = self.settled_sites();
+        let settled = self.data_sites();
         let is_up = |s: &SiteId| self.sites[s].presence == Presence::Up;
         settled.len() > 2 && settled.contains(&site) && settled.iter().all(is_up)
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use model::geometry::Code;
 use model::ids::{Boot, DiskId, DiskRef, Incarnation, NodeId, SiteId};
 use model::meta::{MetaReply, MetaRequest, MetaToken};
-use model::placement::{Duty, Latency, View};
+use model::placement::{Duty, Latency, SiteRole, View};
 use model::spread::SlotMove;
 use thiserror::Error;
 
@@ -290,6 +290,13 @@ pub enum AdminCommand {
         /// Whether it is lost: what it held is rebuilt from others.
         lost: bool,
     },
+    /// What a site is for. Answered by `Done`.
+    SetSiteRole {
+        /// The site.
+        site: SiteId,
+        /// What.
+        role: SiteRole,
+    },
 }
 
 /// To an [`AdminCommand`].
@@ -345,6 +352,14 @@ pub enum AdminRefusal {
     /// A volume's journal has a replica on the disk.
     #[error("a volume's journal has a replica on the disk")]
     HoldsJournals,
+    /// Where data lies is decided with the first volume.
+    #[error(
+        "what a site is for is decided while there is no volume, once its first node has started"
+    )]
+    HoldsSegments,
+    /// A witness is one beside two sites.
+    #[error("beside a witness there must be two sites with data")]
+    TooFewSites,
 }
 
 /// A node can't start from what was found.

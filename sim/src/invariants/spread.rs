@@ -55,8 +55,14 @@ fn check_table(view: &View, pool: Pool, table: &SpreadTable) -> Result<(), Broke
                 by_site.entry(site).or_default().push(disk.node);
             }
         }
+        // R22: one site holds all, by a policy alone (`stored`).
+        let is_alone = by_site.len() == 1;
         for (site, nodes) in by_site {
-            let most = usize::from(pool.code.slots_per_site_max());
+            let most = match is_alone {
+                true => pool.code.slots(),
+                false => pool.code.slots_per_site_max(),
+            };
+            let most = usize::from(most);
             let of_site = view.nodes.values().filter(|n| n.site == site).count();
             let distinct: BTreeSet<&NodeId> = nodes.iter().collect();
             // A pool that is made while a site is away takes the nodes that are up then.

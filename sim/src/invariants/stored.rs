@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use actors::messages::SegmentRef;
 use disk_store::catalog::Catalog;
 use model::ids::{DiskRef, Epoch, FragmentKey, NodeId, SegmentId, SiteId, Slot, VolumeId};
-use model::placement::View;
+use model::placement::{Alone, SiteRole, View};
 
 use super::{Broken, broken};
 use crate::world::World;
@@ -51,9 +51,14 @@ impl Stored {
             }
             let sites = held(world, view, &segment);
             let needed = usize::from(segment.pool.code.data_fragments());
+            let is_alone = is_of_one_site(view, &segment);
+            if is_alone && !writes_alone(view) {
+                let how = format_args!("{segment:?} lies in one site, and no policy allows it");
+                return Err(broken("R22", how));
+            }
             for lost in view.sites.keys().collect::<BTreeSet<_>>() {
                 let left = sites.iter().filter(|s| *s != lost).count();
-                if left < needed && !world.is_damaged() {
+                if left < needed && !world.is_damaged() && !is_alone {
                     let how = format_args!("{left} of {segment:?} are left without {lost}");
                     return Err(broken(RULE, how));
                 }
@@ -70,6 +75,26 @@ impl Stored {
             None => Ok(()),
         }
     }
+}
+
+/// Whether all that there is of a segment is to be in one site.
+fn is_of_one_site(view: &View, segment: &SegmentRef) -> bool {
+    let Some(table) = view.pools.get(&segment.pool) else {
+        return false;
+    };
+    let row = table.row(segment.id);
+    let places = (0..table.slots).map(|slot| table.place(row, Slot(slot)));
+    let disks = places.filter_map(|place| place.to.or(place.disk));
+    let sites: BTreeSet<_> = disks.map(|at| view.site_of(at.disk)).collect();
+    sites.len() == 1 && view.sites.len() > 1
+}
+
+/// Whether a witness has writes go on with one data site left (R22).
+fn writes_alone(view: &View) -> bool {
+    let role = SiteRole::Witness {
+        alone: Alone::Write,
+    };
+    view.sites.values().any(|site| site.role == role)
 }
 
 /// The sites of a segment's fragments. One on a disk that is down counts: what its last life

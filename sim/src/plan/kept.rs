@@ -22,6 +22,8 @@ const MAINTENANCE: &str = include_str!("../../scenarios/maintenance.toml");
 
 const SLOW_DISK: &str = include_str!("../../scenarios/slow_disk.toml");
 
+const WITNESS_STALLS: &str = include_str!("../../scenarios/witness_stalls.toml");
+
 const LOST_UNDER_A_LOOK: &str = include_str!("../../scenarios/lost_under_a_look.toml");
 
 impl Plan {
@@ -99,6 +101,15 @@ impl Plan {
     #[must_use]
     pub fn slow_disk(seed: u64) -> Self {
         Self::of_file(SLOW_DISK, seed)
+    }
+
+    /// The scenario `witness_stalls` on another seed.
+    ///
+    /// # Panics
+    /// If the file that ships with the source is none.
+    #[must_use]
+    pub fn witness_stalls(seed: u64) -> Self {
+        Self::of_file(WITNESS_STALLS, seed)
     }
 
     /// The scenario `lost_under_a_look` on another seed.

@@ -13,7 +13,7 @@ use actors::volume::sessions::SESSIONS_MAX;
 use actors::volume::{BypassTerms, RewriteTerms, SegmentRoom, VolumeConfig};
 use model::BLOCK_BYTES;
 use model::geometry::Code;
-use model::placement::Latency;
+use model::placement::{Alone, Latency, SiteRole};
 use raft_meta::node::Config as MetaConfig;
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +37,32 @@ pub struct Topology {
     pub disk: u64,
     /// The volume's erasure code.
     pub code: CodeName,
+    /// The last site holds journals and votes alone, and says what becomes of writes with one
+    /// other site left.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub witness: Option<WithOneLeft>,
+}
+
+/// What becomes of writes with one data site left (R22).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WithOneLeft {
+    /// They wait, once the journals are full.
+    Stall,
+    /// They go on.
+    Write,
+}
+
+impl WithOneLeft {
+    /// As the fabric has it.
+    #[must_use]
+    pub fn role(self) -> SiteRole {
+        let alone = match self {
+            Self::Stall => Alone::Stall,
+            Self::Write => Alone::Write,
+        };
+        SiteRole::Witness { alone }
+    }
 }
 
 /// Bounds of a topology: a journal has replicas in three sites, names have one letter.
@@ -52,6 +78,7 @@ impl Default for Topology {
             disks: 2,
             disk: 64 << 20,
             code: CodeName(Code::Rs { k: 4, m: 2 }),
+            witness: None,
         }
     }
 }
@@ -71,7 +98,8 @@ impl Topology {
     /// The volume's erasure code, over all sites.
     #[must_use]
     pub fn volume_code(&self) -> Code {
-        let sites = u8::try_from(self.sites).unwrap_or(u8::MAX);
+        let sites = self.sites - u64::from(self.witness.is_some());
+        let sites = u8::try_from(sites).unwrap_or(u8::MAX);
         self.code.0.over_sites(sites)
     }
 

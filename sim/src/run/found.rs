@@ -201,6 +201,11 @@ impl Run {
             self.add_node(id, site, *place);
             self.start_node(id);
         }
+        if let Some(witness) = self.plan.topology.witness {
+            let site = *sites.last().expect("three or more");
+            let role = witness.role();
+            self.command(&AdminCommand::SetSiteRole { site, role })?;
+        }
         let nodes: Vec<NodeId> = self.world.nodes.keys().copied().collect();
         for node in nodes {
             for _ in 0..self.plan.topology.disks {
@@ -254,7 +259,9 @@ impl Run {
         })?;
         let sites = self.world.sites();
         let homes: Vec<SiteId> = sites.keys().copied().collect();
-        let home = *self.rng.pick(&homes);
+        // A witness is the last one.
+        let with_data = homes.len() - usize::from(self.plan.topology.witness.is_some());
+        let home = *self.rng.pick(&homes[..with_data]);
         let mut journal = Vec::new();
         for nodes in sites.values() {
             let node = *self.rng.pick(nodes);

@@ -7,7 +7,7 @@ use model::geometry::{Code, Pool};
 use model::ids::{
     DiskId, DiskRef, Epoch, FragmentKey, Incarnation, NodeId, Row, SegmentId, SiteId, Slot, Version,
 };
-use model::placement::{Disk, Duty, Node, Presence, Site, View};
+use model::placement::{Disk, Duty, Node, Presence, Site, SiteRole, View};
 use model::spread::{RowStamp, SlotPlace, SpreadTable};
 use model::store::{Claim, FragmentDone, FragmentMeta, FragmentOp, SegmentKind};
 
@@ -194,6 +194,7 @@ fn view_with_second(version: u64, second: DiskRef, presence: Presence) -> DiskIn
         name: "c".into(),
         presence,
         takes_segments: true,
+        role: SiteRole::Data,
     };
     view.sites.insert(far, site);
     let owner = Node {

@@ -13,7 +13,7 @@ use model::ids::{
 };
 use model::machine::Machine;
 use model::payload::Payload;
-use model::placement::{Disk, Duty, Node, Presence, Site, SlotPlace, SpreadTable, View};
+use model::placement::{Disk, Duty, Node, Presence, Site, SiteRole, SlotPlace, SpreadTable, View};
 use model::store::{Claim, FragmentMeta, SegmentKind, block_sum};
 use model::time::Time;
 
@@ -188,6 +188,7 @@ impl World {
                     name,
                     presence: Presence::Up,
                     takes_segments: true,
+                    role: SiteRole::Data,
                 },
             );
             for i in 0..per_site {

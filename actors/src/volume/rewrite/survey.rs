@@ -230,7 +230,7 @@ impl Survey {
 mod tests {
     use model::geometry::Code;
     use model::ids::{DiskId, DiskRef, Epoch, Incarnation, Row, SegmentId, SiteId, VolumeId};
-    use model::placement::{Presence, Site};
+    use model::placement::{Presence, Site, SiteRole};
     use model::spread::{SlotPlace, SpreadTable};
 
     use super::*;
@@ -296,6 +296,7 @@ mod tests {
             name: String::new(),
             presence,
             takes_segments: true,
+            role: SiteRole::Data,
         };
         let sites = (1..=4).map(|id| match id {
             1 => (SiteId(id), site(Presence::Down)),

@@ -16,7 +16,8 @@ use model::journal::{Checkpoint, Part, SealReport};
 use model::machine::Machine;
 use model::meta::{MetaReply, MetaRequest};
 use model::placement::{
-    Disk, Duty, JournalConfig, Node, Owner, Presence, Site, SpreadTable, View, VolumeRecord,
+    Disk, Duty, JournalConfig, Node, Owner, Presence, Site, SiteRole, SpreadTable, View,
+    VolumeRecord,
 };
 use model::store::SegmentKind;
 use model::time::Time;
@@ -63,6 +64,7 @@ pub(crate) fn view() -> View {
                 name: name.clone(),
                 presence,
                 takes_segments,
+                role: SiteRole::Data,
             },
         );
         view.nodes.insert(

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use model::geometry::Code;
 use model::ids::{Boot, DiskId, Epoch, Incarnation, Seq, SiteId, Version, VolumeId};
 use model::journal::{Checkpoint, SealReport};
-use model::placement::{Disk, Node, Owner, Recovered, Site};
+use model::placement::{Disk, Node, Owner, Recovered, Site, SiteRole};
 use model::time::{Time, WallTime};
 
 use super::*;
@@ -46,6 +46,7 @@ fn view() -> View {
             name: name.clone(),
             presence: Presence::Up,
             takes_segments: true,
+            role: SiteRole::Data,
         });
         let node = Node {
             name,

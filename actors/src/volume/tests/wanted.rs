@@ -1,7 +1,7 @@
 use model::geometry::Code;
 use model::ids::{DiskId, Epoch, Incarnation, NodeId, Version};
 use model::journal::Checkpoint;
-use model::placement::{Disk, Duty, JournalConfig, Node, Site, VolumeRecord};
+use model::placement::{Disk, Duty, JournalConfig, Node, Site, SiteRole, VolumeRecord};
 use proptest::prelude::{any, prop, proptest};
 
 use super::*;
@@ -25,6 +25,7 @@ fn view(sites: u8) -> View {
             name: format!("s{s}"),
             presence: Presence::Up,
             takes_segments: true,
+            role: SiteRole::Data,
         };
         view.sites.insert(SiteId(s), site);
         for d in 0..NODES {

@@ -18,6 +18,16 @@ pub enum Condition {
     Lost,
 }
 
+/// What becomes of writes with one data site left, beside a witness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum OneLeft {
+    /// They stay in the journals, and wait once those are full.
+    Stall,
+    /// They go on.
+    Write,
+}
+
 /// A site.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Site {
@@ -25,6 +35,9 @@ pub struct Site {
     pub name: String,
     /// How it is.
     pub condition: Condition,
+    /// It holds journals and votes alone, and says what becomes of writes with one other site left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub witness: Option<OneLeft>,
     /// Its nodes.
     pub nodes: Vec<String>,
     /// How many volumes its nodes own.

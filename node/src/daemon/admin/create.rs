@@ -7,7 +7,7 @@ use std::time::Instant;
 use model::geometry::Code;
 use model::ids::{DiskId, DiskRef, SiteId};
 use model::meta::MetaRequest;
-use model::placement::{Disk, Presence, View};
+use model::placement::{Disk, Presence, SiteRole, View};
 
 use super::show::site_name;
 use super::{Admin, DISKS_MAX, POLL, fail, not_now, present_sites, refused, site_named, taken};
@@ -29,7 +29,8 @@ impl Admin {
             return Err(taken(name));
         }
         let code = Code::from_str(code).map_err(|e| fail(FailureKind::Refused, e.to_string()))?;
-        let sites = u8::try_from(present_sites(&view).count()).unwrap_or(u8::MAX);
+        let of_data = present_sites(&view).filter(|(_, site)| site.role.holds_data());
+        let sites = u8::try_from(of_data.count()).unwrap_or(u8::MAX);
         let code = code.over_sites(sites);
         let home = match home {
             Some(home) => site_named(&view, home)?,
@@ -39,6 +40,13 @@ impl Admin {
                 .map(|n| n.site)
                 .ok_or_else(not_now)?,
         };
+        if let Some(site) = view.sites.get(&home).filter(|s| !s.role.holds_data()) {
+            let why = format!(
+                "site {} is a witness: give another one with --home, or ask a node of another site",
+                site.name
+            );
+            return Err(fail(FailureKind::Refused, why));
+        }
         let journal = self.journal_of(home)?;
         let request = MetaRequest::CreateVolume {
             name: name.to_owned(),
@@ -119,6 +127,7 @@ mod tests {
                 name: format!("site{id}"),
                 presence: Presence::Up,
                 takes_segments: true,
+                role: SiteRole::Data,
             };
             let address = "127.0.0.1:1".parse().expect("an address");
             let node = Node {

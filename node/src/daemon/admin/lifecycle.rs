@@ -5,15 +5,15 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use model::ids::{DiskRef, NodeId};
-use model::placement::{Disk, Duty, Presence, View};
+use model::placement::{Alone, Disk, Duty, Presence, SiteRole, View};
 use raft_meta::GroupId;
 use raft_meta::node::{AdminCommand, AdminReply};
 
 use super::safety;
 use super::show::{self, Heard, disk_name, node_name};
-use super::{Admin, DISKS_MAX, POLL, fail, node_named, unknown, unknown_outcome};
+use super::{Admin, DISKS_MAX, POLL, fail, node_named, site_named, unknown, unknown_outcome};
 use crate::admin::protocol::{
-    DiskRemoved, Emptying, Failure, FailureKind, Left, Maintenance, Removed, Reply, Safety,
+    DiskRemoved, Emptying, Failure, FailureKind, Left, Maintenance, OneLeft, Removed, Reply, Safety,
 };
 use crate::daemon::peers::Question;
 
@@ -114,6 +114,30 @@ impl Admin {
             draining: duty == Duty::Drain,
             left: left(&view, &heard, &BTreeSet::from([disk.at]), None),
         }))
+    }
+
+    /// Has a site be a witness, or hold data.
+    pub(super) fn site_witness(
+        &self,
+        name: &str,
+        one_left: Option<OneLeft>,
+    ) -> Result<Reply, Failure> {
+        let site = site_named(&self.meta.view(), name)?;
+        let role = match one_left {
+            None => SiteRole::Data,
+            Some(OneLeft::Stall) => SiteRole::Witness {
+                alone: Alone::Stall,
+            },
+            Some(OneLeft::Write) => SiteRole::Witness {
+                alone: Alone::Write,
+            },
+        };
+        self.command(AdminCommand::SetSiteRole { site, role })?;
+        let view = self.await_view(|view| view.sites.get(&site).is_some_and(|s| s.role == role));
+        let heard = self.hear(&view, show::members(&view), Question::All)?;
+        let mut sites = show::sites(&view, &heard);
+        sites.sites.retain(|s| s.name == name);
+        Ok(Reply::Sites(sites))
     }
 
     /// Has a node emptied, or serve again.

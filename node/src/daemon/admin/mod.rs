@@ -151,6 +151,7 @@ impl Admin {
                 let (view, heard) = self.hear_all()?;
                 Ok(Reply::Sites(show::sites(&view, &heard)))
             }
+            Request::SiteWitness { name, one_left } => self.site_witness(&name, one_left),
             Request::NodeList => {
                 let (view, heard) = self.hear_all()?;
                 Ok(Reply::Nodes(show::nodes(&view, &heard)))

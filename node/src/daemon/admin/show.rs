@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use model::ids::{DiskId, NodeId, SiteId};
 use model::placement::{
-    DiskFault, Duty, JournalConfig, Presence, RecoveredFrom, View, VolumeRecord,
+    DiskFault, Duty, JournalConfig, Presence, RecoveredFrom, SiteRole, View, VolumeRecord,
 };
 
 use crate::admin::protocol::{
-    Condition, Disk, Disks, Fault, Node, Nodes, Site, Sites, Volume, VolumeState, VolumeStats,
-    Volumes,
+    Condition, Disk, Disks, Fault, Node, Nodes, OneLeft, Site, Sites, Volume, VolumeState,
+    VolumeStats, Volumes,
 };
 use crate::admin::recovery::Recovered;
 use crate::daemon::peers::{Figures, Peers, Question, VOLUMES_MAX, VolumeFigures};
@@ -256,6 +256,7 @@ pub(super) fn sites(view: &View, heard: &Heard) -> Sites {
         Site {
             name: site.name.clone(),
             condition: condition(site.presence, of_site().all(|node| heard.is_silent(node))),
+            witness: one_left(site.role),
             nodes: of_site().map(|node| node_name(view, node)).collect(),
             volumes_owned: of_site().filter_map(|node| owned.get(&node)).sum(),
             capacity_bytes: of_site().filter_map(|node| capacity.get(&node)).sum(),
@@ -265,6 +266,17 @@ pub(super) fn sites(view: &View, heard: &Heard) -> Sites {
     Sites {
         sites: sites.collect(),
         unreachable: heard.unreachable(view),
+    }
+}
+
+/// What becomes of writes with one data site left, if the site is a witness.
+fn one_left(role: SiteRole) -> Option<OneLeft> {
+    match role {
+        SiteRole::Data => None,
+        SiteRole::Witness { alone } => Some(match alone {
+            Alone::Stall => OneLeft::Stall,
+            Alone::Write => OneLeft::Write,
+        }),
     }
 }
 

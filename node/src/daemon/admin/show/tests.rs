@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use model::ids::{Boot, DiskId, DiskRef, Epoch, Incarnation, NodeId, SiteId, Version, VolumeId};
 use model::journal::Checkpoint;
 use model::placement::{
-    Disk, Duty, JournalConfig, Node, Owner, Presence, Site, View, VolumeRecord,
+    Disk, Duty, JournalConfig, Node, Owner, Presence, Site, SiteRole, View, VolumeRecord,
 };
 
 use super::{Heard, disks, nodes, sites, volume};
@@ -52,6 +52,7 @@ pub(in crate::daemon::admin) fn view() -> View {
         name: "a".into(),
         presence: Presence::Up,
         takes_segments: true,
+        role: SiteRole::Data,
     };
     view.sites.insert(SiteId(1), site);
     for (id, name) in [(OWNER, "a1"), (OTHER, "a2")] {

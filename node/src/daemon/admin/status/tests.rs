@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 use model::geometry::{Code, Pool};
 use model::ids::{Boot, DiskId, DiskRef, Epoch, Incarnation, NodeId, SiteId, Version, VolumeId};
 use model::placement::{
-    Disk, DiskFault, Duty, JournalConfig, Node, Owner, Presence, Site, SlotPlace, SpreadTable,
-    View, VolumeRecord,
+    Disk, DiskFault, Duty, JournalConfig, Node, Owner, Presence, Site, SiteRole, SlotPlace,
+    SpreadTable, View, VolumeRecord,
 };
 use raft_meta::GroupId;
 use raft_meta::message::{MemberId, Members};
@@ -26,6 +26,7 @@ fn view() -> View {
             name: name.into(),
             presence: Presence::Up,
             takes_segments: true,
+            role: SiteRole::Data,
         };
         view.sites.insert(SiteId(site), of);
         for n in 1..=2_u16 {
