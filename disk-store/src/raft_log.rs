@@ -157,7 +157,9 @@ impl MetaStore {
         };
         let format = held(FORMAT_KEY)?.unwrap_or(1);
         if format != FORMAT {
-            let of = format!("it is of format {format}, not {FORMAT}");
+            let of = format!(
+                "it is of format {format}, this build knows {FORMAT}: use the one that made it"
+            );
             return Err(MetaStoreError::Foreign(of));
         }
         // The first write is of the life: without it nothing was ever promised here.

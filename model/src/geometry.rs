@@ -50,7 +50,7 @@ impl Code {
             Self::Rs { .. } => Self::INDEX,
             Self::Geo { k, .. } => Self::Rs {
                 k,
-                m: self.slots() - k,
+                m: self.slots().saturating_sub(k),
             },
         }
     }
@@ -71,8 +71,9 @@ impl Code {
     #[must_use]
     pub fn slots(self) -> u8 {
         match self {
-            Self::Rs { k, m } => k + m,
-            Self::Geo { k, m, sites } => (k + m) * sites,
+            // What is decoded may be anything: it is no sound code then, and no panic.
+            Self::Rs { k, m } => k.saturating_add(m),
+            Self::Geo { k, m, sites } => k.saturating_add(m).saturating_mul(sites),
         }
     }
 

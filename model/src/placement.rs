@@ -1,7 +1,7 @@
 //! Where things are: volumes' records, nodes, disks and spread tables, as every node sees
 //! them. Built by raft-meta from the groups' committed states; read by everyone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -359,13 +359,13 @@ impl View {
         known.is_some_and(|n| n.presence == Presence::Up && n.duty == Duty::Serve)
     }
 
-    /// The site that is away by a committed decision, if exactly one is.
+    /// The site that is away by a committed decision, if exactly one is of those that hold data.
     #[must_use]
     pub fn away(&self) -> Option<SiteId> {
         let mut down = self
             .sites
             .iter()
-            .filter(|(_, s)| s.presence == Presence::Down);
+            .filter(|(_, s)| s.presence == Presence::Down && s.role.holds_data());
         match (down.next(), down.next()) {
             (Some((id, _)), None) => Some(*id),
             _ => None,
@@ -404,7 +404,8 @@ impl View {
     pub fn pool_for(&self, code: Code) -> Option<Pool> {
         if let Some(away) = self.without().filter(|_| !planted(Bug::NoPoolOfLeft)) {
             let of_left = |p: &&Pool| p.without == Some(away);
-            if let Some(pool) = self.pools.keys().find(of_left) {
+            let found = self.pools.keys().find(of_left);
+            if let Some(pool) = found.filter(|pool| !self.is_forbidden(**pool)) {
                 return Some(*pool);
             }
         }
@@ -413,6 +414,32 @@ impl View {
             without: None,
         };
         self.pools.contains_key(&pool).then_some(pool)
+    }
+
+    /// Whether all of a pool for the sites that are left is one site's (R22).
+    #[must_use]
+    pub fn is_of_one_site(&self, pool: Pool) -> bool {
+        let Some(table) = self.pools.get(&pool).filter(|_| pool.without.is_some()) else {
+            return false;
+        };
+        let disks = table.places.iter().filter_map(|place| place.disk);
+        let sites: BTreeSet<_> = disks.filter_map(|at| self.site_of(at.disk)).collect();
+        sites.len() == 1
+    }
+
+    /// R22: whether nothing new may go to a pool, since it lies in one site and no witness has
+    /// writes go on there. Without a witness no such pool was ever made.
+    #[must_use]
+    pub fn is_forbidden(&self, pool: Pool) -> bool {
+        let there = self.sites.values().filter(|s| s.presence != Presence::Gone);
+        let mut witnesses = there.filter(|s| !s.role.holds_data()).peekable();
+        let write = SiteRole::Witness {
+            alone: Alone::Write,
+        };
+        witnesses.peek().is_some()
+            && !witnesses.any(|s| s.role == write)
+            && !planted(Bug::TrimAlone)
+            && self.is_of_one_site(pool)
     }
 
     /// The sites of all nodes that were not removed, whether or not they take part now.

@@ -117,6 +117,8 @@ states! {
     RotRepaired = "scrub: a rotten fragment is repaired",
     /// A fragment that is gone is brought back.
     AbsentRestored = "scrub: a fragment that is gone is brought back",
+    /// The scrub finds damage in a journal.
+    JournalRotFound = "scrub: damage in a journal is found",
     /// A disk is emptied for what was found of it.
     DiskFlagged = "disk: one that is slow, or rots, is to be emptied",
     /// A Healer adds up fragments of its site for one of another.

@@ -1,7 +1,7 @@
 //! Leaders' duties: what is to be proposed, as a function of committed state and of who is
 //! heard. Level-triggered: nothing is remembered but what was proposed lately.
 
-mod faulty;
+pub(crate) mod faulty;
 pub(crate) mod global;
 pub(crate) mod moves;
 pub(crate) mod site;

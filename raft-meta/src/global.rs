@@ -375,7 +375,8 @@ impl GlobalState {
         let may_be_one = SiteRole::Witness {
             alone: Alone::Write,
         };
-        match self.sites.values().any(|s| s.role == may_be_one) || planted(Bug::TrimAlone) {
+        let mut there = self.sites.values().filter(|s| s.presence != Presence::Gone);
+        match there.any(|s| s.role == may_be_one) || planted(Bug::TrimAlone) {
             true => 1,
             false => 2,
         }

@@ -97,6 +97,13 @@ fn one_data_site_is_written_to_by_a_policy_alone() {
         };
         assert_eq!(w.admin(speaker, command), AdminReply::Done);
         until_seen(&mut w, "a pool of one site", |v| of_left(v, lost).is_some());
+        // Nothing more goes there once the operator takes it back, though the pool is there.
+        let command = AdminCommand::SetSiteRole {
+            site: WITNESS,
+            role: witness(Alone::Stall),
+        };
+        assert_eq!(w.admin(speaker, command), AdminReply::Done);
+        until_seen(&mut w, "the stall", |v| of_left(v, lost).is_none());
         for node in w.nodes_of(lost) {
             w.start(node);
         }
@@ -106,4 +113,34 @@ fn one_data_site_is_written_to_by_a_policy_alone() {
         let presences = |v: &View| v.sites.values().all(|s| s.presence == Presence::Up);
         until_seen(&mut w, "all sites", presences);
     }
+}
+
+/// What is left of a lost data site's nodes is removed for good: the operator has writes go on all the
+/// same.
+#[test]
+fn a_data_site_that_is_removed_node_by_node_is_away() {
+    let mut w = World::fabric(10, 2);
+    assert_eq!(
+        role(&mut w, WITNESS, witness(Alone::Stall)),
+        AdminReply::Done
+    );
+    let speaker = w.nodes_of(WITNESS)[0];
+    w.admin(NodeId(1), AdminCommand::CreatePool { code: CODE });
+    w.run(2000 * MS);
+    let lost = SiteId(2);
+    let nodes = w.nodes_of(lost);
+    nodes.iter().for_each(|node| w.crash(*node));
+    until_seen(&mut w, "the loss", |v| v.away() == Some(lost));
+    for node in nodes {
+        assert_eq!(
+            w.admin(speaker, AdminCommand::RemoveNode { node }),
+            AdminReply::Done
+        );
+    }
+    let command = AdminCommand::SetSiteRole {
+        site: WITNESS,
+        role: witness(Alone::Write),
+    };
+    assert_eq!(w.admin(speaker, command), AdminReply::Done);
+    until_seen(&mut w, "a pool of one site", |v| of_left(v, lost).is_some());
 }

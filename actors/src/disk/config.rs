@@ -59,6 +59,8 @@ pub struct ScrubConfig {
     /// From the begin of a pass to that of the next one. A pass that takes longer is followed
     /// by the next at once.
     pub every: Duration,
+    /// The same of journals, which hold little for long.
+    pub journals_every: Duration,
     /// Bytes read a second: a token bucket that holds one second's worth.
     pub bytes_per_s: u64,
     /// With so many requests for fragments under way, clients go first.
@@ -71,7 +73,7 @@ pub struct ScrubConfig {
     pub keep_every: Duration,
     /// A disk of which so many fragments rotted is flagged.
     pub flagged_at: u64,
-    /// And of which so many did is emptied.
+    /// And of which so many were repaired is emptied: what can't be repaired is found again and again.
     pub emptied_at: u64,
     /// Fragments looked up at a time, about.
     pub page_keys: u32,
@@ -81,6 +83,7 @@ impl Default for ScrubConfig {
     fn default() -> Self {
         Self {
             every: Duration::from_secs(14 * 24 * 3600),
+            journals_every: Duration::from_secs(24 * 3600),
             bytes_per_s: 32 << 20,
             busy_at: 8,
             pause: Duration::from_millis(100),

@@ -35,10 +35,9 @@ impl Lane {
         Some(self.answered.max(*asked))
     }
 
-    /// How long that took, if it was asked for.
-    fn answered(&mut self, now: Time, op: OpId) -> Option<Duration> {
+    fn answered(&mut self, now: Time, op: OpId) {
+        self.out.remove(&op);
         self.answered = now;
-        self.out.remove(&op).map(|asked| now.since(asked))
     }
 }
 
@@ -82,12 +81,12 @@ impl Disk {
 
     /// A store answered.
     pub(super) fn note_answer(&mut self, now: Time, op: OpId, is_journal: bool) {
-        let took = match is_journal {
+        match is_journal {
             true => self.waits.journal.answered(now, op),
-            false => self.waits.fragments.answered(now, op),
-        };
-        if let Some(took) = took {
-            self.slowness.note(now, took);
+            false => {
+                self.waits.fragments.answered(now, op);
+                self.slowness.note_answer(now, op);
+            }
         }
     }
 
@@ -98,8 +97,9 @@ impl Disk {
                 DiskEffect::Journal { op, .. } => {
                     self.waits.journal.out.insert(*op, now);
                 }
-                DiskEffect::Fragments { op, .. } => {
+                DiskEffect::Fragments { op, request } => {
                     self.waits.fragments.out.insert(*op, now);
+                    self.slowness.note_asked(now, *op, request);
                 }
                 _ => {}
             }

@@ -64,6 +64,11 @@ impl Leases {
         }
     }
 
+    /// Whether one that is known of runs now.
+    pub(super) fn runs(&self, now: Time) -> bool {
+        self.granted.until > now
+    }
+
     /// Grants a lease to the promised epoch, unless that epoch released its own for good.
     pub(super) fn grant(&mut self, now: Time, promised: Epoch, until: Time) -> bool {
         if self.released.is_some_and(|r| r >= promised) {

@@ -31,6 +31,7 @@ mod fragments;
 mod gone;
 mod hung;
 mod journal;
+mod journal_scrub;
 mod lacking;
 mod lease;
 mod log;
@@ -67,6 +68,7 @@ use files::Files;
 use fragments::Fragments;
 use gone::Gone;
 use hung::Waits;
+use journal_scrub::JournalScrub;
 use lacking::Lacking;
 use log::Slot;
 use moves::Moves;
@@ -109,6 +111,7 @@ pub struct Disk {
     gone: Gone,
     moves: Moves,
     scrub: Scrub,
+    journal_scrub: JournalScrub,
     lacking: Lacking,
     room: Room,
     /// Whether there is room, as the shell was told last.
@@ -205,6 +208,7 @@ impl Machine for Disk {
             DiskInput::Failed(error) => self.retire(error, out),
         }
         self.scrub_on(now, out);
+        self.scrub_journals(now, out);
         self.tell_lacking(now, out);
         self.try_room(now, out);
         self.tell_room(out);
@@ -224,6 +228,7 @@ impl Machine for Disk {
         }
         let timer = self.timers.keys().next().map(|(at, _)| *at);
         let own = timer.into_iter().chain(self.scrub.deadline());
+        let own = own.chain(self.journal_scrub_deadline());
         let own = own.chain(self.lacking.deadline());
         let own = own.chain(self.room.deadline());
         let own = own.chain(self.hung_deadline());
@@ -246,6 +251,7 @@ impl Machine for Disk {
             }
         }
         self.scrub_on(now, out);
+        self.scrub_journals(now, out);
         self.tell_lacking(now, out);
         self.try_room(now, out);
         self.try_prepare(now, out);

@@ -16,6 +16,7 @@ use super::files::Files;
 use super::fragments::Fragments;
 use super::gone::Gone;
 use super::hung::Waits;
+use super::journal_scrub::JournalScrub;
 use super::lacking::Lacking;
 use super::log::Slot;
 use super::moves::Moves;
@@ -81,6 +82,7 @@ impl Disk {
             gone: Gone::default(),
             moves: Moves::knowing(moves),
             scrub: Scrub::resumed(config.scrub, now, scrubbed),
+            journal_scrub: JournalScrub::new(now, config.scrub.journals_every),
             lacking: Lacking::default(),
             room: Room::default(),
             told_room: true,

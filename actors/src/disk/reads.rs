@@ -13,6 +13,7 @@ use super::after::{After, Report};
 use super::batch::Serial;
 use super::config::{FETCH_BYTES_MAX, RECORDS_MAX};
 use super::entry::Health;
+use super::journal_scrub::Page;
 use super::mover::Move;
 use super::{Disk, DiskEffect};
 use crate::messages::DiskReply;
@@ -39,6 +40,7 @@ enum Job {
         records: Vec<RecordHead>,
     },
     Move(Vec<Move>),
+    Scrub(Page),
 }
 
 impl Reading {
@@ -52,8 +54,13 @@ impl Reading {
         match &self.job {
             Job::Report { report, .. } => Some(report.asker),
             Job::Fetch { asker, .. } => Some(*asker),
-            Job::Move(_) => None,
+            Job::Move(_) | Job::Scrub(_) => None,
         }
+    }
+
+    /// Whether it is one of the scrub.
+    pub(super) fn is_scrub(&self) -> bool {
+        matches!(self.job, Job::Scrub(_))
     }
 
     /// Whether it is one of copying forward.
@@ -79,6 +86,16 @@ impl Disk {
         out: &mut Vec<DiskEffect>,
     ) {
         self.read(places, Job::Move(moves), out);
+    }
+
+    /// Reads a page of a journal at rest; see `journal_scrub.rs`.
+    pub(super) fn read_page(
+        &mut self,
+        places: Vec<EntryAt>,
+        page: Page,
+        out: &mut Vec<DiskEffect>,
+    ) {
+        self.read(places, Job::Scrub(page), out);
     }
 
     /// The last step of a seal or a join: everything is durable and no lower lease runs.
@@ -220,6 +237,7 @@ impl Disk {
                 }
             }
             Job::Move(moves) => self.moves_read(moves, good),
+            Job::Scrub(page) => self.page_read(now, page, &good),
         }
     }
 

@@ -213,6 +213,11 @@ impl Replica {
         self.leases.append_after(epoch)
     }
 
+    /// Whether an owner holds a lease here now.
+    pub(super) fn has_owner(&self, now: Time) -> bool {
+        self.leases.runs(now)
+    }
+
     /// Grants the promised epoch a lease, unless it released its own.
     pub(super) fn grant(&mut self, now: Time, until: Time) -> bool {
         self.leases.grant(now, self.promised, until)

@@ -121,7 +121,7 @@ impl Scrub {
 
     /// Whether so much rotted that what the disk holds is better elsewhere.
     pub(super) fn rots(&self) -> bool {
-        self.mark.found >= self.config.emptied_at
+        self.mark.repaired >= self.config.emptied_at
     }
 
     /// When [`Disk::scrub_on`] has something to do; the store's answer comes by itself.

@@ -1,19 +1,22 @@
 //! How long the device takes, even at its best: what tells a slow disk from its peers.
 //!
+//! Only stored fragments count: each disk of a site gets as many, and all of them are synced. (A disk
+//! with a journal syncs more often than one without, and what is read may come from memory.)
 //! Whoever is asked much answers late, for a while. So it is the best of many spans' medians that
 //! is told: one that is slow in each of them is slow whatever is asked of it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use model::placement::Latency;
+use model::store::{FragmentOp, OpId};
 use model::time::Time;
 
 /// Answers that a span's median is taken of, at most: the first ones.
 const SAMPLES_MAX: usize = 64;
 
 /// With fewer, a span says nothing.
-const SAMPLES_MIN: usize = 8;
+const SAMPLES_MIN: usize = 4;
 
 /// How it is measured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,6 +41,10 @@ impl Default for SlownessConfig {
 pub(super) struct Slowness {
     config: SlownessConfig,
     began: Option<Time>,
+    /// Fragments that are being stored, and since when.
+    asked: BTreeMap<OpId, Time>,
+    /// As it is told since the last span ended.
+    latency: Option<Latency>,
     samples: Vec<Duration>,
     /// The medians of spans that are over, the newest last.
     medians: VecDeque<Option<Duration>>,
@@ -48,13 +55,28 @@ impl Slowness {
         Self {
             config,
             began: None,
+            asked: BTreeMap::new(),
+            latency: None,
             samples: Vec::new(),
             medians: VecDeque::new(),
         }
     }
 
-    /// The device answered something that it was asked so long ago.
-    pub(super) fn note(&mut self, now: Time, took: Duration) {
+    /// Fragments' store is asked for something.
+    pub(super) fn note_asked(&mut self, now: Time, op: OpId, request: &FragmentOp) {
+        if matches!(request, FragmentOp::Put { .. }) {
+            self.asked.insert(op, now);
+        }
+    }
+
+    /// It answered.
+    pub(super) fn note_answer(&mut self, now: Time, op: OpId) {
+        if let Some(asked) = self.asked.remove(&op) {
+            self.note(now, now.since(asked));
+        }
+    }
+
+    fn note(&mut self, now: Time, took: Duration) {
         self.end_spans(now);
         if self.samples.len() < SAMPLES_MAX {
             self.samples.push(took);
@@ -82,6 +104,7 @@ impl Slowness {
             self.medians.pop_front();
         }
         self.began = Some(now);
+        self.latency = self.best();
     }
 
     fn median(&mut self) -> Option<Duration> {
@@ -94,6 +117,10 @@ impl Slowness {
 
     /// How long an answer takes at its best; nothing if too little was asked to know.
     pub(super) fn latency(&self) -> Option<Latency> {
+        self.latency
+    }
+
+    fn best(&self) -> Option<Latency> {
         let known = self.medians.iter().flatten();
         let is_enough = self.medians.len() >= self.config.spans
             && known.clone().count() * 2 >= self.config.spans;

@@ -132,16 +132,23 @@ impl Healer {
         self.asked.remove(&id);
         let job = self.jobs.get_mut(&key);
         let job = job.expect("questions go with their move");
-        if let HealerReply::Sum { is_pressed } = reply {
-            self.pace.told(now, *is_pressed);
-        }
         let State::Copying(copying) = &mut job.state else {
             return;
         };
-        if let Some(copy) = copying.running.get_mut(&segment) {
-            let bytes = copy.summed(site, reply, payload);
-            job.progress.wan_bytes += bytes.map_or(0, u64::from);
+        let Some(copy) = copying.running.get_mut(&segment) else {
+            return;
+        };
+        let Some(question) = copy.awaited_sum(site, id) else {
+            return;
+        };
+        if let HealerReply::Sum { is_pressed } = reply {
+            let left = question.due.since(now);
+            self.pace.told(now, *is_pressed);
+            self.pace
+                .answered(now, self.config.ask_timeout.saturating_sub(left));
         }
+        let bytes = copy.summed(site, reply, payload);
+        job.progress.wan_bytes += bytes.map_or(0, u64::from);
     }
 }
 

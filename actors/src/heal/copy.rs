@@ -40,7 +40,9 @@ pub(super) struct Copy {
     pub(super) fetches: BTreeMap<Slot, Out>,
     /// What other sites' Healers add up for it.
     pub(super) parts: Option<Parts>,
-    /// Nothing is added up elsewhere, or not any more: what it takes comes fragment by fragment.
+    /// From these fragments nothing is added up elsewhere.
+    plain: SlotSet,
+    /// A sum was not to be had: what it takes comes fragment by fragment.
     apart: bool,
     pub(super) put: Option<Put>,
 }
@@ -78,6 +80,7 @@ impl Copy {
             partial: BTreeMap::new(),
             fetches: BTreeMap::new(),
             parts: None,
+            plain: SlotSet::EMPTY,
             apart: false,
             put: None,
         }
@@ -100,11 +103,14 @@ impl Copy {
             self.ready(slot, fragment);
             return Next::Put;
         }
-        let ranks = self.ranks(available);
+        let ranks = match self.apart {
+            true => BTreeMap::new(),
+            false => self.ranks(available),
+        };
         let cost = |s: Slot| match self.missing.holders[&s].1.site {
             _ if at_hand.contains(s) => 0,
             site if site == here => LOCAL_COST,
-            site => WAN_COST + ranks[&site],
+            site => WAN_COST + ranks.get(&site).copied().unwrap_or(0),
         };
         let want = SlotSet::from_iter([slot]);
         let Some(reads) = codec.cheapest(want, available, cost) else {
@@ -114,9 +120,12 @@ impl Copy {
             self.by_block = true;
             return self.next_by_block(codec, slot);
         };
-        if !self.apart {
-            self.parts = Parts::of(codec, (slot, here), reads, &self.missing.holders);
-            self.apart = self.parts.is_none();
+        if !self.apart && self.plain != reads {
+            self.parts = Parts::of(codec, (slot, here), reads, &self.missing);
+            self.plain = match &self.parts {
+                Some(_) => SlotSet::EMPTY,
+                None => reads,
+            };
         }
         let whole = self.parts.as_ref().map_or(reads, Parts::whole);
         let lacking = whole.without(at_hand);
@@ -158,19 +167,25 @@ impl Copy {
             .collect()
     }
 
-    /// A sum, or what goes with one, is not to be had: fragment by fragment, then.
+    /// A sum is not to be had: fragment by fragment, then.
     pub(super) fn part_ways(&mut self) {
         self.parts = None;
         self.apart = true;
     }
 
-    /// A site's Healer answered; how many bytes came.
+    /// The question that is out for a site's sum, if it is that one.
+    pub(super) fn awaited_sum(&self, site: SiteId, id: RequestId) -> Option<Out> {
+        self.parts.as_ref()?.awaited(site, id)
+    }
+
+    /// A site's Healer answered what was awaited; how many bytes came.
     pub(super) fn summed(&mut self, site: SiteId, reply: &HealerReply, sum: &Bytes) -> Option<u32> {
         let bytes = self.missing.meta.fragment_bytes;
         let parts = self.parts.as_mut()?;
         match reply {
             HealerReply::Sum { .. } if sum.len() == bytes as usize => {
-                parts.came(site, sum).then_some(bytes)
+                parts.came(site, sum);
+                Some(bytes)
             }
             _ => {
                 self.part_ways();
@@ -296,7 +311,7 @@ impl Copy {
         let DiskReply::Data { meta, good, .. } = reply else {
             // It was listed a moment ago: it is being deleted, or it was moved on.
             self.bad.insert(slot);
-            self.part_ways();
+            self.parts = None;
             return None;
         };
         let length = self.missing.meta.fragment_bytes as usize;
@@ -307,7 +322,7 @@ impl Copy {
         }
         if is_same && good[..] == [false] && (!self.by_block || self.blocks() > 1) {
             self.damaged.insert(slot);
-            self.part_ways();
+            self.parts = None;
             return None;
         }
         let read = good.iter().filter(|good| **good).count() * BLOCK_BYTES;
@@ -319,7 +334,7 @@ impl Copy {
             return u32::try_from(read).ok();
         }
         self.bad.insert(slot);
-        self.part_ways();
+        self.parts = None;
         None
     }
 
@@ -327,7 +342,7 @@ impl Copy {
     pub(super) fn gave_up(&mut self, slot: Slot) {
         self.fetches.remove(&slot);
         self.silent.insert(slot);
-        self.part_ways();
+        self.parts = None;
     }
 
     /// Whether another pass may bring it, or see that it is gone: some fragment may yet be had

@@ -326,6 +326,8 @@ impl Healer {
 
     /// On to the next window; after the last one, the pass is judged.
     fn window_filled(&mut self, now: Time, key: Key) {
+        // Nothing of it is awaited any more: what was done without may answer yet.
+        self.asked.retain(|_, asked| asked.key != key);
         let job = self.jobs.get_mut(&key).expect("it is there");
         let State::Copying(copying) = &job.state else {
             unreachable!("it was filled");
@@ -419,7 +421,7 @@ impl Healer {
                     for (site, part) in parts.filter(|(site, _)| sites.contains(site)) {
                         let id = self.next_id;
                         self.next_id = RequestId(id.0 + 1);
-                        let at = part.terms[0].at;
+                        let at = part.near;
                         let about = About::Sum(*segment, *site);
                         self.asked.insert(id, Asked { key, at, about });
                         part.out = Some(Out::new(id, now));

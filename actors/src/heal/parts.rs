@@ -5,17 +5,17 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use coding::{Codec, SlotSet};
-use model::ids::{DiskRef, NodeId, SiteId, Slot};
+use model::ids::{DiskRef, NodeId, RequestId, SiteId, Slot};
 
-use super::listing::Out;
-use super::sources::Source;
+use super::listing::{Missing, Out};
 use crate::messages::Term;
 
 /// What is asked of one site.
 #[derive(Debug)]
 pub(super) struct Part {
-    /// The node whose Healer sums up: it has one of the fragments.
+    /// The node whose Healer sums up, and the disk there that has one of the fragments.
     pub(super) node: NodeId,
+    pub(super) near: DiskRef,
     pub(super) terms: Vec<Term>,
     pub(super) out: Option<Out>,
     got: Option<Bytes>,
@@ -42,8 +42,9 @@ impl Parts {
         codec: &Codec,
         (wanted, here): (Slot, SiteId),
         reads: SlotSet,
-        holders: &BTreeMap<Slot, (DiskRef, Source)>,
+        missing: &Missing,
     ) -> Option<Self> {
+        let holders = &missing.holders;
         let recipe = codec.recipe(&[wanted], reads).ok()?;
         let factors = recipe.factors(0).iter().copied();
         let mut whole: BTreeMap<Slot, u8> = recipe.sources().iter().copied().zip(factors).collect();
@@ -55,6 +56,7 @@ impl Parts {
             }
             let part = sites.entry(source.site).or_insert_with(|| Part {
                 node: source.node,
+                near: at,
                 terms: Vec::new(),
                 out: None,
                 got: None,
@@ -66,10 +68,14 @@ impl Parts {
             });
         }
         sites.retain(|_, part| part.terms.len() > 1);
-        for part in sites.values() {
+        for part in sites.values_mut() {
             part.terms.iter().for_each(|term| {
                 whole.remove(&term.slot);
             });
+            // One node of the site after the other, from segment to segment.
+            let turn = missing.segment.counter as usize % part.terms.len();
+            let (at, source) = holders[&part.terms[turn].slot];
+            (part.near, part.node) = (at, source.node);
         }
         (!sites.is_empty()).then_some(Self { whole, sites })
     }
@@ -79,10 +85,17 @@ impl Parts {
         self.whole.keys().copied().collect()
     }
 
-    /// A site's sum came, as long as it should be; whether it was awaited.
-    pub(super) fn came(&mut self, site: SiteId, sum: &Bytes) -> bool {
-        let awaited = self.sites.get_mut(&site).filter(|part| part.is_awaited());
-        awaited.is_some_and(|part| part.got.replace(sum.clone()).is_none())
+    /// The question that is out for a site's sum, if it is that one. An earlier one had other factors.
+    pub(super) fn awaited(&self, site: SiteId, id: RequestId) -> Option<Out> {
+        let part = self.sites.get(&site).filter(|part| part.is_awaited())?;
+        part.out.filter(|out| out.id == id)
+    }
+
+    /// A site's sum came that was awaited, as long as it should be.
+    pub(super) fn came(&mut self, site: SiteId, sum: &Bytes) {
+        let part = self.sites.get_mut(&site).expect("it was awaited");
+        assert!(part.is_awaited(), "one answer a question");
+        part.got = Some(sum.clone());
     }
 
     /// The fragment, once all of it is at hand.
@@ -98,11 +111,14 @@ impl Parts {
 
 #[cfg(test)]
 mod tests {
-    use model::geometry::Code;
-    use model::ids::{DiskId, Incarnation};
+    use model::geometry::{Code, Pool};
+    use model::ids::{DiskId, Epoch, Incarnation, SegmentId, VolumeId};
     use model::payload::Payload;
+    use model::store::{FragmentMeta, SegmentKind};
+    use model::time::Time;
 
     use super::*;
+    use crate::heal::sources::Source;
 
     const BYTES: usize = 8192;
 
@@ -120,6 +136,27 @@ mod tests {
         (at, source)
     }
 
+    fn missing(code: Code, holders: BTreeMap<Slot, (DiskRef, Source)>) -> Missing {
+        let bytes = u32::try_from(BYTES).expect("small");
+        Missing {
+            segment: SegmentId {
+                volume: VolumeId(1),
+                epoch: Epoch(1),
+                counter: 7,
+            },
+            meta: FragmentMeta {
+                pool: Pool {
+                    code,
+                    without: None,
+                },
+                segment_bytes: bytes * u32::from(code.data_fragments()),
+                fragment_bytes: bytes,
+                kind: SegmentKind::Data,
+            },
+            holders,
+        }
+    }
+
     /// Whichever slot is lost: what sites send is added up to it, and each sends one length.
     #[test]
     fn sums_of_sites_make_the_fragment() {
@@ -132,13 +169,14 @@ mod tests {
             for lost in (0..code.slots()).map(Slot) {
                 let (_, own) = holder(lost, per_site);
                 let others = (0..code.slots()).map(Slot).filter(|slot| *slot != lost);
-                let holders: BTreeMap<Slot, _> =
-                    others.map(|slot| (slot, holder(slot, per_site))).collect();
+                let holders = others.map(|slot| (slot, holder(slot, per_site)));
+                let missing = missing(code, holders.collect());
+                let holders = &missing.holders;
                 let cost = |slot| u32::from(holders[&slot].1.site != own.site);
                 let want = SlotSet::from_iter([lost]);
                 let reads = codec.cheapest(want, holders.keys().copied().collect(), cost);
                 let reads = reads.expect("one is lost");
-                let mut parts = Parts::of(&codec, (lost, own.site), reads, &holders)
+                let mut parts = Parts::of(&codec, (lost, own.site), reads, &missing)
                     .expect("some site has several");
                 let whole = parts.whole().iter();
                 let got = whole.map(|slot| (slot, fragments[usize::from(slot.0)].clone()));
@@ -155,13 +193,16 @@ mod tests {
                     })
                     .collect();
                 for (site, sum) in &sums {
-                    assert!(parts.came(*site, sum));
-                    assert!(!parts.came(*site, sum), "a second one is not awaited");
+                    let (old, id) = (RequestId(1), RequestId(2));
+                    let part = parts.sites.get_mut(site).expect("it is asked");
+                    part.out = Some(Out::new(id, Time(1)));
+                    assert_eq!(parts.awaited(*site, old), None, "an earlier question's");
+                    assert!(parts.awaited(*site, id).is_some());
+                    parts.came(*site, sum);
+                    assert_eq!(parts.awaited(*site, id), None, "a second answer");
                 }
-                assert!(
-                    !parts.came(own.site, &Bytes::new()),
-                    "nothing is asked here"
-                );
+                let nobody = parts.awaited(own.site, RequestId(2));
+                assert_eq!(nobody, None, "nothing is asked here");
                 let fragment = parts.rebuilt(&got).expect("all came");
                 assert_eq!(fragment, fragments[usize::from(lost.0)], "{code} {lost:?}");
                 let alone = got.keys().filter(|s| holders[s].1.site != own.site).count();

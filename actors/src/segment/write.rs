@@ -341,13 +341,14 @@ fn block_sums(key: FragmentKey, fragment: &Payload) -> Vec<u32> {
 }
 
 /// Whether the view still lets the segment be written: every slot on a disk that takes part,
-/// and no other pool to be taken because a site is away (R26).
+/// and no other pool to be taken because a site is away (R26), or one site alone (R22).
 fn check(core: &Core, segment: SegmentRef) -> Result<(), Abandoned> {
     let another = core.view.without().is_some()
         && core
             .view
             .pool_for(segment.pool.code)
             .is_some_and(|pool| pool != segment.pool);
+    let another = another || core.view.is_forbidden(segment.pool);
     if !another && core.is_writable(segment.pool, segment.id) {
         return Ok(());
     }

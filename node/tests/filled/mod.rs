@@ -35,10 +35,16 @@ impl Filled {
 
     /// The same, in some code.
     pub(crate) fn coded(mib: usize, code: &str) -> Self {
+        Self::prepared(mib, code, |_| ())
+    }
+
+    /// The same, on a fabric that is prepared before.
+    pub(crate) fn prepared(mib: usize, code: &str, prepare: impl FnOnce(&DevFabric)) -> Self {
         let scratch = scratch();
         let directory = scratch.path().join("fabric");
         let options = ["--disk-size", "1GiB", "--heal-after", "3"];
         let fabric = DevFabric::start(&directory, &options);
+        prepare(&fabric);
         let create = format!("volume create vol --size {mib}MiB --home a --code {code}");
         fabric.json(&create);
         let data = noise(1, mib << 20);

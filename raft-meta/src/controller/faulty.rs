@@ -9,8 +9,9 @@ use super::global::{Facts, SiteKnown};
 use crate::global::{DiskWord, GlobalCommand};
 use crate::site::SiteDisk;
 
-/// So many doublings of the others' median make it slow: eight times as long.
-const SLOWER_BY: u8 = 3;
+/// So many doublings of the others' median make it slow. Classes of latency are as wide as one: it
+/// takes eight times as long as they do at least, and 32 times at most.
+const SLOWER_BY: u8 = 4;
 
 /// With fewer others that are known, nobody is compared.
 const OTHERS_MIN: usize = 2;
@@ -18,11 +19,21 @@ const OTHERS_MIN: usize = 2;
 /// Of a site's disks, one in so many is given up so, or a single one.
 const SHARE: usize = 4;
 
+/// How many of a site's disks may be emptied for what was found of them.
+pub(crate) fn share(disks: usize) -> usize {
+    (disks / SHARE).max(1)
+}
+
 impl Facts<'_> {
     /// A disk that should be emptied. One at a time in a site, so that each next one is compared
     /// with those that are left.
     pub(super) fn faulty_disk(&self) -> Option<GlobalCommand> {
-        if planted(Bug::TrustedDisk) {
+        let state = self.state;
+        let all_up = state
+            .settled_sites()
+            .iter()
+            .all(|site| self.presence_of(*site) == Presence::Up && state.unwritable != Some(*site));
+        if planted(Bug::TrustedDisk) || !all_up {
             return None;
         }
         let up = self
@@ -43,17 +54,13 @@ impl Facts<'_> {
         let faulty = disks
             .iter()
             .filter(|d| matches!(word(d.at), Some(DiskWord::Faulty(_))));
-        if faulty.count() >= (disks.len() / SHARE).max(1) {
+        if faulty.count() >= share(disks.len()) {
             return None;
         }
         let serving: Vec<&SiteDisk> = disks
             .into_iter()
             .filter(|d| d.presence == Presence::Up && d.duty == Duty::Serve)
             .collect();
-        // Where would all of it go?
-        if serving.len() < 2 {
-            return None;
-        }
         let health: Vec<(DiskRef, DiskHealth)> = serving
             .iter()
             .filter_map(|d| Some((d.at, self.health(site, d.node, d.at)?)))
@@ -65,9 +72,18 @@ impl Facts<'_> {
                 false if is_slow(self.slow_from, *at, told.latency, &health) => DiskFault::Slow,
                 false => return None,
             };
-            is_judged.then_some((*at, fault))
+            // Where would all of it go?
+            let others = serving.iter().filter(|d| d.at != *at);
+            let mut rooms = others.map(|d| self.has_room(d.node, d.at));
+            let goes_elsewhere = serving.len() > 1 && rooms.all(|has_room| has_room);
+            (is_judged && goes_elsewhere).then_some((*at, fault))
         });
         fault.map(|(at, fault)| GlobalCommand::FlagDisk { at, fault })
+    }
+
+    fn has_room(&self, node: NodeId, at: DiskRef) -> bool {
+        let room = self.detector.room(self.now, node, at);
+        room.is_some_and(|(has_room, _)| has_room)
     }
 
     fn health(&self, site: SiteId, node: NodeId, at: DiskRef) -> Option<DiskHealth> {
@@ -128,7 +144,11 @@ mod tests {
 
     #[test]
     fn slow_is_eight_times_the_others_and_long_in_itself() {
-        assert!(first_is_slow(&[Some(17), Some(14), Some(9)]));
+        assert!(first_is_slow(&[Some(18), Some(14), Some(9)]));
+        assert!(
+            !first_is_slow(&[Some(17), Some(14), Some(9)]),
+            "four times, it may be"
+        );
         assert!(first_is_slow(&[Some(15), Some(9), Some(9), None]));
         assert!(!first_is_slow(&[Some(14), Some(5), Some(5)]), "soon enough");
         assert!(!first_is_slow(&[Some(17), Some(15), Some(15)]), "all are");

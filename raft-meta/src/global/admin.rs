@@ -7,6 +7,7 @@ use model::sometimes::{Sometimes, reached};
 
 use super::room::{DISKS_MAX, NODES_MAX};
 use super::{DiskEntry, DiskWord, GlobalState, NodeEntry, SiteEntry};
+use crate::controller::faulty::share;
 use crate::node::{AdminCommand, AdminRefusal, AdminReply, TokenHash};
 
 /// Bound of sites, removed ones included.
@@ -106,8 +107,13 @@ impl GlobalState {
         let changes = before.holds_data() != role.holds_data();
         let is_settled = self.sites[&site].is_settled();
         let left = self.data_sites().into_iter().filter(|s| *s != site).count();
-        if !role.holds_data() && left < 2 {
+        if changes && !role.holds_data() && left < 2 {
             return Err(AdminRefusal::TooFewSites);
+        }
+        let others = self.sites.iter().filter(|(id, _)| **id != site);
+        let mut witnesses = others.filter(|(_, s)| !s.role.holds_data());
+        if changes && witnesses.any(|(_, s)| s.presence != Presence::Gone) {
+            return Err(AdminRefusal::AnotherWitness);
         }
         if changes && (!self.volumes.is_empty() || !is_settled) {
             return Err(AdminRefusal::HoldsSegments);
@@ -262,10 +268,21 @@ impl GlobalState {
 
     /// Only where the operator said nothing of the disk.
     pub(super) fn flag_disk(&mut self, at: DiskRef, fault: DiskFault) -> bool {
+        let site = self.site_of_disk(at);
+        let beside = self.disks.values();
+        let beside = beside.filter(|e| !e.word.is_last() && self.site_of_node(e.node) == site);
+        let (mut disks, mut faulty) = (0, 0);
+        for entry in beside {
+            disks += 1;
+            faulty += usize::from(entry.fault().is_some());
+        }
         let entry = self.disks.get_mut(&at.disk).filter(|e| e.at == at);
         let Some(entry) = entry.filter(|e| e.word == DiskWord::Serve) else {
             return false;
         };
+        if faulty >= share(disks) {
+            return false;
+        }
         reached(Sometimes::DiskFlagged);
         entry.word = DiskWord::Faulty(fault);
         true

@@ -7,7 +7,7 @@ use model::ids::{Boot, NodeId, SiteId, VolumeId};
 use model::placement::{Owner, Presence};
 use model::sometimes::{Sometimes, reached};
 
-use super::GlobalState;
+use super::{GlobalState, SiteEntry};
 
 /// R26: so many fragments in each of the sites that are left, at least and at most.
 const AWAY_WIDTH: std::ops::RangeInclusive<u8> = 2..=4;
@@ -148,7 +148,13 @@ impl GlobalState {
     /// (R22).
     #[must_use]
     pub fn lacks_pool_without(&self) -> Option<SiteId> {
-        let settled = self.data_sites();
+        // One whose nodes were all removed is away, too.
+        let was_founded = |s: &SiteEntry| s.is_settled() || s.generation > 0;
+        let of_data = self
+            .sites
+            .iter()
+            .filter(|(_, s)| s.presence != Presence::Gone && s.role.holds_data() && was_founded(s));
+        let settled: Vec<SiteId> = of_data.map(|(site, _)| *site).collect();
         let is_up = |s: &SiteId| self.sites[s].presence == Presence::Up;
         let mut away = settled.iter().copied().filter(|s| !is_up(s));
         let site = match (away.next(), away.next()) {

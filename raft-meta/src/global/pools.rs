@@ -79,17 +79,18 @@ impl GlobalState {
             return;
         }
         let sites = self.data_sites();
-        self.pools.retain(|pool, _| fits(pool.code, sites.len()));
+        // Those without a site are made again when one is away.
+        self.pools
+            .retain(|pool, _| pool.without.is_none() && fits(pool.code, sites.len()));
         for (pool, entry) in &mut self.pools {
-            if pool.without.is_none() {
-                *entry = spread(pool.code, entry.rows, &sites);
-            }
+            *entry = spread(pool.code, entry.rows, &sites);
         }
     }
 
     /// The pools of a code and of its index.
     pub(super) fn create_pools_for(&mut self, code: Code) -> Result<(), AdminRefusal> {
-        if !is_sound(code) {
+        let sites = self.data_sites().len();
+        if !fits(code, sites) || !fits(code.index(), sites) {
             return Err(AdminRefusal::BadCode);
         }
         self.create_pool(Pool {

@@ -74,7 +74,8 @@ impl Default for Config {
             pool_rows: 64,
             view_every: Duration::from_millis(10),
             heal_after: Duration::from_secs(600),
-            slow_from: Latency::of(Duration::from_millis(50)),
+            // 66 ms.
+            slow_from: Latency(16),
         }
     }
 }
@@ -354,12 +355,16 @@ pub enum AdminRefusal {
     HoldsJournals,
     /// Where data lies is decided with the first volume.
     #[error(
-        "what a site is for is decided while there is no volume, once its first node has started"
+        "what a site is for is decided before the first volume is made, be it deleted since, and once the \
+         site's first node has started"
     )]
     HoldsSegments,
     /// A witness is one beside two sites.
     #[error("beside a witness there must be two sites with data")]
     TooFewSites,
+    /// There is one.
+    #[error("another site is the witness already")]
+    AnotherWitness,
 }
 
 /// A node can't start from what was found.

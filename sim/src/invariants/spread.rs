@@ -56,7 +56,7 @@ fn check_table(view: &View, pool: Pool, table: &SpreadTable) -> Result<(), Broke
             }
         }
         // R22: one site holds all, by a policy alone (`stored`).
-        let is_alone = by_site.len() == 1;
+        let is_alone = by_site.len() == 1 && pool.without.is_some();
         for (site, nodes) in by_site {
             let most = match is_alone {
                 true => pool.code.slots(),

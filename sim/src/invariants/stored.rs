@@ -51,7 +51,7 @@ impl Stored {
             }
             let sites = held(world, view, &segment);
             let needed = usize::from(segment.pool.code.data_fragments());
-            let is_alone = is_of_one_site(view, &segment);
+            let is_alone = view.is_of_one_site(segment.pool);
             if is_alone && !writes_alone(view) {
                 let how = format_args!("{segment:?} lies in one site, and no policy allows it");
                 return Err(broken("R22", how));
@@ -75,18 +75,6 @@ impl Stored {
             None => Ok(()),
         }
     }
-}
-
-/// Whether all that there is of a segment is to be in one site.
-fn is_of_one_site(view: &View, segment: &SegmentRef) -> bool {
-    let Some(table) = view.pools.get(&segment.pool) else {
-        return false;
-    };
-    let row = table.row(segment.id);
-    let places = (0..table.slots).map(|slot| table.place(row, Slot(slot)));
-    let disks = places.filter_map(|place| place.to.or(place.disk));
-    let sites: BTreeSet<_> = disks.map(|at| view.site_of(at.disk)).collect();
-    sites.len() == 1 && view.sites.len() > 1
 }
 
 /// Whether a witness has writes go on with one data site left (R22).

@@ -121,7 +121,7 @@ impl Topology {
 const HUNG_AFTER: Duration = Duration::from_secs(2);
 
 /// A device that answers sooner than this is not slow: usual ones take some 600 us.
-const SLOW_FROM: Latency = Latency(13);
+const SLOW_FROM: Latency = Latency(12);
 
 /// How long devices take is measured over so many spans of so long.
 const SLOWNESS: SlownessConfig = SlownessConfig {
@@ -406,6 +406,7 @@ impl Machines {
                 move_cheap_bytes: self.journal_file / 64,
                 scrub: ScrubConfig {
                     every: self.scrub_every,
+                    journals_every: self.scrub_every,
                     pause: Duration::from_millis(20),
                     again: Duration::from_secs(1),
                     keep_every: self.scrub_every / 8,

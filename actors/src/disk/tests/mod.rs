@@ -3,6 +3,7 @@
 mod bench;
 mod files;
 mod fragments;
+mod journal_scrub;
 mod leases;
 mod log;
 mod moves;

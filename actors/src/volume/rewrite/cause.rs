@@ -22,6 +22,8 @@ pub enum Cause {
 pub(super) struct Causes {
     /// Its rows that are at risk. Others of the same pool may have less in the site that is away.
     weak: BTreeSet<Row>,
+    /// All of them are in one site, and need not be any more (R22).
+    alone: bool,
     misplaced: bool,
 }
 
@@ -32,9 +34,11 @@ impl Causes {
             let known = view.sites.get(&site);
             known.is_some_and(|s| s.presence == Presence::Up) && view.without() != Some(site)
         };
+        let misplaced = pool.without.is_some_and(is_back);
         Self {
             weak: weak_rows(view, pool),
-            misplaced: pool.without.is_some_and(is_back),
+            alone: misplaced && view.is_of_one_site(pool),
+            misplaced,
         }
     }
 
@@ -45,7 +49,7 @@ impl Causes {
 
     /// What is wrong with the segments of a row; of a pool that has no table none is known.
     pub(super) fn of_row(&self, row: Option<Row>) -> Option<Cause> {
-        if row.is_some_and(|row| self.weak.contains(&row)) {
+        if self.alone || row.is_some_and(|row| self.weak.contains(&row)) {
             return Some(Cause::AtRisk);
         }
         self.misplaced.then_some(Cause::Misplaced)

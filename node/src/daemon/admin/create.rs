@@ -7,7 +7,7 @@ use std::time::Instant;
 use model::geometry::Code;
 use model::ids::{DiskId, DiskRef, SiteId};
 use model::meta::MetaRequest;
-use model::placement::{Disk, Presence, SiteRole, View};
+use model::placement::{Disk, Presence, View};
 
 use super::show::site_name;
 use super::{Admin, DISKS_MAX, POLL, fail, not_now, present_sites, refused, site_named, taken};
@@ -114,7 +114,7 @@ fn journal_disks(view: &View, home: SiteId) -> Result<Vec<DiskRef>, Failure> {
 #[cfg(test)]
 mod tests {
     use model::ids::{DiskId, DiskRef, Incarnation, NodeId, SiteId};
-    use model::placement::{Disk, Duty, Node, Presence, Site, View};
+    use model::placement::{Disk, Duty, Node, Presence, Site, SiteRole, View};
 
     use super::journal_disks;
     use crate::admin::protocol::FailureKind;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use model::ids::DiskId;
-use model::placement::{Presence, View};
+use model::placement::{DiskFault, Presence, View};
 
 use super::show::{self, Heard};
 use super::{Admin, fail, node_named, status};
@@ -71,7 +71,10 @@ pub(super) fn degraded(view: &View, heard: &Heard, degraded: &mut Vec<Degraded>)
                 );
             }
             // Of one that is emptied for it, that is told.
-            let is_emptied = view.disks.get(id).is_some_and(|d| d.fault.is_some());
+            let is_emptied = view
+                .disks
+                .get(id)
+                .is_some_and(|d| d.fault == Some(DiskFault::Rots));
             if scrub.flagged && !is_emptied {
                 let (found, repaired) = (scrub.found, scrub.repaired);
                 status::add(

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use model::ids::{DiskId, NodeId, SiteId};
 use model::placement::{
-    DiskFault, Duty, JournalConfig, Presence, RecoveredFrom, SiteRole, View, VolumeRecord,
+    Alone, DiskFault, Duty, JournalConfig, Presence, RecoveredFrom, SiteRole, View, VolumeRecord,
 };
 
 use crate::admin::protocol::{

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::ids::{DiskId, DiskRef, NodeId, SiteId};
-use model::placement::{DiskFault, Presence, View, VolumeRecord};
+use model::placement::{Alone, DiskFault, Presence, SiteRole, View, VolumeRecord};
 use raft_meta::GroupId;
 use raft_meta::message::Members;
 
@@ -168,17 +168,59 @@ fn counting(slots: usize, journals: usize) -> String {
     )
 }
 
+/// What is left without a site.
+enum Left {
+    /// All that holds data.
+    Data,
+    /// Two sites with data or more.
+    Several,
+    /// One, and what is written waits (R22).
+    Stall,
+    /// One, and writes go on.
+    Write,
+}
+
+fn left_of(view: &View, away: SiteId) -> Left {
+    let others = view
+        .sites
+        .iter()
+        .filter(|(id, s)| **id != away && is_up(s.presence));
+    let with_data = others.filter(|(_, s)| s.role.holds_data()).count();
+    let write = SiteRole::Witness {
+        alone: Alone::Write,
+    };
+    if !view.sites[&away].role.holds_data() {
+        Left::Data
+    } else if with_data != 1 || view.sites.values().all(|s| s.role.holds_data()) {
+        Left::Several
+    } else if view.sites.values().any(|s| s.role == write) {
+        Left::Write
+    } else {
+        Left::Stall
+    }
+}
+
 fn sites(view: &View, heard: &Heard, degraded: &mut Vec<Degraded>) {
     for (id, site) in &view.sites {
         let what = format!("site {}", site.name);
         if site.presence == Presence::Down {
-            add(
-                degraded,
-                what,
-                "none of its nodes answers",
-                "its volumes are served elsewhere; new segments are spread over the sites that are left, \
-                 older ones with nothing to spare are written anew there (repairs); start its nodes",
-            );
+            let doing = match left_of(view, *id) {
+                Left::Data => "its volumes are served elsewhere; start its nodes",
+                Left::Several => {
+                    "its volumes are served elsewhere; new segments are spread over the sites that are left, \
+                     older ones with nothing to spare are written anew there (repairs); start its nodes"
+                }
+                Left::Stall => {
+                    "its volumes are served elsewhere; what is written stays in the journals of the data site that is \
+                     left and of the witness, and clients wait once those are full; start its nodes, or have writes go on \
+                     in one site alone: `atoll site witness NAME --one-left write`"
+                }
+                Left::Write => {
+                    "its volumes are served elsewhere; whatever is new lies in the one data site that is left, and is \
+                     lost with it, until this one is back; start its nodes"
+                }
+            };
+            add(degraded, what, "none of its nodes answers", doing);
         } else if is_up(site.presence) && up_nodes(view, *id).next().is_none() {
             add(
                 degraded,
