@@ -168,7 +168,7 @@ fn drills_by_name_leave_the_fabric_as_it_was() {
     assert!(repaired > 0, "{scrubs:#}");
 
     // A `geo` volume's disk is rebuilt within its site: data and index (R25).
-    let of_geo = ["disk-loss", "--code", "geo:2+1", "--disk", "b1/1"];
+    let of_geo = ["disk-loss", "--code", "geo:2+1"];
     let disk_lost = drill(&directory, &[&of_geo[..], &short[..]].concat());
     let disk_lost = assert_passed(&disk_lost, "disk-loss", 3_000);
     assert_eq!(disk_lost["wan_repair_bytes"], json!(0), "{disk_lost:#}");

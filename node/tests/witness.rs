@@ -37,7 +37,7 @@ fn any_of_two_data_sites_and_a_witness_may_go() {
         .refused("volume create other --size 1MiB --home c --code rs:2+2");
     assert!(home.contains("witness"), "{home}");
     let late = filled.fabric.refused("site witness c --end");
-    assert!(late.contains("while there is no volume"), "{late}");
+    assert!(late.contains("before the first volume"), "{late}");
     let wide = filled
         .fabric
         .refused("volume create other --size 1MiB --home a --code rs:4+2");

@@ -1,7 +1,7 @@
 //! How long the device takes, even at its best: what tells a slow disk from its peers.
 //!
-//! Only stored fragments count: each disk of a site gets as many, and all of them are synced. (A disk
-//! with a journal syncs more often than one without, and what is read may come from memory.)
+//! Only fragments that are stored, read and verified count: each disk of a site has as much to do
+//! with those. (A journal is on some disks alone, and syncs much oftener.)
 //! Whoever is asked much answers late, for a while. So it is the best of many spans' medians that
 //! is told: one that is slow in each of them is slow whatever is asked of it.
 
@@ -41,7 +41,7 @@ impl Default for SlownessConfig {
 pub(super) struct Slowness {
     config: SlownessConfig,
     began: Option<Time>,
-    /// Fragments that are being stored, and since when.
+    /// What is being done with fragments, and since when.
     asked: BTreeMap<OpId, Time>,
     /// As it is told since the last span ended.
     latency: Option<Latency>,
@@ -64,7 +64,11 @@ impl Slowness {
 
     /// Fragments' store is asked for something.
     pub(super) fn note_asked(&mut self, now: Time, op: OpId, request: &FragmentOp) {
-        if matches!(request, FragmentOp::Put { .. }) {
+        let counts = matches!(
+            request,
+            FragmentOp::Put { .. } | FragmentOp::Get { .. } | FragmentOp::Verify { .. }
+        );
+        if counts {
             self.asked.insert(op, now);
         }
     }

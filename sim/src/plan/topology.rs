@@ -125,8 +125,8 @@ const SLOW_FROM: Latency = Latency(12);
 
 /// How long devices take is measured over so many spans of so long.
 const SLOWNESS: SlownessConfig = SlownessConfig {
-    span: Duration::from_millis(500),
-    spans: 6,
+    span: Duration::from_millis(1500),
+    spans: 4,
 };
 
 /// A code as people write it.
