@@ -149,13 +149,13 @@ mod tests {
         slowness.note(now, MS);
         for span in spans {
             for _ in 0..SAMPLES_MIN {
-                now = now + MS * 100 / SAMPLES_MIN as u32;
+                now += MS * 100 / SAMPLES_MIN as u32;
                 if let Some(took) = span {
                     slowness.note(now, MS * *took);
                 }
             }
         }
-        now = now + MS * 100;
+        now += MS * 100;
         slowness.note(now, MS);
         slowness.latency()
     }
