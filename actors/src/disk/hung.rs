@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use model::store::{DeviceError, OpId};
+use model::store::{DeviceError, FragmentOp, OpId};
 use model::time::Time;
 
 use super::{Disk, DiskEffect};
@@ -100,6 +100,9 @@ impl Disk {
                 DiskEffect::Fragments { op, request } => {
                     self.waits.fragments.out.insert(*op, now);
                     self.slowness.note_asked(now, *op, request);
+                    if let FragmentOp::Delete { keys } = request {
+                        self.scrub.deleted(keys);
+                    }
                 }
                 _ => {}
             }

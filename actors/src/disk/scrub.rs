@@ -56,8 +56,13 @@ enum Phase {
 #[derive(Clone, Copy, Debug)]
 enum Running {
     List,
-    Verify { key: FragmentKey, walked: bool },
+    Verify {
+        key: FragmentKey,
+        walked: bool,
+    },
     Keep,
+    /// A fragment that was deleted since it was asked for.
+    Forgotten,
 }
 
 /// The scrub of one disk.
@@ -172,6 +177,19 @@ impl Scrub {
             self.suspect(key);
         } else if mends {
             self.mark.restored += 1;
+        }
+    }
+
+    /// Fragments are being deleted: nobody is to repair them, and what is read of them says nothing.
+    pub(super) fn deleted(&mut self, keys: &[FragmentKey]) {
+        for key in keys {
+            self.rotten.remove(key);
+            self.suspects.remove(key);
+        }
+        if let Some((_, running)) = &mut self.running
+            && matches!(running, Running::Verify { key, .. } if keys.contains(key))
+        {
+            *running = Running::Forgotten;
         }
     }
 
@@ -350,7 +368,7 @@ impl Disk {
             (Running::Verify { key, .. }, _) => {
                 scrub.rotten.remove(&key);
             }
-            (Running::Keep | Running::List, _) => {}
+            (Running::Keep | Running::List | Running::Forgotten, _) => {}
         }
         None
     }

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use model::ids::{Epoch, SiteId, Version, VolumeId};
+use model::ids::{Epoch, FragmentKey, SiteId, Version, VolumeId};
 use model::journal::Checkpoint;
 use model::placement::{Disk, JournalConfig, Presence, VolumeRecord};
 use model::spread::SpreadTable;
 use model::store::{FragmentMeta, SegmentKind};
 
 use super::fixture::{POOL, at, place, site_of_four};
+use super::sources::Row;
 use super::*;
 use crate::messages::FragmentAt;
 

@@ -328,3 +328,29 @@ fn a_disk_that_the_view_drops_waits_for_nothing() {
     b.advance(Duration::from_secs(6));
     assert!(b.news.contains(&ScrubNews::Lacking));
 }
+
+/// What rotted and is deleted is nobody's any more, at once: whether it was told of before, or is
+/// being read just then.
+#[test]
+fn what_is_deleted_is_not_rotten() {
+    for is_told in [true, false] {
+        let mut b = bench();
+        b.send(get(0), &[]);
+        let ranges = vec![None::<Bytes>];
+        b.fragment_done(FragmentDone::Data { meta: META, ranges });
+        if is_told {
+            verify(&mut b, 0, false);
+            assert_eq!(stats(&b).rotten, 1);
+        }
+        let request = DiskRequest::Delete {
+            incarnation: super::bench::INCARNATION,
+            keys: vec![key(0)],
+            rows: Vec::new(),
+        };
+        b.send(request, &[]);
+        if !is_told {
+            verify(&mut b, 0, false);
+        }
+        assert_eq!(stats(&b).rotten, 0, "told before: {is_told}");
+    }
+}
