@@ -43,6 +43,7 @@ impl Plan {
             Bug::LingeringMend => Self::lost_under_a_look(seed),
             Bug::EndlessPatience => Self::hung_disk(seed),
             Bug::HealedInMaintenance => Self::maintenance(seed),
+            Bug::UnmissedFragment => Self::misdirected(seed),
             Bug::SpareOwn => Self::given_up(seed),
             Bug::LeftUnread => Self::left_unread(seed),
             Bug::AwayCounts => Self::moved_in_a_lost_site(seed),

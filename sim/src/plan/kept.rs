@@ -13,6 +13,9 @@ const FOREIGN_PREFIX: &str =
 const MOVED_IN_A_LOST_SITE: &str =
     include_str!("../../tests/regressions/what-moved-in-a-lost-site-holds-up-nobody.toml");
 
+const MISDIRECTED: &str =
+    include_str!("../../tests/regressions/what-was-misdirected-is-missed.toml");
+
 const GIVEN_UP: &str =
     include_str!("../../tests/regressions/a-slot-returns-to-a-disk-with-what-was-given-up.toml");
 
@@ -64,6 +67,15 @@ impl Plan {
     #[must_use]
     pub fn moved_in_a_lost_site(seed: u64) -> Self {
         Self::of_file(MOVED_IN_A_LOST_SITE, seed)
+    }
+
+    /// On another seed: a write of a fragment goes astray, and power is lost.
+    ///
+    /// # Panics
+    /// If the file that ships with the source is none.
+    #[must_use]
+    pub fn misdirected(seed: u64) -> Self {
+        Self::of_file(MISDIRECTED, seed)
     }
 
     /// On another seed: a slot moves from a disk that fails and comes back to it, and meanwhile a
