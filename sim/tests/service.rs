@@ -5,7 +5,7 @@
 use sim::plan::Outage;
 use sim::run::{Options, run};
 
-const SEEDS: u64 = 8;
+const SEEDS: u64 = 24;
 
 fn goes_on_through(outage: Outage) {
     let mut waits = Vec::new();

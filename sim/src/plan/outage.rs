@@ -23,6 +23,13 @@ const THINK: Duration = Duration::from_millis(20);
 /// So many times a journal's window is written while a link is cut: what can't be drained stalls.
 const WINDOWS: u64 = 2;
 
+/// A link that carries less a second is narrow: what clients of all sites wait for at once takes
+/// longer to cross it than an owner's death is to be felt.
+const NARROW: u64 = 1 << 20;
+
+/// So much longer an owner's death may be felt across a narrow link.
+const NARROW_TAKES: Duration = Duration::from_secs(2);
+
 /// What goes wrong, once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outage {
@@ -124,8 +131,13 @@ impl Outage {
         plan.faults = vec![self.fault()];
         // The seed's table may have room for the seed's clients alone.
         plan.machines.sessions = Machines::default().sessions;
+        let is_narrow = (1..NARROW).contains(&plan.network.wan_bytes_per_s);
+        let of_link = match self {
+            Self::OwnerKilled | Self::OwnerPaused if is_narrow => NARROW_TAKES,
+            _ => Duration::ZERO,
+        };
         plan.expect = Expect {
-            rto: Some(self.bar()),
+            rto: Some(self.bar() + of_link),
             ..Expect::default()
         };
         if self.is_of_a_link() {
