@@ -12,6 +12,7 @@ use std::time::Duration;
 use model::store::{DeviceError, FragmentOp, OpId};
 use model::time::Time;
 
+use super::slowness::Slowness;
 use super::{Disk, DiskEffect};
 use crate::planted::{Bug, planted};
 
@@ -22,8 +23,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What one store was asked and did not answer yet.
 #[derive(Debug, Default)]
 struct Lane {
-    /// When each was asked.
-    out: BTreeMap<OpId, Time>,
+    /// When each was asked, and whether how long it takes says how slow the device is.
+    out: BTreeMap<OpId, (Time, bool)>,
     /// When it answered last.
     answered: Time,
 }
@@ -31,13 +32,15 @@ struct Lane {
 impl Lane {
     /// Since when it has answered nothing that it was asked; nothing if nothing is asked.
     fn silent_since(&self) -> Option<Time> {
-        let (_, asked) = self.out.first_key_value()?;
+        let (_, (asked, _)) = self.out.first_key_value()?;
         Some(self.answered.max(*asked))
     }
 
-    fn answered(&mut self, now: Time, op: OpId) {
-        self.out.remove(&op);
+    /// How long that took, if it says something.
+    fn answered(&mut self, now: Time, op: OpId) -> Option<Duration> {
         self.answered = now;
+        let (asked, counts) = self.out.remove(&op)?;
+        counts.then(|| now.since(asked))
     }
 }
 
@@ -81,12 +84,12 @@ impl Disk {
 
     /// A store answered.
     pub(super) fn note_answer(&mut self, now: Time, op: OpId, is_journal: bool) {
-        match is_journal {
-            true => self.waits.journal.answered(now, op),
-            false => {
-                self.waits.fragments.answered(now, op);
-                self.slowness.note_answer(now, op);
-            }
+        let lane = match is_journal {
+            true => &mut self.waits.journal,
+            false => &mut self.waits.fragments,
+        };
+        if let Some(took) = lane.answered(now, op) {
+            self.slowness.note(now, took);
         }
     }
 
@@ -95,11 +98,11 @@ impl Disk {
         for effect in &out[from..] {
             match effect {
                 DiskEffect::Journal { op, .. } => {
-                    self.waits.journal.out.insert(*op, now);
+                    self.waits.journal.out.insert(*op, (now, false));
                 }
                 DiskEffect::Fragments { op, request } => {
-                    self.waits.fragments.out.insert(*op, now);
-                    self.slowness.note_asked(now, *op, request);
+                    let counts = Slowness::counts(request);
+                    self.waits.fragments.out.insert(*op, (now, counts));
                     if let FragmentOp::Delete { keys } = request {
                         self.scrub.deleted(keys);
                     }

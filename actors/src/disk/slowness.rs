@@ -5,11 +5,11 @@
 //! Whoever is asked much answers late, for a while. So it is the best of many spans' medians that
 //! is told: one that is slow in each of them is slow whatever is asked of it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use model::placement::Latency;
-use model::store::{FragmentOp, OpId};
+use model::store::FragmentOp;
 use model::time::Time;
 
 /// Answers that a span's median is taken of, at most: the first ones.
@@ -41,8 +41,6 @@ impl Default for SlownessConfig {
 pub(super) struct Slowness {
     config: SlownessConfig,
     began: Option<Time>,
-    /// What is being done with fragments, and since when.
-    asked: BTreeMap<OpId, Time>,
     /// As it is told since the last span ended.
     latency: Option<Latency>,
     samples: Vec<Duration>,
@@ -55,32 +53,22 @@ impl Slowness {
         Self {
             config,
             began: None,
-            asked: BTreeMap::new(),
             latency: None,
             samples: Vec::new(),
             medians: VecDeque::new(),
         }
     }
 
-    /// Fragments' store is asked for something.
-    pub(super) fn note_asked(&mut self, now: Time, op: OpId, request: &FragmentOp) {
-        let counts = matches!(
+    /// Whether how long it takes says how slow the device is.
+    pub(super) fn counts(request: &FragmentOp) -> bool {
+        matches!(
             request,
             FragmentOp::Put { .. } | FragmentOp::Get { .. } | FragmentOp::Verify { .. }
-        );
-        if counts {
-            self.asked.insert(op, now);
-        }
+        )
     }
 
-    /// It answered.
-    pub(super) fn note_answer(&mut self, now: Time, op: OpId) {
-        if let Some(asked) = self.asked.remove(&op) {
-            self.note(now, now.since(asked));
-        }
-    }
-
-    fn note(&mut self, now: Time, took: Duration) {
+    /// Something that counts took so long.
+    pub(super) fn note(&mut self, now: Time, took: Duration) {
         self.end_spans(now);
         if self.samples.len() < SAMPLES_MAX {
             self.samples.push(took);
