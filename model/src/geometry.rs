@@ -1,12 +1,13 @@
 //! Erasure codes as geometries: how many fragments, which are data, which site holds which.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use bincode::{Decode, Encode};
 use thiserror::Error;
 
-use crate::ids::{SiteId, Slot};
+use crate::ids::{Layout, SiteId, Slot};
 
 /// At most this many fragments a segment.
 pub const SLOTS_MAX: u8 = 64;
@@ -174,13 +175,39 @@ pub struct Pool {
     pub code: Code,
     /// The site that was away when the pool was made, and holds nothing of it (R26).
     pub without: Option<SiteId>,
+    /// Over which of the sets of sites that there were.
+    pub layout: Layout,
+}
+
+impl Pool {
+    /// The first pool of a code, over all sites that there are.
+    #[must_use]
+    pub const fn of(code: Code) -> Self {
+        Self {
+            code,
+            without: None,
+            layout: Layout(0),
+        }
+    }
+
+    /// All pools of its code, and without the same site, by layout: the last one is what new
+    /// segments go to.
+    #[must_use]
+    pub fn layouts(self) -> RangeInclusive<Self> {
+        let at = |layout| Self { layout, ..self };
+        at(Layout(0))..=at(Layout(u8::MAX))
+    }
 }
 
 impl fmt::Display for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.without {
-            None => write!(f, "{}", self.code),
-            Some(site) => write!(f, "{} without {site}", self.code),
+        write!(f, "{}", self.code)?;
+        if let Some(site) = self.without {
+            write!(f, " without {site}")?;
+        }
+        match self.layout {
+            Layout(0) => Ok(()),
+            Layout(layout) => write!(f, ", layout {layout}"),
         }
     }
 }

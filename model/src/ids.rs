@@ -20,6 +20,8 @@ macro_rules! id {
 
 id!(/// A data center. Names (`a`, `b`) live in the global placement group.
     SiteId(u8), "site-");
+id!(/// Which of the sets of sites that a code was spread over, in the order in which they came to be.
+    Layout(u8), "layout-");
 id!(/// One `atoll` process on a host.
     NodeId(u16), "node-");
 id!(/// One directory or device that a node manages; unique in the fabric.

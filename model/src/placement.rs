@@ -403,17 +403,32 @@ impl View {
     #[must_use]
     pub fn pool_for(&self, code: Code) -> Option<Pool> {
         if let Some(away) = self.without().filter(|_| !planted(Bug::NoPoolOfLeft)) {
-            let of_left = |p: &&Pool| p.without == Some(away);
-            let found = self.pools.keys().find(of_left);
+            let of_left = self.pools.keys().filter(|p| p.without == Some(away));
+            let found = of_left.max_by_key(|pool| pool.layout);
             if let Some(pool) = found.filter(|pool| !self.is_forbidden(**pool)) {
                 return Some(*pool);
             }
         }
-        let pool = Pool {
-            code,
-            without: None,
-        };
-        self.pools.contains_key(&pool).then_some(pool)
+        self.newest(Pool::of(code))
+    }
+
+    /// Of the pools that differ from this one by their layout alone, the one over the sites that
+    /// there are now.
+    #[must_use]
+    pub fn newest(&self, pool: Pool) -> Option<Pool> {
+        let mut layouts = self.pools.range(pool.layouts());
+        layouts.next_back().map(|(pool, _)| *pool)
+    }
+
+    /// Whether what lies in a pool is to be spread over more sites than it was made for. Not
+    /// while new segments do without a site: they would be written anew once more.
+    #[must_use]
+    pub fn is_outgrown(&self, pool: Pool) -> bool {
+        let newest = || self.newest(pool);
+        let outgrown = pool.without.is_none() && self.without().is_none();
+        outgrown
+            && newest().is_some_and(|newest| newest.layout > pool.layout)
+            && !planted(Bug::StaysPut)
     }
 
     /// Whether all of a pool for the sites that are left is one site's (R22).

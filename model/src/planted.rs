@@ -213,6 +213,8 @@ bugs! {
     AwayCounts = "R20" "away-counts",
     /// A disk is removed while slots are on it.
     RemoveFull = "drain" "remove-full",
+    /// What is there stays in the sites that it lies in, whatever sites are added.
+    StaysPut = "spread" "stays-put",
     /// Slots stay where they are, whatever disks are added.
     NeverSpread = "spread" "never-spread",
     /// Slots are moved between disks that are equally full.

@@ -57,6 +57,8 @@ states! {
     LeaseLapsed = "volume: a read finds no lease",
     /// A retried write is known by its session.
     RetriedWrite = "sessions: a retried write is known",
+    /// Sites were added, and what lies in others alone is spread over them.
+    PoolOutgrown = "placement: a site that was added takes its share of what is there",
     /// A session is closed whose client died.
     DeadSessionClosed = "sessions: one whose client died is closed",
     /// A client is told to come again: there are too many sessions.

@@ -4,6 +4,7 @@
 pub(crate) mod faulty;
 pub(crate) mod global;
 pub(crate) mod moves;
+mod respread;
 pub(crate) mod site;
 pub(crate) mod voters;
 mod writable;

@@ -267,6 +267,9 @@ pub enum GlobalCommand {
         /// What was found.
         fault: DiskFault,
     },
+    /// Sites were added, and can take their share: codes that lie in fewer get pools over all of
+    /// them, to which what is there is written anew.
+    Respread,
 }
 
 /// What is asked.
@@ -433,6 +436,7 @@ impl StateMachine for GlobalState {
             }
             GlobalCommand::TakeWritable { site } => GlobalReply::Done(self.take_writable(site)),
             GlobalCommand::FlagDisk { at, fault } => GlobalReply::Done(self.flag_disk(at, fault)),
+            GlobalCommand::Respread => GlobalReply::Done(self.respread()),
         }
     }
 
@@ -451,7 +455,8 @@ impl StateMachine for GlobalState {
             | GlobalCommand::Evacuate { .. }
             | GlobalCommand::LeaveUnwritable { .. }
             | GlobalCommand::TakeWritable { .. }
-            | GlobalCommand::FlagDisk { .. } => false,
+            | GlobalCommand::FlagDisk { .. }
+            | GlobalCommand::Respread => false,
         }
     }
 

@@ -45,7 +45,8 @@ fn pool_seed(pool: Pool) -> u64 {
             1 << 32 | u64::from(sites) << 16 | u64::from(k) << 8 | u64::from(m)
         }
     };
-    mix(code ^ pool.without.map_or(0, |s| u64::from(s.0) + 1) << 40)
+    let layout = u64::from(pool.layout.0) << 48;
+    mix(code ^ pool.without.map_or(0, |s| u64::from(s.0) + 1) << 40 ^ layout)
 }
 
 /// The smaller, the more a slot belongs on that disk.
@@ -216,7 +217,7 @@ mod tests {
             }
             let held = held.iter().filter_map(|nth| Some(all.get(*nth)?.at));
             let loads = Loads::new(&all, held, unplaced);
-            let place = (Pool { code: Code::INDEX, without: None }, Row(row), Slot(1));
+            let place = (Pool::of(Code::INDEX), Row(row), Slot(1));
             let chosen = used.choose(place, &all, &loads).map(|c| c.at);
             prop_assert_eq!(chosen, plainly(&used, place, &all, &loads));
         }
@@ -256,10 +257,7 @@ mod tests {
 
     #[test]
     fn nodes_first_then_disks_then_least_used() {
-        let pool = Pool {
-            code: Code::Rs { k: 4, m: 2 },
-            without: None,
-        };
+        let pool = Pool::of(Code::Rs { k: 4, m: 2 });
         let disks = [disk(1, 1, 1), disk(2, 1, 1), disk(3, 2, 1)];
         let mut used = RowUse::default();
         let loads = Loads::default();
@@ -278,10 +276,7 @@ mod tests {
 
     #[test]
     fn shares_follow_weights_and_moves_are_few() {
-        let pool = Pool {
-            code: Code::Rs { k: 4, m: 2 },
-            without: None,
-        };
+        let pool = Pool::of(Code::Rs { k: 4, m: 2 });
         let mut disks = vec![disk(1, 1, 1), disk(2, 2, 1), disk(3, 3, 2)];
         let owner = |disks: &[Candidate], row: u16| {
             RowUse::default()

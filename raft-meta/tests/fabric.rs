@@ -98,10 +98,7 @@ fn bootstrap_by_joins_then_a_volume() {
         let view = host.view.as_ref().expect("a view");
         assert_eq!(view.volumes[&v.id], claimed);
         for code in [v.code, Code::INDEX] {
-            let table = &view.pools[&Pool {
-                code,
-                without: None,
-            }];
+            let table = &view.pools[&Pool::of(code)];
             assert!(table.places.iter().all(|p| p.disk.is_some()));
             for row in table.places.chunks(usize::from(table.slots)) {
                 for site in (1..=3).map(SiteId) {
@@ -205,8 +202,8 @@ fn a_dead_site_is_failed_within_three_seconds_and_returns() {
                 view.away() == Some(site)
                     && view.pool_for(volumes[0].code)
                         == Some(Pool {
-                            code,
                             without: Some(site),
+                            ..Pool::of(code)
                         })
             })
         });

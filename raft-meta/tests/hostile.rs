@@ -279,10 +279,7 @@ fn message(w: &mut World, from: NodeId, to: NodeId) -> MetaMessage {
                 health: DiskHealth::default(),
             };
             let healed = SlotMove {
-                pool: Pool {
-                    code: Code::INDEX,
-                    without: None,
-                },
+                pool: Pool::of(Code::INDEX),
                 row: Row(u16::try_from(w.draw(70)).expect("small")),
                 slot: Slot(u8::try_from(w.draw(8)).expect("small")),
                 version: Version(w.draw(2)),

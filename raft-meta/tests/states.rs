@@ -228,6 +228,7 @@ fn global_command() -> BoxedStrategy<GlobalCommand> {
         1 => (node(), vec(node(), 0..5)).prop_map(|(node, candidates)| GlobalCommand::Evacuate { node, candidates }),
         2 => (site(), vec(node(), 0..5)).prop_map(|(site, live)| GlobalCommand::LeaveUnwritable { site, live }),
         1 => site().prop_map(|site| GlobalCommand::TakeWritable { site }),
+        1 => Just(GlobalCommand::Respread),
     ]
     .boxed()
 }
@@ -416,10 +417,7 @@ fn site_command() -> BoxedStrategy<SiteCommand> {
             Just(Presence::Gone)
         ]
     };
-    let pool = |k: u8| Pool {
-        code: Code::Rs { k, m: 2 },
-        without: None,
-    };
+    let pool = |k: u8| Pool::of(Code::Rs { k, m: 2 });
     let begin = || {
         let of = (1u8..4, 0u16..6, 0u8..70, 0u64..4, disk());
         of.prop_map(move |(k, row, slot, version, to)| MoveBegin {

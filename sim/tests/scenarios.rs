@@ -77,6 +77,7 @@ scenarios! {
     rolling_restart: "rolling_restart",
     scrub_with_slave_out_to_lunch: "scrub_with_slave_out_to_lunch",
     site_loss: "site-loss",
+    site_added: "site_added",
     site_and_nodes_away: "site_and_nodes_away",
     site_loss_under_rebuild: "site_loss_under_rebuild",
     slow_links: "slow-links",

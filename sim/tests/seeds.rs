@@ -252,6 +252,7 @@ mutants! {
     left_for_good_is_caught: LeftForGood,
     crowded_node_is_caught: CrowdedNode,
     crowded_site_is_caught: CrowdedSite,
+    stays_put_is_caught: StaysPut,
     never_spread_is_caught: NeverSpread,
     swinging_spread_is_caught: SwingingSpread,
     crowded_move_is_caught: CrowdedMove,

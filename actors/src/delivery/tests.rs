@@ -55,10 +55,7 @@ fn messages() -> [Message; 8] {
                 counter: 1,
             },
             meta: FragmentMeta {
-                pool: Pool {
-                    code: Code::INDEX,
-                    without: None,
-                },
+                pool: Pool::of(Code::INDEX),
                 segment_bytes: 8192,
                 fragment_bytes: 4096,
                 kind: SegmentKind::Data,

@@ -394,10 +394,7 @@ mod tests {
                 counter: 1,
             },
             meta: FragmentMeta {
-                pool: Pool {
-                    code: CODE,
-                    without: None,
-                },
+                pool: Pool::of(CODE),
                 segment_bytes: (4 * BLOCKS * BLOCK_BYTES) as u32,
                 fragment_bytes: (BLOCKS * BLOCK_BYTES) as u32,
                 kind: SegmentKind::Data,

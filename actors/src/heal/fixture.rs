@@ -4,10 +4,7 @@ use model::geometry::{Code, Pool};
 use model::ids::{DiskId, DiskRef, Incarnation, NodeId, SiteId};
 use model::placement::{Disk, Duty, Node, Presence, Site, SiteRole, SlotPlace, View};
 
-pub(super) const POOL: Pool = Pool {
-    code: Code::Rs { k: 2, m: 1 },
-    without: None,
-};
+pub(super) const POOL: Pool = Pool::of(Code::Rs { k: 2, m: 1 });
 
 pub(super) fn at(id: u32) -> DiskRef {
     DiskRef {

@@ -145,10 +145,7 @@ mod tests {
                 counter: 7,
             },
             meta: FragmentMeta {
-                pool: Pool {
-                    code,
-                    without: None,
-                },
+                pool: Pool::of(code),
                 segment_bytes: bytes * u32::from(code.data_fragments()),
                 fragment_bytes: bytes,
                 kind: SegmentKind::Data,

@@ -20,10 +20,7 @@ fn root() -> PagePtr {
         epoch: Epoch(1),
         counter: 1,
     };
-    let pool = Pool {
-        code: Code::INDEX,
-        without: None,
-    };
+    let pool = Pool::of(Code::INDEX);
     PagePtr {
         segment,
         pool,

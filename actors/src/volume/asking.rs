@@ -153,10 +153,7 @@ mod tests {
                 epoch: Epoch(1),
                 counter: 1,
             },
-            pool: Pool {
-                code: Code::INDEX,
-                without: None,
-            },
+            pool: Pool::of(Code::INDEX),
             bytes: 4096,
         };
         SegmentRequest::Read {

@@ -108,8 +108,8 @@ mod tests {
 
     fn table(rows: usize) -> Adopted {
         let pool = |without| Pool {
-            code: Code::Rs { k: 4, m: 2 },
             without,
+            ..Pool::of(Code::Rs { k: 4, m: 2 })
         };
         let stamp = RowStamp::of((0..6).map(|slot| Version(slot + 300)));
         let row = |i: usize| {

@@ -9,7 +9,7 @@ use crate::bytes_at::{is_sealed, seal, set_u32, set_u64, u32_at, u64_at};
 use crate::{BLOCK, round_up};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"ATFR");
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const META_AT: usize = 80;
 const META_MAX: usize = 48;
 const SUMS_AT: usize = 128;

@@ -114,10 +114,7 @@ pub fn key(n: u64) -> FragmentKey {
 
 pub fn meta(blocks: usize, kind: SegmentKind) -> FragmentMeta {
     FragmentMeta {
-        pool: Pool {
-            code: Code::Rs { k: 4, m: 2 },
-            without: None,
-        },
+        pool: Pool::of(Code::Rs { k: 4, m: 2 }),
         segment_bytes: (blocks * 4 * BLOCK) as u32,
         fragment_bytes: (blocks * BLOCK) as u32,
         kind,

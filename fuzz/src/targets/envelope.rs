@@ -32,10 +32,7 @@ pub(super) const POSITION: Position = Position {
     seq: Seq(900),
 };
 
-pub(super) const POOL: Pool = Pool {
-    code: Code::Rs { k: 4, m: 2 },
-    without: None,
-};
+pub(super) const POOL: Pool = Pool::of(Code::Rs { k: 4, m: 2 });
 
 const PART: Part = Part {
     session: SessionId(POSITION),

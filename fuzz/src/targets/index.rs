@@ -16,10 +16,7 @@ use crate::input::Input;
 
 const VOLUME: VolumeId = VolumeId(7);
 const PAGE: usize = 4096;
-const INDEX_POOL: Pool = Pool {
-    code: Code::INDEX,
-    without: None,
-};
+const INDEX_POOL: Pool = Pool::of(Code::INDEX);
 
 /// Small, so that pages are asked for again.
 const CONFIG: IndexConfig = IndexConfig {

@@ -16,7 +16,7 @@ use crate::units::ByteSize;
 pub const FABRIC: &str = "fabric.json";
 
 /// The layout's format.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Below the kernel's ephemeral ports (from 32768), so that no client's connection takes a
 /// port away while its node is dead.

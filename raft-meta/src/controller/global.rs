@@ -40,6 +40,7 @@ pub(crate) fn decide(facts: &Facts<'_>) -> Vec<GlobalCommand> {
     out.extend(facts.writability());
     out.extend(facts.missing_pool());
     out.extend(facts.faulty_disk());
+    out.extend(facts.respread());
     facts.dead_owners(&candidates, &mut out);
     facts.drained_owners(&candidates, &mut out);
     facts.contacts(&mut out);

@@ -61,7 +61,7 @@ impl Facts<'_> {
         if !counted.any(|d| refuses(&d.at)) {
             return false;
         }
-        let mut pools = self.whole_pools();
+        let mut pools = self.state.whole_pools();
         pools.any(|(pool, entry)| {
             let rows = rows(site, known, *pool, entry);
             rows.is_some_and(|rows| rows.iter().all(|row| row.iter().any(refuses)))
@@ -71,7 +71,7 @@ impl Facts<'_> {
     /// Whether every pool has a row all of whose slots in the site have had room for a while.
     fn takes(&self, site: SiteId, known: &SiteKnown<'_>) -> bool {
         let takes = |at: &DiskRef| self.room(known, *at, true) >= Some(TAKEN_AFTER);
-        let mut pools = self.whole_pools();
+        let mut pools = self.state.whole_pools();
         pools.all(|(pool, entry)| {
             let rows = rows(site, known, *pool, entry);
             rows.is_some_and(|rows| rows.iter().any(|row| row.iter().all(takes)))
@@ -83,12 +83,6 @@ impl Facts<'_> {
         let node = known.state.disks.get(&at.disk)?.node;
         let (has_room, long) = self.detector.room(self.now, node, at)?;
         (has_room == wanted).then_some(long)
-    }
-
-    /// The pools that are spread over all sites.
-    fn whole_pools(&self) -> impl Iterator<Item = (&Pool, &PoolEntry)> {
-        let pools = self.state.pools.iter();
-        pools.filter(|(pool, _)| pool.without.is_none())
     }
 }
 

@@ -48,12 +48,9 @@ impl GlobalState {
             }
             AdminCommand::AddToken { hash } => self.add_token(hash).map(|()| AdminReply::Done),
             AdminCommand::UseToken { hash } => self.use_token(hash).map(|()| AdminReply::Done),
-            AdminCommand::CreatePool { code } => self
-                .create_pool(Pool {
-                    code,
-                    without: None,
-                })
-                .map(|()| AdminReply::Done),
+            AdminCommand::CreatePool { code } => {
+                self.create_pool(Pool::of(code)).map(|()| AdminReply::Done)
+            }
             AdminCommand::RemoveNode { node } => self.remove_node(node).map(|()| AdminReply::Done),
             AdminCommand::RemoveSite { site } => self.remove_site(site).map(|()| AdminReply::Done),
             AdminCommand::SetDiskDuty { disk, duty } => {

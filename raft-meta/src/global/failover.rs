@@ -162,7 +162,11 @@ impl GlobalState {
             (None, None) => self.unwritable?,
             _ => return None,
         };
-        let exists = self.pools.keys().any(|p| p.without == Some(site));
+        let of_left = self.pools.iter().filter(|(p, _)| p.without == Some(site));
+        // One that was made before a site was added does without that, too.
+        let exists = of_left
+            .into_iter()
+            .any(|(p, entry)| !self.is_outgrown(*p, entry));
         (settled.len() > self.fewest_sites() && !exists).then_some(site)
     }
 
@@ -185,12 +189,15 @@ impl GlobalState {
         }
         let n = u8::try_from(smallest).unwrap_or(u8::MAX);
         let n = n.clamp(*AWAY_WIDTH.start(), *AWAY_WIDTH.end());
+        // The last of them by layout is taken, whatever its code.
+        let of_left = self.pools.keys().filter(|p| p.without == Some(away));
+        let last = of_left.map(|pool| pool.layout).max();
         let pool = Pool {
-            code: Code::Rs { k: n, m: n },
             without: Some(away),
+            ..Pool::of(Code::Rs { k: n, m: n })
         };
         // It fits by construction, unless the fabric's bound of pools is reached: then
         // segments keep going to the pools there are.
-        self.create_pool(pool).is_ok()
+        self.create_layout(pool, last).is_ok()
     }
 }

@@ -1,8 +1,16 @@
 //! Pools: which site holds which slot.
+//!
+//! **Invariant (R23):** a table's sites and size never change once data may be in it. What is there
+//! is spread over more sites by another pool, the next layout of its code, and by its owners' writing
+//! it anew ([decision 22](../../../docs/decisions/0022-a-site-that-is-added-makes-a-layout.md)).
+
+use std::collections::BTreeSet;
 
 use model::geometry::{Code, Pool, SLOTS_MAX};
-use model::ids::SiteId;
+use model::ids::{Layout, SiteId};
+use model::placement::Presence;
 use model::planted::{Bug, planted};
+use model::sometimes::{Sometimes, reached};
 
 use super::{GlobalState, PoolEntry};
 use crate::node::AdminRefusal;
@@ -53,23 +61,107 @@ fn spread(code: Code, rows: u16, sites: &[SiteId]) -> PoolEntry {
 }
 
 impl GlobalState {
-    /// Makes a pool over the settled sites, but for the one that it is `without`, if there is
-    /// none yet.
+    /// The last layout of a code, without the same site as this pool.
+    #[must_use]
+    pub fn newest(&self, pool: Pool) -> Option<(Pool, &PoolEntry)> {
+        let mut layouts = self.pools.range(pool.layouts());
+        layouts.next_back().map(|(pool, entry)| (*pool, entry))
+    }
+
+    /// The pools that new segments may go to while nothing is done without.
+    pub fn whole_pools(&self) -> impl Iterator<Item = (&Pool, &PoolEntry)> {
+        let whole = self.pools.iter().filter(|(pool, _)| pool.without.is_none());
+        let is_newest = |pool: Pool| self.newest(pool).is_some_and(|(newest, _)| newest == pool);
+        whole.filter(move |(pool, _)| is_newest(**pool))
+    }
+
+    /// Makes a pool over the settled sites, but for the one that it is `without`, if the code has none
+    /// yet.
     pub(super) fn create_pool(&mut self, pool: Pool) -> Result<(), AdminRefusal> {
-        if self.pools.contains_key(&pool) {
-            return Ok(());
+        match self.newest(pool) {
+            Some(_) => Ok(()),
+            None => self.create_layout(pool, None),
         }
-        let mut sites = self.data_sites();
-        sites.retain(|s| pool.without != Some(*s));
+    }
+
+    /// Makes a pool over the sites that hold data now, but for the one that it is `without`: the next
+    /// layout after the `last` one.
+    pub(super) fn create_layout(
+        &mut self,
+        pool: Pool,
+        last: Option<Layout>,
+    ) -> Result<(), AdminRefusal> {
+        let sites = self.sites_for(pool);
         if !fits(pool.code, sites.len()) {
             return Err(AdminRefusal::BadCode);
         }
+        let layout = match last {
+            None => Layout(0),
+            Some(Layout(u8::MAX)) => return Err(AdminRefusal::Full),
+            Some(Layout(last)) => Layout(last + 1),
+        };
         if self.pools.len() >= POOLS_MAX {
             return Err(AdminRefusal::Full);
         }
-        self.pools
-            .insert(pool, spread(pool.code, self.pool_rows, &sites));
+        let entry = spread(pool.code, self.pool_rows, &sites);
+        let replaced = self.pools.insert(Pool { layout, ..pool }, entry);
+        assert!(replaced.is_none(), "R23: a table never changes");
         Ok(())
+    }
+
+    /// The sites that hold data now, but for the one that a pool is `without`.
+    pub(super) fn sites_for(&self, pool: Pool) -> Vec<SiteId> {
+        let mut sites = self.data_sites();
+        sites.retain(|s| pool.without != Some(*s));
+        sites
+    }
+
+    /// Whether a pool that was made now, of that code, would reach a site that this one does not.
+    pub(super) fn is_outgrown(&self, pool: Pool, entry: &PoolEntry) -> bool {
+        let held: BTreeSet<SiteId> = entry.sites.iter().copied().collect();
+        let sites = self.sites_for(pool);
+        let added = sites.iter().any(|site| !held.contains(site));
+        // A table of few rows may reach none of them anyway.
+        let reaches = || spread(pool.code, self.pool_rows, &sites).sites;
+        added && fits(pool.code, sites.len()) && reaches().iter().any(|site| !held.contains(site))
+    }
+
+    /// The codes whose segments lie in fewer sites than they could: of pools that were made before a
+    /// site was added. Not those of `geo` volumes, which have a column for each of their sites, and
+    /// whose index lies as their data does (decision 21).
+    #[must_use]
+    pub fn outgrown(&self) -> Vec<Code> {
+        let codes = self.whole_pools().map(|(pool, _)| pool.code);
+        let indices: BTreeSet<Code> = codes
+            .filter(|code| matches!(code, Code::Geo { .. }))
+            .map(Code::index)
+            .collect();
+        let outgrown = self
+            .whole_pools()
+            .filter(|(pool, entry)| self.is_outgrown(**pool, entry));
+        let codes = outgrown.map(|(pool, _)| pool.code);
+        codes.filter(|code| !indices.contains(code)).collect()
+    }
+
+    /// All that is outgrown gets its next layout, if every site is there: a table that nobody can
+    /// fill would take what is written meanwhile.
+    pub(super) fn respread(&mut self) -> bool {
+        let all_up = self
+            .settled_sites()
+            .iter()
+            .all(|site| self.sites[site].presence == Presence::Up);
+        if !all_up || self.unwritable.is_some() {
+            return false;
+        }
+        let mut any = false;
+        for code in self.outgrown() {
+            let last = self.newest(Pool::of(code)).map(|(pool, _)| pool.layout);
+            any |= self.create_layout(Pool::of(code), last).is_ok();
+        }
+        if any {
+            reached(Sometimes::PoolOutgrown);
+        }
+        any
     }
 
     /// A site was added, or is for something else: pools that no data is in yet are over those that
@@ -93,14 +185,8 @@ impl GlobalState {
         if !fits(code, sites) || !fits(code.index(), sites) {
             return Err(AdminRefusal::BadCode);
         }
-        self.create_pool(Pool {
-            code: code.index(),
-            without: None,
-        })?;
-        self.create_pool(Pool {
-            code,
-            without: None,
-        })
+        self.create_pool(Pool::of(code.index()))?;
+        self.create_pool(Pool::of(code))
     }
 }
 

@@ -233,10 +233,7 @@ impl Founding {
         if !matches!(reply, GlobalReply::Meta(MetaReply::Volume(Some(_)))) {
             return None;
         }
-        let pool = Pool {
-            code,
-            without: None,
-        };
+        let pool = Pool::of(code);
         let entry = &self.global.pools[&pool];
         let number: BTreeMap<DiskRef, usize> = self.disks.iter().copied().zip(0..).collect();
         let mut table = vec![vec![usize::MAX; usize::from(entry.slots)]; usize::from(entry.rows)];

@@ -68,6 +68,8 @@ pub enum Fault {
     DiskAdded(NodeId, u64),
     /// A node joins, with disks that large.
     NodeAdded(NodeName, u64),
+    /// A site comes: the so-manieth, counted from 0.
+    SiteAdded(u64),
     /// The operator has a node, or one disk of it, emptied.
     Drained {
         /// The node.

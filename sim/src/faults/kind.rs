@@ -122,6 +122,8 @@ pub enum Kind {
     /// A new node joins a site, with as many disks as the others, as large or twice as large
     /// (`both`).
     AddNode,
+    /// A new site comes, with as many nodes and disks as the others.
+    AddSite,
     /// The owner dies (`power`) or is cut off, and with it two replicas of the journal go,
     /// or all (`both`): the operator gives them up, and has the volume recovered (R11).
     LoseQuorum,

@@ -22,6 +22,7 @@ pub mod maintenance;
 mod plan;
 pub mod quorum;
 pub mod resizes;
+pub mod sites;
 pub mod upgrades;
 
 pub use atlas::Atlas;

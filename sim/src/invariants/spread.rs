@@ -65,8 +65,10 @@ fn check_table(view: &View, pool: Pool, table: &SpreadTable) -> Result<(), Broke
             let most = usize::from(most);
             let of_site = view.nodes.values().filter(|n| n.site == site).count();
             let distinct: BTreeSet<&NodeId> = nodes.iter().collect();
-            // A pool that is made while a site is away takes the nodes that are up then.
-            let apart = pool.without.is_some() || distinct.len() == nodes.len().min(of_site);
+            // A pool that is made later than at the founding takes the nodes that are up then
+            // (`balanced` sees to them).
+            let first = Pool::of(pool.code) == pool;
+            let apart = !first || distinct.len() == nodes.len().min(of_site);
             if nodes.len() > most || !apart {
                 let how = format_args!("{pool}, {row:?}: {site} holds slots on {nodes:?}");
                 return Err(broken("spread", how));

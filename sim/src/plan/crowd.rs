@@ -39,6 +39,7 @@ impl Plan {
             Bug::RefusedOverwrite | Bug::NoReserve | Bug::HeldOverwrite => Self::overwritten(seed),
             Bug::RecoverHasty => Self::disowned(seed),
             Bug::TrustedDisk => Self::slow_disk(seed),
+            Bug::StaysPut => Self::site_added(seed),
             Bug::TrimAlone => Self::witness_stalls(seed),
             Bug::LingeringMend => Self::lost_under_a_look(seed),
             Bug::EndlessPatience => Self::hung_disk(seed),

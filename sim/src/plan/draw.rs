@@ -27,7 +27,7 @@ const CALM: Duration = Duration::from_secs(1);
 type Add = fn(&mut Rng, Time, Duration, &[NodeName], &mut Vec<FaultPlan>);
 
 /// What is added, each from the stream of that number, in this order: some look at what is there.
-const LATER: [(u64, Add); 10] = [
+const LATER: [(u64, Add); 11] = [
     (8, faults::drains::add),
     (12, faults::resizes::add),
     (14, faults::full::add),
@@ -38,6 +38,7 @@ const LATER: [(u64, Add); 10] = [
     (22, faults::upgrades::add),
     (24, faults::maintenance::add),
     (25, faults::hung::add),
+    (26, faults::sites::add),
 ];
 
 impl Plan {

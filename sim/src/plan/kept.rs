@@ -25,6 +25,8 @@ const MAINTENANCE: &str = include_str!("../../scenarios/maintenance.toml");
 
 const SLOW_DISK: &str = include_str!("../../scenarios/slow_disk.toml");
 
+const SITE_ADDED: &str = include_str!("../../scenarios/site_added.toml");
+
 const WITNESS_STALLS: &str = include_str!("../../scenarios/witness_stalls.toml");
 
 const LOST_UNDER_A_LOOK: &str = include_str!("../../scenarios/lost_under_a_look.toml");
@@ -113,6 +115,15 @@ impl Plan {
     #[must_use]
     pub fn slow_disk(seed: u64) -> Self {
         Self::of_file(SLOW_DISK, seed)
+    }
+
+    /// The scenario `site_added` on another seed.
+    ///
+    /// # Panics
+    /// If the file that ships with the source is none.
+    #[must_use]
+    pub fn site_added(seed: u64) -> Self {
+        Self::of_file(SITE_ADDED, seed)
     }
 
     /// The scenario `witness_stalls` on another seed.

@@ -72,6 +72,8 @@ impl Run {
             adding: BTreeMap::new(),
             given: Vec::new(),
             joining: Vec::new(),
+            building: Vec::new(),
+            built: BTreeMap::new(),
             wishes: BTreeMap::new(),
             sizes: Sizes::default(),
             recovery: super::recover::Recovery::default(),

@@ -1,5 +1,5 @@
-//! What the operator adds, until it is there: disks, in place of lost ones or beside others, and
-//! nodes with disks.
+//! What the operator adds, until it is there: disks, in place of lost ones or beside others, nodes
+//! with disks, and whole sites.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use raft_meta::node::{AdminCommand, AdminReply, AdminToken};
 use super::drains::newest;
 use super::{Own, Run};
 use crate::faults::{Fault, FaultPlan, Kind};
-use crate::plan::topology::NodeName;
+use crate::plan::topology::{NodeName, site_name};
 
 /// A command that was not carried out is given again after this time.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -22,6 +22,8 @@ pub(super) enum Adding {
     Disk(usize),
     /// The so-manieth of the nodes that join.
     Node(usize),
+    /// The so-manieth of the sites that come.
+    Site(usize),
 }
 
 impl Run {
@@ -38,6 +40,9 @@ impl Run {
                 let coming = self.joining.iter().filter(|(p, _)| p.site == site);
                 let node = self.plan.topology.nodes + coming.count() as u64 + 1;
                 Fault::NodeAdded(NodeName { site, node }, bytes)
+            }
+            Kind::AddSite => {
+                Fault::SiteAdded(self.plan.topology.sites + self.building.len() as u64)
             }
             _ => Fault::Spared,
         }
@@ -94,7 +99,38 @@ impl Run {
             site: index,
             node: 1,
         };
-        self.world.nodes[&self.by_name[&first]].site
+        let built = self.built.get(&index).copied();
+        built.unwrap_or_else(|| self.world.nodes[&self.by_name[&first]].site)
+    }
+
+    /// A site is to come.
+    pub(super) fn build(&mut self, index: u64) {
+        self.building.push(index);
+        self.add_site(self.building.len() - 1);
+    }
+
+    /// A site comes, unless the fabric knows it by an answer that was lost.
+    pub(super) fn add_site(&mut self, i: usize) {
+        let name = site_name(self.building[i]);
+        let known = newest(&self.world).and_then(|global| {
+            let mut sites = global.sites.iter();
+            sites.find(|(_, s)| s.name == name).map(|(id, _)| *id)
+        });
+        match known {
+            Some(site) => self.settle(site, i),
+            None => self.command_for(Adding::Site(i), AdminCommand::AddSite { name }),
+        }
+    }
+
+    /// The fabric knows the site: its nodes join.
+    fn settle(&mut self, id: SiteId, i: usize) {
+        let site = self.building[i];
+        if self.built.insert(site, id).is_some() {
+            return;
+        }
+        for node in 1..=self.plan.topology.nodes {
+            self.invite(NodeName { site, node }, self.plan.topology.disk);
+        }
     }
 
     /// The fabric knows the node: it starts, and gets its disks.
@@ -105,10 +141,8 @@ impl Run {
         }
         let site = self.site_at(place.site);
         // The site went for good meanwhile: a machine of its own would not be left of it.
-        if self.world.sites()[&site]
-            .iter()
-            .all(|n| self.lost.contains(n))
-        {
+        let of_site = self.world.sites().remove(&site).unwrap_or_default();
+        if !of_site.is_empty() && of_site.iter().all(|n| self.lost.contains(n)) {
             return;
         }
         self.add_node(id, site, place);
@@ -133,6 +167,7 @@ impl Run {
         let own = match adding {
             Adding::Disk(i) => Own::AddDisk(i),
             Adding::Node(i) => Own::Join(i),
+            Adding::Site(i) => Own::Build(i),
         };
         let at = self.world.now() + AGAIN;
         self.world.schedule(at, own.number());
@@ -151,6 +186,7 @@ impl Run {
                 }
             }
             (Adding::Node(i), AdminReply::Node(id)) => self.welcome(*id, i),
+            (Adding::Site(i), AdminReply::Site(id)) => self.settle(*id, i),
             _ => self.add_again(adding),
         }
     }

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use actors::client::Tag;
 use actors::planted::Bug;
-use model::ids::{ClientId, DiskId, NodeId, VolumeId};
+use model::ids::{ClientId, DiskId, NodeId, SiteId, VolumeId};
 use model::time::Time;
 use raft_meta::node::AdminToken;
 
@@ -85,6 +85,8 @@ enum Own {
     Resize,
     /// A node joins.
     Join(usize),
+    /// A site is added.
+    Build(usize),
     /// The operator looks whether the volume must be recovered.
     Recover,
     /// It is looked whether a process that was asked to has ended.
@@ -106,6 +108,7 @@ impl Own {
             Self::Operate => (9, 0),
             Self::Resize => (10, 0),
             Self::Join(i) => (11, i),
+            Self::Build(i) => (14, i),
             Self::Recover => (12, 0),
             Self::End(node) => (13, usize::from(node.0)),
         };
@@ -121,6 +124,7 @@ impl Own {
             4 => Self::Open(i),
             5 => Self::Lane(i),
             6 => Self::Scripted(i),
+            14 => Self::Build(i),
             7 => Self::AddDisk(i),
             8 => Self::Follow(i),
             9 => Self::Operate,
@@ -181,6 +185,9 @@ struct Run {
     given: Vec<(NodeId, u64)>,
     /// Nodes that join, or joined, and how large their disks are.
     joining: Vec<(NodeName, u64)>,
+    /// Sites that come, by their numbers, and those that the fabric knows.
+    building: Vec<u64>,
+    built: BTreeMap<u64, SiteId>,
     /// What the operator wants of nodes and disks.
     wishes: BTreeMap<(NodeId, Option<DiskId>), drains::Wish>,
     /// What the operator wants of the volume's size.
@@ -328,6 +335,7 @@ impl Run {
                 Own::Scripted(i) => self.scripted(i),
                 Own::AddDisk(i) => self.give(i),
                 Own::Join(i) => self.join(i),
+                Own::Build(i) => self.add_site(i),
                 Own::Follow(slot) => self.follow(slot),
                 Own::Operate => self.operate(),
                 Own::Resize => self.resize(),
@@ -411,6 +419,7 @@ mod tests {
             Own::Operate,
             Own::Resize,
             Own::Join(1),
+            Own::Build(2),
             Own::Recover,
             Own::End(NodeId(7)),
         ];

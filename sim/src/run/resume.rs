@@ -176,6 +176,7 @@ impl Run {
             | Fault::Drained { .. }
             | Fault::DiskAdded(..)
             | Fault::NodeAdded(..)
+            | Fault::SiteAdded(_)
             | Fault::Spared => (&[], &[]),
         };
         left_alone(&self.world.sites(), gone, cut)
@@ -211,6 +212,7 @@ fn is_gone(fault: &Fault, node: NodeId) -> bool {
         | Fault::Drained { .. }
         | Fault::DiskAdded(..)
         | Fault::NodeAdded(..)
+        | Fault::SiteAdded(_)
         | Fault::Spared => false,
     }
 }

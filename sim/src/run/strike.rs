@@ -156,6 +156,7 @@ impl Run {
             Fault::FullSite(disks) => self.fill(disks, true),
             Fault::DiskAdded(node, bytes) => self.give_disk(*node, *bytes),
             Fault::NodeAdded(place, bytes) => self.invite(*place, *bytes),
+            Fault::SiteAdded(site) => self.build(*site),
             Fault::QuorumLost {
                 owner,
                 parting,
@@ -296,7 +297,7 @@ impl Run {
             Kind::Desert => Fault::Deserted,
             Kind::Resize => self.shrunk(plan),
             Kind::FullSite => self.disks_of(site),
-            Kind::AddDisk | Kind::AddNode => self.added(plan, node),
+            Kind::AddDisk | Kind::AddNode | Kind::AddSite => self.added(plan, node),
             Kind::Move | Kind::Usurp => match self.elsewhere(owner) {
                 Some(to) => Fault::Moved(to),
                 None => Fault::Spared,
@@ -407,6 +408,7 @@ impl Run {
             | Fault::Drained { .. }
             | Fault::DiskAdded(..)
             | Fault::NodeAdded(..)
+            | Fault::SiteAdded(_)
             | Fault::Spared => {}
         }
         self.faults[i].1 = Stage::Mended;

@@ -5,6 +5,7 @@ use model::ids::{NodeId, SiteId};
 use super::Run;
 use crate::faults::{Fault, Parting};
 use crate::plan::text;
+use crate::plan::topology::site_name;
 use crate::report::{between, listed};
 
 impl Run {
@@ -69,6 +70,7 @@ impl Run {
             Fault::NodeAdded(place, bytes) => {
                 format!("{place} joins, with disks of {}", text::size(*bytes))
             }
+            Fault::SiteAdded(site) => format!("site {} is added", site_name(*site)),
             Fault::QuorumLost {
                 owner,
                 parting,

@@ -21,10 +21,7 @@ use super::{Size, requests};
 pub(super) const CODE: Code = Code::Rs { k: 4, m: 2 };
 
 /// The pool of their data.
-pub(super) const POOL: Pool = Pool {
-    code: CODE,
-    without: None,
-};
+pub(super) const POOL: Pool = Pool::of(CODE);
 
 /// Sites that have a voter of the global placement group (R21).
 const VOTING_SITES_MAX: u8 = 5;

@@ -37,10 +37,7 @@ pub(super) fn site(fabric: &Fabric) -> Section {
     section.put("even-bytes", what, Value::Bytes(even));
     let command = AdminCommand::CreatePool { code: LATER };
     assert_eq!(admin(&mut grown.global, command), AdminReply::Done);
-    let later = Pool {
-        code: LATER,
-        without: None,
-    };
+    let later = Pool::of(LATER);
     let entry = &grown.global.state().pools[&later];
     let slots = entry.sites.len();
     let what = format!("slots that it gets of a pool made later ({LATER}, {slots} slots)");

@@ -90,10 +90,7 @@ fn checkpoint(volume: VolumeId, epoch: Epoch, seq: u64) -> Checkpoint {
             epoch,
             counter: 1 << 20,
         },
-        pool: Pool {
-            code: Code::INDEX,
-            without: None,
-        },
+        pool: Pool::of(Code::INDEX),
         segment_bytes: 4 << 20,
         offset: 1 << 20,
         length: BLOCK_BYTES as u32,

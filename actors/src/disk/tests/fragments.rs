@@ -22,10 +22,7 @@ const KEY: FragmentKey = FragmentKey {
 };
 
 const META: FragmentMeta = FragmentMeta {
-    pool: Pool {
-        code: Code::Rs { k: 4, m: 2 },
-        without: None,
-    },
+    pool: Pool::of(Code::Rs { k: 4, m: 2 }),
     segment_bytes: 4 * 8192,
     fragment_bytes: 8192,
     kind: SegmentKind::Data,

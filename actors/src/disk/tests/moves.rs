@@ -15,10 +15,7 @@ use super::bench::{AT, Bench, INCARNATION, VOLUME};
 use crate::disk::{DiskConfig, DiskInput};
 use crate::messages::{DiskReply, DiskRequest, PutFragment, RowKnown};
 
-const POOL: Pool = Pool {
-    code: Code::Rs { k: 4, m: 2 },
-    without: None,
-};
+const POOL: Pool = Pool::of(Code::Rs { k: 4, m: 2 });
 
 const KEY: FragmentKey = FragmentKey {
     segment: SegmentId {

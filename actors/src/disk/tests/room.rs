@@ -30,10 +30,7 @@ fn put(b: &mut Bench, counter: u32) {
         stamp: RowStamp::default(),
         claim: Claim::Client,
         meta: FragmentMeta {
-            pool: Pool {
-                code: Code::Rs { k: 4, m: 2 },
-                without: None,
-            },
+            pool: Pool::of(Code::Rs { k: 4, m: 2 }),
             segment_bytes: 4 * BYTES,
             fragment_bytes: BYTES,
             kind: SegmentKind::Data,

@@ -16,10 +16,7 @@ use crate::disk::{DiskConfig, DiskInput, Found, ScrubConfig, ScrubNews, ScrubSta
 use crate::messages::{DiskReply, DiskRequest, FragmentAt, PutFragment};
 
 const META: FragmentMeta = FragmentMeta {
-    pool: Pool {
-        code: Code::Rs { k: 4, m: 2 },
-        without: None,
-    },
+    pool: Pool::of(Code::Rs { k: 4, m: 2 }),
     segment_bytes: 4 << 20,
     fragment_bytes: 1 << 20,
     kind: SegmentKind::Data,

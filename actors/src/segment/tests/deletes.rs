@@ -93,10 +93,7 @@ fn a_disk_that_is_gone_or_lives_anew_counts_as_answered() {
 #[test]
 fn a_slot_without_a_disk_waits_for_one_and_moved_slots_are_followed() {
     let (mut world, segments) = world_with(6);
-    let pool = Pool {
-        code: GEO,
-        without: None,
-    };
+    let pool = Pool::of(GEO);
     let table = world.view.pools[&pool].clone();
     world.change_view(|view| drop(view.pools.remove(&pool)));
     world.delete(segments.clone());
@@ -124,14 +121,11 @@ fn what_is_remembered_is_bounded_and_nonsense_names_nothing() {
     world.delete(segments.clone());
     assert_eq!(world.machine.pending_deletes(), 3);
     assert_eq!(world.machine.counters().deletes_dropped, 2);
-    let pool = Pool {
-        code: Code::Geo {
-            k: 255,
-            m: 255,
-            sites: 255,
-        },
-        without: None,
-    };
+    let pool = Pool::of(Code::Geo {
+        k: 255,
+        m: 255,
+        sites: 255,
+    });
     world.delete(vec![SegmentRef {
         pool,
         ..segments[0]

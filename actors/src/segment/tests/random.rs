@@ -127,10 +127,7 @@ impl Run {
         let world = &mut self.world;
         match action {
             Action::Write { blocks } if world.machine.write_room() > 0 => {
-                let pool = Pool {
-                    code: self.code,
-                    without: None,
-                };
+                let pool = Pool::of(self.code);
                 let (id, segment, data) = world.write(pool, blocks);
                 self.writing.insert(id, (segment, data));
             }

@@ -393,10 +393,7 @@ fn a_reference_that_makes_no_sense_is_unreadable() {
             sums: vec![0; blocks],
         }]
     };
-    let bad_code = Pool {
-        code: Code::Rs { k: 200, m: 200 },
-        without: None,
-    };
+    let bad_code = Pool::of(Code::Rs { k: 200, m: 200 });
     let cases = [
         (segment, run(1, 1)),
         (segment, run(4096, 0)),

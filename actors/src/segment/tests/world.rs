@@ -227,13 +227,7 @@ impl World {
             }
         }
         for &code in codes {
-            view.pools.insert(
-                Pool {
-                    code,
-                    without: None,
-                },
-                table(code, per_site),
-            );
+            view.pools.insert(Pool::of(code), table(code, per_site));
         }
         let machine = Segments::new(NodeId(0), config, Arc::new(view.clone()), RequestId(1000));
         Self {
@@ -426,13 +420,7 @@ impl World {
 
     /// Writes a segment, which succeeds.
     pub(super) fn written(&mut self, code: Code, blocks: u32) -> (SegmentRef, Bytes) {
-        let (id, segment, data) = self.write(
-            Pool {
-                code,
-                without: None,
-            },
-            blocks,
-        );
+        let (id, segment, data) = self.write(Pool::of(code), blocks);
         assert_eq!(
             self.answer(),
             SegmentReply::Written {

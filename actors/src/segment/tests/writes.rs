@@ -10,10 +10,7 @@ use super::world::{GEO, Mood, RS_4_2, Weather, World};
 use crate::messages::{DiskRequest, SegmentReply};
 use crate::segment::SegmentConfig;
 
-const POOL: Pool = Pool {
-    code: RS_4_2,
-    without: None,
-};
+const POOL: Pool = Pool::of(RS_4_2);
 
 fn world(codes: &[Code]) -> World {
     World::new(codes, 3, SegmentConfig::default())
@@ -142,10 +139,7 @@ fn another_pool_for_the_sites_left_abandons_at_once() {
     let left = Code::Rs { k: 3, m: 3 };
     let mut world = world(&[RS_4_2, left]);
     // The away site holds none of this pool's slots: only the other pool's table tells.
-    let two = Pool {
-        code: Code::Rs { k: 2, m: 2 },
-        without: None,
-    };
+    let two = Pool::of(Code::Rs { k: 2, m: 2 });
     world.change_view(|view| {
         let mut table = view.pools[&POOL].clone();
         table.slots = 4;
@@ -163,15 +157,11 @@ fn another_pool_for_the_sites_left_abandons_at_once() {
         "no other pool yet, and all slots take part"
     );
     let away = Pool {
-        code: left,
         without: Some(SiteId(2)),
+        ..Pool::of(left)
     };
     world.change_view(|view| {
-        let table = view.pools[&Pool {
-            code: left,
-            without: None,
-        }]
-            .clone();
+        let table = view.pools[&Pool::of(left)].clone();
         view.pools.insert(away, table);
     });
     let unwritable = SegmentReply::Unwritable {

@@ -147,10 +147,7 @@ impl Serving {
             epoch: self.epoch(),
             counter: 0,
         };
-        let pool = model::geometry::Pool {
-            code: self.code,
-            without: None,
-        };
+        let pool = model::geometry::Pool::of(self.code);
         SegmentRef { id, pool, bytes: 0 }
     }
 

@@ -2,7 +2,7 @@
 
 use coding::layout::check_code;
 use model::geometry::{Code, Pool};
-use model::ids::{Epoch, SegmentId, SiteId, VolumeId};
+use model::ids::{Epoch, Layout, SegmentId, SiteId, VolumeId};
 use model::journal::PagePtr;
 
 use super::Corrupt;
@@ -43,19 +43,18 @@ impl Reader<'_> {
     }
 
     fn pool(&mut self) -> Result<Pool, Corrupt> {
-        let [family, k, m, sites, away, site] = self.array()?;
+        let [family, k, m, sites, away, layout] = self.array()?;
         let code = match family {
             0 if sites == 0 => Code::Rs { k, m },
             1 if sites >= 2 => Code::Geo { k, m, sites },
             _ => return Err(Corrupt::Body),
         };
         check_code(code).map_err(|_| Corrupt::Body)?;
-        let without = match (away, site) {
-            (0, 0) => None,
-            (1, site) => Some(SiteId(site)),
-            _ => return Err(Corrupt::Body),
-        };
-        Ok(Pool { code, without })
+        Ok(Pool {
+            code,
+            without: (away > 0).then_some(SiteId(away)),
+            layout: Layout(layout),
+        })
     }
 
     /// Blocks of a segment.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use model::geometry::{Code, Pool};
-use model::ids::VolumeId;
+use model::ids::{SiteId, VolumeId};
 use model::journal::PagePtr;
 
 use super::page::{
@@ -27,10 +27,8 @@ fn put_pool(out: &mut Vec<u8>, pool: Pool) {
         Code::Rs { k, m } => out.extend([0, k, m, 0]),
         Code::Geo { k, m, sites } => out.extend([1, k, m, sites]),
     }
-    match pool.without {
-        None => out.extend([0, 0]),
-        Some(site) => out.extend([1, site.0]),
-    }
+    assert_ne!(pool.without, Some(SiteId(0)), "sites are counted from 1");
+    out.extend([pool.without.map_or(0, |site| site.0), pool.layout.0]);
 }
 
 fn put_pointer(out: &mut Vec<u8>, ptr: &PagePtr) {

@@ -24,7 +24,7 @@
 //! entry[24]    volume u32, epoch u64, pool[6], blocks u16, live blocks u32
 //! pointer[30]  volume u32, epoch u64, counter u32, pool[6], blocks of the segment u16,
 //!              block u16, sum u32
-//! pool[6]      0 rs or 1 geo, k, m, sites (0 for rs), 0 or 1 and the site that is away
+//! pool[6]      0 rs or 1 geo, k, m, sites (0 for rs), the site that is away or 0, layout
 //! ```
 
 use model::BLOCK_BYTES;
@@ -48,7 +48,7 @@ pub(super) const LEAF_SEGMENTS: usize = 128;
 
 /// First bytes of every page.
 pub(super) const MAGIC: [u8; 4] = *b"AIXP";
-pub(super) const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 2;
 pub(super) const HEADER_BYTES: usize = 24;
 pub(super) const BODY_BYTES_MAX: usize = PAGE_BYTES - HEADER_BYTES;
 /// Flag of a delta's group.

@@ -11,7 +11,8 @@ use model::placement::{Presence, View};
 pub enum Cause {
     /// A site is away, and what is left of the segment is just enough to read it (R26).
     AtRisk,
-    /// It was written while a site was away that is back: it lies in the others alone.
+    /// It was written while a site was away that is back, or before one was added: it lies in the
+    /// others alone.
     Misplaced,
     /// Most of it is dead, or it is one of many that are small.
     Sparse,
@@ -34,7 +35,7 @@ impl Causes {
             let known = view.sites.get(&site);
             known.is_some_and(|s| s.presence == Presence::Up) && view.without() != Some(site)
         };
-        let misplaced = pool.without.is_some_and(is_back);
+        let misplaced = pool.without.is_some_and(is_back) || view.is_outgrown(pool);
         Self {
             weak: weak_rows(view, pool),
             alone: misplaced && view.is_of_one_site(pool),

@@ -242,10 +242,7 @@ mod tests {
                 epoch: Epoch(1),
                 counter,
             },
-            pool: Pool {
-                code: Code::Rs { k: 4, m: 2 },
-                without: None,
-            },
+            pool: Pool::of(Code::Rs { k: 4, m: 2 }),
             bytes: blocks * 4096,
         }
     }
@@ -328,8 +325,8 @@ mod tests {
     #[test]
     fn what_is_not_at_risk_in_a_pool_that_is_may_be_misplaced() {
         let pool = Pool {
-            code: Code::Rs { k: 2, m: 2 },
             without: Some(SiteId(4)),
+            ..Pool::of(Code::Rs { k: 2, m: 2 })
         };
         let view = one_site_back_another_lost(pool);
         let segments = (0..64).map(|counter| SegmentRef {

@@ -91,10 +91,7 @@ pub(crate) fn view() -> View {
         );
     }
     // An index without a page needs no disk.
-    let pool = Pool {
-        code: Code::INDEX,
-        without: None,
-    };
+    let pool = Pool::of(Code::INDEX);
     let table = SpreadTable {
         rows: 1,
         places: Vec::new(),

@@ -43,10 +43,7 @@ fn launch(bypass: &mut Bypass, id: u64, writes: Vec<Large>) {
             epoch: Epoch(1),
             counter: id as u32,
         },
-        pool: Pool {
-            code: model::geometry::Code::INDEX,
-            without: None,
-        },
+        pool: Pool::of(model::geometry::Code::INDEX),
         bytes: writes.iter().map(Large::bytes).sum::<usize>() as u32,
     };
     let flight = Flight {
@@ -137,10 +134,7 @@ fn what_no_owner_wrote_is_not_sound() {
             epoch: Epoch(3),
             counter: 7,
         },
-        pool: Pool {
-            code: model::geometry::Code::INDEX,
-            without: None,
-        },
+        pool: Pool::of(model::geometry::Code::INDEX),
         segment_bytes: 16 << 10,
         writes: vec![write(0, 0, 1), write(9, 8 << 10, 2)],
     };

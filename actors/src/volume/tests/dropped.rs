@@ -11,10 +11,7 @@ fn at(seq: u64) -> Position {
 }
 
 fn segment(counter: u32) -> SegmentRef {
-    let pool = Pool {
-        code: Code::INDEX,
-        without: None,
-    };
+    let pool = Pool::of(Code::INDEX);
     let id = SegmentId {
         volume: VolumeId(1),
         epoch: Epoch(1),

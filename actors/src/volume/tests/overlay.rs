@@ -74,10 +74,7 @@ fn segment(counter: u32) -> SegmentRef {
             epoch,
             counter,
         },
-        pool: Pool {
-            code: Code::INDEX,
-            without: None,
-        },
+        pool: Pool::of(Code::INDEX),
         bytes: (BLOCKS as usize * BLOCK_BYTES) as u32,
     }
 }

@@ -15,7 +15,10 @@ fn a_lost_base_puts_off_publication_and_does_not_end_it() {
     let mut view = view();
     let code = view.volumes[&VOLUME].code;
     let (of_index, without) = (Code::INDEX, None);
-    let pool = |code| Pool { code, without };
+    let pool = |code| Pool {
+        without,
+        ..Pool::of(code)
+    };
     let table = view.pools[&pool(of_index)].clone();
     view.pools.insert(pool(code), table);
     let mut b = Bench::of(VolumeConfig::default(), view);

@@ -19,7 +19,10 @@ fn what_was_written_of_a_plan_that_failed_is_deleted() {
     let record = view.volumes.get_mut(&VOLUME).expect("there is one");
     record.size_bytes = 4 << 30;
     let (of_data, without) = (record.code, None);
-    let pool = |code| Pool { code, without };
+    let pool = |code| Pool {
+        without,
+        ..Pool::of(code)
+    };
     let table = view.pools[&pool(Code::INDEX)].clone();
     view.pools.insert(pool(of_data), table);
     let config = VolumeConfig {

@@ -1,5 +1,6 @@
 //! The daemon's side of the admin API: what a node knows and does when asked.
 
+mod added;
 mod create;
 mod lifecycle;
 mod recover;

@@ -222,8 +222,8 @@ fn rewritten(view: &View, volume: &str, figures: RewritingFigures) -> Option<Rep
             format!("site {}", view.away().map_or("?", site)),
         ),
         Why::Misplaced => (
-            format!("spreading volume {volume} over all sites again"),
-            "sites that were left".to_owned(),
+            format!("spreading volume {volume} over all sites"),
+            "the sites that it lay in".to_owned(),
         ),
         Why::Sparse => return None,
     };

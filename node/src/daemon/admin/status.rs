@@ -8,6 +8,7 @@ use model::placement::{Alone, DiskFault, Presence, SiteRole, View, VolumeRecord}
 use raft_meta::GroupId;
 use raft_meta::message::Members;
 
+use super::added;
 use super::repairs;
 use super::shared;
 use super::show::{Heard, disk_name, maintenance_s, node_name, recovered, recovering};
@@ -76,6 +77,7 @@ fn notes(view: &View, unserved: &[Unserved]) -> Vec<String> {
     recovered
         .map(|(v, r)| format!("volume {} {}", v.name, in_a_line(&r)))
         .chain(shared::notes(view))
+        .chain(added::notes(view))
         .chain(resting(view))
         .chain(left(view, unserved))
         .collect()

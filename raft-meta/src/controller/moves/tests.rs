@@ -8,10 +8,7 @@ use super::*;
 use crate::message::{Beat, LocalDisk, MemberId};
 use crate::replica::StateMachine;
 
-pub(super) const POOL: Pool = Pool {
-    code: Code::Rs { k: 4, m: 2 },
-    without: None,
-};
+pub(super) const POOL: Pool = Pool::of(Code::Rs { k: 4, m: 2 });
 const ROWS: usize = 64;
 pub(super) const HEAL_AFTER: Duration = Duration::from_secs(600);
 

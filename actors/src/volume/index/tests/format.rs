@@ -1,7 +1,7 @@
 //! Pages decode to what was encoded, and any bytes to an error or a page.
 
 use model::geometry::{Code, Pool};
-use model::ids::{Epoch, SegmentId, SiteId, VolumeId};
+use model::ids::{Epoch, Layout, SegmentId, SiteId, VolumeId};
 use model::journal::PagePtr;
 use proptest::collection::vec;
 use proptest::option;
@@ -28,8 +28,12 @@ fn pool() -> impl Strategy<Value = Pool> {
             sites: 3
         }),
     ];
-    (code, option::of(any::<u8>().prop_map(SiteId)))
-        .prop_map(|(code, without)| Pool { code, without })
+    let without = option::of((1..=u8::MAX).prop_map(SiteId));
+    (code, without, any::<u8>()).prop_map(|(code, without, layout)| Pool {
+        code,
+        without,
+        layout: Layout(layout),
+    })
 }
 
 fn block_at() -> impl Strategy<Value = BlockAt> {
@@ -100,12 +104,12 @@ fn node(key: NodeKey, node: Node) {
 #[test]
 fn the_worst_pages_fit() {
     let pool = Pool {
-        code: Code::Geo {
+        without: Some(SiteId(255)),
+        ..Pool::of(Code::Geo {
             k: 4,
             m: 1,
             sites: 3,
-        },
-        without: Some(SiteId(255)),
+        })
     };
     let data = |i| {
         Entry::Data(BlockAt {

@@ -21,14 +21,8 @@ use super::{
 use crate::messages::SegmentRef;
 
 const VOLUME: VolumeId = VolumeId(7);
-const POOL: Pool = Pool {
-    code: Code::INDEX,
-    without: None,
-};
-const DATA_POOL: Pool = Pool {
-    code: Code::Rs { k: 4, m: 2 },
-    without: None,
-};
+const POOL: Pool = Pool::of(Code::INDEX);
+const DATA_POOL: Pool = Pool::of(Code::Rs { k: 4, m: 2 });
 const BLOCK: u32 = PAGE_BYTES as u32;
 
 /// What a block holds, in the plain map; holes are absent.

@@ -44,10 +44,7 @@ fn view() -> View {
             add_disk(&mut view, id.into(), id);
         }
     }
-    let pool = Pool {
-        code: "rs:4+2".parse::<Code>().expect("a code"),
-        without: None,
-    };
+    let pool = Pool::of("rs:4+2".parse::<Code>().expect("a code"));
     let places = [11, 12, 21, 22, 31, 32].map(|disk| SlotPlace {
         disk: Some(at(disk)),
         ..SlotPlace::default()
