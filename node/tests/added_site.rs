@@ -6,6 +6,7 @@ mod dev_fabric;
 mod filled;
 mod real_clients;
 
+use std::net::UdpSocket;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -34,9 +35,11 @@ fn join(fabric: &DevFabric, scratch: &Path, node: &str) -> Joined {
     let mut joining = Command::new(PROGRAM);
     joining.args(["join", "--token", token["token"].as_str().expect("one")]);
     joining.args(["--node", node, "--site", "d", "--disk", "d1"]);
-    joining.args(["--quic", "127.0.0.1:0", "--nbd", "127.0.0.1:0"]);
+    let quic = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+    let quic = quic.expect("a free port").to_string();
+    joining.args(["--quic", &quic, "--nbd", "127.0.0.1:0"]);
     joining
-        .args(["--disk-size", "1GiB", "--dir"])
+        .args(["--disk-size", "2GiB", "--dir"])
         .arg(&directory);
     let joined = joining.output().expect("it runs");
     assert!(joined.status.success(), "{joined:?}");
@@ -47,7 +50,7 @@ fn join(fabric: &DevFabric, scratch: &Path, node: &str) -> Joined {
     until(&format!("{node} serves"), || {
         let nodes = fabric.json("node list");
         let mut nodes = nodes["nodes"].as_array().expect("a list").iter();
-        nodes.any(|n| n["name"] == json!(node) && n["state"] == json!("up"))
+        nodes.any(|n| n["name"] == json!(node) && n["condition"] == json!("up"))
     });
     joined
 }
@@ -92,13 +95,21 @@ fn what_is_there_is_spread_over_a_site_that_joins() {
     assert_eq!(used(fabric, "d"), 0, "it can't take its share yet");
     let _second = join(fabric, scratch.path(), "d2");
     let mut told = false;
-    until("a quarter of all is in site d", || {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
         let status = fabric.json("status");
         let repairs = status["repairs"].to_string();
         told |= repairs.contains("spreading volume vol over all sites");
         let (old, new) = (used(fabric, "a"), used(fabric, "d"));
-        status["repairs"] == json!([]) && new * 10 > old * 8 && old * 10 < before * 9
-    });
+        if status["repairs"] == json!([]) && new * 10 > old * 8 && old * 10 < before * 9 {
+            break;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "no quarter of all is in site d: {new} bytes, {old} in site a, {before} before: {status:#}"
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
     assert!(told, "status told of it meanwhile");
     assert!(notes(fabric).is_empty(), "nothing is waited for any more");
     filled.becomes_whole("spread over four sites");

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 
 use model::geometry::{Code, Pool};
 use model::ids::SiteId;
-use model::placement::{Presence, View};
+use model::placement::{Disk, Duty, Node, Presence, View};
+use model::units::ByteSize;
 
 use super::show::site_name;
 
@@ -29,8 +30,16 @@ fn left_out(view: &View, pool: Pool) -> Vec<String> {
         .filter_map(|place| view.site_of(place.disk?.disk))
         .collect();
     let nodes_of = |site: SiteId| {
-        let up = |n: &&model::placement::Node| n.site == site && n.presence == Presence::Up;
+        let up = |n: &&Node| n.site == site && n.presence == Presence::Up;
         view.nodes.values().filter(up).count()
+    };
+    let room_of = |site: SiteId| {
+        let up = |d: &&Disk| {
+            let serves = d.presence == Presence::Up && d.duty == Duty::Serve;
+            serves && view.site_of(d.at.disk) == Some(site)
+        };
+        let disks = view.disks.values().filter(up);
+        disks.map(|d| d.capacity_bytes).sum::<u64>()
     };
     let data = view
         .sites
@@ -47,13 +56,17 @@ fn left_out(view: &View, pool: Pool) -> Vec<String> {
         .map(|site| nodes_of(*site))
         .min()
         .unwrap_or(1);
+    let room = holders.iter().map(|site| room_of(*site)).min().unwrap_or(0);
     let note = |site: &SiteId| {
         format!(
-            "site {} holds nothing of {} yet: it takes its share once every site is there and it serves with at \
-             least {} of its nodes and half of the disk space of the smallest site that holds some",
+            "site {} holds nothing of {} yet: it takes its share once every site is there, and it serves with {} \
+             nodes (has {}) and {} of disks (has {}), half of what the smallest other site has",
             site_name(view, Some(*site)),
             pool.code,
             nodes.min(apart).max(1),
+            nodes_of(*site),
+            ByteSize(room / 2),
+            ByteSize(room_of(*site)),
         )
     };
     added.iter().map(note).collect()
