@@ -72,7 +72,8 @@ fn used(fabric: &DevFabric, site: &str) -> u64 {
 
 fn notes(fabric: &DevFabric) -> Vec<String> {
     let status = fabric.json("status");
-    let notes = status["notes"].as_array().expect("a list").iter();
+    // Left out if there are none.
+    let notes = status["notes"].as_array().into_iter().flatten();
     notes.filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
