@@ -1,4 +1,4 @@
-//! Messages between nodes: classes, framing and the ways to peers (pure); QUIC under mutual
+//! Messages between nodes: classes, framing, the ways to peers and a drill's fence (pure); QUIC under mutual
 //! TLS, the fabric's certificate authority, join tokens and the WAN emulator (feature `net`).
 //!
 //! A message is a class, a header (bincode, by the sender) and a payload beside it. Bytes on
@@ -7,6 +7,7 @@
 //! **Invariant:** without the feature `net` there is no clock, thread, socket or runtime here.
 
 pub mod class;
+pub mod fence;
 pub mod frame;
 pub mod name;
 pub mod paths;

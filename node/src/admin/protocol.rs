@@ -2,6 +2,7 @@
 //! type; sizes are bytes.
 
 mod debug;
+mod fence;
 mod lifecycle;
 mod member;
 mod status;
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use self::debug::{CacheDropped, DiskSyncs, Journal, JournalFile, NodeCache, Syncs};
+pub use self::fence::{Drill, Fenced, Lifted, SiteSafety};
 pub use self::lifecycle::{
     DiskRemoved, Emptying, Left, Maintenance, NbdCertificate, Removed, Safety, Token,
 };
@@ -87,6 +89,38 @@ pub enum Request {
         name: String,
         /// What becomes of writes with one data site left; absent if the site is to hold data.
         one_left: Option<OneLeft>,
+    },
+    /// Whether a site may be fenced for a drill now. Answered with [`Reply::SiteSafety`].
+    SiteSafeToFence {
+        /// Which.
+        name: String,
+    },
+    /// Fence a site for a drill, if it may be. Answered with [`Reply::Fenced`], once every node
+    /// of every other site keeps the fence.
+    SiteFence {
+        /// Which.
+        name: String,
+        /// For which.
+        drill: Drill,
+        /// For how long at most.
+        left_ms: u64,
+    },
+    /// Keep it fenced: without such a word the fence is over in 3 s. Answered with
+    /// [`Reply::Fenced`].
+    SiteFenceRenew {
+        /// Which.
+        name: String,
+        /// For which.
+        drill: Drill,
+        /// Counts these, from 1.
+        number: u64,
+        /// For how much longer at most.
+        left_ms: u64,
+    },
+    /// Lift a drill's fence, or all that there are. Answered with [`Reply::Lifted`].
+    SiteFenceLift {
+        /// Whose.
+        drill: Option<Drill>,
     },
     /// Every node. Answered with [`Reply::Nodes`].
     NodeList,
@@ -204,6 +238,7 @@ impl Request {
                     ..
                 }
                 | Self::NodeRemove { .. }
+                | Self::SiteFence { .. }
         )
     }
 }
@@ -270,6 +305,12 @@ pub enum Reply {
     Safety(Safety),
     /// To [`Request::SiteList`].
     Sites(Sites),
+    /// To [`Request::SiteSafeToFence`].
+    SiteSafety(SiteSafety),
+    /// To [`Request::SiteFence`] and [`Request::SiteFenceRenew`].
+    Fenced(Fenced),
+    /// To [`Request::SiteFenceLift`].
+    Lifted(Lifted),
     /// To [`Request::NodeList`].
     Nodes(Nodes),
     /// To [`Request::DiskList`].

@@ -226,21 +226,26 @@ impl Check {
     /// # Errors
     /// See [`CheckError`]: what could not be read back, too.
     pub fn judge(&self, show: Show<'_>) -> Result<(), CheckError> {
-        self.read_by_all(true, show)?;
+        self.read_by_all(&BTreeSet::new(), true, show)?;
         self.history.finish().map_err(CheckError::Wrong)
     }
 
-    /// Reads all by a server of each site, while operations go on.
+    /// Reads all by a server of each site but those, while operations go on.
     ///
     /// # Errors
     /// See [`CheckError`].
-    pub fn read_back(&self, show: Show<'_>) -> Result<(), CheckError> {
-        self.read_by_all(false, show)
+    pub fn read_back(&self, without: &BTreeSet<String>, show: Show<'_>) -> Result<(), CheckError> {
+        self.read_by_all(without, false, show)
     }
 
     /// Reads all by the first server of each site that is reachable; by every server whose site
     /// is not known.
-    fn read_by_all(&self, at_rest: bool, show: Show<'_>) -> Result<(), CheckError> {
+    fn read_by_all(
+        &self,
+        without: &BTreeSet<String>,
+        at_rest: bool,
+        show: Show<'_>,
+    ) -> Result<(), CheckError> {
         if let Some(fault) = self.history.fault() {
             return Err(CheckError::Wrong(fault));
         }
@@ -252,7 +257,11 @@ impl Check {
         };
         let of = self.history.bytes() * readers as u64;
         let (mut read, mut last, mut before) = (BTreeSet::new(), None, 0);
+        let is_without = |site: &String| without.contains(site);
         for target in targets {
+            if target.site.as_ref().is_some_and(is_without) {
+                continue;
+            }
             if target.site.is_some() && read.contains(&target.site) {
                 continue;
             }

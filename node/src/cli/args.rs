@@ -90,7 +90,8 @@ pub enum Command {
     /// Check that an NBD server, this one or another, keeps what it acknowledges.
     #[cfg(feature = "sim")]
     Check(super::sim::CheckArgs),
-    /// Drill disasters on the processes of `atoll dev`: what survives, how fast it goes on.
+    /// Drill disasters on the processes of `atoll dev`, or the loss of a site on a live fabric: what
+    /// survives, how fast it goes on.
     #[cfg(feature = "sim")]
     #[command(subcommand)]
     Drill(super::drill::DrillCommand),

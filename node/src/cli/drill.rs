@@ -10,13 +10,18 @@ use model::geometry::Code;
 use serde_json::{Value, json};
 
 use super::print;
-use super::render::table;
+use super::render::{self, table};
 use super::style::{Style, Tone};
+use crate::admin::client;
+use crate::admin::protocol::Request;
 use crate::drill::{self, DrillError, Named, Order, Script, Terms};
 use crate::units::ByteSize;
 
 /// The smallest volume of a drill: less is lost in the noise.
 const SIZE_MIN: ByteSize = ByteSize(1 << 20);
+/// Under the disaster; on a live fabric, of the fence at most.
+const SECONDS: u64 = 10;
+const LIVE_SECONDS: u64 = 60;
 /// The history of every sector is kept in memory.
 const SIZE_MAX: ByteSize = ByteSize(1 << 30);
 
@@ -25,8 +30,11 @@ const SIZE_MAX: ByteSize = ByteSize(1 << 30);
 pub enum DrillCommand {
     /// All drills that have a name.
     List,
-    /// Carry a drill out on the processes of `atoll dev`, under load, and report what happened.
+    /// Carry a drill out, under load, and report what happened: on the processes of `atoll dev`;
+    /// with --live, on a fabric that is in use, by the directory of one of its nodes.
     Run(Box<RunDrill>),
+    /// End the drill on a live fabric now: the fence around its site is lifted.
+    Stop,
     /// The reports of earlier drills.
     Report,
 }
@@ -52,9 +60,10 @@ pub struct RunDrill {
     /// The size of the drill's volume, all of which is written first.
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = size)]
     pub size: ByteSize,
-    /// How long clients work under the disaster; before it, half as long.
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(2..=3600))]
-    pub seconds: u64,
+    /// How long clients work under the disaster; before it, half as long [default: 10]. On a live
+    /// fabric, for how long its site is fenced at most: 10 to 600 [default: 60].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..=3600))]
+    pub seconds: Option<u64>,
     /// How long what must come is waited for: full protection, an empty node.
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     pub patience: u64,
@@ -65,6 +74,13 @@ pub struct RunDrill {
     /// Keep the drill's volume.
     #[arg(long)]
     pub keep: bool,
+    /// Yes, on a fabric that is in use: fence the site that --site names, for a while that ends by
+    /// itself.
+    #[arg(long)]
+    pub live: bool,
+    /// On a live fabric: clients' volumes that moved are moved back at the end.
+    #[arg(long, requires = "live")]
+    pub failback: bool,
     /// Drill though something is degraded already.
     #[arg(long)]
     pub anyway: bool,
@@ -89,6 +105,7 @@ fn size(text: &str) -> Result<ByteSize, String> {
 pub(super) fn run(directory: &Path, command: &DrillCommand, as_json: bool) -> anyhow::Result<bool> {
     match command {
         DrillCommand::List => print(&list(as_json)).map(|()| true),
+        DrillCommand::Stop => stop(directory, as_json).map(|()| true),
         DrillCommand::Report => print(&reports(directory, as_json)?).map(|()| true),
         DrillCommand::Run(args) => {
             let outcome = drill::run(directory, &script(args)?, &terms(args))?;
@@ -100,6 +117,15 @@ pub(super) fn run(directory: &Path, command: &DrillCommand, as_json: bool) -> an
             Ok(outcome.passed())
         }
     }
+}
+
+/// Lifts the fence of whatever drill there is.
+fn stop(directory: &Path, as_json: bool) -> anyhow::Result<()> {
+    let told = client::ask(directory, &Request::SiteFenceLift { drill: None })?;
+    print(&match as_json {
+        true => render::json(&told, false).to_string(),
+        false => render::human(&told, Style::of(&io::stdout())),
+    })
 }
 
 fn script(args: &RunDrill) -> anyhow::Result<Script> {
@@ -123,12 +149,17 @@ fn terms(args: &RunDrill) -> Terms {
             disk: args.disk.clone(),
             code: args.code,
             size: args.size,
-            span: Duration::from_secs(args.seconds),
+            span: Duration::from_secs(args.seconds.unwrap_or(match args.live {
+                true => LIVE_SECONDS,
+                false => SECONDS,
+            })),
             patience: Duration::from_secs(args.patience),
             hands_off: args.hands_off,
+            failback: args.failback,
         },
         keep: args.keep,
         anyway: args.anyway,
+        live: args.live,
         page: args.report.clone(),
     }
 }
@@ -150,7 +181,10 @@ fn list(as_json: bool) -> String {
     format!(
         "{table}\n\nEach fills a volume, measures its clients, does what it says under load, waits for full\n\
          protection, reads all back, and leaves the fabric as it was. A scenario file does, too:\n  \
-         atoll --dir D drill run site-loss --site b\n  atoll --dir D drill run my-scenario.toml"
+         atoll --dir D drill run site-loss --site b\n  atoll --dir D drill run my-scenario.toml\n\n\
+         On a fabric that is in use, a site is fenced off by all others for a while (site-loss, site-isolation,\n\
+         failback), and `drill stop` ends that at once:\n  \
+         atoll --dir NODE drill run site-loss --live --site b"
     )
 }
 
@@ -244,7 +278,7 @@ mod tests {
         };
         assert_eq!(
             (args.site.as_deref(), args.size.0, args.seconds),
-            (Some("b"), 16 << 20, 5)
+            (Some("b"), 16 << 20, Some(5))
         );
         assert!(script(&args).is_ok());
         let Ok(DrillCommand::Run(args)) = parse("atoll drill run no-such-drill") else {

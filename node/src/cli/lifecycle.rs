@@ -1,7 +1,7 @@
 //! What a person reads of drains, removals and repairs.
 
 use super::{Style, Tone, size};
-use crate::admin::protocol::{Emptying, Left, Maintenance, Repair, Safety};
+use crate::admin::protocol::{Emptying, Left, Lifted, Maintenance, Repair, Safety, SiteSafety};
 
 fn left_in_words(left: &Left) -> String {
     let s = |n: usize| if n == 1 { "" } else { "s" };
@@ -80,6 +80,31 @@ pub(super) fn safety(safety: &Safety, style: Style) -> String {
     let head = style.paint(Tone::Bad, format!("node {node} may not stop now:"));
     let reasons = safety.reasons.iter().map(|why| format!("\n  {why}"));
     format!("{head}{}", reasons.collect::<String>())
+}
+
+pub(super) fn site_safety(safety: &SiteSafety, style: Style) -> String {
+    let site = &safety.site;
+    if safety.safe {
+        return style.paint(Tone::Good, format!("site {site} may be fenced"));
+    }
+    let head = style.paint(Tone::Bad, format!("site {site} may not be fenced now:"));
+    let reasons = safety.reasons.iter().map(|why| format!("\n  {why}"));
+    format!("{head}{}", reasons.collect::<String>())
+}
+
+pub(super) fn lifted(told: &Lifted) -> String {
+    let head = match told.lifted.is_empty() {
+        true => "no drill fences a site".to_owned(),
+        false => format!("the fence around site {} is lifted", told.lifted.join(", ")),
+    };
+    let silent = match told.silent.is_empty() {
+        true => String::new(),
+        false => format!(
+            "\nno answer from {}: with them it ends by itself, within 3 s",
+            told.silent.join(", ")
+        ),
+    };
+    format!("{head}{silent}")
 }
 
 /// Seconds, as people tell them.

@@ -24,9 +24,12 @@ use model::wire;
 use raft_meta::message::MetaMessage;
 use tokio::runtime::Handle;
 use transport::class::Class;
+use transport::fence::{DrillId, Order, Refusal, Standing};
 use transport::net::endpoint::Transport;
 
 use super::repair_traffic::RepairTraffic;
+
+mod fence;
 
 /// A node that has not answered by then is named as silent. Far above a round trip around the
 /// world, and no long wait for a person.
@@ -76,6 +79,10 @@ pub enum Question {
     StartScrub(Option<DiskId>),
     /// As [`Question::Volume`], and of the replicas of its journal.
     Replicas(VolumeId),
+    /// Fence a site for a drill, or keep it fenced; nothing else is told.
+    Fence(Order),
+    /// A drill is over, and so is its fence; nothing else is told.
+    Lift(DrillId),
 }
 
 /// What only a node itself knows.
@@ -95,6 +102,10 @@ pub struct Figures {
     pub repair_wan_bytes: u64,
     /// Of the volume that [`Question::Replicas`] asked for: each disk that serves.
     pub replicas: BTreeMap<DiskId, ReplicaFigures>,
+    /// The drill's fence that it keeps.
+    pub fence: Option<Standing>,
+    /// Why it did not take [`Question::Fence`].
+    pub refused: Option<Refusal>,
 }
 
 /// A disk's word on a volume's replica.
@@ -304,7 +315,10 @@ impl Local {
         let is_asked = |id: &VolumeId| match question {
             Question::All => true,
             Question::Volume(only) | Question::Replicas(only) => only == *id,
-            Question::DropCaches | Question::StartScrub(_) => false,
+            Question::DropCaches
+            | Question::StartScrub(_)
+            | Question::Fence(_)
+            | Question::Lift(_) => false,
         };
         let asked = volumes.iter().filter(|(id, _)| is_asked(id));
         let volumes = asked
@@ -313,10 +327,7 @@ impl Local {
             .collect();
         let healing = match question {
             Question::All => self.switchboard.send(GetHealing).await.ok()?,
-            Question::Volume(_)
-            | Question::Replicas(_)
-            | Question::DropCaches
-            | Question::StartScrub(_) => Healing::default(),
+            _ => Healing::default(),
         };
         let seen = match question {
             Question::Replicas(of) => self.switchboard.send(GetReplicas(of)).await.ok()?,
@@ -348,6 +359,8 @@ impl Local {
             heal_bytes_per_s: healing.bytes_per_s,
             repair_wan_bytes: self.repair.bytes(),
             replicas: seen.into_iter().map(|s| (s.at.disk, s.into())).collect(),
+            fence: None,
+            refused: None,
         })
     }
 }
@@ -449,11 +462,16 @@ impl Peers {
     }
 
     fn answer_self(&self, id: u64, question: Question) {
+        if let Some(figures) = self.fenced(question) {
+            self.answered(self.0.node, id, figures);
+            return;
+        }
         let (this, Some(local)) = (self.clone(), self.0.local.get().cloned()) else {
             return;
         };
         self.0.runtime.spawn(async move {
-            if let Some(figures) = local.answer(question).await {
+            if let Some(mut figures) = local.answer(question).await {
+                figures.fence = this.0.transport.fenced();
                 this.answered(this.0.node, id, figures);
             }
         });
@@ -468,6 +486,10 @@ impl Peers {
 
     /// Another node asks.
     pub fn asked(&self, from: NodeId, id: u64, question: Question) {
+        if let Some(figures) = self.fenced(question) {
+            self.tell(from, id, figures);
+            return;
+        }
         let (this, Some(local)) = (self.clone(), self.0.local.get().cloned()) else {
             return;
         };
@@ -478,14 +500,18 @@ impl Peers {
         self.0.runtime.spawn(async move {
             // After the deadline nobody waits; a disk that hangs holds up nothing for longer.
             let answer = tokio::time::timeout(ANSWER_MAX, local.answer(question)).await;
-            if let Ok(Some(figures)) = answer {
-                let header = wire::encode(&NodeMessage::Figures { id, figures });
-                let _ = this
-                    .0
-                    .transport
-                    .send(from, Class::Meta, header, Payload::empty());
+            if let Ok(Some(mut figures)) = answer {
+                figures.fence = this.0.transport.fenced();
+                this.tell(from, id, figures);
             }
             this.0.answering.fetch_sub(1, Ordering::Relaxed);
         });
+    }
+
+    /// Answers another node; lost where the queue is full, and asked again.
+    fn tell(&self, to: NodeId, id: u64, figures: Figures) {
+        let header = wire::encode(&NodeMessage::Figures { id, figures });
+        let transport = &self.0.transport;
+        let _ = transport.send(to, Class::Meta, header, Payload::empty());
     }
 }

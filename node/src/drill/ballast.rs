@@ -53,8 +53,8 @@ fn room(code: Code, field: &Field) -> Result<(u64, u64), DrillError> {
         used += disk.used_bytes.unwrap_or(0);
     }
     // A fabric that was started just now may not know of all its disks yet.
-    let laid_out = field.layout.nodes().map(|(_, n)| n.disks.len() as u64);
-    let laid_out = laid_out.sum::<u64>() * field.layout.disk_size.0;
+    let laid_out = field.ground.nodes().map(|(_, n)| n.disks as u64);
+    let laid_out = laid_out.sum::<u64>() * field.ground.disk_size.0;
     let raw = capacity.max(laid_out).saturating_sub(used);
     let volume = u128::from(raw) * 1000 / u128::from(code.overhead_permille());
     Ok((raw, u64::try_from(volume).unwrap_or(u64::MAX)))
@@ -92,7 +92,7 @@ impl Ballast {
     /// The one of a drill's volume, served by the last node of the last site.
     pub(super) fn beside(volume: &Volume, code: Code, field: &Field) -> Result<Self, DrillError> {
         let (_, bytes) = room(code, field)?;
-        let nodes = field.layout.nodes();
+        let nodes = field.ground.nodes();
         let (site, node) = nodes.last().expect("a fabric has a node");
         Ok(Self {
             volume: format!("{}-ballast", volume.name),

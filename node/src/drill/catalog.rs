@@ -9,6 +9,7 @@ use super::ballast::Ballast;
 use super::error::DrillError;
 use super::fault::LostDisk;
 use super::field::Field;
+use super::live;
 use super::program::{Kind, Limits, Setup, Step, everywhere};
 use super::steps;
 use crate::admin::protocol::Volume;
@@ -45,6 +46,8 @@ pub struct Order {
     pub patience: Duration,
     /// Whether a lost disk is left to the fabric's own time (`--heal-after`).
     pub hands_off: bool,
+    /// Whether clients' volumes that moved go home at the end, on a live fabric.
+    pub failback: bool,
 }
 
 /// A drill.
@@ -232,9 +235,8 @@ impl Named {
         }
     }
 
-    /// Refuses what this drill can't do on this fabric, or what it has no option for.
-    pub(super) fn check(self, order: &Order, field: &Field) -> Result<(), DrillError> {
-        let about = self.about();
+    /// Refuses whom this drill can't hit, or what it has no option for.
+    fn check_options(self, order: &Order, field: &Field) -> Result<(), DrillError> {
         let (site, node, disk) = self.options();
         let options = [
             (site, &order.site, "--site"),
@@ -246,23 +248,34 @@ impl Named {
                 let taken = options.iter().find(|(has, ..)| *has);
                 let instead = taken.map_or("it takes none", |(_, _, name)| *name);
                 return Err(DrillError::Option {
-                    drill: about.name,
+                    drill: self.about().name,
                     option,
                     instead,
                 });
             }
         }
         if let Some(site) = &order.site {
-            field.layout.site(site)?;
+            field.ground.site(site)?;
         }
         if let Some(node) = &order.node {
-            field.layout.node(node)?;
+            field.ground.node(node)?;
         }
-        let layout = &field.layout;
-        let sites = layout.sites.len();
-        let nodes = layout.sites.iter().map(|s| s.nodes.len()).min();
-        let disks = layout.sites.iter().map(|s| {
-            let of_node = s.nodes.iter().map(|n| n.disks.len());
+        Ok(())
+    }
+
+    /// Refuses what this drill can't do on this fabric, or what it has no option for.
+    pub(super) fn check(self, order: &Order, field: &Field) -> Result<(), DrillError> {
+        self.check_options(order, field)?;
+        // Of a live fabric, what it bears was asked already.
+        if field.keeper.is_some() {
+            return Ok(());
+        }
+        let about = self.about();
+        let ground = &field.ground;
+        let sites = ground.sites.len();
+        let nodes = ground.sites.iter().map(|s| s.nodes.len()).min();
+        let disks = ground.sites.iter().map(|s| {
+            let of_node = s.nodes.iter().map(|n| n.disks);
             of_node.sum::<usize>()
         });
         let (nodes, disks) = (nodes.unwrap_or(0), disks.min().unwrap_or(0));
@@ -308,7 +321,7 @@ impl Named {
             _ => None,
         };
         let first = victim.clone().unwrap_or_else(|| {
-            let site = &field.layout.sites[0];
+            let site = &field.ground.sites[0];
             site.nodes[0].name.clone()
         });
         Ok(Setup {
@@ -330,12 +343,15 @@ impl Named {
         volume: &Volume,
     ) -> Result<Vec<Step>, DrillError> {
         let span = order.span;
+        let owner = volume.owner.clone();
+        let owner = owner.unwrap_or_else(|| field.ground.sites[0].nodes[0].name.clone());
+        if field.keeper.is_some() {
+            return Ok(live::steps(self, order, field, (&volume.name, owner)));
+        }
         let mut steps = vec![
             steps::phase(Kind::Before, "nothing is wrong yet"),
             Step::Work(span / 2),
         ];
-        let owner = volume.owner.clone();
-        let owner = owner.unwrap_or_else(|| field.layout.sites[0].nodes[0].name.clone());
         let site = order.site.clone().unwrap_or_else(|| field.site_of(&owner));
         steps.extend(match self {
             Self::SiteLoss => steps::site_loss(field, &site, span),
@@ -359,7 +375,7 @@ impl Named {
 
 /// The site after that one.
 fn other_site(field: &Field, site: &str) -> String {
-    let sites = &field.layout.sites;
+    let sites = &field.ground.sites;
     let at = sites.iter().position(|s| s.name == site).unwrap_or(0);
     sites[(at + 1) % sites.len()].name.clone()
 }

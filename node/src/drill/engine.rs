@@ -1,7 +1,7 @@
 //! Carries a drill's steps out, one after the other, while clients work; and undoes them,
 //! whatever comes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -12,6 +12,7 @@ use sim::plan::Plan;
 use super::error::DrillError;
 use super::fault::{Fault, LostDisk};
 use super::field::Field;
+use super::homeward::Owners;
 use super::judge::Course;
 use super::outcome::{Phase, Struck};
 use super::program::{Aim, Kind, Step, Wait};
@@ -52,6 +53,10 @@ pub(super) struct Engine<'a> {
     pub(super) kept: Vec<PathBuf>,
     /// When all was whole again after the last fault.
     pub(super) whole: Option<Duration>,
+    /// Who owned which volume before a site was fenced.
+    pub(super) owners: Owners,
+    /// Clients' volumes that moved, in words.
+    pub(super) moved: Vec<String>,
 }
 
 /// The fragments of the disk that was asked for, or of the fullest of those of which least ever
@@ -102,6 +107,8 @@ impl Engine<'_> {
             Step::FillUp(i) => return self.fill_up(check, i),
             Step::NoSpaceNoMore => self.history.allow_refusals(false),
             Step::Await(wait) => return self.await_it(check, &wait),
+            Step::NoteOwners => self.note_owners()?,
+            Step::Homeward(go) => self.homeward(go)?,
             Step::ReadBack => return Ok(self.read_back(check)),
         }
         Ok(self.ended(check))
@@ -131,6 +138,9 @@ impl Engine<'_> {
     pub(super) fn ended(&self, check: &Check) -> Option<Course> {
         if self.stop.is_set() {
             return Some(Course::Interrupted);
+        }
+        if let Some(why) = self.field.fence_broken() {
+            return Some(Course::Failed(format!("the fence ended early: {why}")));
         }
         check.wait(Duration::ZERO).then_some(Course::Wrong)
     }
@@ -162,8 +172,9 @@ impl Engine<'_> {
 
     /// Waits a moment, and tells; something if the drill ends.
     fn slice(&mut self, check: &Check, doing: &str) -> Option<Course> {
-        if self.stop.is_set() {
-            return Some(Course::Interrupted);
+        let ended = self.ended(check);
+        if ended.is_some() {
+            return ended;
         }
         if check.wait(SLICE) {
             return Some(Course::Wrong);
@@ -351,6 +362,10 @@ impl Engine<'_> {
             Wait::Whole => self.watch.is_so(since, |l| l.is_whole(self.replicas)),
             Wait::Rebuilt => self.watch.is_so(since, super::watch::Look::is_rebuilt),
             Wait::Safe(node) => self.field.safety(node).is_ok_and(|told| told.safe),
+            Wait::Fenceable(site) => {
+                let keeper = self.field.keeper.as_ref();
+                keeper.is_some_and(|k| k.may_fence(site).is_ok_and(|told| told.safe))
+            }
             Wait::Empty(node) => matches!(
                 self.field.drain(node, false),
                 Ok(Reply::Emptying(told)) if told.left.slots == 0
@@ -421,6 +436,13 @@ impl Engine<'_> {
                 |told| format!(" ({})", told.reasons.join("; ")),
             );
         }
+        if let (Wait::Fenceable(site), Some(keeper)) = (wait, &self.field.keeper) {
+            let told = keeper.may_fence(site);
+            return told.map_or_else(
+                |e| format!(" ({e})"),
+                |told| format!(" ({})", told.reasons.join("; ")),
+            );
+        }
         let Some(look) = self.watch.latest() else {
             return String::new();
         };
@@ -443,7 +465,13 @@ impl Engine<'_> {
             progress.tick(|| format!("{} %", done * 100 / of.max(1)));
             !stop.is_set()
         };
-        match check.read_back(&mut show) {
+        let without: BTreeSet<String> = self
+            .open
+            .values()
+            .filter_map(Fault::fenced)
+            .map(ToOwned::to_owned)
+            .collect();
+        match check.read_back(&without, &mut show) {
             Ok(()) => self.ended(check),
             Err(CheckError::Wrong(_)) => Some(Course::Wrong),
             Err(error) => Some(Course::Failed(error.to_string())),

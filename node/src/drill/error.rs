@@ -145,6 +145,65 @@ pub enum DrillError {
         /// Why.
         source: io::Error,
     },
+    /// A live fabric, and nobody said that it is meant.
+    #[error(
+        "{} holds a node of a live fabric: give --live and --site SITE if that is meant. The drill makes a volume \
+         of its own and works on it; fences that site (the nodes of all other sites neither send to its nodes nor \
+         hear them, for --seconds at most, 60 if it is not said); lifts the fence, waits until all is whole and \
+         deletes its volume. Clients at that site's nodes wait meanwhile, and volumes that these own move to other \
+         sites. If the drill dies, the fence is over within 3 s",
+        .0.display()
+    )]
+    Live(PathBuf),
+    /// `--live`, and the fabric is none.
+    #[error("{} holds a fabric of `atoll dev`: leave --live out (or give the directory of one node)", .0.display())]
+    Dev(PathBuf),
+    /// Nobody said which site is meant.
+    #[error(
+        "a drill on a live fabric wants the name of the site that is fenced: --site SITE, of {0}"
+    )]
+    NoSite(String),
+    /// What a live fabric is not done to.
+    #[error("{drill} needs a fabric of `atoll dev`: {why}. On a live one there are {live}")]
+    DevOnly {
+        /// The drill.
+        drill: String,
+        /// What it does that nobody does to a live one.
+        why: &'static str,
+        /// The drills that there are.
+        live: &'static str,
+    },
+    /// An option of the other kind of fabric.
+    #[error("{option} is not for a {kind} fabric: {why}")]
+    OtherKind {
+        /// What was given.
+        option: &'static str,
+        /// `live`, or `dev`.
+        kind: &'static str,
+        /// Why.
+        why: &'static str,
+    },
+    /// A site that is not to be fenced.
+    #[error("site {site} is not fenced, and nothing was done:\n  {}", .reasons.join("\n  "))]
+    Unsafe {
+        /// Which.
+        site: String,
+        /// Why.
+        reasons: Vec<String>,
+    },
+    /// A node whose clients' address is no use.
+    #[error(
+        "a drill can't reach node {node} as its clients do: {why}. Give it `--nbd` with an address of its host"
+    )]
+    Unreached {
+        /// Which.
+        node: String,
+        /// Why.
+        why: String,
+    },
+    /// No number could be drawn for the drill.
+    #[error("can't draw a number for the drill: {0}")]
+    Random(String),
     /// Signals can't be caught.
     #[error("can't catch signals: {0}")]
     Signals(io::Error),

@@ -84,6 +84,8 @@ pub(super) enum Fault {
     Killed { nodes: Vec<String>, for_good: bool },
     /// A process stops in good order.
     Stopped(String),
+    /// A site is fenced by the nodes of all others, on a live fabric.
+    Fenced { site: String, nodes: Vec<String> },
     /// A process stands still.
     Paused(String),
     /// Nothing gets through from one site to another.
@@ -107,7 +109,7 @@ pub(super) enum Fault {
 impl Fault {
     /// Whom a scenario's fault hits now. Without an owner, it is the first node.
     pub(super) fn resolve(plan: &FaultPlan, owner: Option<&str>, field: &Field) -> Self {
-        let first = &field.layout.sites[0].nodes[0].name;
+        let first = &field.ground.sites[0].nodes[0].name;
         let node = match plan.victim {
             Victim::Node(name) => name.to_string(),
             Victim::Owner | Victim::Replica | Victim::OwnReplica => {
@@ -145,6 +147,7 @@ impl Fault {
         match self {
             Self::Killed { nodes, .. } => field.kill(nodes),
             Self::Stopped(node) => field.stop(node),
+            Self::Fenced { site, .. } => field.fence(site),
             Self::Paused(node) => field.signal(std::slice::from_ref(node), Signal::STOP),
             Self::Cut(links) => links.iter().try_for_each(|(from, to)| {
                 let (from, to) = (from.clone(), to.clone());
@@ -172,6 +175,10 @@ impl Fault {
         match self {
             Self::Killed { nodes, .. } => field.start(nodes),
             Self::Stopped(node) => field.start(std::slice::from_ref(node)),
+            Self::Fenced { .. } => {
+                field.lift();
+                Ok(())
+            }
             Self::Paused(node) => field.signal(std::slice::from_ref(node), Signal::CONT),
             Self::Cut(links) => {
                 let pairs = links
@@ -221,6 +228,7 @@ impl Fault {
                 format!("{} {run} again", listed(nodes.iter().cloned()))
             }
             Self::Stopped(node) => format!("{node} runs again"),
+            Self::Fenced { site, .. } => format!("the fence around site {site} is lifted"),
             Self::Paused(node) => format!("{node} goes on"),
             Self::Cut(links) => {
                 format!("messages pass again {}", between(links.iter().cloned()))
@@ -250,7 +258,7 @@ impl Fault {
         let (gone, cut) = (self.gone(), self.cut());
         let alone = left_alone(&field.sites(), gone, cut);
         let served = |t: &&Target| {
-            let node = field.layout.nodes().find(|(_, n)| n.nbd == t.address);
+            let node = field.ground.nodes().find(|(_, n)| n.nbd == t.address);
             node.is_some_and(|(_, n)| !gone.contains(&n.name))
         };
         let sites = targets.iter().filter(served).filter_map(|t| t.site.clone());
@@ -261,7 +269,7 @@ impl Fault {
     /// Nodes that don't serve while it lasts.
     pub(super) fn gone(&self) -> &[String] {
         match self {
-            Self::Killed { nodes, .. } => nodes,
+            Self::Killed { nodes, .. } | Self::Fenced { nodes, .. } => nodes,
             Self::Paused(node) | Self::Stopped(node) => std::slice::from_ref(node),
             Self::Cut(_)
             | Self::Slowed { .. }
@@ -271,6 +279,14 @@ impl Fault {
             | Self::Rotten(_)
             | Self::Filled(_)
             | Self::Freed(_) => &[],
+        }
+    }
+
+    /// The site that is fenced: its servers are there, and can answer nothing.
+    pub(super) fn fenced(&self) -> Option<&str> {
+        match self {
+            Self::Fenced { site, .. } => Some(site),
+            _ => None,
         }
     }
 
@@ -328,6 +344,7 @@ impl fmt::Display for Fault {
                 )
             }
             Self::Stopped(node) => write!(f, "{node} is stopped"),
+            Self::Fenced { site, .. } => write!(f, "site {site} is fenced by all other sites"),
             Self::Paused(node) => write!(f, "{node} stands still"),
             Self::Cut(links) => {
                 write!(f, "nothing gets through {}", between(links.iter().cloned()))

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::error::DrillError;
+use super::ground::{Ground, Site};
+use super::keeper::Keeper;
 use crate::admin::client;
-use crate::admin::protocol::{Disk, Disks, Nodes, Reply, Request, Safety, Status, Volume};
+use crate::admin::protocol::{Disk, Disks, Nodes, Reply, Request, Safety, Status, Volume, Volumes};
 use crate::dev::control::{self, Answer, Link};
-use crate::dev::layout::{Layout, SiteLayout};
 
 /// A volume is made by then, or the drill does not begin.
 const CREATE_MAX: Duration = Duration::from_secs(10);
@@ -25,14 +26,42 @@ const POLL: Duration = Duration::from_millis(5);
 #[derive(Clone, Debug)]
 pub(super) struct Field {
     pub(super) directory: PathBuf,
-    pub(super) layout: Layout,
+    pub(super) ground: Ground,
+    /// Of a live fabric: it has no supervisor, and nothing of it is killed or cut.
+    pub(super) keeper: Option<Keeper>,
 }
 
 impl Field {
-    pub(super) fn new(directory: &Path, layout: Layout) -> Self {
+    pub(super) fn new(directory: &Path, ground: Ground, keeper: Option<Keeper>) -> Self {
         Self {
             directory: directory.to_owned(),
-            layout,
+            ground,
+            keeper,
+        }
+    }
+
+    /// Fences a site of a live fabric.
+    pub(super) fn fence(&self, site: &str) -> Result<(), DrillError> {
+        let keeper = self.keeper.as_ref();
+        keeper.expect("only a live fabric is fenced").raise(site)
+    }
+
+    /// Lifts the fence, if one stands.
+    pub(super) fn lift(&self) {
+        if let Some(keeper) = &self.keeper {
+            keeper.lift();
+        }
+    }
+
+    /// Why the fence can't be kept up, if there is one and it can't.
+    pub(super) fn fence_broken(&self) -> Option<String> {
+        self.keeper.as_ref()?.broken()
+    }
+
+    pub(super) fn volumes(&self) -> Result<Volumes, DrillError> {
+        match self.admin(&Request::VolumeList)? {
+            Reply::Volumes(volumes) => Ok(volumes),
+            _ => Err(wrong()),
         }
     }
 
@@ -225,28 +254,28 @@ impl Field {
     }
 
     pub(super) fn nodes_of(&self, site: &str) -> Vec<String> {
-        let site = self.layout.sites.iter().find(|s| s.name == site);
+        let site = self.ground.sites.iter().find(|s| s.name == site);
         let nodes = site.into_iter().flat_map(|s| &s.nodes);
         nodes.map(|n| n.name.clone()).collect()
     }
 
     pub(super) fn all_nodes(&self) -> Vec<String> {
-        let nodes = self.layout.nodes();
+        let nodes = self.ground.nodes();
         nodes.map(|(_, n)| n.name.clone()).collect()
     }
 
     /// Sites with their nodes.
     pub(super) fn sites(&self) -> BTreeMap<String, Vec<String>> {
-        let name = |s: &SiteLayout| s.name.clone();
-        let sites = self.layout.sites.iter().map(name);
+        let name = |s: &Site| s.name.clone();
+        let sites = self.ground.sites.iter().map(name);
         sites.map(|s| (s.clone(), self.nodes_of(&s))).collect()
     }
 
     /// The site of a node; the first one if there is no such node.
     pub(super) fn site_of(&self, node: &str) -> String {
-        match self.layout.node(node) {
+        match self.ground.node(node) {
             Ok((site, _)) => site.name.clone(),
-            Err(_) => self.layout.sites[0].name.clone(),
+            Err(_) => self.ground.sites[0].name.clone(),
         }
     }
 }

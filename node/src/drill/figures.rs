@@ -6,20 +6,21 @@ use std::time::Duration;
 use model::units::ByteSize;
 use sim::report::seconds;
 
+use super::ground::Ground;
 use super::judge::{self, Course, Facts};
+use super::live;
 use super::meter::{self, Span};
 use super::outcome::{Client, Outcome, Pause, Phase, Struck, Throughput};
 use super::program::{Kind, Limits, Setup};
 use super::watch::Look;
 use super::{Script, Terms};
 use crate::check::{Check, CheckError, History, Sample};
-use crate::dev::layout::Layout;
 
 /// All that is known when a drill is over.
 pub(super) struct Found<'a> {
     pub(super) script: &'a Script,
     pub(super) setup: &'a Setup,
-    pub(super) layout: &'a Layout,
+    pub(super) ground: &'a Ground,
     pub(super) terms: &'a Terms,
     pub(super) limits: Limits,
     pub(super) history: &'a History,
@@ -33,6 +34,8 @@ pub(super) struct Found<'a> {
     pub(super) wan_bytes: Option<u64>,
     pub(super) whole: Option<Duration>,
     pub(super) kept: Vec<PathBuf>,
+    /// Clients' volumes that are elsewhere now, in words.
+    pub(super) moved: Vec<String>,
 }
 
 /// What it came to.
@@ -49,7 +52,7 @@ pub(super) fn outcome(found: Found<'_>) -> Outcome {
     let mut struck = found.struck;
     for struck in &mut struck {
         let resumed = |site: &str| found.history.resumed(struck.number, site);
-        let sites = found.layout.sites.iter();
+        let sites = found.ground.sites.iter();
         struck.first = sites.filter_map(|s| resumed(&s.name)).min();
         for (site, took) in &mut struck.asked {
             *took = resumed(site);
@@ -58,20 +61,23 @@ pub(super) fn outcome(found: Found<'_>) -> Outcome {
     report.rto = recovery_time(found.script, &struck, found.history.now());
     report.wan_bytes = found.wan_bytes;
     for entry in &mut report.timeline {
-        entry.what = by_name(&entry.what, found.layout);
+        entry.what = by_name(&entry.what, found.ground);
     }
     let last_mended = struck.iter().filter_map(|s| s.mended).max();
     let healed = found.whole.zip(last_mended);
     report.healed_after = healed.map(|(whole, mended)| whole.saturating_sub(mended));
     let first_struck = struck.iter().map(|s| s.at).min();
     let protected = found.whole.zip(first_struck);
-    let clients = clients(found.setup, found.layout);
+    let clients = clients(found.setup, found.ground);
     let mut samples = found.history.samples();
     samples.sort_by_key(|s| s.at);
     let counts = untouched(&clients, &struck);
     let mut outcome = Outcome {
-        about: found.script.about().to_owned(),
-        terms: terms(found.script, found.setup, found.layout, found.terms),
+        about: match found.terms.live {
+            true => live::ABOUT.to_owned(),
+            false => found.script.about().to_owned(),
+        },
+        terms: terms(found.script, found.setup, found.ground, found.terms),
         bytes_stale: found.history.bytes_stale(),
         repair_wan_bytes: found.repair_wan_bytes,
         throughput: throughput(&samples, &found.phases, &struck, found.whole, &counts),
@@ -91,7 +97,7 @@ pub(super) fn outcome(found: Found<'_>) -> Outcome {
         looks: found.looks,
         expectations: Vec::new(),
         kept: found.kept,
-        left: Vec::new(),
+        left: found.moved,
         page: None,
     };
     outcome.expectations = judge::expectations(&outcome, &facts);
@@ -100,9 +106,9 @@ pub(super) fn outcome(found: Found<'_>) -> Outcome {
 }
 
 /// Nodes by their names, not by where they listen.
-fn by_name(what: &str, layout: &Layout) -> String {
+fn by_name(what: &str, ground: &Ground) -> String {
     let mut what = what.to_owned();
-    for (_, node) in layout.nodes() {
+    for (_, node) in ground.nodes() {
         what = what.replace(&node.nbd.to_string(), &format!("node {}", node.name));
     }
     what
@@ -122,10 +128,10 @@ fn recovery_time(script: &Script, struck: &[Struck], now: Duration) -> Option<Du
     waits.max().or_else(anywhere)
 }
 
-fn clients(setup: &Setup, layout: &Layout) -> Vec<Client> {
+fn clients(setup: &Setup, ground: &Ground) -> Vec<Client> {
     let targets = setup.targets.iter();
     let client = |t: &crate::check::Target| {
-        let node = layout.nodes().find(|(_, n)| n.nbd == t.address);
+        let node = ground.nodes().find(|(_, n)| n.nbd == t.address);
         Client {
             node: node.map_or_else(|| t.address.to_string(), |(_, n)| n.name.clone()),
             site: t.site.clone().unwrap_or_default(),
@@ -197,18 +203,21 @@ fn longest_pause(
 fn terms(
     script: &Script,
     setup: &Setup,
-    layout: &Layout,
+    ground: &Ground,
     terms: &Terms,
 ) -> Vec<(&'static str, String)> {
-    let sites = &layout.sites;
-    let nodes = layout.nodes().count();
-    let disks: usize = layout.nodes().map(|(_, n)| n.disks.len()).sum();
-    let cores = thread_count();
+    let sites = &ground.sites;
+    let nodes = ground.nodes().count();
+    let disks: usize = ground.nodes().map(|(_, n)| n.disks).sum();
+    let place = match terms.live {
+        true => "a live fabric".to_owned(),
+        false => format!("all on one machine of {}", thread_count()),
+    };
     let mut lines = vec![
         (
             "fabric",
             format!(
-                "{} sites, {nodes} nodes, {disks} disks, all on one machine of {cores}",
+                "{} sites, {nodes} nodes, {disks} disks, {place}",
                 sites.len()
             ),
         ),

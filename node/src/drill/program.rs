@@ -9,8 +9,8 @@ use sim::plan::load::Place;
 
 use super::fault::Fault;
 use super::field::Field;
+use super::ground::Ground;
 use crate::check::Target;
-use crate::dev::layout::Layout;
 
 /// What a stretch of a drill is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub(super) enum Wait {
     Rebuilt,
     /// A node may stop.
     Safe(String),
+    /// A site may be fenced, on a live fabric.
+    Fenceable(String),
     /// A node that is drained holds nothing any more.
     Empty(String),
     /// A disk that was lost is found so.
@@ -60,6 +62,7 @@ impl Wait {
             Self::Whole => "full protection".to_owned(),
             Self::Rebuilt => "what was lost to be rebuilt".to_owned(),
             Self::Safe(node) => format!("node {node} to be safe to stop"),
+            Self::Fenceable(site) => format!("the fabric to bear the loss of site {site}"),
             Self::Empty(node) => format!("node {node} to be empty"),
             Self::Down(disk) => format!("disk {disk} to be found lost"),
             Self::Stored => "the data to stand in fragments".to_owned(),
@@ -104,6 +107,10 @@ pub(super) enum Step {
     NoSpaceNoMore,
     /// Waits, for as long as patience lasts.
     Await(Wait),
+    /// Who owns which volume is remembered.
+    NoteOwners,
+    /// Clients' volumes that moved since are told, and brought home if that is wanted.
+    Homeward(bool),
     /// All is read by every server that is there.
     ReadBack,
 }
@@ -171,17 +178,17 @@ pub(super) fn timeline(plan: &Plan) -> Vec<Step> {
 
 /// A scenario's volume and clients; a client that is placed by its distance from the owner is
 /// in each site once.
-pub(super) fn planned(plan: &Plan, layout: &Layout) -> Setup {
+pub(super) fn planned(plan: &Plan, ground: &Ground) -> Setup {
     let mut targets: Vec<Target> = Vec::new();
     for (i, client) in plan.workload.clients.iter().enumerate() {
         let name = match client.place {
             Place::At(name) => name.to_string(),
             Place::NearOwner | Place::FarFromOwner => {
-                let site = &layout.sites[i % layout.sites.len()];
+                let site = &ground.sites[i % ground.sites.len()];
                 site.nodes[0].name.clone()
             }
         };
-        targets.extend(target(layout, &name).filter(|t| !targets.contains(t)));
+        targets.extend(target(ground, &name).filter(|t| !targets.contains(t)));
     }
     Setup {
         bytes: plan.workload.volume,
@@ -195,8 +202,8 @@ pub(super) fn planned(plan: &Plan, layout: &Layout) -> Setup {
 }
 
 /// A node as the check takes it.
-pub(super) fn target(layout: &Layout, node: &str) -> Option<Target> {
-    let (site, node) = layout.node(node).ok()?;
+pub(super) fn target(ground: &Ground, node: &str) -> Option<Target> {
+    let (site, node) = ground.node(node).ok()?;
     Some(Target {
         address: node.nbd,
         site: Some(site.name.clone()),
@@ -206,7 +213,7 @@ pub(super) fn target(layout: &Layout, node: &str) -> Option<Target> {
 /// Clients of the first and the last node of every site, those of `first` before all others.
 pub(super) fn everywhere(field: &Field, first: &str) -> Vec<Target> {
     let mut names = vec![first.to_owned()];
-    for site in &field.layout.sites {
+    for site in &field.ground.sites {
         let ends = [site.nodes.first(), site.nodes.last()];
         for node in ends.into_iter().flatten() {
             if !names.contains(&node.name) {
@@ -214,6 +221,6 @@ pub(super) fn everywhere(field: &Field, first: &str) -> Vec<Target> {
             }
         }
     }
-    let targets = names.iter().filter_map(|n| target(&field.layout, n));
+    let targets = names.iter().filter_map(|n| target(&field.ground, n));
     targets.collect()
 }

@@ -13,7 +13,10 @@ use super::error::{DrillError, at};
 use super::fault;
 use super::field::Field;
 use super::figures::{self, Found};
+use super::ground::Ground;
+use super::homeward::Owners;
 use super::judge::Course;
+use super::live;
 use super::outcome::Outcome;
 use super::page;
 use super::program::{self, Kind, Limits, Setup, Step, Wait};
@@ -56,7 +59,7 @@ impl Script {
         match self {
             Self::Named(named) => named.check(&terms.order, field),
             Self::File(plan) => {
-                check_shape(plan, &field.layout)?;
+                check_shape(plan, &field.ground)?;
                 fault::check(plan, field)
             }
         }
@@ -65,7 +68,7 @@ impl Script {
     fn setup(&self, terms: &Terms, field: &Field) -> Result<Setup, DrillError> {
         match self {
             Self::Named(named) => named.setup(&terms.order, field),
-            Self::File(plan) => Ok(program::planned(plan, &field.layout)),
+            Self::File(plan) => Ok(program::planned(plan, &field.ground)),
         }
     }
 
@@ -94,18 +97,18 @@ impl Script {
     }
 }
 
-fn check_shape(plan: &sim::plan::Plan, layout: &Layout) -> Result<(), DrillError> {
+fn check_shape(plan: &sim::plan::Plan, ground: &Ground) -> Result<(), DrillError> {
     let (sites, nodes) = (plan.topology.sites, plan.topology.nodes);
-    let fits = layout.sites.len() as u64 == sites
-        && layout.sites.iter().all(|s| s.nodes.len() as u64 == nodes)
-        && (0..sites).all(|s| layout.site(&sim::plan::topology::site_name(s)).is_ok());
+    let fits = ground.sites.len() as u64 == sites
+        && ground.sites.iter().all(|s| s.nodes.len() as u64 == nodes)
+        && (0..sites).all(|s| ground.site(&sim::plan::topology::site_name(s)).is_ok());
     if fits {
         return Ok(());
     }
-    let found = layout.sites.first().map_or(0, |s| s.nodes.len());
+    let found = ground.sites.first().map_or(0, |s| s.nodes.len());
     Err(DrillError::Shape {
         wanted: format!("{sites} sites of {nodes} nodes"),
-        found: format!("{} of {found}", layout.sites.len()),
+        found: format!("{} of {found}", ground.sites.len()),
     })
 }
 
@@ -139,21 +142,44 @@ fn lock(directory: &Path) -> Result<File, DrillError> {
     }
 }
 
-/// Carries a drill out on the fabric of `atoll dev` in a directory.
+/// The fabric in a directory.
+fn field(directory: &Path, script: &Script, terms: &Terms) -> Result<Field, DrillError> {
+    let layout = match Layout::find(directory)? {
+        None if live::is_node(directory) => return live::field(directory, script, terms),
+        None => Layout::load(directory)?,
+        Some(_) if terms.live => return Err(DrillError::Dev(directory.to_owned())),
+        Some(layout) => layout,
+    };
+    if terms.order.failback {
+        return Err(DrillError::OtherKind {
+            option: "--failback",
+            kind: "dev",
+            why: "the drill that moves its volume home is `failback`",
+        });
+    }
+    Ok(Field::new(directory, Ground::from(&layout), None))
+}
+
+/// Carries a drill out on the fabric of `atoll dev` in a directory, or on the live one of the node
+/// in it.
 ///
 /// # Errors
 /// See [`DrillError`]: nothing was done then, or all of it undone. What was wrong with the
 /// fabric is in the outcome.
 pub fn run(directory: &Path, script: &Script, terms: &Terms) -> Result<Outcome, DrillError> {
-    let field = Field::new(directory, Layout::load(directory)?);
+    let field = field(directory, script, terms)?;
     script.check(terms, &field)?;
     let _lock = lock(directory)?;
-    if !terms.anyway {
+    if !terms.anyway && field.keeper.is_none() {
         check_health(&field)?;
     }
     let setup = script.setup(terms, &field)?;
     let stop = Stop::on_signals().map_err(DrillError::Signals)?;
-    let volume = format!("drill-{}", std::process::id());
+    let volume = match &field.keeper {
+        // Processes of two hosts may have one number.
+        Some(keeper) => format!("drill-{:x}", keeper.drill().0),
+        None => format!("drill-{}", std::process::id()),
+    };
     field.create_volume(&volume, setup.bytes, setup.home.as_ref(), &setup.code)?;
     let session = Session {
         script,
@@ -233,6 +259,8 @@ impl Session<'_> {
             struck: BTreeMap::new(),
             kept: Vec::new(),
             whole: None,
+            owners: Owners::new(),
+            moved: Vec::new(),
         };
         let course = self.course(field, &mut engine, &mut check);
         // Whatever came of it, nothing that was stopped, cut or taken away stays so, but for
@@ -240,6 +268,9 @@ impl Session<'_> {
         let mended = engine.mend_all(course != Course::Done);
         let oracle = judge(&mut engine, &mut check, &course);
         let restored = self.restore(&mut engine, mended);
+        // A drill that ended early moves nothing home: the fabric may not be whole. Where nobody
+        // can be asked there is nothing to tell.
+        let _ = engine.homeward(false);
         engine.end_phase();
         engine.progress.end();
         let Engine {
@@ -249,6 +280,7 @@ impl Session<'_> {
             struck,
             kept,
             whole,
+            moved,
             ..
         } = engine;
         let (looks, repair_wan_bytes) = watch.end();
@@ -256,7 +288,7 @@ impl Session<'_> {
         Ok(figures::outcome(Found {
             script: self.script,
             setup: &self.setup,
-            layout: &field.layout,
+            ground: &field.ground,
             terms: self.terms,
             limits: self.script.limits(),
             history: &history,
@@ -270,6 +302,7 @@ impl Session<'_> {
             wan_bytes: wan_bytes.map(|(after, before)| after.saturating_sub(before)),
             whole,
             kept,
+            moved,
         }))
     }
 

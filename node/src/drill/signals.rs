@@ -55,13 +55,13 @@ impl Stop {
             let _ = writeln!(
                 error,
                 "\nleft as it is: `atoll status` says what is down, `atoll node start NAME`, `node undrain NAME` \
-                 and `link heal` put it right"
+                 and `link heal` put it right; a fence around a site ends by itself"
             );
             std::process::exit(INTERRUPTED);
         }
         let _ = writeln!(
             error,
-            "\nending the drill: what it stopped is started again (once more Ctrl-C leaves it as it is)"
+            "\nending the drill: what it stopped is started again, and a fence lifted (once more Ctrl-C leaves it as it is)"
         );
     }
 

@@ -18,7 +18,7 @@ fn killed(nodes: Vec<String>) -> Aim {
 }
 
 /// The end of most drills.
-fn heal(name: impl Into<String>) -> [Step; 2] {
+pub(super) fn heal(name: impl Into<String>) -> [Step; 2] {
     [phase(Kind::Healing, name), Step::Await(Wait::Whole)]
 }
 
@@ -94,7 +94,7 @@ pub(super) fn power_loss(field: &Field, span: Duration) -> Vec<Step> {
 }
 
 pub(super) fn rolling_restart(field: &Field) -> Vec<Step> {
-    let nodes = field.layout.nodes_across_sites();
+    let nodes = field.ground.nodes_across_sites();
     let mut steps = Vec::new();
     for (i, (_, node)) in nodes.iter().enumerate() {
         let name = &node.name;

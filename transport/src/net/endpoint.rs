@@ -33,6 +33,7 @@ use tokio::sync::Semaphore;
 use super::accept::{self, Inbound};
 use super::ca::Identity;
 use super::config::{self, Config};
+use super::fence::{self, Fencing};
 use super::gate::Gate;
 use super::join::{JoinGuard, JoinHandler};
 use super::shared::{Accepting, Peer, Shared, lock};
@@ -40,6 +41,7 @@ use super::stats::PeerStats;
 use super::tls::{self, TlsError};
 use super::ways::{self, Ways};
 use crate::class::{Class, Lane};
+use crate::fence::{DrillId, Order, Refusal, Standing};
 use crate::frame::FrameError;
 use crate::paths::Mark;
 
@@ -204,6 +206,7 @@ impl Transport {
                 handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
                 join_guard: JoinGuard::default(),
                 ways: Ways::new(identity.node()),
+                fence: Fencing::new(identity.node()),
                 runtime,
                 peers: RwLock::default(),
                 accepting: Mutex::new(Accepting::NotYet),
@@ -252,7 +255,28 @@ impl Transport {
     /// Which nodes are in which sites, from now on: from then on peers in other sites that can't
     /// be reached directly are reached through a third site (R27). May be called from any thread.
     pub fn know_sites(&self, sites: BTreeMap<NodeId, SiteId>) {
+        self.shared.fence.know(sites.clone());
         ways::know(&self.shared, sites);
+    }
+
+    /// Fences a site for a drill, or keeps it fenced. While it is, what is sent to its nodes or
+    /// comes from them is lost without a word, as it is where they are gone.
+    ///
+    /// # Errors
+    /// [`Refusal`]: nothing changed.
+    pub fn fence(&self, order: Order) -> Result<Standing, Refusal> {
+        fence::order(&self.shared, order)
+    }
+
+    /// A drill is over: the site that it fenced is heard again.
+    pub fn lift(&self, drill: DrillId) {
+        self.shared.fence.lift(drill);
+    }
+
+    /// The fence that stands.
+    #[must_use]
+    pub fn fenced(&self) -> Option<Standing> {
+        self.shared.fence.standing()
     }
 
     /// This node.

@@ -14,6 +14,7 @@ pub mod tls;
 
 mod accept;
 mod dial;
+mod fence;
 mod queue;
 mod shared;
 #[cfg(test)]

@@ -15,6 +15,7 @@ use super::accept::Inbound;
 use super::config::Config;
 use super::dial;
 use super::endpoint::SendError;
+use super::fence::Fencing;
 use super::gate::Gate;
 use super::join::JoinGuard;
 use super::queue::Queue;
@@ -102,6 +103,10 @@ impl Peer {
                 connection.close(code, b"");
             }
         }
+        self.drop_queued();
+    }
+
+    pub(crate) fn drop_queued(&self) {
         for queue in &self.queues {
             queue.clear();
         }
@@ -120,6 +125,7 @@ pub(crate) struct Shared {
     pub(crate) handshakes: Arc<Semaphore>,
     pub(crate) join_guard: JoinGuard,
     pub(crate) ways: Ways,
+    pub(crate) fence: Fencing,
     pub(crate) runtime: Handle,
     pub(crate) peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
     pub(crate) accepting: Mutex<Accepting>,
@@ -161,6 +167,11 @@ impl Shared {
         let whole = mark.len() + header.len();
         frame::prefix(mark.bits(), whole, payload.len(), Limits::FABRIC)?;
         let peer = self.peer(to);
+        if self.fence.bars_leg(to, mark.leg) {
+            // As lost as with the site.
+            peer.queue(class).counters.add_refused();
+            return Ok(());
+        }
         peer.queue(class)
             .push(mark, header, payload, Instant::now())
             .map_err(|_| SendError::Busy)?;

@@ -145,6 +145,11 @@ pub(crate) fn arrived(
 ) -> Result<Option<NodeId>, ReadError> {
     let from = peer.id;
     let mark = Mark::take(frame.mark, &mut frame.header)?;
+    let counters = &peer.queue(class).counters;
+    if shared.fence.bars_leg(from, mark.leg) {
+        counters.add_refused();
+        return Ok(None);
+    }
     if mark == Mark::DIRECT {
         return Ok(Some(from));
     }
@@ -154,7 +159,6 @@ pub(crate) fn arrived(
     let judged = shared
         .ways
         .with(|machine, now| machine.arrive(now, from, mark));
-    let counters = &peer.queue(class).counters;
     match judged {
         Ok(Arrival::Here { origin }) if origin != from && !(shared.config.admit)(origin) => {
             counters.add_refused();

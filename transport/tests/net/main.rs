@@ -6,6 +6,7 @@
 
 mod authority;
 mod delivery;
+mod fence;
 mod fixture;
 mod join;
 mod relay;

@@ -9,7 +9,7 @@ use model::placement::{Alone, Disk, Duty, Presence, SiteRole, View};
 use raft_meta::GroupId;
 use raft_meta::node::{AdminCommand, AdminReply};
 
-use super::safety;
+use super::safety::{self, Loss};
 use super::show::{self, Heard, disk_name, node_name};
 use super::{Admin, DISKS_MAX, POLL, fail, node_named, site_named, unknown, unknown_outcome};
 use crate::admin::protocol::{
@@ -174,7 +174,10 @@ impl Admin {
         let disks = view.disks.values().filter(|d| d.node == node);
         let left = left(&view, &heard, &disks.map(|d| d.at).collect(), Some(node));
         let reasons = match known.presence {
-            Presence::Up => safety::reasons(&view, &heard, &self.groups()?, node),
+            Presence::Up => {
+                let loss = Loss::of_node(&view, node);
+                safety::reasons(&view, &heard, &self.groups()?, &loss)
+            }
             Presence::Down | Presence::Gone => Vec::new(),
         };
         let is_bare = left.journals.is_empty() && left.volumes_owned.is_empty();
@@ -287,7 +290,10 @@ impl Admin {
         let (node, known) = node_named(&view, name)?;
         let heard = self.hear(&view, show::members(&view), Question::All)?;
         let reasons = match known.presence {
-            Presence::Up => safety::reasons(&view, &heard, &self.groups()?, node),
+            Presence::Up => {
+                let loss = Loss::of_node(&view, node);
+                safety::reasons(&view, &heard, &self.groups()?, &loss)
+            }
             // It serves nothing that its stop would take away.
             Presence::Down | Presence::Gone => Vec::new(),
         };

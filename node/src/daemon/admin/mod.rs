@@ -2,6 +2,7 @@
 
 mod added;
 mod create;
+mod fence;
 mod lifecycle;
 mod recover;
 mod repairs;
@@ -153,6 +154,19 @@ impl Admin {
                 Ok(Reply::Sites(show::sites(&view, &heard)))
             }
             Request::SiteWitness { name, one_left } => self.site_witness(&name, one_left),
+            Request::SiteSafeToFence { name } => self.safe_to_fence(&name),
+            Request::SiteFence {
+                name,
+                drill,
+                left_ms,
+            } => self.fence(&name, drill, left_ms),
+            Request::SiteFenceRenew {
+                name,
+                drill,
+                number,
+                left_ms,
+            } => self.renew_fence(&name, (drill, number), left_ms),
+            Request::SiteFenceLift { drill } => self.lift_fence(drill),
             Request::NodeList => {
                 let (view, heard) = self.hear_all()?;
                 Ok(Reply::Nodes(show::nodes(&view, &heard)))
@@ -428,6 +442,9 @@ fn tells_of_the_fabric(request: &Request) -> bool {
             | Request::DebugSyncs
             | Request::DebugJournal
             | Request::Status
+            // A drill's word must not wait for a group that has just lost its leader.
+            | Request::SiteFenceRenew { .. }
+            | Request::SiteFenceLift { .. }
             | Request::SiteList
             | Request::NodeList
             | Request::DiskList

@@ -1,33 +1,61 @@
-//! Whether a node may stop now: what would fall below what it needs until the node is back.
+//! Whether a node may stop now, or a site be gone for a while: what would fall below what it needs
+//! until it is back.
 //! Journals need their quorum, segments fragments from which they are decoded, metadata groups
 //! a majority of their voters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use coding::{Codec, SlotSet};
 use model::geometry::Pool;
-use model::ids::{DiskRef, NodeId, Row, Slot};
+use model::ids::{DiskRef, NodeId, Row, SiteId, Slot};
 use model::placement::{JournalConfig, Presence, SpreadTable, View, VolumeRecord};
 use raft_meta::GroupId;
 use raft_meta::message::Members;
 
 use super::show::{Heard, node_name, site_name};
 
-/// The fabric without that node.
+/// What is to be gone for a while.
+pub(super) struct Loss {
+    name: String,
+    nodes: BTreeSet<NodeId>,
+    /// If it is a whole site.
+    site: Option<SiteId>,
+}
+
+impl Loss {
+    pub(super) fn of_node(view: &View, node: NodeId) -> Self {
+        Self {
+            name: node_name(view, node),
+            nodes: BTreeSet::from([node]),
+            site: None,
+        }
+    }
+
+    pub(super) fn of_site(view: &View, site: SiteId) -> Self {
+        let nodes = view.nodes.iter().filter(|(_, n)| n.site == site);
+        Self {
+            name: format!("site {}", site_name(view, Some(site))),
+            nodes: nodes.map(|(id, _)| *id).collect(),
+            site: Some(site),
+        }
+    }
+}
+
+/// The fabric without that.
 struct Without<'a> {
     view: &'a View,
     heard: &'a Heard,
-    node: NodeId,
+    loss: &'a Loss,
 }
 
-/// Why the node may not stop; nothing if it may.
+/// Why it may not be gone; nothing if it may.
 pub(super) fn reasons(
     view: &View,
     heard: &Heard,
     groups: &BTreeMap<GroupId, Members>,
-    node: NodeId,
+    loss: &Loss,
 ) -> Vec<String> {
-    let without = Without { view, heard, node };
+    let without = Without { view, heard, loss };
     let mut reasons = Vec::new();
     for volume in view.volumes.values().filter(|v| !v.deleted && !v.clean) {
         reasons.extend(without.journal(volume));
@@ -35,7 +63,9 @@ pub(super) fn reasons(
     for (pool, table) in &view.pools {
         reasons.extend(without.fragments(*pool, table));
     }
-    for (group, members) in groups {
+    // A site's own group is gone with it.
+    let own = loss.site.map(GroupId::Site);
+    for (group, members) in groups.iter().filter(|(group, _)| Some(**group) != own) {
         reasons.extend(without.voters(*group, members));
     }
     reasons
@@ -57,7 +87,12 @@ impl Without<'_> {
     fn answers(&self, node: NodeId) -> bool {
         let known = self.view.nodes.get(&node);
         let up = known.is_some_and(|n| n.presence == Presence::Up);
-        up && node != self.node && !self.heard.is_silent(node)
+        up && !self.loss.nodes.contains(&node) && !self.heard.is_silent(node)
+    }
+
+    fn is_lost(&self, at: DiskRef) -> bool {
+        let node = self.view.node_of(at);
+        node.is_some_and(|node| self.loss.nodes.contains(&node))
     }
 
     fn serves(&self, at: DiskRef) -> bool {
@@ -66,7 +101,7 @@ impl Without<'_> {
     }
 
     fn journal(&self, volume: &VolumeRecord) -> Option<String> {
-        let is_here = |at: &DiskRef| self.view.node_of(*at) == Some(self.node);
+        let is_here = |at: &DiskRef| self.is_lost(*at);
         let sets = std::iter::once(&volume.journal.replicas).chain(&volume.journal.next);
         let told = volume.owner.and_then(|o| self.heard.figures.get(&o.node));
         let told = told.and_then(|figures| figures.volumes.get(&volume.id));
@@ -76,9 +111,14 @@ impl Without<'_> {
             }
             let serve = set.iter().filter(|at| self.serves(**at)).count();
             let need = JournalConfig::ack_quorum(set.len());
-            // Which of them lag only their owner knows: it may be those that are left.
+            // Which of them lag only their owner knows: it may be those that are left. Under load
+            // one is nearly always behind by what is on its way, which a site's loss bears (the
+            // next owner takes it from the other one), and a stop that can wait need not.
             let behind = match told {
-                Some(told) if told.serving => told.replicas.saturating_sub(told.replicas_current),
+                Some(told) if told.serving => told.replicas.saturating_sub(match self.loss.site {
+                    Some(_) => told.replicas_in_step,
+                    None => told.replicas_current,
+                }),
                 _ => 0,
             };
             let behind = usize::try_from(behind).unwrap_or(usize::MAX);
@@ -113,7 +153,7 @@ impl Without<'_> {
             let is_touched = |slot| {
                 let place = table.place(*row, slot);
                 let mut at = [place.disk, place.to].into_iter().flatten();
-                at.any(|at| self.view.node_of(at) == Some(self.node))
+                at.any(|at| self.is_lost(at))
             };
             // A slot in motion counts if both of its places do: each may hold what the other
             // one lacks.
@@ -142,7 +182,7 @@ impl Without<'_> {
             }
         };
         for set in [&members.voters, &members.outgoing] {
-            if !set.iter().any(|m| m.node() == self.node) {
+            if !set.iter().any(|m| self.loss.nodes.contains(&m.node())) {
                 continue;
             }
             let left = set.iter().filter(|m| self.answers(m.node())).count();
@@ -151,7 +191,7 @@ impl Without<'_> {
                 return Some(format!(
                     "{name}: {left} of its {} voters would answer without {}, {need} are needed",
                     set.len(),
-                    node_name(self.view, self.node)
+                    self.loss.name
                 ));
             }
         }

@@ -24,6 +24,7 @@ pub(super) fn status(
     seen_by: &str,
 ) -> Status {
     let mut degraded = Vec::new();
+    super::fence::degraded(view, heard, &mut degraded);
     fabric(view, heard, &mut degraded);
     votes::degraded(view, groups, &mut degraded);
     sites(view, heard, &mut degraded);
@@ -504,4 +505,4 @@ fn present(view: &View, heard: &Heard, volume: &VolumeRecord) -> u64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

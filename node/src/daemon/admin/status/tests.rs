@@ -15,7 +15,7 @@ use crate::daemon::admin::show::Heard;
 use crate::daemon::peers::VolumeFigures;
 
 /// Three sites of two nodes of one disk: node n of site s has id 10 s + n, and so has its disk.
-fn view() -> View {
+pub(in crate::daemon::admin) fn view() -> View {
     let mut view = View::default();
     let at = |disk| DiskRef {
         disk: DiskId(disk),
