@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use super::{ByteSize, FABRIC, Layout, LayoutError, Shape, UdpSocket};
+use super::{ByteSize, FABRIC, Layout, LayoutError, Shape, UdpSocket, VERSION};
 
 fn layout() -> Layout {
     Layout::new(Shape::default(), std::path::Path::new("/x")).expect("a layout")
