@@ -47,7 +47,7 @@ const FORMAT_KEY: &[u8] = &[0xff, 2];
 /// How groups' keys and values are to be read. It counts up with every change after which an older
 /// version would take them for damaged, or a newer one those of before: else a voter would throw
 /// away what it promised. A store that does not say is of the first.
-const FORMAT: u64 = 3;
+const FORMAT: u64 = 4;
 
 /// Damaged stores that are kept beside the one in use: the first ones, and the last.
 const ASIDE_MAX: usize = 16;

@@ -6,6 +6,8 @@ use fuzz::TARGETS;
 fuzz::feed! {
     TARGETS, "corpus";
     nbd
+    iscsi
+    scsi
     frame
     envelope
     meta_message

@@ -8,6 +8,7 @@ pub mod block;
 pub mod cut;
 pub mod geometry;
 pub mod ids;
+pub mod iscsi;
 pub mod journal;
 pub mod machine;
 pub mod meta;

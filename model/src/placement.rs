@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bincode::{Decode, Encode};
@@ -10,6 +11,7 @@ use bincode::{Decode, Encode};
 use crate::cut::Cut;
 use crate::geometry::{Code, Pool};
 use crate::ids::{Boot, DiskId, DiskRef, Epoch, NodeId, Position, SiteId, Version, VolumeId};
+use crate::iscsi::Mappings;
 use crate::journal::Checkpoint;
 use crate::planted::{Bug, planted};
 use crate::time::WallTime;
@@ -335,6 +337,8 @@ pub struct View {
     pub pools: BTreeMap<Pool, SpreadTable>,
     /// Volumes.
     pub volumes: VolumeMap,
+    /// Those that are served over iSCSI.
+    pub iscsi: Arc<Mappings>,
 }
 
 impl View {

@@ -57,6 +57,7 @@ fn make(directory: &Path, args: &MakeArgs) -> ExitCode {
         site: args.site.clone(),
         quic: args.quic,
         nbd: args.nbd,
+        iscsi: None,
         disks: args.disks.iter().map(disk).collect(),
         nbd_tls: args.tls.nbd_tls.unwrap_or_default(),
         nbd_tls_verify_peer: args.tls.nbd_tls_verify_peer,

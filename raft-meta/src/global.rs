@@ -3,6 +3,7 @@
 
 mod admin;
 mod failover;
+mod iscsi;
 mod pools;
 mod recover;
 mod registry;
@@ -12,10 +13,12 @@ mod writable;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bincode::{Decode, Encode};
 use model::geometry::Pool;
-use model::ids::{Boot, DiskId, DiskRef, NodeId, Row, SiteId, Slot, VolumeId};
+use model::ids::{Boot, DiskId, DiskRef, NodeId, Row, SiteId, Slot, Version, VolumeId};
+use model::iscsi::Mappings;
 use model::meta::{MetaReply, MetaRequest};
 use model::placement::{Alone, DiskFault, Duty, Presence, SiteRole};
 use model::planted::{Bug, planted};
@@ -168,6 +171,8 @@ pub struct GlobalState {
     pub unwritable: Option<SiteId>,
     /// Volumes, deleted ones too (R16).
     pub volumes: Registry,
+    /// Volumes that are served over iSCSI.
+    pub iscsi: Arc<Mappings>,
     /// Join tokens; true once used.
     tokens: BTreeMap<TokenHash, bool>,
     /// Rows of new pools.
@@ -178,6 +183,8 @@ pub struct GlobalState {
     next_node: u16,
     next_disk: u32,
     next_volume: u32,
+    /// The last version of any mapping.
+    mapped: Version,
 }
 
 /// What changes the state. Variants are only ever appended.
@@ -323,11 +330,13 @@ impl GlobalState {
             pools: BTreeMap::new(),
             unwritable: None,
             volumes: Registry::default(),
+            iscsi: Arc::default(),
             tokens: BTreeMap::new(),
             pool_rows: pool_rows.max(1),
             volumes_claim_max: room::VOLUMES_CLAIM_MAX,
             next_disk: 1,
             next_volume: 1,
+            mapped: Version(0),
         }
     }
 

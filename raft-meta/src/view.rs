@@ -1,6 +1,7 @@
 //! The placement as machines read it, put together from the groups' states.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use model::geometry::Pool;
 use model::ids::{SiteId, Version};
@@ -34,6 +35,7 @@ pub(crate) fn build(
             })
             .collect(),
         volumes: global.volumes.records().clone(),
+        iscsi: Arc::clone(&global.iscsi),
         ..View::default()
     };
     add_nodes(&mut view, global, sites);

@@ -10,6 +10,7 @@ use model::ids::{
     Boot, DiskId, DiskRef, Epoch, Incarnation, NodeId, Position, Row, Seq, SiteId, Slot, Version,
     VolumeId,
 };
+use model::iscsi::{Nexus, Registration, UnitState};
 use model::journal::Checkpoint;
 use model::meta::{MetaReply, MetaRequest, Refusal};
 use model::placement::{Duty, Presence, RecoveredFrom, VolumeRecord};
@@ -206,6 +207,39 @@ fn admin() -> BoxedStrategy<AdminCommand> {
         (node(), duty()).prop_map(|(node, duty)| AdminCommand::SetNodeDuty { node, duty }),
         ((1u32..9).prop_map(DiskId), any::<bool>())
             .prop_map(|(disk, lost)| AdminCommand::RemoveDisk { disk, lost }),
+        iscsi(),
+    ]
+    .boxed()
+}
+
+fn iscsi() -> BoxedStrategy<AdminCommand> {
+    let volume = || (0u32..5).prop_map(VolumeId);
+    let names = || vec("[a-c,]{0,2}", 0..3);
+    let state = |(names, port): (Vec<String>, u16)| UnitState {
+        registrations: names
+            .into_iter()
+            .map(|initiator| Registration {
+                nexus: Nexus { initiator, port },
+                key: 1,
+            })
+            .collect(),
+        ..UnitState::default()
+    };
+    prop_oneof![
+        (volume(), names()).prop_map(|(volume, initiators)| AdminCommand::MapIscsi {
+            volume,
+            initiators,
+            chap: None,
+            mutual: None,
+        }),
+        volume().prop_map(|volume| AdminCommand::UnmapIscsi { volume }),
+        (volume(), 0u64..6, names(), any::<u16>()).prop_map(
+            move |(volume, expected, names, port)| AdminCommand::SetUnitState {
+                volume,
+                expected: Version(expected),
+                state: Box::new(state((names, port))),
+            }
+        ),
     ]
     .boxed()
 }
@@ -337,6 +371,15 @@ fn check_step(
         prop_assert!(
             same || before.volumes.is_empty(),
             "R23: a table stays as it is"
+        );
+    }
+    for (volume, new) in after.iscsi.iter() {
+        prop_assert!(!after.volumes[volume].deleted, "what is gone is no target");
+        let old = before.iscsi.get(volume);
+        let highest = before.iscsi.values().map(|m| m.version).max();
+        prop_assert!(
+            old == Some(new) || highest.is_none_or(|highest| new.version > highest),
+            "what is changed has a version of its own"
         );
     }
     for (id, site) in &before.sites {

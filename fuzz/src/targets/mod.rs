@@ -1,4 +1,4 @@
-//! The targets, by what hands us the bytes: a client (`nbd`), a peer (`frame`, `envelope`,
+//! The targets, by what hands us the bytes: a client (`nbd`, `iscsi`, `scsi`), a peer (`frame`, `envelope`,
 //! `meta`), a disk (`disk`, `journal`, `disk_machine`, `fragments`, `index`, `meta`).
 
 mod disk;
@@ -7,6 +7,7 @@ mod envelope;
 mod fragments;
 mod frame;
 mod index;
+mod iscsi;
 mod journal;
 mod meta;
 mod nbd;
@@ -25,8 +26,10 @@ macro_rules! target {
 }
 
 /// All of them.
-pub static TARGETS: [Target; 14] = [
+pub static TARGETS: [Target; 16] = [
     target!("nbd", nbd::run, seeds, nbd::BUDGET),
+    target!("iscsi", iscsi::run, seeds, iscsi::BUDGET),
+    target!("scsi", iscsi::scsi, scsi_seeds, iscsi::BUDGET),
     target!("frame", frame::run, seeds, BUDGET),
     target!("envelope", envelope::run, seeds, BUDGET),
     target!("meta_message", meta::message, message_seeds, BUDGET),

@@ -5,6 +5,7 @@
 //! permissions decide.
 
 pub mod client;
+pub mod iscsi;
 pub mod ping;
 pub mod protocol;
 pub mod recovery;

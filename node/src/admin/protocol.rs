@@ -19,6 +19,7 @@ pub use self::lifecycle::{
 pub use self::member::{Condition, Disk, Disks, Fault, Node, Nodes, OneLeft, Site, Sites};
 pub use self::status::{Degraded, Repair, RepairKind, Status, UpOf};
 pub use self::volume::{Deleted, Volume, VolumeState, VolumeStats, Volumes};
+use super::iscsi::{Chap, IscsiSessions, IscsiTarget, IscsiTargets, IscsiUnmapped};
 use super::ping::Pong;
 use super::recovery::Recovery;
 use super::scrub::Scrubs;
@@ -177,6 +178,26 @@ pub enum Request {
         /// It is lost: what it held is rebuilt from others.
         lost: bool,
     },
+    /// Serve a volume over iSCSI, or on other terms. Answered with [`Reply::IscsiTarget`].
+    IscsiMap {
+        /// The volume.
+        volume: String,
+        /// Who may log in; anybody if empty.
+        initiators: Vec<String>,
+        /// How an initiator proves who it is.
+        chap: Option<Chap>,
+        /// How the target does.
+        mutual_chap: Option<Chap>,
+    },
+    /// Serve it no longer. Answered with [`Reply::IscsiUnmapped`].
+    IscsiUnmap {
+        /// The volume.
+        volume: String,
+    },
+    /// Every target. Answered with [`Reply::IscsiTargets`].
+    IscsiList,
+    /// Every session. Answered with [`Reply::IscsiSessions`].
+    IscsiSessions,
     /// What is degraded, why, and what is being done. Answered with [`Reply::Status`].
     Status,
     /// Empty every node's caches. Answered with [`Reply::CacheDropped`].
@@ -317,6 +338,14 @@ pub enum Reply {
     Disks(Disks),
     /// To [`Request::ScrubStart`] and [`Request::ScrubStatus`].
     Scrubs(Scrubs),
+    /// To [`Request::IscsiMap`].
+    IscsiTarget(IscsiTarget),
+    /// To [`Request::IscsiUnmap`].
+    IscsiUnmapped(IscsiUnmapped),
+    /// To [`Request::IscsiList`].
+    IscsiTargets(IscsiTargets),
+    /// To [`Request::IscsiSessions`].
+    IscsiSessions(IscsiSessions),
     /// To [`Request::Status`].
     Status(Status),
     /// To [`Request::CacheDrop`].

@@ -81,6 +81,9 @@ pub enum Command {
     /// Certificates for NBD under TLS.
     #[command(subcommand)]
     Nbd(NbdCommand),
+    /// Volumes as iSCSI targets.
+    #[command(subcommand)]
+    Iscsi(IscsiCommand),
     /// What tests and curious people look at.
     #[command(subcommand)]
     Debug(DebugCommand),
@@ -112,6 +115,9 @@ pub struct MakeArgs {
     /// Where it listens for NBD clients (TCP).
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:10809")]
     pub nbd: SocketAddr,
+    /// Where it listens for iSCSI initiators (TCP); without it, it serves none.
+    #[arg(long, value_name = "IP:PORT")]
+    pub iscsi: Option<SocketAddr>,
     /// A disk: a name, and a directory if it is not disks/NAME in the node's; repeat it.
     #[arg(long = "disk", value_name = "NAME[=PATH]", required = true)]
     pub disks: Vec<DiskArg>,
@@ -434,6 +440,79 @@ pub enum ScrubCommand {
     },
     /// How far passes are, what they found and what was repaired.
     Status,
+}
+
+/// On volumes as iSCSI targets.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum IscsiCommand {
+    /// Serve a volume over iSCSI, as LUN 0 of a target of its own, through every node; or change
+    /// the terms on which that is done.
+    Map {
+        /// The volume.
+        volume: String,
+        /// An initiator that may log in; repeat it. Without it, any may.
+        #[arg(long = "initiator", value_name = "IQN")]
+        initiators: Vec<String>,
+        /// Initiators must prove by CHAP that they know this secret.
+        #[arg(long, value_name = "USER:SECRET")]
+        chap: Option<ChapArg>,
+        /// The target proves that it knows this one, if an initiator asks.
+        #[arg(long, value_name = "USER:SECRET", requires = "chap")]
+        mutual_chap: Option<ChapArg>,
+    },
+    /// Serve it no longer; sessions end, and what initiators reserved is forgotten.
+    Unmap {
+        /// The volume.
+        volume: String,
+    },
+    /// All targets.
+    List,
+    /// Sessions.
+    #[command(subcommand)]
+    Session(IscsiSessionCommand),
+}
+
+/// On sessions of iSCSI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub enum IscsiSessionCommand {
+    /// Who is logged in, where.
+    List,
+}
+
+/// `USER:SECRET`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ChapArg {
+    /// The name.
+    pub user: String,
+    /// The secret.
+    pub secret: String,
+}
+
+/// A secret is in no output.
+impl std::fmt::Debug for ChapArg {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("ChapArg").field(&self.user).finish()
+    }
+}
+
+/// It is no `USER:SECRET`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("give USER:SECRET, the secret of 12 bytes at least")]
+pub struct NoChap;
+
+impl std::str::FromStr for ChapArg {
+    type Err = NoChap;
+
+    fn from_str(text: &str) -> Result<Self, NoChap> {
+        let (user, secret) = text.split_once(':').ok_or(NoChap)?;
+        if user.is_empty() || secret.len() < model::iscsi::SECRET_BYTES_MIN {
+            return Err(NoChap);
+        }
+        Ok(Self {
+            user: user.to_owned(),
+            secret: secret.to_owned(),
+        })
+    }
 }
 
 /// On links.

@@ -7,6 +7,7 @@ pub mod style;
 mod dev;
 #[cfg(feature = "sim")]
 pub mod drill;
+mod iscsi;
 mod maintenance;
 mod nbd;
 mod node;
@@ -232,6 +233,7 @@ pub(crate) fn plan(command: &Command) -> Option<Plan> {
             site: token.site.clone(),
         }),
         Command::Volume(command) => all(volume(command)),
+        Command::Iscsi(command) => all(iscsi::request(command)),
         Command::Status => all(Request::Status),
         Command::Cache(CacheCommand::Drop) => all(Request::CacheDrop),
         Command::Debug(DebugCommand::Syncs) => all(Request::DebugSyncs),

@@ -24,6 +24,7 @@ fn config(make: &MakeArgs) -> NodeConfig {
         site: make.site.clone(),
         quic: make.quic,
         nbd: make.nbd,
+        iscsi: make.iscsi,
         disks: make.disks.iter().map(disk).collect(),
         nbd_tls: make.tls.nbd_tls.unwrap_or_default(),
         nbd_tls_verify_peer: make.tls.nbd_tls_verify_peer,

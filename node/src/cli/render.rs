@@ -79,6 +79,10 @@ pub fn human(told: &Told, style: Style) -> String {
         Reply::Nodes(nodes) => many_nodes(nodes, style),
         Reply::Disks(disks) => many_disks(disks, style),
         Reply::Scrubs(scrubs) => super::scrub::table(scrubs, style),
+        Reply::IscsiTarget(target) => super::iscsi::target(target),
+        Reply::IscsiTargets(list) => super::iscsi::targets(list),
+        Reply::IscsiSessions(list) => super::iscsi::sessions(list),
+        Reply::IscsiUnmapped(of) => format!("volume {} is no target any more", of.unmapped),
         Reply::Status(status) => one_status(status, style),
         Reply::CacheDropped(dropped) => many_caches(dropped),
         Reply::NbdCertificate(signed) => signed.certificate.trim_end().to_owned(),
@@ -91,6 +95,7 @@ pub fn human(told: &Told, style: Style) -> String {
         Reply::Nodes(list) => (&list.unreachable, MISSING),
         Reply::Disks(list) => (&list.unreachable, MISSING),
         Reply::Scrubs(list) => (&list.unreachable, MISSING),
+        Reply::IscsiSessions(list) => (&list.unreachable, MISSING),
         Reply::CacheDropped(list) => (&list.unreachable, ": their caches may be as they were"),
         _ => (&told.unreachable, ""),
     };

@@ -37,6 +37,9 @@ pub struct NodeConfig {
     pub quic: SocketAddr,
     /// Where it listens for NBD clients (TCP).
     pub nbd: SocketAddr,
+    /// Where it listens for iSCSI initiators (TCP); it serves none if it does not say.
+    #[serde(default)]
+    pub iscsi: Option<SocketAddr>,
     /// Its disks.
     pub disks: Vec<DiskConfig>,
     /// Whether NBD clients may, or must, encrypt; `atoll run --nbd-tls` overrides it.
@@ -286,6 +289,7 @@ mod tests {
             site: "a".into(),
             quic: "127.0.0.1:20001".parse().expect("an address"),
             nbd: "127.0.0.1:20001".parse().expect("an address"),
+            iscsi: Some("127.0.0.1:20002".parse().expect("an address")),
             disks: vec![DiskConfig {
                 name: "d1".into(),
                 path: "disks/d1".into(),

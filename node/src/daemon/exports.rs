@@ -27,8 +27,8 @@ pub struct VolumeExports {
 
 /// So long a client waits for what others were told of volumes a moment ago, through another node: of a
 /// new size, or a list, and, no longer than a person notices, of a creation.
-const SIZE_MAX: Duration = Duration::from_millis(250);
-const CREATION_MAX: Duration = Duration::from_secs(1);
+pub(super) const SIZE_MAX: Duration = Duration::from_millis(250);
+pub(super) const CREATION_MAX: Duration = Duration::from_secs(1);
 
 /// A volume's export.
 async fn look_up(meta: MetaHandle, name: String) -> DescribeResult {
@@ -102,7 +102,8 @@ impl Exports for VolumeExports {
     }
 }
 
-async fn open_client(
+/// Opens a client of a volume.
+pub(super) async fn open_client(
     switchboard: &Addr<Switchboard>,
     name: String,
 ) -> Result<(ClientHandle, u64), OpenError> {

@@ -20,4 +20,5 @@ pub mod removal;
 pub mod repair_traffic;
 pub mod run;
 pub mod served;
+pub mod targets;
 pub mod voter;

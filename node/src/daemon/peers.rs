@@ -2,6 +2,7 @@
 //! itself knows. Asked of all at once, with a short deadline: who is silent then is named.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -17,16 +18,18 @@ use actors::runtime::{
 use actors::volume::{Cause, Rewriting, VolumeStats};
 use bincode::{Decode, Encode};
 use model::BLOCK_BYTES;
-use model::ids::{DiskId, Incarnation, NodeId, Position, VolumeId};
+use model::ids::{DiskId, Incarnation, NodeId, Position, Version, VolumeId};
 use model::payload::Payload;
 use model::store::ScrubMark;
 use model::wire;
 use raft_meta::message::MetaMessage;
 use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
 use transport::class::Class;
 use transport::fence::{DrillId, Order, Refusal, Standing};
 use transport::net::endpoint::Transport;
 
+use super::meta::MetaHandle;
 use super::repair_traffic::RepairTraffic;
 
 mod fence;
@@ -79,6 +82,8 @@ pub enum Question {
     StartScrub(Option<DiskId>),
     /// As [`Question::Volume`], and of the replicas of its journal.
     Replicas(VolumeId),
+    /// Where it serves iSCSI, and to whom; and which version of this volume's mapping it knows.
+    Iscsi(Option<VolumeId>),
     /// Fence a site for a drill, or keep it fenced; nothing else is told.
     Fence(Order),
     /// A drill is over, and so is its fence; nothing else is told.
@@ -102,10 +107,38 @@ pub struct Figures {
     pub repair_wan_bytes: u64,
     /// Of the volume that [`Question::Replicas`] asked for: each disk that serves.
     pub replicas: BTreeMap<DiskId, ReplicaFigures>,
+    /// To [`Question::Iscsi`].
+    pub iscsi: Option<IscsiFigures>,
     /// The drill's fence that it keeps.
     pub fence: Option<Standing>,
     /// Why it did not take [`Question::Fence`].
     pub refused: Option<Refusal>,
+}
+
+/// A node's word on iSCSI.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct IscsiFigures {
+    /// Where it serves.
+    pub address: Option<SocketAddr>,
+    /// The version of the mapping that was asked for, as it knows it; an older one, if that let
+    /// commands begin which are still under way.
+    pub version: Option<Version>,
+    /// Its sessions: [`SESSIONS_MAX`] at most.
+    pub sessions: Vec<IscsiSession>,
+}
+
+/// Sessions in one answer.
+const SESSIONS_MAX: usize = 1024;
+
+/// A session of iSCSI at its node.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct IscsiSession {
+    /// The target's name.
+    pub target: String,
+    /// The initiator port's name.
+    pub initiator: String,
+    /// The initiator's address.
+    pub client: Option<SocketAddr>,
 }
 
 /// A disk's word on a volume's replica.
@@ -290,6 +323,61 @@ struct Local {
     switchboard: Addr<Switchboard>,
     disks: Arc<Mutex<DiskNames>>,
     repair: RepairTraffic,
+    iscsi: IscsiLocal,
+}
+
+/// What this node knows of iSCSI.
+#[derive(Clone)]
+pub struct IscsiLocal {
+    /// Where it serves.
+    pub address: Option<SocketAddr>,
+    /// The metadata.
+    pub meta: MetaHandle,
+    /// Asks the front end.
+    pub front_end: mpsc::Sender<IscsiQuestion>,
+}
+
+/// What the front end is asked.
+#[derive(Debug)]
+pub enum IscsiQuestion {
+    /// For its sessions.
+    Sessions(oneshot::Sender<Vec<IscsiSession>>),
+    /// For the oldest version of that volume's mapping that let a command begin which is still
+    /// under way.
+    Oldest(VolumeId, oneshot::Sender<Option<Version>>),
+}
+
+impl IscsiLocal {
+    async fn answer(&self, of: Option<VolumeId>) -> IscsiFigures {
+        // First: what begins after this is let by this version, or by a later one.
+        let view = self.meta.view();
+        let version = of.and_then(|of| view.iscsi.get(&of)).map(|m| m.version);
+        let mut figures = IscsiFigures {
+            address: self.address,
+            version,
+            sessions: Vec::new(),
+        };
+        match of {
+            Some(of) => {
+                let oldest = self.ask(|tell| IscsiQuestion::Oldest(of, tell)).await;
+                figures.version = version.map(|version| oldest.map_or(version, |o| o.min(version)));
+            }
+            None => {
+                figures.sessions = self.ask(IscsiQuestion::Sessions).await;
+                figures.sessions.truncate(SESSIONS_MAX);
+            }
+        }
+        figures
+    }
+
+    /// Nothing is under way in a front end that does not answer: it has ended.
+    async fn ask<T: Default>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> IscsiQuestion) -> T {
+        let (tell, told) = oneshot::channel();
+        match self.front_end.send(ask(tell)).await {
+            Ok(()) => told.await.unwrap_or_default(),
+            Err(_) => T::default(),
+        }
+    }
 }
 
 impl Local {
@@ -298,6 +386,12 @@ impl Local {
     }
 
     async fn answer(&self, question: Question) -> Option<Figures> {
+        if let Question::Iscsi(of) = question {
+            return Some(Figures {
+                iscsi: Some(self.iscsi.answer(of).await),
+                ..Figures::default()
+            });
+        }
         let (volumes, mut disks) = self.stats().await?;
         let cached = |volumes: &BTreeMap<VolumeId, VolumeStats>| -> u64 {
             volumes.values().map(|v| v.cache_bytes).sum()
@@ -317,6 +411,7 @@ impl Local {
             Question::Volume(only) | Question::Replicas(only) => only == *id,
             Question::DropCaches
             | Question::StartScrub(_)
+            | Question::Iscsi(_)
             | Question::Fence(_)
             | Question::Lift(_) => false,
         };
@@ -359,6 +454,7 @@ impl Local {
             heal_bytes_per_s: healing.bytes_per_s,
             repair_wan_bytes: self.repair.bytes(),
             replicas: seen.into_iter().map(|s| (s.at.disk, s.into())).collect(),
+            iscsi: None,
             fence: None,
             refused: None,
         })
@@ -406,11 +502,13 @@ impl Peers {
         switchboard: Addr<Switchboard>,
         disks: Arc<Mutex<DiskNames>>,
         repair: RepairTraffic,
+        iscsi: IscsiLocal,
     ) {
         let _ = self.0.local.set(Local {
             switchboard,
             disks,
             repair,
+            iscsi,
         });
     }
 

@@ -17,13 +17,14 @@ use actors::segment::SegmentConfig;
 use actors::volume::VolumeConfig;
 use anyhow::{Context, Result, anyhow};
 use bytes::Bytes;
+use iscsi_frontend::server as iscsi;
 use model::ids::{Boot, NodeId};
 use model::meta::{MetaReply, MetaToken};
 use model::placement::View;
 use model::time::WallTime;
 use model::wire;
 use nbd_frontend::server::{self as nbd, Address, Listener as NbdListener};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use transport::class::Class;
@@ -43,11 +44,12 @@ use super::meta::{self, Listener, MetaHandle, SharedView};
 use super::nbd_tls::{self, NbdAuthority};
 use super::open_files;
 use super::panics;
-use super::peers::{NodeMessage, Peers};
+use super::peers::{IscsiLocal, IscsiQuestion, NodeMessage, Peers};
 use super::previous;
 use super::removal::Removal;
 use super::repair_traffic::RepairTraffic;
 use super::served::{Opener, Served};
+use super::targets::{self, VolumeTargets};
 use super::voter;
 use crate::admin::server as admin_server;
 
@@ -116,7 +118,7 @@ async fn serve(
     mut stop: watch::Receiver<bool>,
 ) -> Result<()> {
     let node = NodeId(identity.node);
-    let boot = Boot(random()?);
+    let (boot, fabric) = (Boot(random()?), identity.fabric);
     let nbd_tls = nbd_tls::load(&directory, &config).context("NBD's certificate")?;
     let view: SharedView = Arc::new(RwLock::new(Arc::new(View::default())));
     let removal = Removal::default();
@@ -194,21 +196,38 @@ async fn serve(
         identity,
         Arc::clone(&view),
     ));
+    let targets = VolumeTargets {
+        meta: handle.clone(),
+        switchboard: switchboard.clone(),
+        removal: removal.clone(),
+        peers: peers.clone(),
+        node,
+        fabric,
+    };
+    let meta = handle.clone();
     let exports = VolumeExports {
         meta: handle,
         switchboard: switchboard.clone(),
         removal,
     };
+    let connections_max = connections(&config, files_max);
     let limits = nbd::Config {
         tls: nbd_tls,
-        connections_max: open_files::connections(
-            files_max,
-            &config.disks,
-            nbd::Config::default().connections_max,
-        ),
+        connections_max,
         ..nbd::Config::default()
     };
     let front_end = serve_nbd(&config, exports, limits, stop.clone()).await?;
+    let (asks, asked) = mpsc::channel(1);
+    let limits = iscsi::Config {
+        connections_max,
+        ..iscsi::Config::default()
+    };
+    let iscsi_end = serve_iscsi(&config, targets, asked, (limits, stop.clone()))?;
+    let iscsi = IscsiLocal {
+        address: config.iscsi,
+        meta,
+        front_end: asks,
+    };
     let added = actix::spawn(Arc::clone(&opener).attach_each(new, switchboard.clone()));
     // A node without any disk yet says that it serves once it has some.
     if is_first {
@@ -218,12 +237,13 @@ async fn serve(
         }
     }
     // From here on this node says that it serves: its port takes clients.
-    peers.serve(switchboard.clone(), Arc::clone(&admin.disks), repair);
+    peers.serve(switchboard.clone(), Arc::clone(&admin.disks), repair, iscsi);
     stop.wait_for(|stop| *stop)
         .await
         .context("the signal's channel")?;
     tracing::info!("stopping");
     let _ = timeout(GRACE, front_end).await;
+    let _ = timeout(GRACE, iscsi_end).await;
     let _ = timeout(GRACE, switchboard.send(ShutDown)).await;
     let _ = timeout(GRACE, transport.shutdown()).await;
     Ok(())
@@ -259,6 +279,38 @@ async fn serve_nbd(
     Ok(actix::spawn(nbd::serve(
         listener,
         Rc::new(exports),
+        limits,
+        stop,
+    )))
+}
+
+/// Connections of each front end: they share what disks leave.
+fn connections(config: &NodeConfig, files_max: Option<u64>) -> usize {
+    let each = nbd::Config::default().connections_max;
+    let front_ends = 1 + usize::from(config.iscsi.is_some());
+    let all = open_files::connections(files_max, &config.disks, front_ends * each);
+    each.min(all / front_ends)
+}
+
+/// Serves iSCSI, if the node is to; ends with what it serves.
+fn serve_iscsi(
+    config: &NodeConfig,
+    targets: VolumeTargets,
+    asked: mpsc::Receiver<IscsiQuestion>,
+    (limits, stop): (iscsi::Config, watch::Receiver<bool>),
+) -> Result<JoinHandle<()>> {
+    let hub = Rc::new(iscsi::Hub::default());
+    let meta = targets.meta.clone();
+    actix::spawn(targets::tell(meta, Rc::clone(&hub), asked));
+    let Some(address) = config.iscsi else {
+        return Ok(actix::spawn(async {}));
+    };
+    let listener = iscsi::Listener::bind(address)
+        .with_context(|| format!("can't serve iSCSI on {address}: is the port in use?"))?;
+    Ok(actix::spawn(iscsi::serve(
+        listener,
+        Rc::new(targets),
+        hub,
         limits,
         stop,
     )))

@@ -151,6 +151,7 @@ mod tests {
                 site: "a".into(),
                 quic: address,
                 nbd: address,
+                iscsi: None,
                 disks: Vec::new(),
                 nbd_tls: NbdTls::Off,
                 nbd_tls_verify_peer: false,

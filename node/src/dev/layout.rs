@@ -16,7 +16,7 @@ use crate::units::ByteSize;
 pub const FABRIC: &str = "fabric.json";
 
 /// The layout's format.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// Below the kernel's ephemeral ports (from 32768), so that no client's connection takes a
 /// port away while its node is dead.
@@ -87,6 +87,8 @@ pub struct NodeLayout {
     pub quic: SocketAddr,
     /// Where it listens for NBD clients (TCP).
     pub nbd: SocketAddr,
+    /// Where it listens for iSCSI initiators (TCP).
+    pub iscsi: SocketAddr,
     /// Names of its disks.
     pub disks: Vec<String>,
 }
@@ -172,15 +174,21 @@ impl Layout {
     /// [`LayoutError::Shape`], [`LayoutError::DiskSize`], [`LayoutError::Ports`].
     pub fn new(shape: Shape, directory: &Path) -> Result<Self, LayoutError> {
         shape.check()?;
-        let count = usize::from(shape.sites) * usize::from(shape.nodes);
+        // Nodes and NBD share a number, being UDP and TCP; iSCSI takes another.
+        let count = 2 * usize::from(shape.sites) * usize::from(shape.nodes);
         let mut ports = free_ports(count, directory)?.into_iter();
         let mut node = |site: &str, number: u8| -> Result<NodeLayout, LayoutError> {
-            let port = ports.next().ok_or(LayoutError::Ports(count))?;
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            let mut next = || {
+                let port = ports.next()?;
+                Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+            };
+            let both = next().zip(next());
+            let (address, iscsi) = both.ok_or(LayoutError::Ports(count))?;
             Ok(NodeLayout {
                 name: format!("{site}{number}"),
                 quic: address,
                 nbd: address,
+                iscsi,
                 disks: (1..=shape.disks).map(|d| format!("d{d}")).collect(),
             })
         };

@@ -145,6 +145,8 @@ impl Program {
             &node.quic.to_string(),
             "--nbd",
             &node.nbd.to_string(),
+            "--iscsi",
+            &node.iscsi.to_string(),
         ]);
         for disk in &node.disks {
             command.args(["--disk", disk]);

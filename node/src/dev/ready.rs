@@ -38,6 +38,8 @@ pub struct ReadyNode {
     pub serves: bool,
     /// Where it serves NBD.
     pub nbd: String,
+    /// Where it serves iSCSI.
+    pub iscsi: String,
     /// Its directory.
     pub dir: String,
     /// Its disks' directories.
@@ -69,6 +71,7 @@ impl Ready {
                 pid: pid(&node.name),
                 serves: !silent.contains(&node.name),
                 nbd: node.nbd.to_string(),
+                iscsi: node.iscsi.to_string(),
                 disks: node.disks.iter().map(disk).collect(),
                 dir: dir.display().to_string(),
             }
@@ -101,13 +104,14 @@ mod tests {
             ..Shape::default()
         };
         let layout = Layout::new(shape, Path::new("/d")).expect("a layout");
-        let nbd = layout.sites[0].nodes[0].nbd;
+        let node = &layout.sites[0].nodes[0];
+        let (nbd, iscsi) = (node.nbd, node.iscsi);
         let line = |pid: Option<u32>, silent: &BTreeSet<String>| {
             let ready = Ready::new(&layout, Path::new("/d"), |_| pid, silent);
             serde_json::to_string(&ready).expect("json")
         };
         let expected = format!(
-            r#"{{"ready":true,"sites":[{{"name":"a","nodes":[{{"name":"a1","pid":123,"nbd":"{nbd}","dir":"/d/a1","disks":["/d/a1/disks/d1","/d/a1/disks/d2"]}}]}}]}}"#
+            r#"{{"ready":true,"sites":[{{"name":"a","nodes":[{{"name":"a1","pid":123,"nbd":"{nbd}","iscsi":"{iscsi}","dir":"/d/a1","disks":["/d/a1/disks/d1","/d/a1/disks/d2"]}}]}}]}}"#
         );
         let mut silent = BTreeSet::new();
         assert_eq!(line(Some(123), &silent), expected);

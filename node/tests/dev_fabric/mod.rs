@@ -139,6 +139,12 @@ impl DevFabric {
         text.parse().expect("an address")
     }
 
+    /// Where a node serves iSCSI.
+    pub(crate) fn iscsi(&self, node: &str) -> SocketAddr {
+        let text = self.node(node)["iscsi"].as_str().expect("an address");
+        text.parse().expect("an address")
+    }
+
     /// A connection to a volume through a node, whose answers are awaited with patience.
     pub(crate) fn attach(&self, node: &str, volume: &str) -> Client<TcpStream> {
         let stream = TcpStream::connect(self.address(node)).expect("the node serves NBD");

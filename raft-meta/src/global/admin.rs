@@ -65,6 +65,24 @@ impl GlobalState {
             AdminCommand::SetSiteRole { site, role } => {
                 self.set_site_role(site, role).map(|()| AdminReply::Done)
             }
+            AdminCommand::MapIscsi {
+                volume,
+                initiators,
+                chap,
+                mutual,
+            } => self
+                .map_iscsi(volume, initiators, (chap, mutual))
+                .map(|()| AdminReply::Done),
+            AdminCommand::UnmapIscsi { volume } => {
+                self.unmap_iscsi(volume).map(|()| AdminReply::Done)
+            }
+            AdminCommand::SetUnitState {
+                volume,
+                expected,
+                state,
+            } => self
+                .set_unit_state(volume, expected, *state)
+                .map(|()| AdminReply::Done),
         };
         done.unwrap_or_else(AdminReply::Refused)
     }

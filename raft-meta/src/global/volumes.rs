@@ -397,6 +397,8 @@ impl GlobalState {
     fn delete_volume(&mut self, volume: VolumeId) -> Result<VolumeId, Refusal> {
         let mut record = self.live(volume)?;
         record.deleted = true;
+        drop(record);
+        self.unmap_deleted(volume);
         Ok(volume)
     }
 

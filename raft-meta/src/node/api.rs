@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::geometry::Code;
-use model::ids::{Boot, DiskId, DiskRef, Incarnation, NodeId, SiteId};
+use model::ids::{Boot, DiskId, DiskRef, Incarnation, NodeId, SiteId, Version, VolumeId};
+use model::iscsi::{Secret, UnitState};
 use model::meta::{MetaReply, MetaRequest, MetaToken};
 use model::placement::{Duty, Latency, SiteRole, View};
 use model::spread::SlotMove;
@@ -298,6 +299,33 @@ pub enum AdminCommand {
         /// What.
         role: SiteRole,
     },
+    /// A volume is served over iSCSI, on these terms; what initiators set of it stays as it is.
+    /// Answered by `Done`.
+    MapIscsi {
+        /// The volume.
+        volume: VolumeId,
+        /// Who may log in; anybody if empty.
+        initiators: Vec<String>,
+        /// How an initiator proves who it is.
+        chap: Option<Secret>,
+        /// How the target does.
+        mutual: Option<Secret>,
+    },
+    /// It is no longer served so. Answered by `Done`.
+    UnmapIscsi {
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// What initiators set of a unit is this, if its mapping still has that version. A front end
+    /// asks it. Answered by `Done`, or refused with [`AdminRefusal::Stale`].
+    SetUnitState {
+        /// The volume.
+        volume: VolumeId,
+        /// The version.
+        expected: Version,
+        /// What.
+        state: Box<UnitState>,
+    },
 }
 
 /// To an [`AdminCommand`].
@@ -365,6 +393,21 @@ pub enum AdminRefusal {
     /// There is one.
     #[error("another site is the witness already")]
     AnotherWitness,
+    /// No such volume.
+    #[error("no such volume")]
+    NoVolume,
+    /// The volume is not served over iSCSI.
+    #[error("the volume is not mapped")]
+    NotMapped,
+    /// The volume's name can't be a part of a target's, or an initiator's or a CHAP name is none.
+    #[error(
+        "a name can't stand in iSCSI: a volume's is of letters, digits, '.', '-', '_' and ':'; a CHAP \
+         secret has 12 to 128 bytes"
+    )]
+    BadIscsiName,
+    /// What was changed has another version by now.
+    #[error("somebody else changed it meanwhile")]
+    Stale,
 }
 
 /// A node can't start from what was found.

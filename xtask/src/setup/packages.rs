@@ -7,12 +7,13 @@ use anyhow::{Context, bail};
 use crate::command::Step;
 
 /// What is needed, and for what.
-const PACKAGES: [(&str, &str); 10] = [
+const PACKAGES: [(&str, &str); 11] = [
     ("g++", "RocksDB"),
     ("clang", "RocksDB's bindings"),
     ("libclang-dev", "RocksDB's bindings"),
     ("libnbd-bin", "nbdcopy, nbdinfo"),
     ("python3-libnbd", "nbdsh"),
+    ("libiscsi-bin", "iscsi-test-cu, iscsi-ls, iscsi-inq"),
     ("nbdkit", "comparison in bench"),
     ("fio", "verified load"),
     ("e2fsprogs", "file systems in tests"),

@@ -6,7 +6,7 @@ use anyhow::bail;
 use crate::command::Step;
 
 /// Crates whose default features are pure.
-const CORES: [&str; 8] = [
+const CORES: [&str; 9] = [
     "model",
     "coding",
     "raft-meta",
@@ -14,6 +14,7 @@ const CORES: [&str; 8] = [
     "disk-store",
     "actors",
     "nbd-frontend",
+    "iscsi-frontend",
     "sim",
 ];
 

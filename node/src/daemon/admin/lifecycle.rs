@@ -77,7 +77,7 @@ impl Admin {
         found.ok_or_else(|| unknown("disk", name, listed.iter().map(|d| d.name.as_str())))
     }
 
-    fn command(&self, command: AdminCommand) -> Result<(), Failure> {
+    pub(super) fn command(&self, command: AdminCommand) -> Result<(), Failure> {
         match self.meta.admin(command).blocking_recv() {
             Ok(AdminReply::Done) => Ok(()),
             Ok(AdminReply::Refused(why)) => Err(fail(FailureKind::Refused, why.to_string())),
@@ -195,7 +195,7 @@ impl Admin {
     }
 
     /// The view in which something is so, or the one that there is when time is up.
-    fn await_view(&self, is_so: impl Fn(&View) -> bool) -> std::sync::Arc<View> {
+    pub(super) fn await_view(&self, is_so: impl Fn(&View) -> bool) -> std::sync::Arc<View> {
         let deadline = Instant::now() + DISKS_MAX;
         loop {
             let view = self.meta.view();

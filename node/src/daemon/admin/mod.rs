@@ -3,6 +3,7 @@
 mod added;
 mod create;
 mod fence;
+mod iscsi;
 mod lifecycle;
 mod recover;
 mod repairs;
@@ -185,6 +186,15 @@ impl Admin {
                 self.scrub_start(disk.as_deref(), node.as_deref())
             }
             Request::ScrubStatus => self.scrub_status(),
+            Request::IscsiMap {
+                volume,
+                initiators,
+                chap,
+                mutual_chap,
+            } => self.iscsi_map(&volume, initiators, (chap, mutual_chap)),
+            Request::IscsiUnmap { volume } => self.iscsi_unmap(&volume),
+            Request::IscsiList => Ok(self.iscsi_list()),
+            Request::IscsiSessions => self.iscsi_sessions(),
             Request::Status => {
                 let (view, heard) = self.hear_all()?;
                 let groups = self.groups()?;

@@ -14,6 +14,7 @@ fn config() -> NodeConfig {
         site: "a".into(),
         quic: address,
         nbd: address,
+        iscsi: None,
         disks: Vec::new(),
         nbd_tls: NbdTls::Require,
         nbd_tls_verify_peer: true,

@@ -17,6 +17,7 @@ fn config() -> NodeConfig {
         site: "a".into(),
         quic: "127.0.0.1:1".parse().expect("an address"),
         nbd: "192.0.2.7:10809".parse().expect("an address"),
+        iscsi: None,
         disks: Vec::new(),
         nbd_tls: NbdTls::Require,
         nbd_tls_verify_peer: true,
