@@ -354,15 +354,15 @@ fn another_versions_metadata_log_is_not_damaged() {
     };
     let format = [0xff, 2];
     let (path, db) = made("format");
-    let put = |value: u64| {
-        let db = rocksdb::DB::open_default(&db).expect("opens");
-        db.put(format, value.to_le_bytes()).expect("writes");
-    };
-    for other in [1, 3] {
+    let open = || rocksdb::DB::open_default(&db).expect("opens");
+    let put = |value: u64| open().put(format, value.to_le_bytes()).expect("writes");
+    let known = open().get(format).expect("reads").expect("it has one");
+    let known = u64::from_le_bytes(known.try_into().expect("a number"));
+    for other in [1, known - 1, known + 1] {
         put(other);
         assert!(foreign(&path) && foreign(&path));
     }
-    put(2);
+    put(known);
     let store = MetaStore::open(&path).expect("opens");
     assert_eq!(store.expect("nothing was changed").life(), Incarnation(5));
     let db = rocksdb::DB::open_default(&db).expect("opens");
