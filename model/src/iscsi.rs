@@ -34,6 +34,8 @@ pub type Mappings = BTreeMap<VolumeId, Mapping>;
 pub struct Mapping {
     /// Raised by every change of it.
     pub version: Version,
+    /// Its first one: what is unmapped and mapped again is another mapping, on terms of its own.
+    pub created: Version,
     /// Who may log in, by the initiator's name; anybody if empty.
     pub initiators: Vec<String>,
     /// How an initiator proves who it is.

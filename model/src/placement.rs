@@ -429,7 +429,10 @@ impl View {
     #[must_use]
     pub fn is_outgrown(&self, pool: Pool) -> bool {
         let newest = || self.newest(pool);
-        let outgrown = pool.without.is_none() && self.without().is_none();
+        // `without` names one alone: with two away there is none.
+        let down = |s: &Site| s.presence == Presence::Down && s.role.holds_data();
+        let all_there = self.without().is_none() && !self.sites.values().any(down);
+        let outgrown = pool.without.is_none() && all_there;
         outgrown
             && newest().is_some_and(|newest| newest.layout > pool.layout)
             && !planted(Bug::StaysPut)

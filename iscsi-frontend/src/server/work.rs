@@ -221,6 +221,7 @@ impl Works {
 
     fn start(&mut self, cx: &mut Context<'_>, id: CommandId) -> Option<Ended> {
         let Some(facts) = self.unit.facts() else {
+            self.works.remove(&id);
             return Some(Ended::Gone);
         };
         let work = self.works.get_mut(&id).expect("it is under way");
@@ -248,7 +249,10 @@ impl Works {
                 self.run(cx, id, replied.boxed_local())
             }
             Step::Change(_) => unreachable!("only a start changes the state"),
-            Step::Lost => Some(Ended::NoSession),
+            Step::Lost => {
+                self.works.remove(&id);
+                Some(Ended::NoSession)
+            }
         }
     }
 

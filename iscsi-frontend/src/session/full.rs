@@ -220,7 +220,9 @@ impl Session {
         let mut waiting = std::mem::take(&mut self.wanting);
         let mut is_full = false;
         waiting.retain(|tag| {
-            let Some(transfer) = self.commands.get(tag) else {
+            // An initiator may use the tag of a command that failed once more: it waits once alone.
+            let transfer = self.commands.get(tag);
+            let Some(transfer) = transfer.filter(|t| t.stage == Stage::Collecting) else {
                 return false;
             };
             // What already took room goes on, whatever else there is.

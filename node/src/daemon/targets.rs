@@ -145,9 +145,10 @@ impl Targets for VolumeTargets {
     fn open(&self, _client: &Client, names: &Names) -> LocalBoxFuture<'static, OpenResult> {
         let target = names.target.clone().unwrap_or_default();
         let view = self.meta.view();
-        let Some((record, _)) = mapped(&view, &target) else {
+        let Some((record, mapping)) = mapped(&view, &target) else {
             return async { Err(LoginError::NotFound) }.boxed_local();
         };
+        let mapped = mapping.created;
         let (volume, name) = (record.id, record.name.clone());
         let (meta, peers) = (self.meta.clone(), self.peers.clone());
         let (switchboard, node, fabric) = (self.switchboard.clone(), self.node, self.fabric);
@@ -156,6 +157,7 @@ impl Targets for VolumeTargets {
             match open_client(&switchboard, name).await {
                 Ok((client, _)) => Ok(Rc::new(VolumeUnit {
                     volume,
+                    mapped,
                     target,
                     client,
                     meta,
@@ -216,6 +218,8 @@ type Known = (Arc<View>, Option<Rc<Facts>>);
 /// The client ends when its handle is dropped.
 struct VolumeUnit {
     volume: VolumeId,
+    /// The mapping that it was opened by: who logged in on its terms did not on another one's.
+    mapped: Version,
     target: String,
     client: ClientHandle,
     meta: MetaHandle,
@@ -229,7 +233,8 @@ struct VolumeUnit {
 impl VolumeUnit {
     fn facts_of(&self, view: &View) -> Option<Facts> {
         let record = view.volumes.get(&self.volume).filter(|v| !v.deleted)?;
-        let mapping = view.iscsi.get(&self.volume)?;
+        let mapping = view.iscsi.get(&self.volume);
+        let mapping = mapping.filter(|mapping| mapping.created == self.mapped)?;
         Some(Facts {
             size_bytes: record.size_bytes,
             read_only: false,

@@ -146,8 +146,19 @@ impl Keeper {
             left_ms: millis(left).max(1),
         };
         match self.ask(&renewal) {
-            Ok(Reply::Fenced(Fenced { refused, .. })) if refused.is_empty() => *kept = begun,
-            Ok(Reply::Fenced(Fenced { refused, .. })) => return Err(refused.join("; ")),
+            Ok(Reply::Fenced(Fenced { refused, .. })) if !refused.is_empty() => {
+                return Err(refused.join("; "));
+            }
+            Ok(Reply::Fenced(Fenced { silent, .. })) if silent.is_empty() => *kept = begun,
+            // Who heard nothing for so long keeps no fence any more. Or worse, another site is lost in
+            // earnest: with one that is fenced beside it, nobody would have a majority.
+            Ok(Reply::Fenced(Fenced { silent, .. })) if kept.elapsed() >= UNRENEWED_MAX => {
+                return Err(format!(
+                    "no answer from {}: the fence is kept by others alone",
+                    silent.join(", ")
+                ));
+            }
+            Ok(Reply::Fenced(_)) => {}
             Ok(_) => return Err(wrong().to_string()),
             // The next one may get through in time.
             Err(error) if kept.elapsed() >= UNRENEWED_MAX => return Err(error.to_string()),

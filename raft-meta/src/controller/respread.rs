@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 
 use model::ids::SiteId;
 use model::placement::{Duty, Presence};
-use model::planted::{Bug, planted};
 
 use super::global::Facts;
 use crate::global::GlobalCommand;
@@ -26,11 +25,7 @@ impl Facts<'_> {
     /// That what is there is to be spread over the sites that were added.
     pub(super) fn respread(&self) -> Option<GlobalCommand> {
         let state = self.state;
-        let all_up = state
-            .settled_sites()
-            .iter()
-            .all(|site| self.presence_of(*site) == Presence::Up && state.unwritable != Some(*site));
-        if planted(Bug::StaysPut) || !all_up {
+        if !state.are_all_there() {
             return None;
         }
         let outgrown = state.outgrown();

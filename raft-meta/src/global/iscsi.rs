@@ -43,8 +43,11 @@ impl GlobalState {
             return Err(AdminRefusal::Full);
         }
         let state = known.map(|m| m.state.clone()).unwrap_or_default();
+        let created = known.map(|m| m.created);
+        let version = self.next_mapping();
         let mapping = Mapping {
-            version: self.next_mapping(),
+            version,
+            created: created.unwrap_or(version),
             initiators,
             chap,
             mutual,

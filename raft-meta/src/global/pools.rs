@@ -143,14 +143,19 @@ impl GlobalState {
         codes.filter(|code| !indices.contains(code)).collect()
     }
 
+    /// Whether no site is away, one of which all nodes were removed neither, and none is done
+    /// without.
+    #[must_use]
+    pub fn are_all_there(&self) -> bool {
+        let there = self.sites.values().filter(|s| s.presence != Presence::Gone);
+        let mut founded = there.filter(|s| s.is_settled() || s.generation > 0);
+        founded.all(|s| s.is_settled() && s.presence == Presence::Up) && self.unwritable.is_none()
+    }
+
     /// All that is outgrown gets its next layout, if every site is there: a table that nobody can
     /// fill would take what is written meanwhile.
     pub(super) fn respread(&mut self) -> bool {
-        let all_up = self
-            .settled_sites()
-            .iter()
-            .all(|site| self.sites[site].presence == Presence::Up);
-        if !all_up || self.unwritable.is_some() {
+        if !self.are_all_there() {
             return false;
         }
         let mut any = false;

@@ -216,11 +216,18 @@ impl Admin {
         let view = self.meta.view();
         let Some(Drill(drill)) = drill else {
             let heard = self.hear(&view, show::members(&view), Question::All)?;
+            // A node that is busy with its disks may not answer itself in time.
+            let own = self.peers.fence().map(|fence| (fence.site, fence.drill));
+            let found: BTreeSet<_> = standing(&heard).into_keys().chain(own).collect();
             let mut told = Lifted::default();
-            for (site, drill) in standing(&heard).into_keys() {
+            for (site, drill) in found {
                 let lifted = self.lift(&view, drill, Some(site))?;
                 told.lifted.extend(lifted.lifted);
                 told.silent.extend(lifted.silent);
+            }
+            if told.lifted.is_empty() {
+                // One of them may keep a fence.
+                told.silent = heard.unreachable(&view);
             }
             return Ok(Reply::Lifted(told));
         };

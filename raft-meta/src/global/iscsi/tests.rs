@@ -114,12 +114,17 @@ fn a_mapping_that_is_made_anew_is_not_the_one_before() {
     let mut state = fabric(&["v"]);
     map(&mut state, VOLUME, &[]);
     let first = version(&state);
+    let created = |state: &GlobalState| state.iscsi[&VOLUME].created;
+    // On other terms it is the same one.
+    map(&mut state, VOLUME, &["iqn.host"]);
+    assert!(created(&state) == first && version(&state) > first);
     let unmap = AdminCommand::UnmapIscsi { volume: VOLUME };
     assert_eq!(state.apply_admin(unmap.clone()), AdminReply::Done);
     let not_mapped = AdminReply::Refused(AdminRefusal::NotMapped);
     assert_eq!(state.apply_admin(unmap), not_mapped);
     assert_eq!(set(&mut state, first, registered(1)), not_mapped);
     map(&mut state, VOLUME, &[]);
+    assert!(created(&state) > first, "sessions of the one before end");
     let stale = AdminReply::Refused(AdminRefusal::Stale);
     assert_eq!(set(&mut state, first, registered(1)), stale);
 }
