@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use model::ids::SiteId;
 use model::placement::{Duty, Presence};
+use model::planted::{Bug, planted};
 
 use super::global::Facts;
 use crate::global::GlobalCommand;
@@ -25,7 +26,7 @@ impl Facts<'_> {
     /// That what is there is to be spread over the sites that were added.
     pub(super) fn respread(&self) -> Option<GlobalCommand> {
         let state = self.state;
-        if !state.are_all_there() {
+        if planted(Bug::StaysPut) || !state.are_all_there() {
             return None;
         }
         let outgrown = state.outgrown();
